@@ -1,0 +1,46 @@
+# Every third-party part, found on the system (Debian 12 package named beside each). Nothing is
+# downloaded at configure or build time.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+
+# Errors, strings, base64, spans. Package libabsl-dev (grpc++ brings it).
+find_package(absl REQUIRED)
+# Messages of the protocol, config.pbtxt. Packages libprotobuf-dev, protobuf-compiler.
+find_package(Protobuf REQUIRED)
+# Packages libgrpc++-dev, protobuf-compiler-grpc.
+find_package(gRPC CONFIG REQUIRED)
+# HTTP: Boost.Beast and Asio, header-only. Package libboost1.81-dev.
+find_package(Boost 1.81 REQUIRED)
+# Requests' JSON. Package libsimdjson-dev.
+find_package(simdjson REQUIRED)
+# Configs' JSON. Package nlohmann-json3-dev.
+find_package(nlohmann_json REQUIRED)
+# Metrics in Prometheus' text form. Package prometheus-cpp-dev.
+find_package(prometheus-cpp CONFIG REQUIRED)
+# Logs. Package libspdlog-dev.
+find_package(spdlog REQUIRED)
+# Flags. Package libcli11-dev.
+find_package(CLI11 REQUIRED)
+# Image codecs, the ones Pillow uses. Packages libjpeg62-turbo-dev, libpng-dev, libwebp-dev,
+# libgif-dev, libtiff-dev, libavif-dev, libopenjp2-7-dev, liblcms2-dev.
+find_package(JPEG REQUIRED)
+find_package(ZLIB REQUIRED)
+pkg_check_modules(png REQUIRED IMPORTED_TARGET libpng)
+pkg_check_modules(webp REQUIRED IMPORTED_TARGET libwebp libwebpdemux)
+find_package(GIF REQUIRED)
+find_package(TIFF REQUIRED)
+pkg_check_modules(avif REQUIRED IMPORTED_TARGET libavif)
+pkg_check_modules(openjp2 REQUIRED IMPORTED_TARGET libopenjp2)
+pkg_check_modules(lcms2 REQUIRED IMPORTED_TARGET lcms2)
+# The tokenizer's own library. Package libsentencepiece-dev.
+pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
+# Portable SIMD with run-time dispatch. Package libhwy-dev.
+pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
+
+# Packages libgtest-dev, libgmock-dev, libbenchmark-dev.
+if(SIGLIP_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(SIGLIP_BUILD_BENCH)
+  find_package(benchmark REQUIRED)
+endif()

@@ -1,0 +1,70 @@
+# The repetition of every folder's CMakeLists: one library per folder, one executable per test file.
+# Include paths start at src/; warnings and sanitizers are private to our own targets.
+
+function(siglip_compile_settings target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+                         -Werror=unused-result)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_compile_options(${target} PRIVATE -Wthread-safety)
+  endif()
+  if(SIGLIP_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(SIGLIP_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${SIGLIP_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(${target} PUBLIC -fsanitize=${SIGLIP_SANITIZE})
+    if(SIGLIP_SANITIZE MATCHES "undefined")
+      target_compile_options(${target} PRIVATE -fno-sanitize-recover=undefined)
+    endif()
+  endif()
+endfunction()
+
+# siglip_add_library(NAME SOURCES a.cc ... PUBLIC lib ... PRIVATE lib ...) makes target siglip_NAME.
+function(siglip_add_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(siglip_${name} STATIC ${ARG_SOURCES})
+  target_include_directories(siglip_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src
+                             ${CMAKE_SOURCE_DIR}/include)
+  target_link_libraries(siglip_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+  siglip_compile_settings(siglip_${name})
+endfunction()
+
+# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...])
+# Tests run from the source directory's root, so that they name committed files by relative path.
+function(siglip_add_test name)
+  if(NOT SIGLIP_BUILD_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
+  siglip_compile_settings(${name})
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS "unit;${ARG_LABELS}" ENVIRONMENT "${ARG_ENV}"
+                       TIMEOUT 600 SKIP_REGULAR_EXPRESSION "SIGLIP_TEST_SKIPPED")
+endfunction()
+
+# siglip_add_bench(NAME SOURCES a_bench.cc ... LIBS lib ...): Google Benchmark, never a test.
+function(siglip_add_bench name)
+  if(NOT SIGLIP_BUILD_BENCH)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS} benchmark::benchmark)
+  siglip_compile_settings(${name})
+endfunction()
+
+# siglip_add_fuzzer(NAME SOURCES a_fuzz.cc LIBS lib ...): a libFuzzer program (preset fuzz).
+function(siglip_add_fuzzer name)
+  if(NOT SIGLIP_BUILD_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS})
+  siglip_compile_settings(${name})
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+endfunction()

@@ -1,0 +1,34 @@
+#pragma once
+
+// Time as a dependency, so that queues are tested without sleeping.
+
+#include <chrono>
+#include <cstdint>
+
+namespace siglip {
+
+// Thread-safe.
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  // Nanoseconds of a steady clock; only differences mean anything.
+  virtual std::int64_t NowNs() const = 0;
+  // Milliseconds since the Unix epoch, for statistics' last_inference.
+  virtual std::int64_t UnixMs() const = 0;
+};
+
+class SystemClock final : public Clock {
+ public:
+  std::int64_t NowNs() const override {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+  std::int64_t UnixMs() const override {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+               std::chrono::system_clock::now().time_since_epoch())
+        .count();
+  }
+};
+
+}  // namespace siglip

@@ -1,0 +1,122 @@
+#include "base/file_map.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace siglip {
+namespace {
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct OpenFile {
+  std::unique_ptr<FileDescriptor> fd;
+  std::uint64_t size;
+};
+
+absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
+  auto fd = std::make_unique<FileDescriptor>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (fd->get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
+  struct stat info {};
+  if (::fstat(fd->get(), &info) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat '", path, "'"));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat("'", path, "' is not a regular file"));
+  }
+  return OpenFile{std::move(fd), static_cast<std::uint64_t>(info.st_size)};
+}
+
+absl::Status WriteAll(int fd, std::string_view content, const std::string& path) {
+  while (!content.empty()) {
+    const ssize_t n = ::write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot write '", path, "'"));
+    content.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<FileMap> FileMap::Open(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(OpenFile file, OpenRegularFile(path));
+  if (file.size == 0) return FileMap();
+  void* data = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd->get(), 0);
+  if (data == MAP_FAILED) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot map '", path, "'"));
+  }
+  return FileMap(data, file.size);
+}
+
+FileMap::FileMap(FileMap&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+FileMap& FileMap::operator=(FileMap&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+FileMap::~FileMap() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes) {
+  SIGLIP_ASSIGN_OR_RETURN(OpenFile file, OpenRegularFile(path));
+  if (file.size > max_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("'", path, "' has ", file.size,
+                                                     " bytes, the limit is ", max_bytes));
+  }
+  std::string content(file.size, '\0');
+  std::size_t done = 0;
+  while (done < content.size()) {
+    const ssize_t n = ::read(file.fd->get(), content.data() + done, content.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read '", path, "'"));
+    if (n == 0) break;
+    done += static_cast<std::size_t>(n);
+  }
+  content.resize(done);
+  return content;
+}
+
+absl::Status WriteFileAtomically(const std::string& path, std::string_view content) {
+  const std::string temporary = absl::StrCat(path, ".tmp.", ::getpid());
+  FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create '", temporary, "'"));
+  absl::Status status = WriteAll(fd.get(), content, temporary);
+  if (status.ok() && ::fsync(fd.get()) != 0) {
+    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot flush '", temporary, "'"));
+  }
+  if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
+    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot rename to '", path, "'"));
+  }
+  if (!status.ok()) ::unlink(temporary.c_str());
+  return status;
+}
+
+}  // namespace siglip

@@ -1,0 +1,55 @@
+#include "base/file_map.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+namespace siglip {
+namespace {
+
+class FileMapTest : public testing::Test {
+ protected:
+  std::string Path(const std::string& name) { return testing::TempDir() + "file_map_test_" + name; }
+};
+
+TEST_F(FileMapTest, MapAndReadGiveWhatWasWritten) {
+  const std::string path = Path("a");
+  ASSERT_TRUE(WriteFileAtomically(path, "hello").ok());
+  auto map = FileMap::Open(path);
+  ASSERT_TRUE(map.ok()) << map.status();
+  ASSERT_EQ(map->bytes().size(), 5u);
+  EXPECT_EQ(std::memcmp(map->bytes().data(), "hello", 5), 0);
+  EXPECT_EQ(ReadFile(path, 5).value(), "hello");
+  EXPECT_EQ(ReadFile(path, 4).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(FileMapTest, UnlinkedFileStaysReadable) {
+  const std::string path = Path("b");
+  ASSERT_TRUE(WriteFileAtomically(path, "x").ok());
+  auto map = FileMap::Open(path);
+  ASSERT_TRUE(map.ok());
+  ASSERT_EQ(::unlink(path.c_str()), 0);
+  EXPECT_EQ(map->bytes()[0], std::byte{'x'});
+}
+
+TEST_F(FileMapTest, EmptyFileHasNoBytes) {
+  const std::string path = Path("c");
+  ASSERT_TRUE(WriteFileAtomically(path, "").ok());
+  auto map = FileMap::Open(path);
+  ASSERT_TRUE(map.ok());
+  EXPECT_TRUE(map->bytes().empty());
+}
+
+TEST_F(FileMapTest, MissingFileAndFolderAreNamedErrors) {
+  const auto missing = FileMap::Open("/nonexistent/x");
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_NE(missing.status().message().find("/nonexistent/x"), std::string::npos);
+  EXPECT_FALSE(FileMap::Open("/").ok());
+  EXPECT_FALSE(ReadFile("/", 10).ok());
+}
+
+}  // namespace
+}  // namespace siglip

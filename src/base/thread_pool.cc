@@ -1,0 +1,118 @@
+#include "base/thread_pool.h"
+
+#include <utility>
+
+namespace siglip {
+
+ThreadPool::ThreadPool(int num_threads) {
+  threads_.reserve(static_cast<std::size_t>(num_threads));
+  for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { Work(); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+  }
+  work_available_.NotifyAll();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::Submit(std::function<void()> task) {
+  {
+    MutexLock lock(mu_);
+    tasks_.push_back(std::move(task));
+  }
+  work_available_.NotifyOne();
+}
+
+void ThreadPool::Work() {
+  while (true) {
+    std::function<void()> task;
+    {
+      MutexLock lock(mu_);
+      while (tasks_.empty() && !stopping_) work_available_.Wait(mu_);
+      if (tasks_.empty()) return;
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    }
+    task();
+  }
+}
+
+namespace {
+
+// About 20 us of pause instructions: longer than the gap between two products of one layer, far
+// shorter than the gap between two requests.
+constexpr int kSpins = 2000;
+
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadTeam::ThreadTeam(int num_threads) : num_threads_(num_threads) {
+  for (int worker = 1; worker < num_threads; ++worker) {
+    threads_.emplace_back([this, worker] { Work(worker); });
+  }
+}
+
+ThreadTeam::~ThreadTeam() {
+  {
+    MutexLock lock(mu_);
+    stopping_.store(true, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.NotifyAll();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadTeam::Run(void (*task)(void*, int), void* context) {
+  task_ = task;
+  context_ = context;
+  pending_.store(num_threads_ - 1, std::memory_order_relaxed);
+  bool sleeping;
+  {
+    MutexLock lock(mu_);
+    generation_.fetch_add(1, std::memory_order_release);
+    sleeping = sleepers_ > 0;
+  }
+  if (sleeping) wake_.NotifyAll();
+  task(context, 0);
+  for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) {
+    // Workers are computing: give the core away if there are more threads than cores.
+    if (spins < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void ThreadTeam::Work(int worker) {
+  std::uint64_t seen = 0;
+  while (true) {
+    int spins = 0;
+    while (generation_.load(std::memory_order_acquire) == seen && spins < kSpins) {
+      Pause();
+      ++spins;
+    }
+    if (generation_.load(std::memory_order_acquire) == seen) {
+      MutexLock lock(mu_);
+      ++sleepers_;
+      while (generation_.load(std::memory_order_acquire) == seen) wake_.Wait(mu_);
+      --sleepers_;
+    }
+    ++seen;
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    task_(context_, worker);
+    pending_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace siglip
