@@ -1,0 +1,83 @@
+#pragma once
+
+// siglip.cpp: SigLIP image and text embeddings, equal to Hugging Face transformers and Pillow.
+//
+//   auto model = siglip::Model::Open("models/demo");
+//   auto embedding = (*model)->EmbedImage(bytes_of_a_jpeg);   // [D] float32, not normalised
+//   auto text = (*model)->EmbedText("a photo of a cat");
+//
+// Errors are absl::Status; nothing here throws, prints or exits.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace siglip {
+
+struct ModelOptions {
+  int num_threads = 0;         // engine threads; 0 = one per core
+  int max_batch_size = 32;     // items per pass through a tower; more are run in several passes
+  int pillow = 13;             // whose resize is reproduced: 12 or 13
+  std::int64_t max_pixels = 0; // width*height of an image; 0 = Pillow's own limit, 178,956,970
+  std::string precision = "auto";  // "auto" or "fp32"
+  std::string device = "auto";     // "auto" or "cpu"
+};
+
+struct ModelInfo {
+  std::string directory;
+  std::int64_t image_size = 0;      // S: pixels are [3,S,S]
+  std::int64_t embedding_size = 0;  // D
+  std::int64_t text_length = 0;     // T: ids per text
+  std::int64_t vocab_size = 0;
+  float logit_scale = 0;            // as stored: the logit is cos * exp(logit_scale) + logit_bias
+  float logit_bias = 0;
+  std::string engine;               // device, instruction set, precision, threads
+};
+
+// What the head of an image file declares.
+struct ImageInfo {
+  std::string format;
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+  std::int64_t working_set_bytes = 0;  // bound of the memory that preprocessing it takes
+};
+
+// A loaded checkpoint. Thread-safe: preprocessing and tokenizing run side by side, encoding calls queue.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  // Opens a Hugging Face snapshot folder. Errors name the file, what was expected and what was found.
+  static absl::StatusOr<std::unique_ptr<Model>> Open(const std::string& directory,
+                                                     const ModelOptions& options = {});
+
+  virtual const ModelInfo& info() const = 0;
+
+  // Bytes of an image file (any format that README.md lists) -> embedding [D].
+  absl::StatusOr<std::vector<float>> EmbedImage(std::string_view image_bytes);
+  // UTF-8 text of any length (cut to T tokens) -> embedding [D].
+  absl::StatusOr<std::vector<float>> EmbedText(std::string_view text);
+
+  // The steps of the two, for callers that batch.
+  virtual absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const = 0;
+  // pixels [3,S,S] float32, written on success only.
+  virtual absl::Status Preprocess(std::string_view image_bytes, float* pixels) const = 0;
+  // images[i] [3,S,S] -> embeddings[i] [D].
+  virtual absl::Status EncodePixels(std::span<const float* const> images,
+                                    std::span<float* const> embeddings) = 0;
+  // T ids, padded.
+  virtual absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const = 0;
+  // 1..T ids: only to measure what leaving the padding away costs.
+  virtual absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const = 0;
+  // ids[i] [num_tokens] -> embeddings[i] [D]. InvalidArgument if an id is outside the vocabulary.
+  virtual absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
+                                    std::span<float* const> embeddings) = 0;
+};
+
+}  // namespace siglip

@@ -1,0 +1,27 @@
+#pragma once
+
+// preprocessor_config.json: how pixels become floats.
+
+#include <array>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace siglip {
+
+struct PreprocessorConfig {
+  int image_size = 224;  // "size": {"height": S, "width": S}; only squares
+  int resample = 3;      // Pillow's number: 2 bilinear, 3 bicubic; others are refused by name
+  double rescale_factor = 1.0 / 255.0;
+  std::array<double, 3> image_mean = {0.5, 0.5, 0.5};
+  std::array<double, 3> image_std = {0.5, 0.5, 0.5};
+};
+
+// Parses preprocessor_config.json with transformers' class defaults (SiglipImageProcessor).
+// do_resize, do_rescale and do_normalize that are false are refused by name; do_convert_rgb is
+// ignored (always converted). InvalidArgument names key, expected and got.
+absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json,
+                                                           const std::string& source);
+
+}  // namespace siglip

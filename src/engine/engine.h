@@ -1,0 +1,51 @@
+#pragma once
+
+// Checkpoint + kernels -> embeddings. One engine holds both towers of one checkpoint on one device.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "checkpoint/checkpoint.h"
+
+namespace siglip {
+
+enum class Precision { kFp32 };
+
+struct EngineOptions {
+  int num_threads = 0;      // CPU workers; 0 = one per core
+  int max_batch_size = 32;  // items per pass; scratch memory is sized for it once, at load
+  Precision precision = Precision::kFp32;
+};
+
+// Thread-safe: calls from several threads queue, since one call already uses every worker.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Packs the weights for the CPU's kernels and allocates all scratch memory. The checkpoint is not
+  // needed afterwards.
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(const Checkpoint& checkpoint,
+                                                      const EngineOptions& options);
+
+  // images[i]: [3,S,S] float32; embeddings[i]: [D] float32, not normalised. Any number of items; more
+  // than max_batch_size are run in several passes. Item i never depends on the others, bit for bit.
+  // REQUIRES: sizes are equal. Values are not checked: NaN in, NaN out.
+  virtual absl::Status EncodeImages(std::span<const float* const> images,
+                                    std::span<float* const> embeddings) = 0;
+
+  // ids[i]: [num_tokens] token ids, padding included; 1 <= num_tokens <= max_position_embeddings.
+  // InvalidArgument names item, position and id if one is outside the vocabulary (nothing is run).
+  virtual absl::Status EncodeTexts(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
+                                   std::span<float* const> embeddings) = 0;
+
+  // "cpu, AVX-512, fp32, 2 threads".
+  virtual std::string Describe() const = 0;
+  // Bytes of packed weights and scratch memory.
+  virtual std::int64_t memory_bytes() const = 0;
+};
+
+}  // namespace siglip

@@ -1,0 +1,85 @@
+#pragma once
+
+// Bytes of an image file -> the pixel tensor of the vision tower, equal bit for bit to
+//   Image.open(bytes).convert("RGB").resize((S, S), resample)        Pillow 13.0.0 (or 12)
+// followed by (x/255 - mean)/std in float32. The only entry to src/image.
+// Everything here treats the bytes as hostile: no input aborts, throws or allocates past the limits.
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace siglip {
+
+// Pillow's numbers of the two filters that SigLIP checkpoints use.
+enum class Resample { kBilinear = 2, kBicubic = 3 };
+
+// Which Pillow's resize is reproduced: 13 chooses the order of the two passes by a rule, 12 and older
+// always go horizontal first (tall pictures differ).
+enum class PillowVersion { k12 = 12, k13 = 13 };
+
+// Pillow refuses more than twice MAX_IMAGE_PIXELS (89,478,485).
+inline constexpr std::int64_t kPillowMaxPixels = 178'956'970;
+
+struct PreprocessOptions {
+  int image_size = 224;  // S
+  Resample resample = Resample::kBicubic;
+  PillowVersion pillow = PillowVersion::k13;
+  double rescale_factor = 1.0 / 255.0;
+  std::array<double, 3> mean = {0.5, 0.5, 0.5};
+  std::array<double, 3> std = {0.5, 0.5, 0.5};
+  std::int64_t max_pixels = kPillowMaxPixels;  // width*height above this is refused from the header
+};
+
+// What the header declares; nothing is decoded to learn it.
+struct ImageHeader {
+  std::string format;  // Pillow's name: "JPEG", "PNG", "WEBP", ...
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+  // Upper bound of the memory that decoding and resizing will take at once.
+  std::int64_t working_set_bytes = 0;
+};
+
+// 8-bit RGB, row-major [height, width, 3].
+struct RgbImage {
+  int width = 0;
+  int height = 0;
+  std::vector<std::uint8_t> pixels;
+};
+
+// InvalidArgument if it is no image that we open, with what was found; "too large" past max_pixels.
+absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t max_pixels);
+
+// Image.open(bytes).convert("RGB"): first frame, EXIF orientation not applied, alpha dropped.
+absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixels);
+
+// Thread-safe and immutable: resampling tables of the last sizes may be cached per thread inside.
+class Preprocessor {
+ public:
+  // REQUIRES: image_size > 0.
+  explicit Preprocessor(const PreprocessOptions& options);
+
+  const PreprocessOptions& options() const { return options_; }
+
+  // pixels [3,S,S] float32, channel-major. Written only on success.
+  absl::Status Preprocess(std::string_view bytes, float* pixels) const;
+
+  // The two halves of it, for tests and tools. Resize: REQUIRES a non-empty image.
+  absl::StatusOr<RgbImage> Resize(const RgbImage& image) const;
+  void Normalize(const RgbImage& resized, float* pixels) const;
+
+ private:
+  PreprocessOptions options_;
+  // (float32(x * rescale) - mean) / std for each channel and each of the 256 values.
+  std::array<std::array<float, 256>, 3> table_;
+};
+
+// Names and versions of the codec libraries in use: pixels depend on them. For `siglip --version`.
+std::string CodecVersions();
+
+}  // namespace siglip

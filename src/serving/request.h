@@ -1,0 +1,96 @@
+#pragma once
+
+// One inference request on its way through the house, and the answer that goes back through the door
+// it brought along. Knows neither HTTP nor gRPC, neither pixels nor tokens.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "serving/data_type.h"
+
+namespace siglip {
+
+using ParameterValue = std::variant<bool, std::int64_t, double, std::string>;
+using Parameters = std::map<std::string, ParameterValue>;
+
+// An input as it came: borrows from the request's `body` or from another tensor's storage.
+struct InputTensor {
+  std::string name;
+  DataType datatype = DataType::kFp32;
+  std::vector<std::int64_t> shape;
+  // Every type but BYTES: row-major little-endian elements, possibly unaligned.
+  std::span<const std::byte> data;
+  // BYTES: one view per element, row-major, without length prefixes.
+  std::vector<std::string_view> elements;
+  // Keeps `data` or `elements` alive. Set when the bytes are not part of `InferRequest::body`.
+  std::shared_ptr<const void> storage;
+};
+
+struct OutputTensor {
+  std::string name;
+  DataType datatype = DataType::kFp32;
+  std::vector<std::int64_t> shape;
+  std::span<const std::byte> data;  // row-major little-endian; borrows from `storage`
+  std::shared_ptr<const void> storage;
+};
+
+// What a client asked to be returned. Empty list in the request = all outputs.
+struct RequestedOutput {
+  std::string name;
+  std::int64_t classification = 0;  // > 0: the top N values as "value:index" BYTES instead
+};
+
+// Steady-clock nanoseconds; 0 = not reached. One source for statistics, metrics and bench.
+struct RequestTimes {
+  std::int64_t arrival_ns = 0;        // first byte parsed, request built
+  std::int64_t queue_start_ns = 0;    // put into a scheduler's queue
+  std::int64_t compute_start_ns = 0;  // left the queue: gathering of inputs starts
+  std::int64_t infer_start_ns = 0;    // inputs ready, the step runs
+  std::int64_t infer_end_ns = 0;      // the step is done, outputs are handed over
+  std::int64_t done_ns = 0;           // answer handed to `done`
+};
+
+struct InferResponse {
+  absl::Status status;  // if not ok, only id, model_name and model_version are meaningful
+  std::string id;
+  std::string model_name;
+  std::string model_version;
+  Parameters parameters;
+  std::vector<OutputTensor> outputs;  // in the order the client asked for, else the config's
+};
+
+// Has one owner, which moves it forward. Whoever holds it must see to it that `done` is called exactly
+// once; destroying a request whose `done` was not called answers Internal.
+struct InferRequest {
+  std::string id;
+  std::string model_name;
+  std::string model_version;  // empty = the newest
+  Parameters parameters;      // free ones; the protocol's own are the fields below
+  std::uint64_t priority = 0;
+  std::uint64_t timeout_us = 0;  // 0 = none
+  std::uint64_t sequence_id = 0;
+  std::vector<InputTensor> inputs;
+  std::vector<RequestedOutput> outputs;
+  // Owner of the bytes that `inputs` borrow (HTTP body, protobuf message).
+  std::shared_ptr<const void> body;
+  // Raw HTTP requests name no input: `elements` or `data` of the single unnamed input is filled in by
+  // the service from the model's configuration.
+  bool deduce_input = false;
+  // True once the client has gone: work not yet started is dropped. May be empty. Any thread.
+  std::function<bool()> is_cancelled;
+  // Called exactly once, on any thread, possibly before Service::Infer returns. Must not block.
+  std::function<void(InferResponse)> done;
+  RequestTimes times;
+};
+
+}  // namespace siglip

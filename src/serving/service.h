@@ -1,0 +1,66 @@
+#pragma once
+
+// The door between the wire (protocol, server) and the models.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "serving/model_config.h"
+#include "serving/request.h"
+#include "serving/statistics.h"
+
+namespace siglip {
+
+struct ServerMetadata {
+  std::string name;
+  std::string version;
+  std::vector<std::string> extensions;
+};
+
+struct ModelMetadata {
+  std::string name;
+  std::vector<std::string> versions;
+  std::string platform;
+  // shape with a leading -1 when the model batches.
+  std::vector<TensorConfig> inputs;
+  std::vector<TensorConfig> outputs;
+};
+
+struct IndexRow {
+  std::string name;
+  std::string version;
+  std::string state;  // READY, UNAVAILABLE, LOADING, UNLOADING
+  std::string reason;
+};
+
+// Thread-safe. An empty version means the newest; a version is decimal digits otherwise.
+// Errors carry Triton's codes and texts: NotFound "Request for unknown model: 'x' is not found",
+// Unavailable "... is not at ready state", InvalidArgument for everything wrong with a request.
+class Service {
+ public:
+  virtual ~Service() = default;
+
+  virtual bool Live() const = 0;
+  virtual bool Ready() const = 0;
+  // Ok if the version is ready; the error otherwise.
+  virtual absl::Status ModelReady(const std::string& name, const std::string& version) const = 0;
+  virtual ServerMetadata Metadata() const = 0;
+  virtual absl::StatusOr<ModelMetadata> GetModelMetadata(const std::string& name,
+                                                         const std::string& version) const = 0;
+  // Normalised as Triton's core does before printing (triton-protocol.md 2.2).
+  virtual absl::StatusOr<std::shared_ptr<const ModelConfig>> GetModelConfig(
+      const std::string& name, const std::string& version) const = 0;
+  // Empty name = all models.
+  virtual absl::StatusOr<std::vector<ModelStatistics>> GetStatistics(
+      const std::string& name, const std::string& version) const = 0;
+  virtual std::vector<IndexRow> RepositoryIndex(bool ready_only) const = 0;
+
+  // Takes the request over; its `done` is called exactly once, with the answer or the refusal.
+  virtual void Infer(std::unique_ptr<InferRequest> request) = 0;
+};
+
+}  // namespace siglip

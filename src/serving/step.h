@@ -1,0 +1,42 @@
+#pragma once
+
+// The work of one model: what a batcher hands its items to.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "serving/request.h"
+
+namespace siglip {
+
+// One row of one request. Borrows from the request, which outlives Run.
+struct Item {
+  // Per input in the configuration's order. Fixed-size types: the row's bytes (aligned for the type);
+  // BYTES with dims [1]: the element's bytes.
+  std::vector<std::span<const std::byte>> inputs;
+  // Per output in the configuration's order: where to write the row, 64-byte aligned.
+  std::vector<std::span<std::byte>> outputs;
+  const Parameters* parameters = nullptr;
+  // Set by the step when this item alone is bad. Others are not affected.
+  absl::Status status;
+};
+
+// Thread-safe unless the model's configuration says one instance.
+class Step {
+ public:
+  virtual ~Step() = default;
+
+  // Runs 1..MaxBatchItems() items. A returned error fails all of them, an Item::status only its own.
+  virtual absl::Status Run(std::span<Item* const> items) = 0;
+  virtual int MaxBatchItems() const = 0;
+  // Bytes of memory that running this item will take beyond its outputs, known before it is queued
+  // (declared pixels). An error refuses the item at once.
+  virtual absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const = 0;
+};
+
+}  // namespace siglip
