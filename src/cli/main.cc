@@ -1,0 +1,60 @@
+// The program `siglip`: parses the command line and runs one subcommand.
+
+#include <exception>
+#include <iostream>
+#include <string>
+
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/version.h"
+
+namespace {
+
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "SigLIP image and text embeddings: equal to Hugging Face and Pillow, served as Triton "
+      "does, in one native program.",
+      "siglip");
+  app.set_version_flag(
+      "--version", [] { return siglip::cli::VersionText(); },
+      "Print version, compiler, instruction sets and codec libraries");
+  app.require_subcommand(1);
+  app.fallthrough(false);
+  app.footer(
+      "Exit codes: 0 success, 1 failure, 2 wrong command line, 3 done but some items failed.\n"
+      "`siglip COMMAND --help` shows a command's options.");
+  siglip::LogLevel log_level = siglip::LogLevel::kInfo;
+  app.add_option("--log-level", log_level, "debug, info, warn, error or off")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, siglip::LogLevel>{{"debug", siglip::LogLevel::kDebug},
+                                                  {"info", siglip::LogLevel::kInfo},
+                                                  {"warn", siglip::LogLevel::kWarn},
+                                                  {"error", siglip::LogLevel::kError},
+                                                  {"off", siglip::LogLevel::kOff}}))
+      ->default_str("info");
+
+  siglip::cli::RunCommand run;
+  siglip::cli::AddServeCommand(app, run);
+  siglip::cli::AddEmbedCommand(app, run);
+  siglip::cli::AddClassifyCommand(app, run);
+  siglip::cli::AddInspectCommand(app, run);
+  siglip::cli::AddBenchCommand(app, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? siglip::cli::kSuccess : siglip::cli::kUsage;
+  }
+  siglip::ConfigureLog(log_level);
+  return run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << '\n';
+    return siglip::cli::kFailure;
+  }
+}

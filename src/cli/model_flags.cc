@@ -1,0 +1,26 @@
+#include "cli/model_flags.h"
+
+namespace siglip::cli {
+
+void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
+  CLI::Option* model =
+      command.add_option("--model", flags.directory, "Checkpoint: a Hugging Face snapshot folder");
+  if (required) model->required();
+  command.add_option("--threads", flags.options.num_threads, "Engine threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--engine-batch-size", flags.options.max_batch_size,
+                  "Items per pass through a tower; sizes the scratch memory")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--precision", flags.options.precision, "auto or fp32")->capture_default_str();
+  command.add_option("--device", flags.options.device, "auto or cpu")->capture_default_str();
+  command
+      .add_option("--pillow", flags.options.pillow,
+                  "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")
+      ->check(CLI::IsMember({12, 13}))
+      ->capture_default_str();
+}
+
+}  // namespace siglip::cli

@@ -1,0 +1,23 @@
+#pragma once
+
+// The options that every command which opens a checkpoint shares.
+
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "absl/status/statusor.h"
+#include "siglip/siglip.h"
+
+namespace siglip::cli {
+
+struct ModelFlags {
+  std::string directory;
+  ModelOptions options;
+};
+
+// --model (required if `required`), --threads, --max-batch-size, --precision, --device, --pillow.
+void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required);
+
+}  // namespace siglip::cli

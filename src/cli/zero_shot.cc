@@ -1,0 +1,86 @@
+#include "cli/zero_shot.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "base/status_macros.h"
+#include "cli/image_pipeline.h"
+
+namespace siglip::cli {
+namespace {
+
+constexpr int kTextBatch = 32;
+
+double Norm(std::span<const double> values) {
+  double sum = 0;
+  for (const double value : values) sum += value * value;
+  return std::sqrt(sum);
+}
+
+// A zero vector stays zero: its cosine to everything is 0.
+void Normalise(std::span<double> values) {
+  const double norm = Norm(values);
+  if (norm == 0) return;
+  for (double& value : values) value /= norm;
+}
+
+}  // namespace
+
+std::string FillTemplate(std::string_view text_template, std::string_view label) {
+  const std::string value(label);
+  return absl::StrReplaceAll(std::string(text_template), {{"{text}", value}, {"{label}", value}});
+}
+
+absl::StatusOr<ZeroShotClassifier> ZeroShotClassifier::Create(
+    Model& model, std::vector<std::string> labels, const std::vector<std::string>& templates) {
+  ZeroShotClassifier classifier;
+  classifier.labels_ = std::move(labels);
+  classifier.width_ = static_cast<std::size_t>(model.info().embedding_size);
+  classifier.scale_ = std::exp(static_cast<double>(model.info().logit_scale));
+  classifier.bias_ = static_cast<double>(model.info().logit_bias);
+  classifier.label_vectors_.assign(classifier.labels_.size() * classifier.width_, 0.0);
+
+  std::vector<std::string> texts;
+  for (const std::string& label : classifier.labels_) {
+    for (const std::string& text_template : templates) {
+      texts.push_back(FillTemplate(text_template, label));
+    }
+  }
+  absl::Status bad;
+  SIGLIP_RETURN_IF_ERROR(EmbedTexts(
+      model, texts, kTextBatch,
+      [&](std::size_t i, const absl::Status& status, std::span<const float> embedding) {
+        if (!status.ok()) {
+          bad = absl::InvalidArgumentError(
+              absl::StrCat("label \"", texts[i], "\": ", status.message()));
+          return;
+        }
+        std::vector<double> values(embedding.begin(), embedding.end());
+        Normalise(values);
+        double* sum = classifier.label_vectors_.data() + i / templates.size() * classifier.width_;
+        for (std::size_t d = 0; d < values.size(); ++d) sum[d] += values[d];
+      }));
+  SIGLIP_RETURN_IF_ERROR(bad);
+  for (std::size_t i = 0; i < classifier.labels_.size(); ++i) {
+    Normalise(
+        std::span(classifier.label_vectors_).subspan(i * classifier.width_, classifier.width_));
+  }
+  return classifier;
+}
+
+std::vector<double> ZeroShotClassifier::Probabilities(
+    std::span<const float> image_embedding) const {
+  std::vector<double> image(image_embedding.begin(), image_embedding.end());
+  Normalise(image);
+  std::vector<double> probabilities;
+  for (std::size_t i = 0; i < labels_.size(); ++i) {
+    double cosine = 0;
+    for (std::size_t d = 0; d < width_; ++d) cosine += image[d] * label_vectors_[i * width_ + d];
+    probabilities.push_back(1 / (1 + std::exp(-(cosine * scale_ + bias_))));
+  }
+  return probabilities;
+}
+
+}  // namespace siglip::cli

@@ -1,0 +1,39 @@
+#pragma once
+
+// SigLIP's own zero-shot classification: an independent probability per label.
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "siglip/siglip.h"
+
+namespace siglip::cli {
+
+// Replaces every {text} and {label} of `text_template` by `label`.
+std::string FillTemplate(std::string_view text_template, std::string_view label);
+
+// Thread-compatible.
+class ZeroShotClassifier {
+ public:
+  // Embeds each label in each template; a label's vector is the mean of its normalised text
+  // embeddings, normalised again. REQUIRES: neither list is empty.
+  static absl::StatusOr<ZeroShotClassifier> Create(Model& model, std::vector<std::string> labels,
+                                                   const std::vector<std::string>& templates);
+
+  const std::vector<std::string>& labels() const { return labels_; }
+
+  // sigmoid(cos(image, label) * exp(logit_scale) + logit_bias) per label.
+  std::vector<double> Probabilities(std::span<const float> image_embedding) const;
+
+ private:
+  std::vector<std::string> labels_;
+  std::vector<double> label_vectors_;  // [labels, D], each of length 1
+  std::size_t width_ = 0;
+  double scale_ = 1;
+  double bias_ = 0;
+};
+
+}  // namespace siglip::cli
