@@ -11,6 +11,7 @@ void AddBenchCommand(CLI::App& app, RunCommand& run) {
   command->require_subcommand(1);
   AddBenchEngineCommand(*command, run);
   AddBenchPreprocessCommand(*command, run);
+  AddBenchServerCommand(*command, run);
 }
 
 }  // namespace siglip::cli

@@ -1,0 +1,190 @@
+// `siglip bench server`: a load generator, the same requests that the contract's clients send.
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/file_map.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "cli/bench.h"
+#include "cli/image_files.h"
+#include "cli/load_client.h"
+#include "cli/report.h"
+
+namespace siglip::cli {
+namespace {
+
+struct BenchServerFlags {
+  std::vector<std::string> paths;
+  std::string url = "localhost:8001";
+  std::string protocol = "grpc";
+  std::string model_name = "embed_image";
+  int concurrency = 60;
+  double seconds = 10;
+  int server_pid = 0;
+  bool json = false;
+};
+
+// What all clients of a run saw.
+struct LoadResult {
+  Samples latencies;
+  std::size_t failures = 0;
+  absl::Status first_failure;
+  double wall_s = 0;
+  double server_cpu_s = 0;
+};
+
+// User plus system seconds of another process. Source: proc(5), fields 14 and 15 of /proc/PID/stat.
+absl::StatusOr<double> CpuSecondsOf(int pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::size_t name_end = text.rfind(')');
+  if (name_end == std::string::npos) {
+    return absl::NotFoundError(absl::StrCat("process ", pid, ": not found"));
+  }
+  std::istringstream fields(text.substr(name_end + 1));
+  std::string skipped;
+  for (int field = 3; field < 14; ++field) fields >> skipped;
+  double user = 0, system = 0;
+  fields >> user >> system;
+  return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+class LoadRun {
+ public:
+  LoadRun(const BenchServerFlags& flags, const std::vector<std::string>& images)
+      : flags_(flags), images_(images) {}
+
+  absl::StatusOr<LoadResult> Run() {
+    std::vector<std::unique_ptr<LoadClient>> clients;
+    for (int i = 0; i < flags_.concurrency; ++i) {
+      SIGLIP_ASSIGN_OR_RETURN(
+          std::unique_ptr<LoadClient> client,
+          (flags_.protocol == "http" ? ConnectHttp : ConnectGrpc)(flags_.url, flags_.model_name));
+      clients.push_back(std::move(client));
+    }
+    // Not counted: fills caches, grows buffers.
+    SIGLIP_RETURN_IF_ERROR(clients[0]->Infer(images_[0]));
+    const double start = NowSeconds();
+    deadline_ = start + flags_.seconds;
+    double cpu_start = 0;
+    if (flags_.server_pid != 0) {
+      SIGLIP_ASSIGN_OR_RETURN(cpu_start, CpuSecondsOf(flags_.server_pid));
+    }
+    std::vector<std::thread> threads;
+    for (const std::unique_ptr<LoadClient>& client : clients) {
+      threads.emplace_back([this, &client] { Drive(*client); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    MutexLock lock(mu_);
+    result_.wall_s = NowSeconds() - start;
+    if (flags_.server_pid != 0) {
+      SIGLIP_ASSIGN_OR_RETURN(const double cpu_end, CpuSecondsOf(flags_.server_pid));
+      result_.server_cpu_s = cpu_end - cpu_start;
+    }
+    return result_;
+  }
+
+ private:
+  void Drive(LoadClient& client) {
+    std::vector<double> seconds;
+    std::size_t failures = 0;
+    absl::Status first_failure;
+    for (double now = NowSeconds(); now < deadline_;) {
+      const absl::Status status = client.Infer(images_[next_++ % images_.size()]);
+      const double end = NowSeconds();
+      if (status.ok()) {
+        seconds.push_back(end - now);
+      } else if (++failures == 1) {
+        first_failure = status;
+      }
+      now = end;
+    }
+    MutexLock lock(mu_);
+    result_.latencies.seconds.insert(result_.latencies.seconds.end(), seconds.begin(),
+                                     seconds.end());
+    result_.failures += failures;
+    if (result_.first_failure.ok()) result_.first_failure = first_failure;
+  }
+
+  const BenchServerFlags& flags_;
+  const std::vector<std::string>& images_;
+  double deadline_ = 0;  // written before the clients' threads start
+  std::atomic<std::size_t> next_{0};
+  Mutex mu_;
+  LoadResult result_ SIGLIP_GUARDED_BY(mu_);
+};
+
+void Print(const BenchServerFlags& flags, const LoadResult& result) {
+  const double count = static_cast<double>(result.latencies.seconds.size());
+  const char* format =
+      flags.json ? "{\"protocol\":\"%s\",\"model\":\"%s\",\"concurrency\":%d,\"answers\":%.0f,"
+                   "\"failures\":%zu,\"images_per_s\":%.2f,\"p50_ms\":%.3f,\"p90_ms\":%.3f,"
+                   "\"p99_ms\":%.3f,\"server_cpu_s_per_image\":%.6g}\n"
+                 : "%s %s, concurrency %d: %.0f answers, %zu failures, %.1f images/s\n"
+                   "  latency p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; server CPU %.6g s/image\n";
+  std::printf(format, flags.protocol.c_str(), flags.model_name.c_str(), flags.concurrency, count,
+              result.failures, count / result.wall_s, 1e3 * result.latencies.Median(),
+              1e3 * result.latencies.Quantile(0.9), 1e3 * result.latencies.Quantile(0.99),
+              result.server_cpu_s / count);
+}
+
+absl::Status BenchServer(const BenchServerFlags& flags) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> files, ExpandImagePaths(flags.paths));
+  if (files.empty()) return absl::InvalidArgumentError("no image files found");
+  std::vector<std::string> images;
+  for (const std::string& path : files) {
+    SIGLIP_ASSIGN_OR_RETURN(std::string bytes,
+                            ReadFile(path, std::numeric_limits<std::uint32_t>::max()));
+    images.push_back(std::move(bytes));
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const LoadResult result, LoadRun(flags, images).Run());
+  if (result.latencies.seconds.empty()) {
+    return absl::UnknownError(
+        absl::StrCat("no request succeeded; the first failure: ", result.first_failure.message()));
+  }
+  Print(flags, result);
+  if (result.failures == 0) return absl::OkStatus();
+  return absl::UnknownError(absl::StrCat(
+      result.failures, " requests failed; the first: ", result.first_failure.message()));
+}
+
+}  // namespace
+
+void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
+  auto flags = std::make_shared<BenchServerFlags>();
+  CLI::App* command = bench.add_subcommand("server", "A running server, with many clients at once");
+  command->add_option("paths", flags->paths, "Image files and folders to send")->required();
+  command->add_option("--url", flags->url, "HOST:PORT of the door")->capture_default_str();
+  command->add_option("--protocol", flags->protocol, "grpc or http")
+      ->check(CLI::IsMember({"grpc", "http"}))
+      ->capture_default_str();
+  command->add_option("--model-name", flags->model_name, "A deployment whose input is INPUT_IMAGE")
+      ->capture_default_str();
+  command->add_option("--concurrency", flags->concurrency, "Clients, each with its own connection")
+      ->check(CLI::Range(1, 10'000))
+      ->capture_default_str();
+  command->add_option("--seconds", flags->seconds, "How long")->capture_default_str();
+  command->add_option("--server-pid", flags->server_pid,
+                      "Process on this machine whose CPU seconds per image are reported");
+  command->add_flag("--json", flags->json, "One JSON object");
+  command->footer("Exit code 1 if any request failed.");
+  command->callback([flags, &run] {
+    run = [flags] {
+      const absl::Status status = BenchServer(*flags);
+      return status.ok() ? static_cast<int>(kSuccess) : Fail(status);
+    };
+  });
+}
+
+}  // namespace siglip::cli
