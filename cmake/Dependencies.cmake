@@ -44,3 +44,8 @@ endif()
 if(SIGLIP_BUILD_BENCH)
   find_package(benchmark REQUIRED)
 endif()
+
+# GPUs. Of the CUDA toolkit only.
+if(SIGLIP_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+endif()

@@ -1,0 +1,25 @@
+#pragma once
+
+// Which GPUs this process can see. Picked at configure time: devices_cuda.cc (SIGLIP_CUDA=ON) asks
+// the CUDA runtime, devices_none.cc always answers "built without CUDA".
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace siglip {
+
+struct GpuDevice {
+  int ordinal = 0;
+  std::string name;
+  int compute_capability = 0;  // 10 * major + minor: 90 is sm_90
+  std::int64_t memory_bytes = 0;
+};
+
+// Empty if there is none. FailedPrecondition if this build cannot know; Unavailable with the
+// driver's own words if the driver is there but does not work. Thread-safe.
+absl::StatusOr<std::vector<GpuDevice>> ListGpuDevices();
+
+}  // namespace siglip

@@ -1,0 +1,31 @@
+#include <cuda_runtime_api.h>
+
+#include "absl/strings/str_cat.h"
+#include "engine/cuda/devices.h"
+
+namespace siglip {
+
+absl::StatusOr<std::vector<GpuDevice>> ListGpuDevices() {
+  int count = 0;
+  cudaError_t error = cudaGetDeviceCount(&count);
+  // No driver at all is a machine without a GPU, not a fault.
+  if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
+    return std::vector<GpuDevice>();
+  }
+  std::vector<GpuDevice> devices;
+  for (int i = 0; error == cudaSuccess && i < count; ++i) {
+    cudaDeviceProp properties;
+    error = cudaGetDeviceProperties(&properties, i);
+    if (error != cudaSuccess) break;
+    devices.push_back({.ordinal = i,
+                       .name = properties.name,
+                       .compute_capability = 10 * properties.major + properties.minor,
+                       .memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem)});
+  }
+  if (error != cudaSuccess) {
+    return absl::UnavailableError(absl::StrCat("CUDA: ", cudaGetErrorString(error)));
+  }
+  return devices;
+}
+
+}  // namespace siglip
