@@ -40,6 +40,8 @@ pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
 # Packages libgtest-dev, libgmock-dev, libbenchmark-dev.
 if(SIGLIP_BUILD_TESTS)
   find_package(GTest REQUIRED)
+  # SHA-256 of goldens. Package libssl-dev.
+  find_package(OpenSSL REQUIRED)
 endif()
 if(SIGLIP_BUILD_BENCH)
   find_package(benchmark REQUIRED)

@@ -3,24 +3,28 @@
 // Bytes of an image file -> the pixel tensor of the vision tower, equal bit for bit to
 //   Image.open(bytes).convert("RGB").resize((S, S), resample)        Pillow 13.0.0 (or 12)
 // followed by (x/255 - mean)/std in float32. The only entry to src/image.
-// Everything here treats the bytes as hostile: no input aborts, throws or allocates past the limits.
+// Everything here treats the bytes as hostile: no input aborts, throws or allocates past the
+// limits.
 
-#include <array>
-#include <cstdint>
-#include <string>
-#include <string_view>
-#include <vector>
+#include "base/aligned_buffer.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
 
 namespace siglip {
 
 // Pillow's numbers of the two filters that SigLIP checkpoints use.
 enum class Resample { kBilinear = 2, kBicubic = 3 };
 
-// Which Pillow's resize is reproduced: 13 chooses the order of the two passes by a rule, 12 and older
-// always go horizontal first (tall pictures differ).
+// Which Pillow's resize is reproduced: 13 chooses the order of the two passes by a rule, 12 and
+// older always go horizontal first (tall pictures differ).
 enum class PillowVersion { k12 = 12, k13 = 13 };
 
 // Pillow refuses more than twice MAX_IMAGE_PIXELS (89,478,485).
@@ -45,11 +49,35 @@ struct ImageHeader {
   std::int64_t working_set_bytes = 0;
 };
 
+// Bytes that are not zeroed when allocated, with kPadding readable and writable bytes after the
+// last, so that vector code may run past the end. Thread-compatible. Allocation failure throws
+// bad_alloc.
+class PixelBuffer {
+ public:
+  static constexpr std::size_t kPadding = 64;  // one AVX-512 register
+
+  PixelBuffer() = default;
+  explicit PixelBuffer(std::size_t size) : bytes_(size + kPadding), size_(size) {
+    std::memset(bytes_.data() + size, 0, kPadding);
+  }
+
+  std::uint8_t* data() { return bytes_.data(); }
+  const std::uint8_t* data() const { return bytes_.data(); }
+  std::size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  std::uint8_t& operator[](std::size_t i) { return bytes_[i]; }
+  const std::uint8_t& operator[](std::size_t i) const { return bytes_[i]; }
+
+ private:
+  AlignedBuffer<std::uint8_t> bytes_;
+  std::size_t size_ = 0;
+};
+
 // 8-bit RGB, row-major [height, width, 3].
 struct RgbImage {
   int width = 0;
   int height = 0;
-  std::vector<std::uint8_t> pixels;
+  PixelBuffer pixels;
 };
 
 // InvalidArgument if it is no image that we open, with what was found; "too large" past max_pixels.

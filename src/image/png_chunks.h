@@ -1,0 +1,56 @@
+#pragma once
+
+// The chunk side of PNG, as Pillow's PngImagePlugin.py reads it: which chunks are checked and how,
+// what is refused before and after the image data. Private to decode_png.cc.
+
+#include "image/byte_reader.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace siglip {
+
+// What the chunks have said so far (PngStream's im_* fields).
+struct PngState {
+  std::uint32_t width = 0;
+  std::uint32_t height = 0;
+  int bit_depth = 0;   // 0 until an IHDR with a known combination came
+  int color_type = 0;  // 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA
+  bool interlaced = false;
+  std::optional<std::string_view> palette;
+  // From fcTL: the image data fill this part of the canvas.
+  bool has_frame_box = false;
+  std::int64_t box[4] = {0, 0, 0, 0};  // x0, y0, x1, y1
+  std::optional<std::uint32_t> frame_count;
+  std::optional<std::int64_t> sequence;
+  bool default_image = false;
+  std::int64_t text_bytes = 0;
+};
+
+struct PngChunk {
+  std::string_view type;
+  std::uint32_t length = 0;
+};
+
+enum class PngEvent {
+  kRead,       // the chunk's body was read and is fine
+  kImageData,  // IDAT, or fdAT after its sequence number: the body is still to be read
+  kEnd,        // IEND
+};
+
+// Reads length and type. InvalidArgument if they are cut or no chunk name.
+absl::StatusOr<PngChunk> ReadPngChunkHead(ByteReader& reader);
+
+// Handles one chunk as the plugin's call(); on kRead the body (given back) has been consumed, its
+// checksum has not.
+absl::StatusOr<PngEvent> ReadPngChunkBody(ByteReader& reader, const PngChunk& chunk,
+                                          PngState& state, std::string_view* body);
+
+// Compares the 4 bytes at the reader with the checksum of type and body.
+absl::Status CheckPngCrc(ByteReader& reader, const PngChunk& chunk, std::string_view body);
+
+}  // namespace siglip

@@ -1,0 +1,21 @@
+#include "image/preprocess.h"
+#include "image/resize_kernels.h"
+
+#include "absl/strings/str_cat.h"
+
+#include <cstdio>
+
+#include <jpeglib.h>
+#include <zlib.h>
+
+#define SIGLIP_STRING_INNER_(x) #x
+#define SIGLIP_STRING_(x) SIGLIP_STRING_INNER_(x)
+
+namespace siglip {
+
+std::string CodecVersions() {
+  return absl::StrCat("libjpeg-turbo ", SIGLIP_STRING_(LIBJPEG_TURBO_VERSION), ", zlib ",
+                      zlibVersion(), ", resize ", ResizeTargetName());
+}
+
+}  // namespace siglip
