@@ -1,7 +1,7 @@
 #pragma once
 
-// A Hugging Face snapshot folder, opened and checked whole: after Open succeeds every weight that the
-// two towers need is there, has the right shape, and is F32, F16 or BF16.
+// A Hugging Face snapshot folder, opened and checked whole: after Open succeeds every weight that
+// the two towers need is there, has the right shape, and is F32, F16 or BF16.
 
 #include <cstdint>
 #include <map>
@@ -47,6 +47,8 @@ class Checkpoint {
   void CopyFloat(std::string_view name, std::span<float> out) const;
 
  private:
+  absl::Status OpenWeights();
+
   std::string directory_;
   SiglipConfig config_;
   PreprocessorConfig preprocessor_;

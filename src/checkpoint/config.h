@@ -1,7 +1,8 @@
 #pragma once
 
 // config.json of a Hugging Face snapshot folder as plain numbers. Published files omit every value
-// that equals the class default of transformers' SiglipConfig, so the defaults belong to the format.
+// that equals the class default of transformers' SiglipConfig, so the defaults belong to the
+// format.
 
 #include <cstdint>
 #include <string>

@@ -16,10 +16,25 @@
 namespace siglip {
 
 // Those of the format; the weights of a checkpoint are F32, F16 or BF16.
-enum class TensorDtype { kBool, kU8, kI8, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kF64, kI64, kU64,
-                         kF8E4M3, kF8E5M2 };
+enum class TensorDtype {
+  kBool,
+  kU8,
+  kI8,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kF64,
+  kI64,
+  kU64,
+  kF8E4M3,
+  kF8E5M2
+};
 
-const char* DtypeName(TensorDtype dtype);       // "F32", as the format spells it
+const char* DtypeName(TensorDtype dtype);  // "F32", as the format spells it
 std::size_t DtypeSizeBytes(TensorDtype dtype);
 
 // Borrows from the mapped file, which must outlive it.

@@ -1,0 +1,273 @@
+#include "checkpoint/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "base/file_map.h"
+#include "base/status_macros.h"
+#include "checkpoint/json.h"
+#include "checkpoint/json_fields.h"
+
+namespace siglip {
+namespace {
+
+using nlohmann::json;
+
+// The real ones have a few kB; an index of 900 tensors about 100 kB.
+constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
+// How many wrong tensors an error names; the rest is counted.
+constexpr std::size_t kMaxNamed = 5;
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+std::string ShapeText(const std::vector<std::int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ","), "]");
+}
+
+bool IsWeightDtype(TensorDtype dtype) {
+  return dtype == TensorDtype::kF32 || dtype == TensorDtype::kF16 || dtype == TensorDtype::kBF16;
+}
+
+void AppendLinear(const std::string& name, std::int64_t out, std::int64_t in,
+                  std::vector<RequiredTensor>& tensors) {
+  tensors.push_back({name + ".weight", {out, in}});
+  tensors.push_back({name + ".bias", {out}});
+}
+
+void AppendNorm(const std::string& name, std::int64_t width, std::vector<RequiredTensor>& tensors) {
+  tensors.push_back({name + ".weight", {width}});
+  tensors.push_back({name + ".bias", {width}});
+}
+
+void AppendEncoder(const std::string& tower_name, const TowerConfig& tower,
+                   std::vector<RequiredTensor>& tensors) {
+  const std::int64_t width = tower.hidden_size;
+  for (std::int64_t i = 0; i < tower.num_hidden_layers; ++i) {
+    const std::string layer = absl::StrCat(tower_name, ".encoder.layers.", i, ".");
+    AppendNorm(layer + "layer_norm1", width, tensors);
+    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
+      AppendLinear(absl::StrCat(layer, "self_attn.", projection), width, width, tensors);
+    }
+    AppendNorm(layer + "layer_norm2", width, tensors);
+    AppendLinear(layer + "mlp.fc1", tower.intermediate_size, width, tensors);
+    AppendLinear(layer + "mlp.fc2", width, tower.intermediate_size, tensors);
+  }
+}
+
+// A shard's name comes from the index, which is input: it must be a plain file name of this folder.
+bool IsPlainFileName(const std::string& name) {
+  return !name.empty() && name.find('/') == std::string::npos &&
+         name.find('\0') == std::string::npos && name != "." && name != "..";
+}
+
+// tensor name -> file name
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(path, kMaxConfigBytes));
+  const auto bad = [&](const std::string& what) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
+  };
+  if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object()) {
+    return bad("expected an object with \"weight_map\"");
+  }
+  std::map<std::string, std::string> files;
+  for (const auto& [tensor, file] : root["weight_map"].items()) {
+    if (!file.is_string() || !IsPlainFileName(file.get_ref<const std::string&>())) {
+      return bad(absl::StrCat("weight_map: \"", tensor,
+                              "\": expected a file name of this folder, got ", ShortDump(file)));
+    }
+    files[tensor] = file.get<std::string>();
+  }
+  if (files.empty()) return bad("weight_map is empty");
+  return files;
+}
+
+absl::Status Several(const std::string& where, const std::vector<std::string>& problems) {
+  std::string text = absl::StrJoin(
+      problems.begin(),
+      problems.begin() + static_cast<std::ptrdiff_t>(std::min(problems.size(), kMaxNamed)), "; ");
+  if (problems.size() > kMaxNamed) {
+    absl::StrAppend(&text, "; and ", problems.size() - kMaxNamed, " more");
+  }
+  return absl::InvalidArgumentError(absl::StrCat(where, ": ", text));
+}
+
+// Splits what the files hold into needed and extra, and says everything that is wrong with the
+// needed.
+absl::Status CheckTensors(const std::string& where, const SiglipConfig& config,
+                          std::map<std::string, StoredTensor>& found,
+                          std::vector<std::string>& extra) {
+  std::vector<std::string> problems;
+  std::map<std::string, StoredTensor> needed;
+  for (const RequiredTensor& required : RequiredTensors(config)) {
+    auto node = found.extract(required.name);
+    if (node.empty()) {
+      problems.push_back(absl::StrCat("tensor \"", required.name, "\": expected shape ",
+                                      ShapeText(required.shape), ", found no such tensor"));
+    } else if (node.mapped().shape != required.shape || !IsWeightDtype(node.mapped().dtype)) {
+      problems.push_back(absl::StrCat(
+          "tensor \"", required.name, "\": expected F32, F16 or BF16 ", ShapeText(required.shape),
+          ", found ", DtypeName(node.mapped().dtype), " ", ShapeText(node.mapped().shape)));
+    } else {
+      needed.insert(std::move(node));
+    }
+  }
+  for (const auto& [name, tensor] : found) extra.push_back(name);
+  found = std::move(needed);
+  return problems.empty() ? absl::OkStatus() : Several(where, problems);
+}
+
+float FloatFromHalf(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
+  const std::uint32_t magnitude = half & 0x7fffu;
+  if (magnitude >= 0x7c00u) {  // infinity, NaN
+    return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  }
+  if (magnitude < 0x400u) {  // zero, subnormal: value = magnitude * 2^-24, exact in float
+    const float value = static_cast<float>(magnitude) * 0x1p-24f;
+    return sign != 0 ? -value : value;
+  }
+  return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
+}
+
+}  // namespace
+
+std::vector<RequiredTensor> RequiredTensors(const SiglipConfig& config) {
+  const VisionConfig& vision = config.vision;
+  const TextConfig& text = config.text;
+  const std::int64_t width = vision.hidden_size;
+  std::vector<RequiredTensor> tensors;
+  tensors.push_back({"logit_scale", {1}});
+  tensors.push_back({"logit_bias", {1}});
+
+  const std::string embeddings = "vision_model.embeddings.";
+  tensors.push_back({embeddings + "patch_embedding.weight",
+                     {width, vision.num_channels, vision.patch_size, vision.patch_size}});
+  tensors.push_back({embeddings + "patch_embedding.bias", {width}});
+  tensors.push_back({embeddings + "position_embedding.weight", {vision.num_patches(), width}});
+  AppendEncoder("vision_model", vision, tensors);
+  AppendNorm("vision_model.post_layernorm", width, tensors);
+  const std::string head = "vision_model.head.";
+  tensors.push_back({head + "probe", {1, 1, width}});
+  tensors.push_back({head + "attention.in_proj_weight", {3 * width, width}});
+  tensors.push_back({head + "attention.in_proj_bias", {3 * width}});
+  AppendLinear(head + "attention.out_proj", width, width, tensors);
+  AppendNorm(head + "layernorm", width, tensors);
+  AppendLinear(head + "mlp.fc1", vision.intermediate_size, width, tensors);
+  AppendLinear(head + "mlp.fc2", width, vision.intermediate_size, tensors);
+
+  tensors.push_back(
+      {"text_model.embeddings.token_embedding.weight", {text.vocab_size, text.hidden_size}});
+  tensors.push_back({"text_model.embeddings.position_embedding.weight",
+                     {text.max_position_embeddings, text.hidden_size}});
+  AppendEncoder("text_model", text, tensors);
+  AppendNorm("text_model.final_layer_norm", text.hidden_size, tensors);
+  AppendLinear("text_model.head", text.projection_size, text.hidden_size, tensors);
+  return tensors;
+}
+
+absl::Status Checkpoint::OpenWeights() {
+  const std::string single = directory_ + "/" + kSingleFile;
+  const std::string index = directory_ + "/" + kIndexFile;
+  std::error_code error;
+  std::map<std::string, StoredTensor> found;
+  if (std::filesystem::exists(single, error)) {
+    SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(single));
+    found = file.tensors();
+    files_.push_back(std::move(file));
+    weight_files_.push_back(single);
+  } else if (std::filesystem::exists(index, error)) {
+    SIGLIP_ASSIGN_OR_RETURN(const auto file_of, ReadIndex(index));
+    std::set<std::string> names;
+    for (const auto& [tensor, file] : file_of) names.insert(file);
+    for (const std::string& name : names) {
+      SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(directory_ + "/" + name));
+      for (const auto& [tensor, stored] : file.tensors()) {
+        const auto listed = file_of.find(tensor);
+        // Loaders read what the index says; anything else in a shard is extra.
+        if (listed != file_of.end() && listed->second == name) {
+          found.emplace(tensor, stored);
+        } else {
+          extra_tensors_.push_back(absl::StrCat(name, ":", tensor));
+        }
+      }
+      files_.push_back(std::move(file));
+      weight_files_.push_back(directory_ + "/" + name);
+    }
+    for (const auto& [tensor, name] : file_of) {
+      if (!found.contains(tensor)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            index, ": tensor \"", tensor, "\": expected in ", name, ", which does not hold it"));
+      }
+    }
+  } else {
+    return absl::NotFoundError(absl::StrCat(directory_, ": expected ", kSingleFile, " or ",
+                                            kIndexFile, ", found neither"));
+  }
+  SIGLIP_RETURN_IF_ERROR(CheckTensors(directory_, config_, found, extra_tensors_));
+  std::sort(extra_tensors_.begin(), extra_tensors_.end());
+  tensors_ = std::move(found);
+  for (const auto& [name, tensor] : tensors_) num_parameters_ += *ElementCount(tensor.shape);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(directory, error)) {
+    return absl::NotFoundError(absl::StrCat(directory, ": no such folder"));
+  }
+  Checkpoint checkpoint;
+  checkpoint.directory_ = directory;
+  const std::string config_path = directory + "/config.json";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string config, ReadFile(config_path, kMaxConfigBytes));
+  SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_, ParseSiglipConfig(config, config_path));
+  const std::string preprocessor_path = directory + "/preprocessor_config.json";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string preprocessor,
+                          ReadFile(preprocessor_path, kMaxConfigBytes));
+  SIGLIP_ASSIGN_OR_RETURN(checkpoint.preprocessor_,
+                          ParsePreprocessorConfig(preprocessor, preprocessor_path));
+  if (checkpoint.preprocessor_.image_size != checkpoint.config_.vision.image_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        preprocessor_path, ": size ", checkpoint.preprocessor_.image_size,
+        " differs from image_size ", checkpoint.config_.vision.image_size, " of ", config_path));
+  }
+  SIGLIP_RETURN_IF_ERROR(checkpoint.OpenWeights());
+  checkpoint.CopyFloat("logit_scale", {&checkpoint.logit_scale_, 1});
+  checkpoint.CopyFloat("logit_bias", {&checkpoint.logit_bias_, 1});
+  return checkpoint;
+}
+
+const StoredTensor& Checkpoint::tensor(std::string_view name) const {
+  const auto found = tensors_.find(std::string(name));
+  SIGLIP_CHECK(found != tensors_.end());
+  return found->second;
+}
+
+void Checkpoint::CopyFloat(std::string_view name, std::span<float> out) const {
+  const StoredTensor& stored = tensor(name);
+  const std::byte* in = stored.bytes.data();
+  SIGLIP_CHECK(out.size() * DtypeSizeBytes(stored.dtype) == stored.bytes.size());
+  if (stored.dtype == TensorDtype::kF32) {
+    std::memcpy(out.data(), in, stored.bytes.size());
+    return;
+  }
+  // Tensors start anywhere in the file: 16-bit values may be unaligned.
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    std::uint16_t bits;
+    std::memcpy(&bits, in + 2 * i, 2);
+    out[i] = stored.dtype == TensorDtype::kBF16
+                 ? std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16)
+                 : FloatFromHalf(bits);
+  }
+}
+
+}  // namespace siglip

@@ -1,0 +1,99 @@
+#include "checkpoint/config.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "checkpoint/json.h"
+#include "checkpoint/json_fields.h"
+
+namespace siglip {
+namespace {
+
+using nlohmann::json;
+
+// Limits: several times the largest published SigLIP (hidden 1536, MLP 6144, 40 layers, 512 px,
+// vocabulary 256,000), and small enough that no product of a tower's sizes leaves 63 bits.
+constexpr std::int64_t kMaxHidden = 1 << 14;
+constexpr std::int64_t kMaxIntermediate = 1 << 16;
+constexpr std::int64_t kMaxLayers = 256;
+constexpr std::int64_t kMaxImageSize = 4096;
+constexpr std::int64_t kMaxTokens = 1 << 16;
+constexpr std::int64_t kMaxVocabulary = 1 << 21;
+// A float32 LayerNorm does not notice less; more than 1 is no epsilon.
+constexpr float kMinEps = 0;
+constexpr float kMaxEps = 1;
+
+void ReadTower(JsonFields& fields, TowerConfig& tower) {
+  fields.Read("hidden_size", tower.hidden_size, 1, kMaxHidden);
+  fields.Read("intermediate_size", tower.intermediate_size, 1, kMaxIntermediate);
+  fields.Read("num_hidden_layers", tower.num_hidden_layers, 1, kMaxLayers);
+  fields.Read("num_attention_heads", tower.num_attention_heads, 1, kMaxHidden);
+  fields.Read("layer_norm_eps", tower.layer_norm_eps, kMinEps, kMaxEps);
+  std::string activation = "gelu_pytorch_tanh";
+  fields.Read("hidden_act", activation);
+  if (activation != "gelu_pytorch_tanh") {
+    fields.Fail(absl::StrCat("\"hidden_act\": expected gelu_pytorch_tanh, got ", activation));
+  }
+  if (tower.hidden_size % tower.num_attention_heads != 0) {
+    fields.Fail(absl::StrCat("hidden_size ", tower.hidden_size, " is not a multiple of ",
+                             "num_attention_heads ", tower.num_attention_heads));
+  }
+}
+
+absl::Status ReadVision(const json& object, const std::string& where, VisionConfig& vision) {
+  JsonFields fields(object, where);
+  ReadTower(fields, vision);
+  fields.Read("num_channels", vision.num_channels, 3, 3);
+  fields.Read("image_size", vision.image_size, 1, kMaxImageSize);
+  fields.Read("patch_size", vision.patch_size, 1, kMaxImageSize);
+  bool use_head = true;
+  fields.Read("vision_use_head", use_head);
+  if (!use_head)
+    fields.Fail("\"vision_use_head\": false is not supported: no embedding without it");
+  if (vision.patch_size > vision.image_size) {
+    fields.Fail(absl::StrCat("patch_size ", vision.patch_size, " is larger than image_size ",
+                             vision.image_size));
+  } else if (vision.num_patches() > kMaxTokens) {
+    fields.Fail(absl::StrCat(vision.num_patches(), " patches: at most ", kMaxTokens));
+  }
+  return fields.status();
+}
+
+absl::Status ReadText(const json& object, const std::string& where, TextConfig& text) {
+  JsonFields fields(object, where);
+  ReadTower(fields, text);
+  fields.Read("vocab_size", text.vocab_size, 1, kMaxVocabulary);
+  fields.Read("max_position_embeddings", text.max_position_embeddings, 1, kMaxTokens);
+  text.projection_size = text.hidden_size;
+  fields.Read("projection_size", text.projection_size, 1, kMaxHidden);
+  return fields.status();
+}
+
+}  // namespace
+
+absl::StatusOr<SiglipConfig> ParseSiglipConfig(std::string_view text, const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  JsonFields fields(root, source);
+  std::string model_type;
+  fields.Read("model_type", model_type);
+  SIGLIP_RETURN_IF_ERROR(fields.status());
+  if (model_type != "siglip") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": \"model_type\": expected \"siglip\", got \"", model_type, "\"",
+                     model_type == "siglip2" ? " (NaFlex checkpoints are not supported)" : ""));
+  }
+  // A missing or null part has the class defaults.
+  const json empty = json::object();
+  SiglipConfig config;
+  SIGLIP_RETURN_IF_ERROR(ReadVision(fields.Has("vision_config") ? root["vision_config"] : empty,
+                                    source + ": vision_config", config.vision));
+  SIGLIP_RETURN_IF_ERROR(ReadText(fields.Has("text_config") ? root["text_config"] : empty,
+                                  source + ": text_config", config.text));
+  if (config.text.projection_size != config.vision.hidden_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": text_config.projection_size ", config.text.projection_size,
+                     " differs from vision_config.hidden_size ", config.vision.hidden_size));
+  }
+  return config;
+}
+
+}  // namespace siglip

@@ -1,0 +1,47 @@
+#pragma once
+
+// Typed reading of JSON objects with errors that name the key, what was expected and what came.
+
+#include <cstdint>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/status/status.h"
+
+namespace siglip {
+
+// Reads fields of one object. The first error stays; later reads do nothing. Confined to one
+// thread.
+class JsonFields {
+ public:
+  // `where` starts every message: "config.json: vision_config". Borrows `object`.
+  JsonFields(const nlohmann::json& object, std::string where);
+
+  // An absent key or null leaves `value` as it is.
+  void Read(const char* key, std::int64_t& value, std::int64_t min, std::int64_t max);
+  void Read(const char* key, float& value, float min, float max);
+  void Read(const char* key, double& value, double min, double max);
+  void Read(const char* key, bool& value);
+  void Read(const char* key, std::string& value);
+
+  bool Has(const char* key) const;
+  // An error of the caller's own about this object.
+  void Fail(const std::string& what);
+
+  const absl::Status& status() const { return status_; }
+
+ private:
+  // Null if the key is absent, null, or an error happened before.
+  const nlohmann::json* Find(const char* key) const;
+  void FailKey(const char* key, const std::string& expected, const nlohmann::json& got);
+
+  const nlohmann::json& object_;
+  const std::string where_;
+  absl::Status status_;
+};
+
+// A short form of a value for messages.
+std::string ShortDump(const nlohmann::json& value);
+
+}  // namespace siglip

@@ -1,0 +1,79 @@
+#include "checkpoint/preprocessor_config.h"
+
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "checkpoint/json.h"
+#include "checkpoint/json_fields.h"
+
+namespace siglip {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::int64_t kMaxImageSize = 4096;
+
+// transformers lets these steps be switched off; the pixels would be others.
+constexpr const char* kNeededSteps[] = {"do_resize", "do_rescale", "do_normalize"};
+
+void ReadTriple(JsonFields& fields, const json& root, const char* key, double min,
+                std::array<double, 3>& values) {
+  if (!fields.Has(key)) return;
+  const json& array = root[key];
+  bool good = array.is_array() && array.size() == values.size();
+  for (std::size_t i = 0; good && i < values.size(); ++i) {
+    good = array[i].is_number() && array[i].get<double>() >= min && array[i].get<double>() <= 255;
+    if (good) values[i] = array[i].get<double>();
+  }
+  if (!good) {
+    fields.Fail(absl::StrCat("\"", key, "\": expected three numbers in ", min, "..255, got ",
+                             ShortDump(array)));
+  }
+}
+
+absl::Status ReadSize(const json& size, const std::string& where, int& image_size) {
+  std::int64_t height = 0, width = 0;
+  if (size.is_number_integer()) {
+    const json object = {{"height", size}, {"width", size}};
+    return ReadSize(object, where, image_size);
+  }
+  JsonFields fields(size, where);
+  fields.Read("height", height, 1, kMaxImageSize);
+  fields.Read("width", width, 1, kMaxImageSize);
+  if (height == 0 || height != width) {
+    fields.Fail(absl::StrCat("expected equal \"height\" and \"width\", got ", ShortDump(size)));
+  }
+  image_size = static_cast<int>(height);
+  return fields.status();
+}
+
+}  // namespace
+
+absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
+                                                           const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  JsonFields fields(root, source);
+  PreprocessorConfig config;
+  for (const char* step : kNeededSteps) {
+    bool enabled = true;
+    fields.Read(step, enabled);
+    if (!enabled) fields.Fail(absl::StrCat("\"", step, "\": false is not supported"));
+  }
+  if (fields.Has("size")) {
+    SIGLIP_RETURN_IF_ERROR(ReadSize(root["size"], source + ": size", config.image_size));
+  }
+  std::int64_t resample = config.resample;
+  fields.Read("resample", resample, 0, 5);
+  if (resample != 2 && resample != 3) {
+    fields.Fail(absl::StrCat("\"resample\": expected 2 (bilinear) or 3 (bicubic), got ", resample));
+  }
+  config.resample = static_cast<int>(resample);
+  fields.Read("rescale_factor", config.rescale_factor, 1e-9, 1e9);
+  ReadTriple(fields, root, "image_mean", -255, config.image_mean);
+  ReadTriple(fields, root, "image_std", 1e-9, config.image_std);
+  SIGLIP_RETURN_IF_ERROR(fields.status());
+  return config;
+}
+
+}  // namespace siglip
