@@ -1,0 +1,204 @@
+#include "checkpoint/checkpoint.h"
+
+#include <cmath>
+#include <limits>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/file_map.h"
+#include "checkpoint/tiny_checkpoint_for_test.h"
+
+namespace siglip {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string ErrorOf(const std::string& folder) {
+  const auto checkpoint = Checkpoint::Open(folder);
+  return checkpoint.ok() ? "opened" : std::string(checkpoint.status().message());
+}
+
+std::vector<RequiredTensor> TinyTensors() {
+  return RequiredTensors(*ParseSiglipConfig(kTinyConfigJson, "config.json"));
+}
+
+float Zero(const std::string&, std::int64_t) { return 0; }
+
+TEST(CheckpointTest, ACompleteFolderOpens) {
+  const auto checkpoint = Checkpoint::Open(WriteTinyCheckpoint("checkpoint_test_ok"));
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->config().embedding_size(), 12);
+  EXPECT_EQ(checkpoint->config().vision.num_patches(),
+            4);  // 9 / 4 = 2: the last column is never read
+  EXPECT_FLOAT_EQ(checkpoint->logit_scale(), -0.05f);
+  EXPECT_TRUE(checkpoint->extra_tensors().empty());
+  std::vector<float> bias(12);
+  checkpoint->CopyFloat("vision_model.post_layernorm.bias", bias);
+  EXPECT_FLOAT_EQ(bias[11], 0.06f);
+}
+
+TEST(CheckpointTest, AMissingTensorIsNamedWithItsShape) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_missing");
+  auto tensors = TinyTensors();
+  std::erase_if(tensors,
+                [](const RequiredTensor& t) { return t.name == "text_model.head.weight"; });
+  WriteText(folder + "/model.safetensors", SerializeSafetensors(tensors, Zero));
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("\"text_model.head.weight\": expected shape [12,8]"));
+}
+
+TEST(CheckpointTest, AWrongShapeIsNamedWithBothShapes) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_shape");
+  auto tensors = TinyTensors();
+  for (auto& tensor : tensors) {
+    if (tensor.name == "text_model.head.weight") tensor.shape = {8, 12};
+  }
+  WriteText(folder + "/model.safetensors", SerializeSafetensors(tensors, Zero));
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("[12,8], found F32 [8,12]"));
+}
+
+TEST(CheckpointTest, ManyProblemsAreCounted) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_many");
+  WriteText(folder + "/model.safetensors", SerializeSafetensors({{"logit_scale", {1}}}, Zero));
+  EXPECT_THAT(ErrorOf(folder), HasSubstr(absl::StrCat("and ", TinyTensors().size() - 6, " more")));
+}
+
+TEST(CheckpointTest, AnExtraTensorIsOnlyNamed) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_extra");
+  auto tensors = TinyTensors();
+  tensors.push_back({"zzz", {3}});
+  WriteText(folder + "/model.safetensors", SerializeSafetensors(tensors, Zero));
+  const auto checkpoint = Checkpoint::Open(folder);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_THAT(checkpoint->extra_tensors(), ElementsAre("zzz"));
+}
+
+class ShardedTest : public testing::Test {
+ protected:
+  ShardedTest() : folder_(WriteTinyCheckpoint("checkpoint_test_shards")) {
+    std::filesystem::remove(folder_ + "/model.safetensors");
+    std::vector<RequiredTensor> parts[2];
+    std::string map;
+    for (const RequiredTensor& tensor : TinyTensors()) {
+      const std::size_t part = parts[0].size() > 20;
+      parts[part].push_back(tensor);
+      absl::StrAppend(&map, map.empty() ? "" : ",", "\"", tensor.name, "\":\"", part + 1,
+                      ".safetensors\"");
+    }
+    for (int i = 0; i < 2; ++i) {
+      WriteText(absl::StrCat(folder_, "/", i + 1, ".safetensors"),
+                SerializeSafetensors(parts[i], Zero));
+    }
+    map_ = map;
+    WriteIndex(map_);
+  }
+  void WriteIndex(const std::string& map) {
+    WriteText(folder_ + "/model.safetensors.index.json", "{\"weight_map\":{" + map + "}}");
+  }
+  const std::string folder_;
+  std::string map_;
+};
+
+TEST_F(ShardedTest, ShardsOpenAsOne) {
+  const auto checkpoint = Checkpoint::Open(folder_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->weight_files().size(), 2u);
+}
+
+TEST_F(ShardedTest, ATensorThatItsShardDoesNotHoldIsNamed) {
+  WriteIndex(map_ + ",\"ghost\":\"1.safetensors\"");
+  EXPECT_THAT(ErrorOf(folder_), HasSubstr("\"ghost\": expected in 1.safetensors"));
+}
+
+TEST_F(ShardedTest, AShardOutsideTheFolderIsRefused) {
+  for (const char* name : {"../1.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""}) {
+    WriteIndex(absl::StrCat("\"x\":\"", name, "\""));
+    EXPECT_THAT(ErrorOf(folder_), HasSubstr("file name of this folder")) << name;
+  }
+}
+
+TEST_F(ShardedTest, AMissingShardIsNamed) {
+  std::filesystem::remove(folder_ + "/2.safetensors");
+  EXPECT_THAT(ErrorOf(folder_), HasSubstr("2.safetensors"));
+}
+
+TEST(CheckpointTest, AFolderWithoutWeightsSaysWhatIsExpected) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_none");
+  std::filesystem::remove(folder + "/model.safetensors");
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("model.safetensors.index.json"));
+}
+
+TEST(CheckpointTest, ImageSizesMustAgree) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_size");
+  WriteText(folder + "/preprocessor_config.json", R"({"size": {"height": 8, "width": 8}})");
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("size 8 differs from image_size 9"));
+}
+
+TEST(CheckpointTest, SymlinksAreFollowed) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_link");
+  std::filesystem::rename(folder + "/model.safetensors", folder + "/blob");
+  std::filesystem::create_symlink("blob", folder + "/model.safetensors");
+  EXPECT_EQ(ErrorOf(folder), "opened");
+}
+
+// Every half and bfloat16 pattern, against the definition of the format.
+TEST(CheckpointTest, SixteenBitWeightsConvertExactly) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_half");
+  auto file = ReadFile(folder + "/model.safetensors", 1 << 24);
+  ASSERT_TRUE(file.ok());
+  // A [20,8] table as F16 holds 160 patterns; the layout stays valid if the dtype alone changes and
+  // the freed half of its bytes becomes an extra tensor.
+  const std::string name = "\"text_model.embeddings.token_embedding.weight\":";
+  const std::size_t at = file->find(name) + name.size();
+  const std::size_t end = file->find("}", at);
+  const std::string old = file->substr(at, end - at + 1);
+  const std::size_t offsets = old.find('[', old.find("data_offsets")) + 1;
+  const std::size_t begin = std::stoull(old.substr(offsets));
+  for (const char* dtype : {"F16", "BF16"}) {
+    for (std::uint32_t first = 0; first < 0x10000; first += 160) {
+      std::string header = file->substr(8, file->find("}}") + 2 - 8);
+      const std::string entry = absl::StrCat(
+          "{\"dtype\":\"", dtype, "\",\"shape\":[20,8],\"data_offsets\":[", begin, ",", begin + 320,
+          "]},\"rest\":{\"dtype\":\"U8\",\"shape\":[320],\"data_offsets\":[", begin + 320, ",",
+          begin + 640, "]}");
+      header.replace(header.find(old), old.size(), entry);
+      std::string data = file->substr(file->find("}}") + 2);
+      for (std::uint32_t i = 0; i < 160; ++i) {
+        const auto bits = static_cast<std::uint16_t>(first + i);
+        std::memcpy(data.data() + begin + 2 * i, &bits, 2);
+      }
+      const std::uint64_t length = header.size();
+      WriteText(folder + "/model.safetensors",
+                std::string(reinterpret_cast<const char*>(&length), 8) + header + data);
+      const auto checkpoint = Checkpoint::Open(folder);
+      ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+      std::vector<float> values(160);
+      checkpoint->CopyFloat("text_model.embeddings.token_embedding.weight", values);
+      for (std::uint32_t i = 0; i < 160 && first + i < 0x10000; ++i) {
+        const std::uint32_t bits = first + i;
+        const bool half = dtype[0] == 'F';
+        const int exponent_bits = half ? 5 : 8, mantissa_bits = half ? 10 : 7;
+        const int bias = (1 << (exponent_bits - 1)) - 1;
+        const int exponent = static_cast<int>(bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
+        const int mantissa = static_cast<int>(bits) & ((1 << mantissa_bits) - 1);
+        double expected = std::ldexp(exponent == 0 ? mantissa : mantissa + (1 << mantissa_bits),
+                                     std::max(exponent, 1) - bias - mantissa_bits);
+        if (exponent == (1 << exponent_bits) - 1) {
+          expected = mantissa == 0 ? std::numeric_limits<double>::infinity()
+                                   : std::numeric_limits<double>::quiet_NaN();
+        }
+        if ((bits & 0x8000) != 0) expected = -expected;
+        if (std::isnan(expected)) {
+          ASSERT_TRUE(std::isnan(values[i])) << dtype << " " << bits;
+        } else {
+          ASSERT_EQ(static_cast<double>(values[i]), expected) << dtype << " " << bits;
+          ASSERT_EQ(std::signbit(values[i]), (bits & 0x8000) != 0) << dtype << " " << bits;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace siglip

@@ -1,0 +1,99 @@
+#include "checkpoint/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "checkpoint/preprocessor_config.h"
+
+namespace siglip {
+namespace {
+
+using testing::HasSubstr;
+
+std::string ErrorOf(const std::string& json) {
+  const auto config = ParseSiglipConfig(json, "config.json");
+  return config.ok() ? "parsed" : std::string(config.status().message());
+}
+
+TEST(ConfigTest, OmittedValuesAreTheClassDefaults) {
+  const auto config = ParseSiglipConfig(R"({"model_type": "siglip"})", "config.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->vision.hidden_size, 768);
+  EXPECT_EQ(config->vision.intermediate_size, 3072);
+  EXPECT_EQ(config->vision.num_hidden_layers, 12);
+  EXPECT_EQ(config->vision.num_attention_heads, 12);
+  EXPECT_EQ(config->vision.image_size, 224);
+  EXPECT_EQ(config->vision.patch_size, 16);
+  EXPECT_EQ(config->vision.num_patches(), 196);
+  EXPECT_FLOAT_EQ(config->vision.layer_norm_eps, 1e-6f);
+  EXPECT_EQ(config->text.vocab_size, 32000);
+  EXPECT_EQ(config->text.max_position_embeddings, 64);
+  EXPECT_EQ(config->text.projection_size, 768);
+}
+
+TEST(ConfigTest, ProjectionSizeFollowsTheTextWidth) {
+  const auto config = ParseSiglipConfig(
+      R"({"model_type":"siglip","text_config":{"hidden_size":1152,"num_attention_heads":16},
+          "vision_config":{"hidden_size":1152,"num_attention_heads":16,"image_size":384,"patch_size":14}})",
+      "config.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->text.projection_size, 1152);
+  EXPECT_EQ(config->vision.num_patches(), 729);
+  EXPECT_EQ(config->vision.head_dim(), 72);
+}
+
+TEST(ConfigTest, WrongValuesAreNamed) {
+  EXPECT_THAT(ErrorOf("{"), HasSubstr("config.json: not valid JSON at byte"));
+  EXPECT_THAT(ErrorOf("[]"), HasSubstr("expected a JSON object"));
+  EXPECT_THAT(ErrorOf("{}"), HasSubstr("\"model_type\": expected \"siglip\""));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip2"})"), HasSubstr("NaFlex"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","model_type":"siglip"})"), HasSubstr("duplicate"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"hidden_size":0}})"),
+              HasSubstr("vision_config: \"hidden_size\": expected an integer in 1..16384, got 0"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"hidden_size":1e3}})"),
+              HasSubstr("got 1000.0"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"num_attention_heads":7}})"),
+              HasSubstr("not a multiple"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","text_config":{"hidden_act":"relu"}})"),
+              HasSubstr("gelu_pytorch_tanh, got relu"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"vision_use_head":false}})"),
+              HasSubstr("vision_use_head"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"patch_size":225}})"),
+              HasSubstr("larger than image_size"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","text_config":{"projection_size":512}})"),
+              HasSubstr("512 differs from vision_config.hidden_size 768"));
+  EXPECT_THAT(
+      ErrorOf(R"({"model_type":"siglip","text_config":{"vocab_size":18446744073709551615}})"),
+      HasSubstr("vocab_size"));
+}
+
+TEST(PreprocessorConfigTest, ReadsWhatThePublishedFilesHold) {
+  const auto config = ParsePreprocessorConfig(
+      R"({"do_convert_rgb":null,"do_normalize":true,"do_rescale":true,"do_resize":true,
+          "image_mean":[0.5,0.5,0.5],"image_processor_type":"SiglipImageProcessor",
+          "image_std":[0.5,0.5,0.25],"resample":2,"rescale_factor":0.00392156862745098,
+          "size":{"height":384,"width":384}})",
+      "p.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->image_size, 384);
+  EXPECT_EQ(config->resample, 2);
+  EXPECT_EQ(config->image_std[2], 0.25);
+  EXPECT_EQ(config->rescale_factor, 0.00392156862745098);
+}
+
+TEST(PreprocessorConfigTest, WhatWouldChangeThePixelsIsRefusedByName) {
+  const auto error = [](const std::string& json) {
+    const auto config = ParsePreprocessorConfig(json, "p.json");
+    return config.ok() ? "parsed" : std::string(config.status().message());
+  };
+  EXPECT_EQ(error("{}"), "parsed");
+  EXPECT_THAT(error(R"({"resample":1})"), HasSubstr("\"resample\": expected 2 (bilinear) or 3"));
+  EXPECT_THAT(error(R"({"do_resize":false})"), HasSubstr("do_resize"));
+  EXPECT_THAT(error(R"({"size":{"height":384,"width":380}})"), HasSubstr("equal"));
+  EXPECT_THAT(error(R"({"size":{"shortest_edge":384}})"), HasSubstr("equal"));
+  EXPECT_THAT(error(R"({"image_std":[0.5,0,0.5]})"), HasSubstr("image_std"));
+  EXPECT_THAT(error(R"({"image_mean":[0.5,0.5]})"), HasSubstr("three numbers"));
+}
+
+}  // namespace
+}  // namespace siglip
