@@ -128,6 +128,195 @@ def jpeg_files():
     FILES["twelve_bit.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
 
 
+def gif_files():
+    rgb = Image.fromarray(photo(37, 29))
+    p = rgb.quantize(30)
+    put("plain.gif", p, "GIF")
+    put("interlaced.gif", p, "GIF", interlace=1)
+    whole = put("transparent.gif", p, "GIF", transparency=5)
+    put("grey.gif", rgb.convert("L"), "GIF")
+    frames = [Image.fromarray(photo(20, 18, seed=i)).quantize(16) for i in range(3)]
+    put("animated.gif", frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
+    data = FILES["plain.gif"]
+    FILES["cut.gif"] = data[: len(data) * 3 // 4]
+    FILES["no_trailer.gif"] = data[:-1]
+    # A canvas larger than the frame, the frame off its corner, with and without a transparent index.
+    at = data.index(b",\0\0\0\0" + struct.pack("<HH", 37, 29))
+    moved = data[:6] + struct.pack("<HH", 50, 40) + data[10:at + 1] + struct.pack("<HH", 7, 5) + data[at + 5:]
+    FILES["offset.gif"] = moved
+    FILES["offset_transparent.gif"] = moved[:at] + b"!\xf9\4\1\0\0\3\0" + moved[at:]
+    FILES["frame_past_screen.gif"] = data[:6] + struct.pack("<HH", 10, 10) + data[10:]
+    identity = bytes(i for k in range(256) for i in (k, k, k))
+    lzw = data[at + 10:]
+    frame = lambda flags: b"," + struct.pack("<HHHH", 0, 0, 37, 29) + bytes([flags])
+    colored = bytes((i * 7) % 256 for i in range(768))
+    grey_gif = FILES["grey.gif"]
+    head = lambda flags: b"GIF89a" + struct.pack("<HH", 37, 29) + bytes([flags, 0, 0])
+    pixels = grey_gif[grey_gif.index(b",\0\0\0\0" + struct.pack("<HH", 37, 29)) + 10:]
+    FILES["identity_global.gif"] = head(0xF7) + identity + frame(0) + pixels
+    FILES["identity_local_over_colored.gif"] = head(0xF7) + colored + frame(0x87) + identity + pixels
+    FILES["colored_local_over_identity.gif"] = head(0xF7) + identity + frame(0x87) + colored + pixels
+    FILES["no_palette.gif"] = head(0) + frame(0) + pixels
+    FILES["zero_frame.gif"] = head(0) + b"," + struct.pack("<HHHH", 0, 0, 0, 29) + b"\0" + pixels
+    FILES["short_palette.gif"] = head(0x81) + colored[:12] + frame(0) + pixels
+
+
+def bmp(width, height, bits, data, compression=0, palette=b"", colors=0, header=b"", size=40):
+    info = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, len(data), 0, 0, colors, 0) + header
+    offset = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + info + palette + data
+
+
+def bmp_files():
+    rng = np.random.default_rng(11)
+    rgb = Image.fromarray(photo(21, 14))
+    put("rgb.bmp", rgb, "BMP")
+    put("palette.bmp", rgb.quantize(50), "BMP")
+    put("grey.bmp", rgb.convert("L"), "BMP")
+    put("bilevel.bmp", rgb.convert("1"), "BMP")
+    put("rgba.bmp", Image.fromarray(photo(21, 14, 4), "RGBA"), "BMP")
+    noise = lambda n: rng.integers(0, 256, n, np.uint8).tobytes()
+    entries = noise(64)
+    FILES["four_bits.bmp"] = bmp(13, 7, 4, noise(8 * 7), palette=entries, colors=16)
+    FILES["one_bit_colored.bmp"] = bmp(13, 7, 1, noise(4 * 7), palette=entries[:8], colors=2)
+    FILES["short_palette.bmp"] = bmp(13, 7, 8, noise(16 * 7), palette=entries, colors=16)
+    FILES["x555.bmp"] = bmp(13, 7, 16, noise(28 * 7))
+    FILES["x565.bmp"] = bmp(13, 7, 16, noise(28 * 7), 3, struct.pack("<III", 0xF800, 0x7E0, 0x1F))
+    FILES["x8888.bmp"] = bmp(13, 7, 32, noise(52 * 7))
+    FILES["argb_fields.bmp"] = bmp(13, 7, 32, noise(52 * 7), 3, size=56, header=struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000))
+    FILES["odd_fields.bmp"] = bmp(13, 7, 32, noise(52 * 7), 3, struct.pack("<III", 0xFF0, 0xFF00, 0xFF))
+    FILES["top_down.bmp"] = bmp(13, -7, 24, noise(40 * 7))
+    FILES["no_last_padding.bmp"] = bmp(13, 7, 24, noise(40 * 6 + 39))
+    FILES["cut.bmp"] = bmp(13, 7, 24, noise(40 * 6 + 38))
+    FILES["core_header.bmp"] = b"BM" + struct.pack("<IHHI", 0, 0, 0, 26) + struct.pack("<IHHHH", 12, 13, 7, 1, 24) + noise(40 * 7)
+    rle = b"\5\1\0\4\2\3\4\5\4\7\0\0" + b"\x0d\2\0\0" + b"\0\2\3\1\3\4\0\0" + b"\x20\1\0\0" + b"\0\3\1\2\3\0\0\0\0\1"
+    FILES["rle8.bmp"] = bmp(13, 6, 8, rle, 1, entries, 16)
+    FILES["rle4.bmp"] = bmp(13, 6, 4, rle, 2, entries, 16)
+    full = b"".join(b"\x0d" + bytes([i]) + b"\0\0" for i in range(6)) + b"\0\1"
+    FILES["rle8_full.bmp"] = bmp(13, 6, 8, full, 1, entries, 16)
+    FILES["rle4_full.bmp"] = bmp(13, 6, 4, full, 2, entries, 16)
+
+
+def pnm_files():
+    rng = np.random.default_rng(5)
+    noise = lambda n: rng.integers(0, 256, n, np.uint8).tobytes()
+    FILES["p1.pbm"] = b"P1\n# comment\n4 3\n1 0 1 0\n0110#c\n1001"
+    FILES["p4.pbm"] = b"P4 13 5\n" + noise(10)
+    FILES["p2.pgm"] = b"P2 3 2 15\n0 1 2 15 7 #x\n8\n"
+    FILES["p2_wide.pgm"] = b"P2 3 2 1000\n0 1 2 3 4 1000\n"
+    FILES["p3.ppm"] = b"P3 2 2 255\n" + b" ".join(b"%d" % i for i in range(0, 240, 20))
+    FILES["p5.pgm"] = b"P5\n9 8\n255\n" + noise(72)
+    FILES["p5_100.pgm"] = b"P5\n9 8\n100\n" + noise(72)
+    FILES["p5_65535.pgm"] = b"P5 9 8 65535\n" + b"\0" + noise(143)
+    FILES["p5_small16.pgm"] = b"P5 9 8 65535\n" + struct.pack(">72H", *range(220, 292))
+    FILES["p5_1000.pgm"] = b"P5 9 8 1000\n" + struct.pack(">72H", *range(0, 72))
+    FILES["p6.ppm"] = b"P6 # size\n9 8 255\n" + noise(216)
+    FILES["p6_65535.ppm"] = b"P6 9 8 65535\n" + noise(432)
+    FILES["p6_7.ppm"] = b"P6 9 8 7\n" + noise(216)
+    FILES["pf.pfm"] = b"Pf 5 4 -1.0\n" + np.array([-3, 0, .9, 1, 254.9, 255, 300, np.nan, np.inf, -np.inf] * 2, "<f4").tobytes()
+    FILES["pf_big.pfm"] = b"Pf 5 4 1.0\n" + np.linspace(-10, 300, 20).astype(">f4").tobytes()
+    FILES["cmyk.ppm"] = b"PyCMYK 5 4 255\n" + noise(80)
+    FILES["cut.ppm"] = b"P6 9 8 255\n" + noise(215)
+    FILES["zero_max.pgm"] = b"P5 9 8 0\n" + noise(72)
+    FILES["bad_bit.pbm"] = b"P1 4 1\n1 0 2 0"
+    FILES["too_large.pgm"] = b"P2 2 1 9\n3 10\n"
+    FILES["long_token.pgm"] = b"P2 2 1 9\n3 00000000001\n"
+
+
+def webp_files():
+    rgb = Image.fromarray(photo(33, 27))
+    put("lossy.webp", rgb, "WEBP", quality=80)
+    put("lossless.webp", rgb, "WEBP", lossless=True)
+    rgba = Image.fromarray(photo(33, 27, 4), "RGBA")
+    put("alpha.webp", rgba, "WEBP", quality=80)
+    whole = put("alpha_lossless.webp", rgba, "WEBP", lossless=True, exact=True)
+    frames = [Image.fromarray(photo(20, 18, 4, seed=i), "RGBA") for i in range(3)]
+    put("animated.webp", frames[0], "WEBP", save_all=True, append_images=frames[1:], background=(9, 8, 7, 255))
+    FILES["cut.webp"] = whole[:-1]
+    FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
+
+
+def tiff(width, height, tags, data, big=False, tiles=False):
+    """A TIFF of one strip (or the tags' own tiles), data at the end."""
+    e = ">" if big else "<"
+    entries = {256: (4, [width]), 257: (4, [height]), 273: (4, [0]), 278: (4, [height]), 279: (4, [len(data)])}
+    if tiles:
+        entries = {k: entries[k] for k in (256, 257)}
+    entries.update({k: (v if isinstance(v, tuple) else (3, v)) for k, v in tags.items()})
+    n = len(entries)
+    out_of_line = b""
+    base = 8 + 2 + 12 * n + 4
+    rows = b""
+    total = sum(len(v) * (2 if t == 3 else 4) for t, v in entries.values() if len(v) * (2 if t == 3 else 4) > 4)
+    for tag in sorted(entries):
+        kind, values = entries[tag]
+        if tag in (273, 324):
+            values = [v + base + total for v in values]
+        packed = struct.pack(f"{e}{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        if len(packed) > 4:
+            where = base + len(out_of_line)
+            out_of_line += packed
+            packed = struct.pack(e + "I", where)
+        rows += struct.pack(e + "HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    return (b"MM\0*" if big else b"II*\0") + struct.pack(e + "IH", 8, n) + rows + struct.pack(e + "I", 0) + out_of_line + data
+
+
+def tiff_files():
+    rng = np.random.default_rng(3)
+    noise = lambda n: rng.integers(0, 256, n, np.uint8).tobytes()
+    rgb = Image.fromarray(photo(31, 22))
+    for c in ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "lzma", "zstd"]:
+        put(f"rgb_{c}.tif", rgb, "TIFF", compression=c)
+    for c in ["group3", "group4", "tiff_ccitt"]:
+        put(f"bilevel_{c}.tif", rgb.convert("1"), "TIFF", compression=c)
+    put("l.tif", rgb.convert("L"), "TIFF", compression="tiff_lzw")
+    put("p.tif", rgb.quantize(60), "TIFF")
+    put("la.tif", Image.fromarray(photo(31, 22, 2), "LA"), "TIFF", compression="tiff_lzw")
+    put("rgba.tif", Image.fromarray(photo(31, 22, 4), "RGBA"), "TIFF", compression="tiff_adobe_deflate")
+    put("cmyk.tif", Image.fromarray(photo(31, 22, 4), "CMYK"), "TIFF")
+    put("cmyk_lzw.tif", Image.fromarray(photo(31, 22, 4), "CMYK"), "TIFF", compression="tiff_lzw")
+    put("ycbcr.tif", rgb.convert("YCbCr"), "TIFF")
+    put("lab.tif", Image.fromarray(photo(31, 22), "LAB"), "TIFF")
+    put("lab_lzw.tif", Image.fromarray(photo(31, 22), "LAB"), "TIFF", compression="tiff_lzw")
+    put("f.tif", Image.fromarray(np.linspace(-50, 400, 682).astype(np.float32).reshape(22, 31)), "TIFF")
+    put("i.tif", Image.fromarray(np.linspace(-50, 400, 682).astype(np.int32).reshape(22, 31)), "TIFF")
+    put("i16.tif", Image.fromarray(np.linspace(0, 900, 682).astype(np.uint16).reshape(22, 31)), "TIFF")
+    put("i16_lzw.tif", Image.fromarray(np.linspace(0, 900, 682).astype(np.uint16).reshape(22, 31)), "TIFF", compression="tiff_lzw")
+    for o in range(1, 9):
+        put(f"orientation{o}.tif", rgb.crop((0, 0, 9, 6)), "TIFF", tiffinfo={274: o})
+    for big in (False, True):
+        x = "_be" if big else ""
+        for bits in (1, 2, 4, 8):
+            for photo_ in (0, 1):
+                for fill in (1, 2):
+                    row = (13 * bits + 7) // 8
+                    FILES[f"grey{bits}_{photo_}_{fill}{x}.tif"] = tiff(13, 5, {258: [bits], 262: [photo_], 266: [fill]}, noise(row * 5), big)
+        for photo_ in (0, 1):
+            FILES[f"grey16_{photo_}{x}.tif"] = tiff(13, 5, {258: [16], 262: [photo_]}, noise(26 * 5), big)
+        FILES[f"grey12{x}.tif"] = tiff(13, 5, {258: [12], 262: [1]}, noise(20 * 5), big)
+        FILES[f"uint32{x}.tif"] = tiff(3, 2, {258: [32], 262: [1]}, struct.pack((">" if big else "<") + "6I", 0, 1, 255, 256, 2**31, 2**32 - 1), big)
+        FILES[f"rgb16{x}.tif"] = tiff(13, 5, {258: [16] * 3, 262: [2], 277: [3]}, noise(78 * 5), big)
+        FILES[f"rgba16_associated{x}.tif"] = tiff(13, 5, {258: [16] * 4, 262: [2], 277: [4], 338: [1]}, noise(104 * 5), big)
+        FILES[f"planar{x}.tif"] = tiff(13, 5, {258: [8] * 3, 262: [2], 277: [3], 284: [2], 273: (4, [0, 65, 130]), 279: (4, [65] * 3)}, noise(195), big)
+        FILES[f"tiled{x}.tif"] = tiff(21, 19, {258: [8] * 3, 262: [2], 277: [3], 322: [16], 323: [16], 324: (4, [0, 768, 1536, 2304]), 325: (4, [768] * 4)}, noise(3072), big, tiles=True)
+    FILES["associated.tif"] = tiff(13, 5, {258: [8] * 4, 262: [2], 277: [4], 338: [1]}, noise(260))
+    FILES["la_associated.tif"] = tiff(13, 5, {258: [8] * 2, 262: [1], 277: [2], 338: [1]}, noise(130))
+    FILES["planar_cmyk.tif"] = tiff(13, 5, {258: [8] * 4, 262: [5], 277: [4], 284: [2], 273: (4, [0, 65, 130, 195]), 279: (4, [65] * 4)}, noise(260))
+    planes = [zlib.compress(noise(65)) for _ in range(4)]
+    starts = [sum(map(len, planes[:i])) for i in range(4)]
+    for n, name, extra in [(3, "rgb", {}), (4, "rgba", {338: [2]}), (4, "rgba_associated", {338: [1]})]:
+        FILES[f"planar_deflate_{name}.tif"] = tiff(13, 5, {258: [8] * n, 259: [8], 262: [2], 277: [n], 284: [2], 273: (4, starts[:n]), 279: (4, [len(p) for p in planes[:n]]), **extra}, b"".join(planes[:n]))
+    FILES["palette4.tif"] = tiff(13, 5, {258: [4], 262: [3], 320: rng.integers(0, 65536, 48).tolist()}, noise(35))
+    FILES["float64.tif"] = tiff(2, 2, {258: [64], 262: [1], 339: [3]}, noise(32))
+    FILES["missing_size.tif"] = tiff(13, 5, {}, noise(10)).replace(struct.pack("<HH", 256, 4), struct.pack("<HH", 255, 4))
+    FILES["cut.tif"] = FILES["planar.tif"][:-1]
+    FILES["deflate_cut.tif"] = FILES["planar_deflate_rgb.tif"][:-9]
+    predictor = np.frombuffer(noise(195), np.uint8).reshape(5, 39)
+    FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, b"")
+    z = zlib.compress(predictor.tobytes())
+    FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, z)
+
+
 def verdict(name, data):
     try:
         image = Image.open(io.BytesIO(data))
@@ -150,7 +339,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, jpeg_files]:
+    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

@@ -28,8 +28,13 @@ struct Codec {
 
 std::span<const Codec> AllCodecs();
 
+extern const Codec kBmpCodec;
+extern const Codec kGifCodec;
 extern const Codec kJpegCodec;
 extern const Codec kPngCodec;
+extern const Codec kPnmCodec;
+extern const Codec kTiffCodec;
+extern const Codec kWebpCodec;
 
 // InvalidArgument "FORMAT: what".
 absl::Status BadImage(std::string_view format, std::string_view what);

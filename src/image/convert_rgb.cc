@@ -38,6 +38,47 @@ void InvertedCmykToRgb(const std::uint8_t* cmyk, std::size_t width, std::uint8_t
   }
 }
 
+namespace {
+
+// The tables of Pillow's ConvertYCbCr.c: factor * (i - 128) with 6 fraction bits, plus a half, cut
+// toward zero.
+struct YCbCrTables {
+  std::int16_t red_of_cr[256];
+  std::int16_t green_of_cb[256];
+  std::int16_t green_of_cr[256];
+  std::int16_t blue_of_cb[256];
+};
+
+constexpr std::int16_t SixBits(double factor, int i) {
+  return static_cast<std::int16_t>(factor * (i - 128) * 64 + 0.5);
+}
+
+constexpr YCbCrTables MakeTables() {
+  YCbCrTables tables = {};
+  for (int i = 0; i < 256; ++i) {
+    tables.red_of_cr[i] = SixBits(1.402, i);
+    tables.green_of_cb[i] = SixBits(-0.34414, i);
+    tables.green_of_cr[i] = SixBits(-0.71414, i);
+    tables.blue_of_cb[i] = SixBits(1.772, i);
+  }
+  return tables;
+}
+
+constexpr YCbCrTables kYCbCr = MakeTables();
+
+std::uint8_t Clip(int value) {
+  return static_cast<std::uint8_t>(value < 0 ? 0 : (value > 255 ? 255 : value));
+}
+
+}  // namespace
+
+void YCbCrToRgb(const std::uint8_t* ycc, std::uint8_t* out) {
+  const int y = ycc[0];
+  out[0] = Clip(y + (kYCbCr.red_of_cr[ycc[2]] >> 6));
+  out[1] = Clip(y + ((kYCbCr.green_of_cb[ycc[1]] + kYCbCr.green_of_cr[ycc[2]]) >> 6));
+  out[2] = Clip(y + (kYCbCr.blue_of_cb[ycc[1]] >> 6));
+}
+
 void PaletteToRgb(const std::uint8_t* index, std::size_t width, const Palette& palette,
                   std::uint8_t* out) {
   for (std::size_t x = 0; x < width; ++x) std::memcpy(out + 3 * x, palette.rgb[index[x]], 3);

@@ -16,6 +16,10 @@ void CmykToRgb(const std::uint8_t* cmyk, std::size_t width, std::uint8_t* out);
 // 4 bytes a pixel, inverted CMYK as in Adobe's JPEGs (255 = no ink).
 void InvertedCmykToRgb(const std::uint8_t* cmyk, std::size_t width, std::uint8_t* out);
 
+// One pixel of Y, Cb, Cr bytes by Pillow's own 6-bit tables: neither libjpeg's nor the rounded
+// formula.
+void YCbCrToRgb(const std::uint8_t* ycc, std::uint8_t* out);
+
 // Pillow's MULDIV255: a*b/255 rounded.
 constexpr std::uint32_t MulDiv255(std::uint32_t a, std::uint32_t b) {
   const std::uint32_t t = a * b + 128;

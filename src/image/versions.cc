@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include <jpeglib.h>
+#include <webp/decode.h>
 #include <zlib.h>
 
 #define SIGLIP_STRING_INNER_(x) #x
@@ -15,7 +16,9 @@ namespace siglip {
 
 std::string CodecVersions() {
   return absl::StrCat("libjpeg-turbo ", SIGLIP_STRING_(LIBJPEG_TURBO_VERSION), ", zlib ",
-                      zlibVersion(), ", resize ", ResizeTargetName());
+                      zlibVersion(), ", libwebp ", WebPGetDecoderVersion() >> 16, ".",
+                      WebPGetDecoderVersion() >> 8 & 255, ".", WebPGetDecoderVersion() & 255,
+                      ", resize ", ResizeTargetName());
 }
 
 }  // namespace siglip
