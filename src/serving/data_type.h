@@ -8,8 +8,22 @@
 
 namespace siglip {
 
-enum class DataType { kBool, kUint8, kUint16, kUint32, kUint64, kInt8, kInt16, kInt32, kInt64, kFp16,
-                      kFp32, kFp64, kBytes, kBf16 };
+enum class DataType {
+  kBool,
+  kUint8,
+  kUint16,
+  kUint32,
+  kUint64,
+  kInt8,
+  kInt16,
+  kInt32,
+  kInt64,
+  kFp16,
+  kFp32,
+  kFp64,
+  kBytes,
+  kBf16
+};
 
 // The name on the wire: "FP32", "INT64", "BYTES".
 std::string_view DataTypeName(DataType type);

@@ -1,7 +1,7 @@
 #pragma once
 
-// A model's configuration (config.pbtxt) as a plain struct. Parsed and rendered by `protocol`; checked
-// and completed here and in `deployments`.
+// A model's configuration (config.pbtxt) as a plain struct. Parsed and rendered by `protocol`;
+// checked and completed here and in `deployments`.
 
 #include <cstdint>
 #include <map>
@@ -14,9 +14,9 @@
 namespace siglip {
 
 struct TensorConfig {
-  std::string name;
+  std::string name = {};
   DataType datatype = DataType::kFp32;
-  std::vector<std::int64_t> dims;  // without the batch dimension; -1 = any
+  std::vector<std::int64_t> dims = {};  // without the batch dimension; -1 = any
   bool optional = false;
 };
 
@@ -29,69 +29,69 @@ struct QueuePolicy {
 };
 
 struct DynamicBatching {
-  std::vector<std::int64_t> preferred_batch_sizes;  // ascending
+  std::vector<std::int64_t> preferred_batch_sizes = {};  // ascending
   std::uint64_t max_queue_delay_us = 0;
   bool preserve_ordering = false;
   std::uint32_t priority_levels = 0;
   std::uint32_t default_priority_level = 0;
-  QueuePolicy default_queue_policy;
-  std::map<std::uint32_t, QueuePolicy> priority_queue_policy;
+  QueuePolicy default_queue_policy = {};
+  std::map<std::uint32_t, QueuePolicy> priority_queue_policy = {};
 };
 
 struct InstanceGroup {
   enum class Kind { kAuto, kGpu, kCpu, kModel };
-  std::string name;
+  std::string name = {};
   Kind kind = Kind::kAuto;
   int count = 1;
-  std::vector<int> gpus;
+  std::vector<int> gpus = {};
 };
 
 struct EnsembleStep {
-  std::string model_name;
-  std::int64_t model_version = -1;              // -1 = the newest
-  std::map<std::string, std::string> input_map;   // the step's input -> ensemble tensor
-  std::map<std::string, std::string> output_map;  // the step's output -> ensemble tensor
+  std::string model_name = {};
+  std::int64_t model_version = -1;                     // -1 = the newest
+  std::map<std::string, std::string> input_map = {};   // the step's input -> ensemble tensor
+  std::map<std::string, std::string> output_map = {};  // the step's output -> ensemble tensor
 };
 
 struct WarmupInput {
   enum class Source { kZero, kRandom, kFile };
   DataType datatype = DataType::kFp32;
-  std::vector<std::int64_t> dims;
+  std::vector<std::int64_t> dims = {};
   Source source = Source::kZero;
-  std::string file;  // beneath <model>/warmup/
+  std::string file = {};  // beneath <model>/warmup/
 };
 
 struct Warmup {
-  std::string name;
+  std::string name = {};
   std::uint32_t batch_size = 0;
-  std::map<std::string, WarmupInput> inputs;
+  std::map<std::string, WarmupInput> inputs = {};
   std::uint32_t count = 1;
 };
 
 struct ModelConfig {
-  std::string name;
-  std::string platform;  // "ensemble" for ensembles
-  std::string backend;   // "siglip" for the others
-  int max_batch_size = 0;  // 0: no batch dimension
-  std::vector<TensorConfig> inputs;
-  std::vector<TensorConfig> outputs;
-  std::vector<InstanceGroup> instance_groups;
+  std::string name = {};
+  std::string platform = {};  // "ensemble" for ensembles
+  std::string backend = {};   // "siglip" for the others
+  int max_batch_size = 0;     // 0: no batch dimension
+  std::vector<TensorConfig> inputs = {};
+  std::vector<TensorConfig> outputs = {};
+  std::vector<InstanceGroup> instance_groups = {};
   std::optional<DynamicBatching> dynamic_batching;
-  std::vector<EnsembleStep> ensemble_steps;
+  std::vector<EnsembleStep> ensemble_steps = {};
   std::uint32_t ensemble_max_inflight_requests = 0;  // 0 = unlimited
-  std::map<std::string, std::string> parameters;
-  std::vector<Warmup> warmups;
+  std::map<std::string, std::string> parameters = {};
+  std::vector<Warmup> warmups = {};
   bool decoupled = false;
   bool response_cache = false;
-  std::vector<std::int64_t> versions;  // of the repository; the built-in ones have {1}
+  std::vector<std::int64_t> versions = {};  // of the repository; the built-in ones have {1}
 
   // Where it came from: the path of config.pbtxt, or "built-in". For errors.
-  std::string source;
+  std::string source = {};
   // Folder of config.pbtxt: relative paths of parameters start here.
-  std::string directory;
-  // The whole message as parsed, serialised: fields that this struct does not know are rendered back
-  // from it. Opaque outside `protocol`.
-  std::string wire;
+  std::string directory = {};
+  // The whole message as parsed, serialised: fields that this struct does not know are rendered
+  // back from it. Opaque outside `protocol`.
+  std::string wire = {};
 
   bool is_ensemble() const { return platform == "ensemble"; }
 };

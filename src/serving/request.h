@@ -1,7 +1,7 @@
 #pragma once
 
-// One inference request on its way through the house, and the answer that goes back through the door
-// it brought along. Knows neither HTTP nor gRPC, neither pixels nor tokens.
+// One inference request on its way through the house, and the answer that goes back through the
+// door it brought along. Knows neither HTTP nor gRPC, neither pixels nor tokens.
 
 #include <cstddef>
 #include <cstdint>
@@ -25,28 +25,28 @@ using Parameters = std::map<std::string, ParameterValue>;
 
 // An input as it came: borrows from the request's `body` or from another tensor's storage.
 struct InputTensor {
-  std::string name;
+  std::string name = {};
   DataType datatype = DataType::kFp32;
-  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> shape = {};
   // Every type but BYTES: row-major little-endian elements, possibly unaligned.
-  std::span<const std::byte> data;
+  std::span<const std::byte> data = {};
   // BYTES: one view per element, row-major, without length prefixes.
-  std::vector<std::string_view> elements;
+  std::vector<std::string_view> elements = {};
   // Keeps `data` or `elements` alive. Set when the bytes are not part of `InferRequest::body`.
-  std::shared_ptr<const void> storage;
+  std::shared_ptr<const void> storage = {};
 };
 
 struct OutputTensor {
-  std::string name;
+  std::string name = {};
   DataType datatype = DataType::kFp32;
-  std::vector<std::int64_t> shape;
-  std::span<const std::byte> data;  // row-major little-endian; borrows from `storage`
-  std::shared_ptr<const void> storage;
+  std::vector<std::int64_t> shape = {};
+  std::span<const std::byte> data = {};  // row-major little-endian; borrows from `storage`
+  std::shared_ptr<const void> storage = {};
 };
 
 // What a client asked to be returned. Empty list in the request = all outputs.
 struct RequestedOutput {
-  std::string name;
+  std::string name = {};
   std::int64_t classification = 0;  // > 0: the top N values as "value:index" BYTES instead
 };
 
@@ -60,31 +60,45 @@ struct RequestTimes {
   std::int64_t done_ns = 0;           // answer handed to `done`
 };
 
-struct InferResponse {
-  absl::Status status;  // if not ok, only id, model_name and model_version are meaningful
-  std::string id;
-  std::string model_name;
-  std::string model_version;
-  Parameters parameters;
-  std::vector<OutputTensor> outputs;  // in the order the client asked for, else the config's
+// What the work cost, of one step or summed over the steps of an ensemble.
+struct ComputeDurations {
+  std::uint64_t queue_ns = 0;
+  std::uint64_t input_ns = 0;
+  std::uint64_t infer_ns = 0;
+  std::uint64_t output_ns = 0;
 };
 
-// Has one owner, which moves it forward. Whoever holds it must see to it that `done` is called exactly
-// once; destroying a request whose `done` was not called answers Internal.
+struct InferResponse {
+  absl::Status status = {};  // if not ok, only id, model_name and model_version are meaningful
+  std::string id = {};
+  std::string model_name = {};
+  std::string model_version = {};
+  Parameters parameters = {};
+  std::vector<OutputTensor> outputs = {};  // in the order the client asked for, else the config's
+  ComputeDurations durations;              // of an answer with outputs
+};
+
+// Has one owner, which moves it forward. Whoever holds it must see to it that `done` is called
+// exactly once; destroying a request whose `done` was not called answers Internal.
 struct InferRequest {
-  std::string id;
-  std::string model_name;
-  std::string model_version;  // empty = the newest
-  Parameters parameters;      // free ones; the protocol's own are the fields below
+  InferRequest() = default;
+  InferRequest(const InferRequest&) = delete;
+  InferRequest& operator=(const InferRequest&) = delete;
+  ~InferRequest();
+
+  std::string id = {};
+  std::string model_name = {};
+  std::string model_version = {};  // empty = the newest
+  Parameters parameters = {};      // free ones; the protocol's own are the fields below
   std::uint64_t priority = 0;
   std::uint64_t timeout_us = 0;  // 0 = none
   std::uint64_t sequence_id = 0;
-  std::vector<InputTensor> inputs;
-  std::vector<RequestedOutput> outputs;
+  std::vector<InputTensor> inputs = {};
+  std::vector<RequestedOutput> outputs = {};
   // Owner of the bytes that `inputs` borrow (HTTP body, protobuf message).
-  std::shared_ptr<const void> body;
-  // Raw HTTP requests name no input: `elements` or `data` of the single unnamed input is filled in by
-  // the service from the model's configuration.
+  std::shared_ptr<const void> body = {};
+  // Raw HTTP requests name no input: `elements` or `data` of the single unnamed input is filled in
+  // by the service from the model's configuration.
   bool deduce_input = false;
   // True once the client has gone: work not yet started is dropped. May be empty. Any thread.
   std::function<bool()> is_cancelled;
@@ -92,5 +106,11 @@ struct InferRequest {
   std::function<void(InferResponse)> done;
   RequestTimes times;
 };
+
+// Calls the request's `done` and clears it; id, model name and version are filled in from the
+// request. Nothing happens if it was called before.
+void Answer(InferRequest& request, InferResponse response);
+// Answers with an error and ends the request. REQUIRES: !status.ok().
+void Refuse(std::unique_ptr<InferRequest> request, absl::Status status);
 
 }  // namespace siglip

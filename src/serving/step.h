@@ -16,10 +16,11 @@ namespace siglip {
 
 // One row of one request. Borrows from the request, which outlives Run.
 struct Item {
-  // Per input in the configuration's order. Fixed-size types: the row's bytes (aligned for the type);
-  // BYTES with dims [1]: the element's bytes.
+  // Per input in the configuration's order. Fixed-size types: the row's bytes (aligned for the
+  // type); BYTES with dims [1]: the element's bytes.
   std::vector<std::span<const std::byte>> inputs;
-  // Per output in the configuration's order: where to write the row, 64-byte aligned.
+  // Per output in the configuration's order: where to write the row. Row 0 of a request is 64-byte
+  // aligned; the rows lie side by side, so the others are where the row size is a multiple of 64.
   std::vector<std::span<std::byte>> outputs;
   const Parameters* parameters = nullptr;
   // Set by the step when this item alone is bad. Others are not affected.
@@ -31,7 +32,8 @@ class Step {
  public:
   virtual ~Step() = default;
 
-  // Runs 1..MaxBatchItems() items. A returned error fails all of them, an Item::status only its own.
+  // Runs 1..MaxBatchItems() items. A returned error fails all of them, an Item::status only its
+  // own.
   virtual absl::Status Run(std::span<Item* const> items) = 0;
   virtual int MaxBatchItems() const = 0;
   // Bytes of memory that running this item will take beyond its outputs, known before it is queued

@@ -1,0 +1,252 @@
+#include "serving/batch.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/aligned_buffer.h"
+#include "base/checked_math.h"
+#include "base/status_macros.h"
+#include "serving/validate.h"
+
+namespace siglip {
+namespace {
+
+// More bad items than this are counted, not quoted: a message is no log file.
+constexpr int kMaxQuotedItems = 8;
+
+std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
+}
+
+std::int64_t RowBytes(const TensorConfig& tensor) {
+  return ElementCount(tensor.dims).value_or(0) *
+         static_cast<std::int64_t>(DataTypeSizeBytes(tensor.datatype));
+}
+
+// An output's rows, and the bytes of the budget that they hold.
+struct OutputBlock {
+  AlignedBuffer<std::byte> bytes;
+  std::shared_ptr<MemoryBudget::Hold> hold;
+};
+
+void AlignInputs(const ModelConfig& config, QueuedRequest& queued) {
+  for (std::size_t i = 0; i < config.inputs.size(); ++i) {
+    const InputTensor& input = queued.request->inputs[i];
+    const std::size_t alignment = DataTypeSizeBytes(input.datatype);
+    if (alignment <= 1 || reinterpret_cast<std::uintptr_t>(input.data.data()) % alignment == 0)
+      continue;
+    auto copy = std::make_shared<AlignedBuffer<std::byte>>(input.data.size());
+    std::memcpy(copy->data(), input.data.data(), input.data.size());
+    const std::size_t row = input.data.size() / queued.items.size();
+    for (std::size_t r = 0; r < queued.items.size(); ++r) {
+      queued.items[r].inputs[i] = copy->span().subspan(r * row, row);
+    }
+    queued.aligned_copies.push_back(std::move(copy));
+  }
+}
+
+void AllocateOutputs(const ModelConfig& config, QueuedRequest& queued) {
+  const std::size_t rows = queued.items.size();
+  for (const TensorConfig& tensor : config.outputs) {
+    const auto row = static_cast<std::size_t>(RowBytes(tensor));
+    auto block = std::make_shared<OutputBlock>();
+    block->bytes = AlignedBuffer<std::byte>(row * rows);
+    block->hold = queued.hold;
+    OutputTensor output;
+    output.name = tensor.name;
+    output.datatype = tensor.datatype;
+    if (config.max_batch_size > 0) output.shape.push_back(static_cast<std::int64_t>(rows));
+    output.shape.insert(output.shape.end(), tensor.dims.begin(), tensor.dims.end());
+    output.data = block->bytes.span();
+    for (std::size_t r = 0; r < rows; ++r) {
+      queued.items[r].outputs.push_back(block->bytes.span().subspan(r * row, row));
+    }
+    output.storage = std::move(block);
+    queued.outputs.push_back(std::move(output));
+  }
+}
+
+absl::Status Gather(const ModelConfig& config, QueuedRequest& queued) {
+  try {
+    AlignInputs(config, queued);
+    AllocateOutputs(config, queued);
+    return absl::OkStatus();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("out of memory for ", queued.rows(), " row(s) of model '", config.name, "'"));
+  }
+}
+
+absl::Status RunStep(Step& step, const std::vector<Item*>& items) {
+  try {
+    return step.Run(items);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& e) {
+    return absl::InternalError(absl::StrCat("step threw: ", e.what()));
+  }
+}
+
+std::vector<OutputTensor> Requested(const InferRequest& request,
+                                    std::vector<OutputTensor> outputs) {
+  if (request.outputs.empty()) return outputs;
+  std::vector<OutputTensor> chosen;
+  for (const RequestedOutput& wanted : request.outputs) {
+    for (const OutputTensor& output : outputs) {
+      if (output.name == wanted.name) chosen.push_back(output);
+    }
+  }
+  return chosen;
+}
+
+struct BatchTimes {
+  std::int64_t compute_start_ns = 0;
+  std::int64_t infer_start_ns = 0;
+  std::int64_t infer_end_ns = 0;
+};
+
+void SetTimes(const BatchTimes& times, InferRequest& request) {
+  request.times.compute_start_ns = times.compute_start_ns;
+  request.times.infer_start_ns = times.infer_start_ns;
+  request.times.infer_end_ns = times.infer_end_ns;
+}
+
+void AnswerQueued(const BatchContext& context, const BatchTimes& times, QueuedRequest queued) {
+  InferRequest& request = *queued.request;
+  SetTimes(times, request);
+  InferResponse response;
+  response.outputs = Requested(request, std::move(queued.outputs));
+  request.times.done_ns = context.clock.NowNs();
+  response.durations = {.queue_ns = Between(request.times.queue_start_ns, times.compute_start_ns),
+                        .input_ns = Between(times.compute_start_ns, times.infer_start_ns),
+                        .infer_ns = Between(times.infer_start_ns, times.infer_end_ns),
+                        .output_ns = Between(times.infer_end_ns, request.times.done_ns)};
+  context.statistics.RecordSuccess(
+      queued.rows(), Between(request.times.arrival_ns, request.times.done_ns), response.durations);
+  Answer(request, std::move(response));
+}
+
+FailureReason RunFailureReason(const absl::Status& status) {
+  const FailureReason reason = FailureReasonOf(status);
+  return reason == FailureReason::kRejected ? FailureReason::kBackend : reason;
+}
+
+void FailQueued(const BatchContext& context, QueuedRequest queued, const absl::Status& status,
+                FailureReason reason) {
+  std::unique_ptr<InferRequest> request = std::move(queued.request);
+  request->times.done_ns = context.clock.NowNs();
+  context.statistics.RecordFailure(reason,
+                                   Between(request->times.arrival_ns, request->times.done_ns));
+  const std::string prefix = RequestPrefix(*request);
+  Refuse(std::move(request), PrefixStatus(status, prefix));
+}
+
+}  // namespace
+
+std::vector<Item> MakeItems(const ModelConfig& config, const InferRequest& request) {
+  const auto rows = static_cast<std::size_t>(BatchSize(config, request));
+  std::vector<Item> items(rows);
+  for (std::size_t r = 0; r < rows; ++r) {
+    items[r].parameters = &request.parameters;
+    for (const InputTensor& input : request.inputs) {
+      if (input.datatype == DataType::kBytes) {
+        // One element per row: dims [1], checked at load.
+        const std::string_view element = input.elements[r];
+        items[r].inputs.push_back(std::as_bytes(std::span(element.data(), element.size())));
+      } else {
+        const std::size_t row = input.data.size() / rows;
+        items[r].inputs.push_back(input.data.subspan(r * row, row));
+      }
+    }
+  }
+  return items;
+}
+
+std::int64_t OutputBytes(const ModelConfig& config, std::int64_t rows) {
+  std::int64_t bytes = 0;
+  for (const TensorConfig& tensor : config.outputs) bytes += RowBytes(tensor) * rows;
+  return bytes;
+}
+
+absl::StatusOr<std::int64_t> EstimateCost(const Step& step, const std::vector<Item>& items) {
+  std::int64_t sum = 0;
+  std::vector<Item> judged(items.size());
+  bool bad = false;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const absl::StatusOr<std::int64_t> cost = step.EstimateCost(items[i]);
+    if (cost.ok()) {
+      sum = CheckedAdd(sum, std::max<std::int64_t>(0, *cost)).value_or(INT64_MAX);
+    } else {
+      bad = true;
+      judged[i].status = cost.status();
+    }
+  }
+  if (bad) return JoinItemErrors(judged);
+  return sum;
+}
+
+absl::Status JoinItemErrors(const std::vector<Item>& items) {
+  if (items.size() == 1) return items[0].status;
+  std::string text;
+  int bad = 0;
+  absl::StatusCode code = absl::StatusCode::kOk;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (items[i].status.ok()) continue;
+    if (bad == 0) code = items[i].status.code();
+    // One failure of ours makes the whole no longer the client's fault.
+    if (items[i].status.code() == absl::StatusCode::kInternal) code = absl::StatusCode::kInternal;
+    if (++bad <= kMaxQuotedItems) {
+      absl::StrAppend(&text, bad == 1 ? "" : "; ", "item ", i, ": ", items[i].status.message());
+    }
+  }
+  if (bad == 0) return absl::OkStatus();
+  if (bad > kMaxQuotedItems) absl::StrAppend(&text, "; and ", bad - kMaxQuotedItems, " more");
+  return absl::Status(code, absl::StrCat(bad, " of ", items.size(), " items failed: ", text));
+}
+
+void RefuseQueued(const BatchContext& context, QueuedRequest queued, const absl::Status& status) {
+  FailQueued(context, std::move(queued), status, FailureReasonOf(status));
+}
+
+void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch) {
+  BatchTimes times;
+  times.compute_start_ns = context.clock.NowNs();
+  std::vector<QueuedRequest> running;
+  std::vector<Item*> items;
+  for (QueuedRequest& queued : batch) {
+    if (absl::Status status = Gather(context.config, queued); !status.ok()) {
+      FailQueued(context, std::move(queued), status, FailureReason::kBackend);
+      continue;
+    }
+    running.push_back(std::move(queued));
+    for (Item& item : running.back().items) items.push_back(&item);
+  }
+  if (items.empty()) return;
+  times.infer_start_ns = context.clock.NowNs();
+  const absl::Status status = RunStep(context.step, items);
+  times.infer_end_ns = context.clock.NowNs();
+  const auto rows = static_cast<std::int64_t>(items.size());
+  const std::uint64_t input_ns = Between(times.compute_start_ns, times.infer_start_ns);
+  const std::uint64_t infer_ns = Between(times.infer_start_ns, times.infer_end_ns);
+  if (status.ok()) {
+    context.statistics.RecordExecution(
+        rows, {.input_ns = input_ns,
+               .infer_ns = infer_ns,
+               .output_ns = Between(times.infer_end_ns, context.clock.NowNs())});
+  }
+  for (QueuedRequest& queued : running) {
+    const absl::Status own = status.ok() ? JoinItemErrors(queued.items) : status;
+    if (own.ok()) {
+      AnswerQueued(context, times, std::move(queued));
+    } else {
+      SetTimes(times, *queued.request);
+      FailQueued(context, std::move(queued), own, RunFailureReason(own));
+    }
+  }
+}
+
+}  // namespace siglip

@@ -1,0 +1,109 @@
+#pragma once
+
+// The queue before one model's step, and the threads that take batches from it. Requests are never
+// split: a batch is made of whole ones. What a batch holds is decided by TakeBatch alone, from the
+// queue and the time it is told, so that every rule is tested without threads or sleeping.
+//
+// A batch goes out when a preferred size or max_batch_size is reached, when it can not grow, or
+// when its oldest request has waited max_queue_delay. Without dynamic_batching every request goes
+// alone.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "serving/batch.h"
+#include "serving/memory_budget.h"
+#include "serving/model_config.h"
+#include "serving/scheduler.h"
+#include "serving/statistics_recorder.h"
+#include "serving/step.h"
+
+namespace siglip {
+
+// Thread-safe.
+class Batcher final : public Scheduler {
+ public:
+  struct Parts {
+    std::shared_ptr<const ModelConfig> config;  // checked and completed: dims are fixed
+    std::shared_ptr<Step> step;
+    const Clock* clock = nullptr;                    // borrowed
+    StatisticsRecorder* statistics = nullptr;        // borrowed
+    std::shared_ptr<MemoryBudget> budget = nullptr;  // of outputs in flight; may be null
+    // Sum of Step::EstimateCost of what runs at a time; a request that is larger runs alone.
+    std::int64_t running_cost_bytes = std::int64_t{1} << 30;
+  };
+  explicit Batcher(Parts parts);
+  // Refuses what is queued and waits for what runs.
+  ~Batcher() override;
+
+  // Starts a thread per instance, and one that refuses expired requests if the policy has timeouts.
+  void Start(int instances);
+
+  void Enqueue(std::unique_ptr<InferRequest> request) override;
+
+  struct Taken {
+    std::vector<QueuedRequest> batch;  // to be run, then told to FinishBatch
+    std::vector<std::pair<QueuedRequest, absl::Status>> refused;
+    // When the answer changes without any request coming or batch ending.
+    std::optional<std::int64_t> wake_ns;
+    std::int64_t cost_bytes = 0;
+  };
+  // What a free instance does at `now_ns`. For tests and the threads.
+  Taken TakeBatch(std::int64_t now_ns);
+  void FinishBatch(std::int64_t cost_bytes);
+  void Execute(Taken taken);
+
+ private:
+  struct Level {
+    QueuePolicy policy;
+    std::deque<QueuedRequest> fresh;
+    std::deque<QueuedRequest> delayed;  // expired under DELAY: after the fresh ones
+    std::size_t size() const { return fresh.size() + delayed.size(); }
+  };
+  struct Candidates;
+
+  absl::Status Accept(QueuedRequest& queued);
+  Level& LevelOf(const InferRequest& request) SIGLIP_REQUIRES(mu_);
+  Taken TakeBatchLocked(std::int64_t now_ns) SIGLIP_REQUIRES(mu_);
+  void DropExpired(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
+  Candidates Survey(Taken& taken) SIGLIP_REQUIRES(mu_);
+  bool SurveyQueue(std::deque<QueuedRequest>& queue, Candidates& found, Taken& taken)
+      SIGLIP_REQUIRES(mu_);
+  void TakeFirst(std::size_t count, Taken& taken) SIGLIP_REQUIRES(mu_);
+  std::optional<std::int64_t> NextDeadline() const SIGLIP_REQUIRES(mu_);
+  void Work();
+  void RefuseExpired();
+  void WaitUntil(CondVar& condition, std::optional<std::int64_t> wake_ns) SIGLIP_REQUIRES(mu_);
+  BatchContext context() { return {*config_, *step_, clock_, statistics_}; }
+
+  const std::shared_ptr<const ModelConfig> config_;
+  const std::shared_ptr<Step> step_;
+  const Clock& clock_;
+  StatisticsRecorder& statistics_;
+  const std::shared_ptr<MemoryBudget> budget_;
+  const std::int64_t running_cost_limit_;
+  const DynamicBatching rules_;
+  const bool batching_;
+  const std::int64_t max_rows_;
+  bool has_timeouts_ = false;  // set by the constructor
+
+  Mutex mu_;
+  CondVar work_;       // for instances: a request came, a batch ended, or the end is near
+  CondVar deadlines_;  // for the thread that refuses
+  bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;
+  std::map<std::uint32_t, Level> levels_ SIGLIP_GUARDED_BY(mu_);  // 1 is the highest
+  int running_batches_ SIGLIP_GUARDED_BY(mu_) = 0;
+  std::int64_t running_cost_ SIGLIP_GUARDED_BY(mu_) = 0;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace siglip

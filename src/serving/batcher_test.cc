@@ -1,0 +1,418 @@
+#include "serving/batcher.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "serving/fakes_for_test.h"
+
+namespace siglip {
+namespace {
+
+using testing::AddOneStep;
+using testing::Answered;
+using ::testing::ElementsAre;
+using testing::FloatConfig;
+using testing::FloatRequest;
+using testing::Floats;
+using ::testing::HasSubstr;
+using testing::ManualClock;
+
+constexpr std::int64_t kUs = 1000;
+
+class BatcherTest : public ::testing::Test {
+ protected:
+  // One delay of 100 us, preferred sizes 4 and 8.
+  static ModelConfig Batching() {
+    ModelConfig config = FloatConfig();
+    config.dynamic_batching =
+        DynamicBatching{.preferred_batch_sizes = {4, 8}, .max_queue_delay_us = 100};
+    return config;
+  }
+  Batcher& Make(ModelConfig config, std::int64_t cost_limit = 100) {
+    batcher_ = std::make_unique<Batcher>(
+        Batcher::Parts{.config = std::make_shared<const ModelConfig>(std::move(config)),
+                       .step = step_,
+                       .clock = &clock_,
+                       .statistics = &statistics_,
+                       .budget = budget_,
+                       .running_cost_bytes = cost_limit});
+    return *batcher_;
+  }
+  void Send(std::vector<float> values) {
+    batcher_->Enqueue(FloatRequest(std::move(values), &answers_));
+  }
+  void SendRows(int rows) { Send(std::vector<float>(static_cast<std::size_t>(2 * rows), 1.0F)); }
+  // Takes and runs a batch; its rows.
+  std::int64_t RunOnce() {
+    Batcher::Taken taken = batcher_->TakeBatch(clock_.NowNs());
+    std::int64_t rows = 0;
+    for (const QueuedRequest& queued : taken.batch) rows += queued.rows();
+    batcher_->Execute(std::move(taken));
+    return rows;
+  }
+
+  std::vector<InferResponse> answers_;
+  ManualClock clock_;
+  StatisticsRecorder statistics_{"m", "1", clock_};
+  std::shared_ptr<AddOneStep> step_ = std::make_shared<AddOneStep>();
+  std::shared_ptr<MemoryBudget> budget_ = std::make_shared<MemoryBudget>(1 << 20);
+  std::unique_ptr<Batcher> batcher_;
+};
+
+TEST_F(BatcherTest, WaitsForTheDelayThenTakesWhatIsThere) {
+  Make(Batching());
+  SendRows(1);
+  SendRows(2);
+  Batcher::Taken taken = batcher_->TakeBatch(clock_.NowNs());
+  EXPECT_TRUE(taken.batch.empty());
+  EXPECT_EQ(taken.wake_ns, clock_.NowNs() + 100 * kUs);
+  clock_.Advance(100 * kUs);
+  EXPECT_EQ(RunOnce(), 3);
+  EXPECT_EQ(answers_.size(), 2u);
+}
+
+TEST_F(BatcherTest, PreferredSizeGoesAtOnceAndLeavesTheRest) {
+  Make(Batching());
+  for (int i = 0; i < 5; ++i) SendRows(1);
+  EXPECT_EQ(RunOnce(), 4);
+  EXPECT_EQ(RunOnce(), 0);
+  clock_.Advance(100 * kUs);
+  EXPECT_EQ(RunOnce(), 1);
+}
+
+TEST_F(BatcherTest, FullBatchGoesAtOnceAndIsNeverExceeded) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->preferred_batch_sizes = {};
+  Make(config);
+  SendRows(5);
+  EXPECT_EQ(RunOnce(), 0);
+  SendRows(6);
+  EXPECT_EQ(RunOnce(), 5) << "the next does not fit: waiting gains nothing";
+  EXPECT_EQ(RunOnce(), 0);
+  SendRows(2);
+  EXPECT_EQ(RunOnce(), 8);
+}
+
+TEST_F(BatcherTest, WithoutDelayAFreeInstanceTakesAll) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 0;
+  Make(config);
+  for (int i = 0; i < 5; ++i) SendRows(1);
+  EXPECT_EQ(RunOnce(), 5);
+}
+
+TEST_F(BatcherTest, WithoutBatchingRequestsGoAlone) {
+  Make(FloatConfig());
+  SendRows(3);
+  SendRows(1);
+  EXPECT_EQ(RunOnce(), 3);
+  EXPECT_EQ(RunOnce(), 1);
+}
+
+TEST_F(BatcherTest, AnswersAreTheRequestsOwnRows) {
+  Make(Batching());
+  Send({1, 2, 3, 4});
+  Send({10, 20, 30, 40});
+  EXPECT_EQ(RunOnce(), 4);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_THAT(Floats(answers_[0].outputs[0]), ElementsAre(2, 3, 4, 5));
+  EXPECT_THAT(Floats(answers_[1].outputs[0]), ElementsAre(11, 21, 31, 41));
+  EXPECT_THAT(answers_[0].outputs[0].shape, ElementsAre(2, 2));
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(answers_[0].outputs[0].data.data()) % 64, 0u);
+}
+
+TEST_F(BatcherTest, OneBadRequestFailsAlone) {
+  Make(Batching());
+  Send({1, 1});
+  Send({-1, 1, 5, 5, -2, 0});
+  EXPECT_EQ(RunOnce(), 4);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_TRUE(answers_[0].status.ok());
+  EXPECT_EQ(answers_[1].status.message(),
+            "2 of 3 items failed: item 0: negative; item 2: negative");
+  EXPECT_EQ(statistics_.Snapshot().success.count, 1u);
+  EXPECT_EQ(statistics_.Snapshot().fail.count, 1u);
+}
+
+TEST_F(BatcherTest, FailedRunFailsTheBatchAsBackend) {
+  step_->fail = absl::InternalError("device lost");
+  Make(FloatConfig());
+  SendRows(1);
+  RunOnce();
+  EXPECT_EQ(answers_.at(0).status, absl::InternalError("device lost"));
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kBackend), 1u);
+  EXPECT_EQ(statistics_.Snapshot().execution_count, 0u);
+}
+
+TEST_F(BatcherTest, MisalignedInputIsCopiedAndEqual) {
+  Make(FloatConfig());
+  auto request = FloatRequest({0, 0}, &answers_);
+  auto storage = std::make_shared<std::vector<char>>(9);
+  const float values[2] = {3, 4};
+  std::memcpy(storage->data() + 1, values, 8);
+  request->inputs[0].data = std::as_bytes(std::span(*storage).subspan(1));
+  request->inputs[0].storage = storage;
+  batcher_->Enqueue(std::move(request));
+  RunOnce();
+  EXPECT_THAT(Floats(answers_.at(0).outputs[0]), ElementsAre(4, 5));
+}
+
+TEST_F(BatcherTest, FullQueueRefusesWithTritonsText) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->default_queue_policy.max_queue_size = 1;
+  Make(config);
+  SendRows(1);
+  auto request = FloatRequest({1, 1}, &answers_);
+  request->id = "a";
+  batcher_->Enqueue(std::move(request));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].status,
+            absl::UnavailableError("[request id: a] Exceeds maximum queue size"));
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kRejected), 1u);
+  EXPECT_EQ(statistics_.Snapshot().pending_requests, 1);
+}
+
+TEST_F(BatcherTest, ExpiredRequestIsRejected) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 1000;
+  config.dynamic_batching->default_queue_policy.default_timeout_us = 50;
+  Make(config);
+  SendRows(1);
+  EXPECT_EQ(batcher_->TakeBatch(clock_.NowNs()).wake_ns, clock_.NowNs() + 50 * kUs);
+  clock_.Advance(50 * kUs);
+  EXPECT_EQ(RunOnce(), 0);
+  EXPECT_EQ(answers_.at(0).status, absl::UnavailableError("Request timeout expired"));
+}
+
+TEST_F(BatcherTest, DelayedRequestRunsAfterFreshOnes) {
+  ModelConfig config = FloatConfig();
+  config.dynamic_batching = DynamicBatching{.preferred_batch_sizes = {1}};
+  config.dynamic_batching->max_queue_delay_us = 1'000'000;
+  config.dynamic_batching->default_queue_policy = {
+      .timeout_action = QueuePolicy::TimeoutAction::kDelay, .default_timeout_us = 50};
+  Make(config);
+  Send({1, 0});
+  clock_.Advance(60 * kUs);
+  Send({2, 0});
+  RunOnce();
+  RunOnce();
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(Floats(answers_[0].outputs[0])[0], 3);
+  EXPECT_EQ(Floats(answers_[1].outputs[0])[0], 2);
+}
+
+// Triton: a request's own timeout counts only when overriding is allowed and it is the shorter one.
+TEST_F(BatcherTest, OwnTimeoutCountsOnlyWhenAllowedAndShorter) {
+  struct Case {
+    std::uint64_t policy_us;
+    bool allow;
+    std::uint64_t own_us;
+    std::int64_t expected_us;  // 0: never
+  };
+  for (const Case& c : {Case{100, true, 50, 50}, Case{100, true, 200, 100},
+                        Case{100, false, 50, 100}, Case{0, true, 50, 0}, Case{100, true, 0, 100}}) {
+    ModelConfig config = Batching();
+    config.dynamic_batching->max_queue_delay_us = 1'000'000;
+    config.dynamic_batching->default_queue_policy = {.default_timeout_us = c.policy_us,
+                                                     .allow_timeout_override = c.allow};
+    Make(config);
+    auto request = FloatRequest({1, 1});
+    request->timeout_us = c.own_us;
+    batcher_->Enqueue(std::move(request));
+    const auto wake = batcher_->TakeBatch(clock_.NowNs()).wake_ns;
+    const std::int64_t expected = c.expected_us == 0 ? 1'000'000 : c.expected_us;
+    EXPECT_EQ(wake, clock_.NowNs() + expected * kUs) << c.policy_us << " " << c.own_us;
+  }
+}
+
+TEST_F(BatcherTest, PriorityOneGoesFirstAndAbsentMeansDefault) {
+  ModelConfig config = FloatConfig();
+  config.dynamic_batching = DynamicBatching{.preferred_batch_sizes = {1},
+                                            .max_queue_delay_us = 1'000'000,
+                                            .priority_levels = 3,
+                                            .default_priority_level = 2};
+  Make(config);
+  const auto send = [&](float value, std::uint64_t priority) {
+    auto request = FloatRequest({value, 0}, &answers_);
+    request->priority = priority;
+    batcher_->Enqueue(std::move(request));
+  };
+  send(3, 3);
+  send(2, 0);
+  send(1, 1);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(RunOnce(), 1);
+  std::vector<float> order;
+  for (const InferResponse& answer : answers_) order.push_back(Floats(answer.outputs[0])[0] - 1);
+  EXPECT_THAT(order, ElementsAre(1, 2, 3));
+}
+
+TEST_F(BatcherTest, CancelledRequestsLeaveWhenTheBatchIsFormed) {
+  Make(Batching());
+  auto request = FloatRequest({1, 1}, &answers_);
+  request->is_cancelled = [] { return true; };
+  batcher_->Enqueue(std::move(request));
+  SendRows(4);
+  EXPECT_EQ(RunOnce(), 4);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kCanceled), 1u);
+}
+
+TEST_F(BatcherTest, CostlyRequestsDoNotRunTogetherAndAHugeOneRunsAlone) {
+  step_->cost_bytes = 60;
+  Make(FloatConfig(), 100);
+  SendRows(1);
+  SendRows(1);
+  SendRows(3);
+  Batcher::Taken first = batcher_->TakeBatch(clock_.NowNs());
+  EXPECT_EQ(first.batch.size(), 1u);
+  EXPECT_TRUE(batcher_->TakeBatch(clock_.NowNs()).batch.empty()) << "60 + 60 > 100";
+  batcher_->Execute(std::move(first));
+  EXPECT_EQ(RunOnce(), 1);
+  EXPECT_EQ(RunOnce(), 3) << "180 > 100, yet nothing else runs";
+}
+
+TEST_F(BatcherTest, RefusedEstimateRefusesAtOnceNamingTheItem) {
+  Make(FloatConfig());
+  Send({1, 1, 13, 1});
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(answers_[0].status.message(), "1 of 2 items failed: item 1: thirteen is too large");
+}
+
+TEST_F(BatcherTest, MemoryIsHeldUntilTheAnswerIsGone) {
+  budget_ = std::make_shared<MemoryBudget>(16);  // two rows
+  Make(FloatConfig());
+  SendRows(2);
+  SendRows(1);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kUnavailable);
+  answers_.clear();
+  RunOnce();
+  EXPECT_EQ(budget_->held_bytes(), 16);
+  answers_.clear();
+  EXPECT_EQ(budget_->held_bytes(), 0);
+  SendRows(3);  // more than all, but nothing else is there
+  EXPECT_EQ(RunOnce(), 3);
+}
+
+TEST_F(BatcherTest, PreserveOrderingRunsOneBatchAtATime) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 0;
+  config.dynamic_batching->preserve_ordering = true;
+  Make(config);
+  SendRows(8);
+  SendRows(8);
+  Batcher::Taken first = batcher_->TakeBatch(clock_.NowNs());
+  EXPECT_TRUE(batcher_->TakeBatch(clock_.NowNs()).batch.empty());
+  batcher_->Execute(std::move(first));
+  EXPECT_EQ(RunOnce(), 8);
+}
+
+TEST_F(BatcherTest, StatisticsAddUp) {
+  step_->during_run = [this] { clock_.Advance(30); };
+  Make(Batching());
+  SendRows(2);
+  SendRows(1);
+  clock_.Advance(100 * kUs);
+  RunOnce();
+  const ModelStatistics s = statistics_.Snapshot();
+  EXPECT_EQ(s.inference_count, 3u);
+  EXPECT_EQ(s.execution_count, 1u);
+  EXPECT_EQ(s.success.count, 2u);
+  EXPECT_EQ(s.queue.ns, 2u * 100 * kUs);
+  EXPECT_EQ(s.compute_infer.ns, 60u);
+  EXPECT_EQ(s.compute_input.count, s.compute_output.count);
+  EXPECT_EQ(s.batches.at(3).compute_infer.ns, 30u);
+  EXPECT_EQ(s.pending_requests, 0);
+}
+
+TEST_F(BatcherTest, DestroyingAnswersWhatIsQueued) {
+  Make(Batching());
+  SendRows(1);
+  batcher_.reset();
+  EXPECT_EQ(answers_.at(0).status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(answers_[0].status.message()), HasSubstr("Server is stopping"));
+}
+
+TEST(Request, DestroyingOneAnswersInternalOnce) {
+  std::vector<InferResponse> answers;
+  FloatRequest({1, 1}, &answers).reset();
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(answers[0].status.code(), absl::StatusCode::kInternal);
+  Refuse(FloatRequest({1, 1}, &answers), absl::CancelledError("x"));
+  EXPECT_EQ(answers.size(), 2u);
+}
+
+// Threads: every request is answered with its own rows, whatever batches form.
+TEST(BatcherThreads, AllRequestsAreAnsweredWithTheirOwnRows) {
+  SystemClock clock;
+  StatisticsRecorder statistics("m", "1", clock);
+  ModelConfig config = FloatConfig();
+  config.dynamic_batching =
+      DynamicBatching{.preferred_batch_sizes = {4},
+                      .max_queue_delay_us = 200,
+                      .default_queue_policy = {.default_timeout_us = 60'000'000}};
+  auto step = std::make_shared<AddOneStep>();
+  step->cost_bytes = 20;
+  Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
+                   .step = step,
+                   .clock = &clock,
+                   .statistics = &statistics,
+                   .running_cost_bytes = 100});
+  batcher.Start(3);
+  constexpr int kSenders = 4;
+  constexpr int kEach = 100;
+  std::vector<std::thread> senders;
+  std::atomic<int> wrong{0};
+  for (int s = 0; s < kSenders; ++s) {
+    senders.emplace_back([&, s] {
+      for (int i = 0; i < kEach; ++i) {
+        const auto value = static_cast<float>(s * 1000 + i + 100);
+        auto request =
+            FloatRequest(std::vector<float>(static_cast<std::size_t>(2 * (1 + i % 3)), value));
+        Answered answered(*request);
+        batcher.Enqueue(std::move(request));
+        const InferResponse response = answered.Wait();
+        if (!response.status.ok() || Floats(response.outputs[0])[0] != value + 1) ++wrong;
+      }
+    });
+  }
+  for (std::thread& sender : senders) sender.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(statistics.Snapshot().success.count, static_cast<std::uint64_t>(kSenders * kEach));
+}
+
+TEST(BatcherThreads, ExpiredRequestsAreRefusedWhileAllInstancesWork) {
+  SystemClock clock;
+  StatisticsRecorder statistics("m", "1", clock);
+  ModelConfig config = FloatConfig();
+  config.dynamic_batching = DynamicBatching{.default_queue_policy = {.default_timeout_us = 1000}};
+  auto step = std::make_shared<AddOneStep>();
+  std::promise<void> release;
+  std::promise<void> entered;
+  step->during_run = [&, first = true]() mutable {
+    if (std::exchange(first, false)) {
+      entered.set_value();
+      release.get_future().wait();
+    }
+  };
+  Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
+                   .step = step,
+                   .clock = &clock,
+                   .statistics = &statistics});
+  batcher.Start(1);
+  auto running = FloatRequest({1, 1});
+  Answered running_answer(*running);
+  batcher.Enqueue(std::move(running));
+  entered.get_future().wait();
+  auto waiting = FloatRequest({1, 1});
+  Answered waiting_answer(*waiting);
+  batcher.Enqueue(std::move(waiting));
+  EXPECT_EQ(waiting_answer.Wait().status, absl::UnavailableError("Request timeout expired"));
+  release.set_value();
+  EXPECT_TRUE(running_answer.Wait().status.ok());
+}
+
+}  // namespace
+}  // namespace siglip

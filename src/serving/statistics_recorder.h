@@ -1,0 +1,42 @@
+#pragma once
+
+// Counts what one model does, with Triton's meaning of each number.
+
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "serving/request.h"
+#include "serving/statistics.h"
+
+namespace siglip {
+
+// Thread-safe. The clock is borrowed.
+class StatisticsRecorder {
+ public:
+  StatisticsRecorder(std::string name, std::string version, const Clock& clock);
+
+  // A request was accepted into the model's queue, and left it for good (answered, any way).
+  void AddPending(std::int64_t requests);
+
+  // A finished request of `batch_size` rows that took `total_ns` from its arrival at this model.
+  void RecordSuccess(std::int64_t batch_size, std::uint64_t total_ns,
+                     const ComputeDurations& durations);
+  void RecordFailure(FailureReason reason, std::uint64_t total_ns);
+  // One execution of `batch_size` rows; queue_ns is not looked at.
+  void RecordExecution(std::int64_t batch_size, const ComputeDurations& durations);
+  void SetLoadDuration(double seconds);
+
+  ModelStatistics Snapshot() const;
+
+ private:
+  const Clock& clock_;
+  mutable Mutex mu_;
+  ModelStatistics counters_ SIGLIP_GUARDED_BY(mu_);
+};
+
+// Of the clients' doing or ours: the label under which a refusal counts.
+FailureReason FailureReasonOf(const absl::Status& status);
+
+}  // namespace siglip

@@ -1,0 +1,43 @@
+#include "serving/statistics_recorder.h"
+
+#include <gtest/gtest.h>
+
+#include "serving/fakes_for_test.h"
+
+namespace siglip {
+namespace {
+
+TEST(Statistics, FinishedRequestsCountOnceInEveryRow) {
+  testing::ManualClock clock;
+  StatisticsRecorder recorder("m", "1", clock);
+  recorder.RecordSuccess(5, 100, {.queue_ns = 10, .input_ns = 20, .infer_ns = 30, .output_ns = 40});
+  recorder.RecordSuccess(1, 100, {.queue_ns = 1, .input_ns = 2, .infer_ns = 3, .output_ns = 4});
+  recorder.RecordExecution(6, {.input_ns = 20, .infer_ns = 30, .output_ns = 40});
+  const ModelStatistics s = recorder.Snapshot();
+  EXPECT_EQ(s.inference_count, 6u);
+  EXPECT_EQ(s.execution_count, 1u);
+  for (const StatisticDuration* d :
+       {&s.success, &s.queue, &s.compute_input, &s.compute_infer, &s.compute_output}) {
+    EXPECT_EQ(d->count, 2u);
+  }
+  EXPECT_EQ(s.compute_infer.ns, 33u);
+  EXPECT_EQ(s.batches.at(6).compute_infer.count, 1u);
+  EXPECT_EQ(s.last_inference_ms, static_cast<std::uint64_t>(clock.UnixMs()));
+}
+
+TEST(Statistics, FailuresHaveAllReasonsFromTheStart) {
+  testing::ManualClock clock;
+  StatisticsRecorder recorder("m", "1", clock);
+  EXPECT_EQ(recorder.Snapshot().failures.size(), 4u);
+  recorder.RecordFailure(FailureReasonOf(absl::UnavailableError("")), 5);
+  recorder.RecordFailure(FailureReasonOf(absl::CancelledError("")), 5);
+  recorder.RecordFailure(FailureReasonOf(absl::InternalError("")), 5);
+  recorder.RecordFailure(FailureReasonOf(absl::InvalidArgumentError("")), 5);
+  const ModelStatistics s = recorder.Snapshot();
+  for (const auto& [reason, count] : s.failures) EXPECT_EQ(count, 1u);
+  EXPECT_EQ(s.fail.count, 4u);
+  EXPECT_EQ(s.success.count, 0u);
+}
+
+}  // namespace
+}  // namespace siglip
