@@ -1,0 +1,17 @@
+// A serialised ModelInferRequest.
+#include <cstdint>
+
+#include "protocol/kserve_grpc.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  auto message = std::make_shared<inference::ModelInferRequest>();
+  if (!message->ParseFromArray(data, static_cast<int>(size))) return 0;
+  const auto parsed = siglip::ParseGrpcInfer(*message, message);
+  if (!parsed.ok()) return 0;
+  std::size_t sum = 0;
+  for (const auto& tensor : parsed->request->inputs) {
+    for (const std::byte b : tensor.data) sum += static_cast<std::size_t>(b);
+    for (const std::string_view element : tensor.elements) sum += element.size();
+  }
+  return sum == static_cast<std::size_t>(-1) ? 1 : 0;
+}

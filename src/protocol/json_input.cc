@@ -1,0 +1,167 @@
+#include "protocol/json_input.h"
+
+#include "protocol/padded_body.h"
+#include "protocol/text.h"
+
+namespace siglip {
+namespace {
+
+static_assert(PaddedBody::kPadding >= simdjson::SIMDJSON_PADDING);
+
+absl::Status WrongType(std::string_view where, std::string_view expected) {
+  return absl::InvalidArgumentError(Concat(where, ": expected ", expected));
+}
+
+// A wrong type is told with the place; anything else is broken JSON.
+template <class T>
+absl::StatusOr<T> Read(simdjson::simdjson_result<T> result, std::string_view where,
+                       std::string_view expected) {
+  T out;
+  const simdjson::error_code code = std::move(result).get(out);
+  if (code == simdjson::INCORRECT_TYPE || code == simdjson::NUMBER_OUT_OF_RANGE) {
+    return WrongType(where, expected);
+  }
+  if (code != simdjson::SUCCESS) {
+    return absl::InvalidArgumentError(
+        Concat(where, ": expected ", expected, "; ", simdjson::error_message(code)));
+  }
+  return out;
+}
+
+template <class Source>
+absl::Status ValidateScalar(Source& source, JsonType type) {
+  switch (type) {
+    case JsonType::string:
+      return CheckJson(source.get_string().error());
+    case JsonType::number:
+      return CheckJson(source.get_double().error());
+    case JsonType::boolean:
+      return CheckJson(source.get_bool().error());
+    default: {
+      bool null = false;
+      SIGLIP_RETURN_IF_ERROR(CheckJson(source.is_null().get(null)));
+      return null ? absl::OkStatus() : CheckJson(simdjson::N_ATOM_ERROR);
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status CheckJson(simdjson::error_code code) {
+  if (code == simdjson::SUCCESS) return absl::OkStatus();
+  if (code == simdjson::MEMALLOC)
+    return absl::ResourceExhaustedError("no memory to parse the request");
+  return absl::InvalidArgumentError(
+      Concat("failed to parse the request JSON buffer: ", simdjson::error_message(code)));
+}
+
+absl::Status CheckJsonDepth(int depth) {
+  if (depth <= kMaxJsonDepth) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      Concat("JSON nesting depth exceeds maximum allowed limit (", kMaxJsonDepth, ")"));
+}
+
+absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
+                      simdjson::ondemand::document& document) {
+  return CheckJson(
+      parser.iterate(text.data(), text.size(), text.size() + simdjson::SIMDJSON_PADDING)
+          .get(document));
+}
+
+absl::Status CheckJsonEnd(simdjson::ondemand::document& document) {
+  // current_location fails once every token has been read.
+  if (document.current_location().error() == simdjson::OUT_OF_BOUNDS) return absl::OkStatus();
+  return CheckJson(simdjson::TRAILING_CONTENT);
+}
+
+absl::Status ValidateValue(JsonValue value, int depth) {
+  JsonType type;
+  SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
+  if (type == JsonType::array) {
+    JsonArray array;
+    SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_array().get(array)));
+    SIGLIP_RETURN_IF_ERROR(CheckJsonDepth(depth));
+    for (auto element : array) {
+      JsonValue inner;
+      SIGLIP_RETURN_IF_ERROR(CheckJson(element.get(inner)));
+      SIGLIP_RETURN_IF_ERROR(ValidateValue(inner, depth + 1));
+    }
+    return absl::OkStatus();
+  }
+  if (type == JsonType::object) {
+    JsonObject object;
+    SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_object().get(object)));
+    return ForEachField(object, depth, [depth](std::string_view, JsonValue inner) {
+      return ValidateValue(inner, depth + 1);
+    });
+  }
+  return ValidateScalar(value, type);
+}
+
+absl::Status ValidateJson(std::string_view text) {
+  simdjson::ondemand::parser parser;
+  simdjson::ondemand::document document;
+  SIGLIP_RETURN_IF_ERROR(OpenJson(text, parser, document));
+  bool scalar = false;
+  SIGLIP_RETURN_IF_ERROR(CheckJson(document.is_scalar().get(scalar)));
+  if (scalar) {
+    JsonType type;
+    SIGLIP_RETURN_IF_ERROR(CheckJson(document.type().get(type)));
+    SIGLIP_RETURN_IF_ERROR(ValidateScalar(document, type));
+  } else {
+    JsonValue value;
+    SIGLIP_RETURN_IF_ERROR(CheckJson(document.get_value().get(value)));
+    SIGLIP_RETURN_IF_ERROR(ValidateValue(value, 1));
+  }
+  return CheckJsonEnd(document);
+}
+
+absl::StatusOr<std::string_view> ReadString(JsonValue value, std::string_view where) {
+  return Read(value.get_string(), where, "a string");
+}
+
+absl::StatusOr<std::uint64_t> ReadUint(JsonValue value, std::string_view where) {
+  return Read(value.get_uint64(), where, "an unsigned integer");
+}
+
+absl::StatusOr<std::int64_t> ReadInt(JsonValue value, std::string_view where) {
+  return Read(value.get_int64(), where, "an integer of 64 bits");
+}
+
+absl::StatusOr<bool> ReadBool(JsonValue value, std::string_view where) {
+  return Read(value.get_bool(), where, "true or false");
+}
+
+absl::StatusOr<JsonArray> ReadArray(JsonValue value, std::string_view where) {
+  return Read(value.get_array(), where, "an array");
+}
+
+absl::StatusOr<JsonObject> ReadObject(JsonValue value, std::string_view where) {
+  return Read(value.get_object(), where, "an object");
+}
+
+absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view where) {
+  JsonType type;
+  SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
+  switch (type) {
+    case JsonType::string: {
+      SIGLIP_ASSIGN_OR_RETURN(const std::string_view text, ReadString(value, where));
+      return ParameterValue(std::string(text));
+    }
+    case JsonType::boolean: {
+      SIGLIP_ASSIGN_OR_RETURN(const bool flag, ReadBool(value, where));
+      return ParameterValue(flag);
+    }
+    case JsonType::number: {
+      simdjson::ondemand::number number;
+      SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_number().get(number)));
+      if (number.is_int64()) return ParameterValue(number.get_int64());
+      if (number.is_double()) return ParameterValue(number.get_double());
+      return WrongType(where, "an integer of at most 63 bits");
+    }
+    default:
+      return WrongType(where, "a string, bool, integer or double");
+  }
+}
+
+}  // namespace siglip

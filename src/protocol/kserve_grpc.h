@@ -1,0 +1,28 @@
+#pragma once
+
+// The KServe v2 inference request and answer over gRPC: protobuf <-> plain structs.
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "serving/request.h"
+
+#include "grpc_service.pb.h"
+
+namespace siglip {
+
+struct ParsedGrpcInfer {
+  std::unique_ptr<InferRequest> request;  // done, is_cancelled and times are the caller's
+  // triton_enable_empty_final_response: the client wants triton_final_response in streamed answers.
+  bool wants_final_flag = false;
+};
+
+// `owner` keeps `message` alive: inputs borrow from it. InvalidArgument for what breaks the
+// protocol, Unimplemented for shared memory.
+absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferRequest& message,
+                                               std::shared_ptr<const void> owner);
+
+// REQUIRES: response.status is ok. One raw_output_contents entry per output, always.
+void RenderGrpcInfer(const InferResponse& response, inference::ModelInferResponse& message);
+
+}  // namespace siglip

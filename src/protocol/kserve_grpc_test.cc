@@ -1,0 +1,172 @@
+#include "protocol/kserve_grpc.h"
+
+#include <cstring>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace siglip {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::shared_ptr<inference::ModelInferRequest> Message() {
+  auto message = std::make_shared<inference::ModelInferRequest>();
+  message->set_model_name("m");
+  auto& input = *message->add_inputs();
+  input.set_name("X");
+  input.set_datatype("INT64");
+  input.add_shape(2);
+  return message;
+}
+
+absl::StatusOr<ParsedGrpcInfer> Parse(
+    const std::shared_ptr<inference::ModelInferRequest>& message) {
+  return ParseGrpcInfer(*message, message);
+}
+
+void ExpectRefused(const std::shared_ptr<inference::ModelInferRequest>& message,
+                   std::string_view text,
+                   absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
+  const auto parsed = Parse(message);
+  EXPECT_EQ(parsed.status().code(), code) << text;
+  EXPECT_THAT(parsed.status().message(), HasSubstr(text));
+}
+
+TEST(GrpcInfer, RawContentsAreViews) {
+  auto message = Message();
+  message->add_raw_input_contents(std::string(16, 'x'));
+  const auto parsed = Parse(message);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(static_cast<const void*>(parsed->request->inputs[0].data.data()),
+            message->raw_input_contents(0).data());
+  EXPECT_EQ(parsed->request->body, message);
+}
+
+TEST(GrpcInfer, TypedContentsAreViews) {
+  auto message = Message();
+  auto& contents = *message->mutable_inputs(0)->mutable_contents();
+  contents.add_int64_contents(3);
+  contents.add_int64_contents(-4);
+  const auto parsed = Parse(message);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  std::int64_t values[2];
+  std::memcpy(values, parsed->request->inputs[0].data.data(), sizeof(values));
+  EXPECT_THAT(values, ElementsAre(3, -4));
+}
+
+TEST(GrpcInfer, ContentsMustMatchTypeAndShape) {
+  auto message = Message();
+  message->mutable_inputs(0)->mutable_contents()->add_int64_contents(3);
+  ExpectRefused(message, "needs 2 elements of contents, got 1");
+  message = Message();
+  message->mutable_inputs(0)->mutable_contents()->add_fp32_contents(3);
+  ExpectRefused(message, "needs 2 elements of contents, got 0");
+  message = Message();
+  message->mutable_inputs(0)->mutable_contents()->add_int64_contents(3);
+  message->add_raw_input_contents(std::string(16, 'x'));
+  ExpectRefused(message, "contents field must not be specified");
+  message = Message();
+  message->add_raw_input_contents(std::string(15, 'x'));
+  ExpectRefused(message, "expected 16 bytes");
+  message->add_raw_input_contents("");
+  ExpectRefused(message, "expected 16 bytes");
+  message->set_raw_input_contents(0, std::string(16, 'x'));
+  ExpectRefused(message, "expected number of raw_input_contents to be 1, got 2");
+}
+
+TEST(GrpcInfer, SmallIntegersAreRangeChecked) {
+  auto message = Message();
+  message->mutable_inputs(0)->set_datatype("INT8");
+  auto& contents = *message->mutable_inputs(0)->mutable_contents();
+  contents.add_int_contents(-128);
+  contents.add_int_contents(127);
+  EXPECT_TRUE(Parse(message).ok());
+  contents.set_int_contents(1, 128);
+  ExpectRefused(message, "element 1 does not fit INT8: 128");
+}
+
+TEST(GrpcInfer, BytesContentsNeedNoPrefix) {
+  auto message = Message();
+  message->mutable_inputs(0)->set_datatype("BYTES");
+  message->mutable_inputs(0)->mutable_contents()->add_bytes_contents("ab");
+  message->mutable_inputs(0)->mutable_contents()->add_bytes_contents("");
+  const auto parsed = Parse(message);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->request->inputs[0].elements, ElementsAre("ab", ""));
+}
+
+TEST(GrpcInfer, ParameterTypesAreStrict) {
+  const auto with = [](const std::string& key, auto set) {
+    auto message = Message();
+    message->add_raw_input_contents(std::string(16, 'x'));
+    set((*message->mutable_parameters())[key]);
+    return message;
+  };
+  const auto boolean = [](inference::InferParameter& p) { p.set_bool_param(true); };
+  const auto integer = [](inference::InferParameter& p) { p.set_int64_param(-7); };
+  const auto positive = [](inference::InferParameter& p) { p.set_int64_param(7); };
+  const auto uint = [](inference::InferParameter& p) { p.set_uint64_param(7); };
+  const auto text = [](inference::InferParameter& p) { p.set_string_param("x"); };
+  EXPECT_EQ(Parse(with("base64_encoded", boolean))->request->parameters.at("base64_encoded"),
+            ParameterValue(true));
+  EXPECT_EQ(Parse(with("k", integer))->request->parameters.at("k"),
+            ParameterValue(std::int64_t{-7}));
+  EXPECT_EQ(Parse(with("priority", uint))->request->priority, 7U);
+  EXPECT_EQ(Parse(with("timeout", positive))->request->timeout_us, 7U);
+  EXPECT_TRUE(Parse(with("sequence_id", text)).ok());
+  EXPECT_TRUE(Parse(with("triton_enable_empty_final_response", boolean))->wants_final_flag);
+  ExpectRefused(with("k", uint), "invalid value type for 'k'");
+  ExpectRefused(with("k", [](auto&) {}), "invalid value type for 'k'");
+  ExpectRefused(with("priority", integer), "'priority'");
+  ExpectRefused(with("timeout", uint), "'timeout'");
+  ExpectRefused(with("sequence_start", text), "'sequence_start'");
+  ExpectRefused(with("triton_enable_empty_final_response", text), "bool_param");
+  ExpectRefused(with("triton_other", boolean), "reserved");
+}
+
+TEST(GrpcInfer, SharedMemoryIsUnimplemented) {
+  auto message = Message();
+  (*message->mutable_inputs(0)->mutable_parameters())["shared_memory_region"].set_string_param("r");
+  ExpectRefused(message, "shared memory", absl::StatusCode::kUnimplemented);
+}
+
+TEST(GrpcInfer, DuplicateNamesAreRefused) {
+  auto message = Message();
+  *message->add_inputs() = message->inputs(0);
+  message->add_raw_input_contents(std::string(16, 'x'));
+  message->add_raw_input_contents(std::string(16, 'x'));
+  message->set_id("q");
+  ExpectRefused(message, "[request id: q] input 'X' already exists");
+  message = Message();
+  message->add_raw_input_contents(std::string(16, 'x'));
+  message->add_outputs()->set_name("O");
+  message->add_outputs()->set_name("O");
+  ExpectRefused(message, "already requested");
+}
+
+TEST(RenderGrpcInfer, OneRawEntryPerOutput) {
+  InferResponse response;
+  response.id = "i";
+  response.model_name = "m";
+  response.model_version = "1";
+  response.parameters["f"] = true;
+  const std::string bytes(8, 'b');
+  response.outputs.resize(2);
+  response.outputs[0].name = "A";
+  response.outputs[0].shape = {1, 2};
+  response.outputs[0].data = std::as_bytes(std::span(bytes));
+  response.outputs[1].name = "B";
+  inference::ModelInferResponse message;
+  RenderGrpcInfer(response, message);
+  ASSERT_EQ(message.outputs_size(), 2);
+  ASSERT_EQ(message.raw_output_contents_size(), 2);
+  EXPECT_EQ(message.raw_output_contents(0), bytes);
+  EXPECT_EQ(message.outputs(0).datatype(), "FP32");
+  EXPECT_EQ(message.raw_output_contents(1), "");
+  EXPECT_TRUE(message.parameters().at("f").bool_param());
+}
+
+}  // namespace
+}  // namespace siglip

@@ -1,0 +1,280 @@
+#include "protocol/kserve_http.h"
+
+#include <cstring>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "protocol/text.h"
+
+namespace siglip {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+absl::StatusOr<ParsedInfer> Parse(std::string_view json, std::string_view tail = "",
+                                  std::optional<std::string> header = std::nullopt) {
+  HttpInferInput input;
+  input.model_name = "m";
+  if (!header && !tail.empty()) header = std::to_string(json.size());
+  if (header) input.header_length = *header;
+  input.body = std::make_shared<PaddedBody>(Concat(json, tail));
+  return ParseHttpInfer(input);
+}
+
+std::string OneInput(std::string_view rest) {
+  return Concat(R"({"inputs":[{"name":"X",)", rest, "}]}");
+}
+
+template <class T>
+std::vector<T> Values(const InputTensor& tensor) {
+  std::vector<T> out(tensor.data.size() / sizeof(T));
+  std::memcpy(out.data(), tensor.data.data(), tensor.data.size());
+  return out;
+}
+
+void ExpectRefused(const absl::StatusOr<ParsedInfer>& parsed, std::string_view text,
+                   absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
+  ASSERT_FALSE(parsed.ok()) << text;
+  EXPECT_EQ(parsed.status().code(), code);
+  EXPECT_THAT(parsed.status().message(), HasSubstr(text));
+}
+
+TEST(HttpInfer, JsonStringsAreViewsOfTheBody) {
+  const auto parsed =
+      Parse(R"({"id":"7","inputs":[{"name":"INPUT_IMAGE","shape":[2,1],"datatype":"BYTES",)"
+            R"("data":[["aGVsbG8="] , ["d29ybGQ="]]}],"parameters":{"base64_encoded":true}})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const InferRequest& request = *parsed->request;
+  EXPECT_EQ(request.id, "7");
+  EXPECT_EQ(request.model_name, "m");
+  ASSERT_EQ(request.inputs.size(), 1U);
+  EXPECT_THAT(request.inputs[0].elements, ElementsAre("aGVsbG8=", "d29ybGQ="));
+  EXPECT_THAT(request.inputs[0].shape, ElementsAre(2, 1));
+  EXPECT_EQ(request.inputs[0].storage, nullptr);
+  EXPECT_EQ(request.parameters.at("base64_encoded"), ParameterValue(true));
+  const auto& body = *static_cast<const PaddedBody*>(request.body.get());
+  EXPECT_GE(request.inputs[0].elements[0].data(), body.data());
+  EXPECT_LT(request.inputs[0].elements[0].data(), body.data() + body.size());
+  EXPECT_FALSE(parsed->binary.IsBinary("EMBEDDING"));
+}
+
+TEST(HttpInfer, EscapedStringsAreUnescapedAndOutliveTheParser) {
+  const auto parsed = Parse(OneInput(
+      R"("shape":[4],"datatype":"BYTES","data":["a\nb","\u00e9\ud83d\ude00","","plain"])"));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->request->inputs[0].elements,
+              ElementsAre("a\nb", "\xC3\xA9\xF0\x9F\x98\x80", "", "plain"));
+  EXPECT_NE(parsed->request->inputs[0].storage, nullptr);
+}
+
+TEST(HttpInfer, NestedAndFlatDataAreTheSame) {
+  for (const char* data :
+       {"[1,2.5,-3e2,4,5,6]", "[[1,2.5,-3e2],[4,5,6]]", "[ [ [1],[2.5],[-3e2,4,5],6 ] ]"}) {
+    const auto parsed = Parse(OneInput(Concat(R"("shape":[2,3],"datatype":"FP32","data":)", data)));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_THAT(Values<float>(parsed->request->inputs[0]), ElementsAre(1, 2.5, -300, 4, 5, 6));
+  }
+}
+
+TEST(HttpInfer, FieldOrderDoesNotMatter) {
+  const auto parsed = Parse(
+      R"({"outputs":[],"inputs":[{"data":[1,[2]],"shape":[2],"datatype":"INT64","name":"X"}],"id":""})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(Values<std::int64_t>(parsed->request->inputs[0]), ElementsAre(1, 2));
+}
+
+TEST(HttpInfer, IntegersAreCheckedForTheirType) {
+  EXPECT_TRUE(Parse(OneInput(R"("shape":[1],"datatype":"INT8","data":[-128])")).ok());
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"INT8","data":[128])")), "element 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"UINT8","data":[-1])")), "element 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"INT64","data":[1.5])")), "element 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"INT64","data":[9223372036854775808])")),
+                "element 0");
+  EXPECT_TRUE(
+      Parse(OneInput(R"("shape":[1],"datatype":"UINT64","data":[18446744073709551615])")).ok());
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"BOOL","data":[1])")), "element 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"BYTES","data":[1])")), "element 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP32","data":["1"])")), "element 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP16","data":[1])")),
+                "cannot be sent as JSON");
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP31","data":[1])")), "unknown datatype");
+}
+
+TEST(HttpInfer, ElementCountMustMatchTheShape) {
+  ExpectRefused(Parse(OneInput(R"("shape":[2],"datatype":"FP32","data":[1])")), "needs 2 elements");
+  ExpectRefused(Parse(OneInput(R"("shape":[2],"datatype":"FP32","data":[1,2,3])")), "got more");
+  ExpectRefused(Parse(OneInput(R"("shape":[-1],"datatype":"FP32","data":[1])")), "at least 0");
+  ExpectRefused(Parse(OneInput(R"("shape":[99999999999],"datatype":"FP32","data":[1])")),
+                "got fewer");
+  ExpectRefused(
+      Parse(OneInput(R"("shape":[2147483648,2147483648,4],"datatype":"FP32","data":[1])")),
+      "63 bits");
+}
+
+TEST(HttpInfer, BinaryTailIsCutInInputOrder) {
+  const std::string json =
+      R"({"inputs":[{"name":"A","shape":[1],"datatype":"INT32","parameters":{"binary_data_size":4}},)"
+      R"({"name":"B","shape":[1],"datatype":"INT32","data":[5]},)"
+      R"({"name":"C","shape":[1,1],"datatype":"BYTES","parameters":{"binary_data_size":6}}],)"
+      R"("outputs":[{"name":"O","parameters":{"binary_data":true}},{"name":"P"}]})";
+  const std::string tail("\x02\x00\x00\x00\x02\x00\x00\x00hi", 10);
+  const auto parsed = Parse(json, tail);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(Values<std::int32_t>(parsed->request->inputs[0]), ElementsAre(2));
+  EXPECT_THAT(Values<std::int32_t>(parsed->request->inputs[1]), ElementsAre(5));
+  EXPECT_THAT(parsed->request->inputs[2].elements, ElementsAre("hi"));
+  EXPECT_TRUE(parsed->binary.IsBinary("O"));
+  EXPECT_FALSE(parsed->binary.IsBinary("P"));
+  ExpectRefused(Parse(json, tail + "x"), "unexpected additional input data for model 'm'");
+  ExpectRefused(Parse(json, tail.substr(0, 7)),
+                "unexpected size for input 'C', expecting 3 additional bytes for model 'm'");
+}
+
+TEST(HttpInfer, HeaderLengthIsStrict) {
+  const std::string json = OneInput(R"("shape":[1],"datatype":"FP32","data":[1])");
+  EXPECT_TRUE(Parse(json, "", std::to_string(json.size())).ok());
+  for (const char* bad :
+       {"99999999999", "99999999999999999999999", "-1", "+5", "0x5", "5 ", "", "a"}) {
+    ExpectRefused(Parse(json, "", bad), "inference header size should be in range");
+  }
+  ExpectRefused(Parse(json, "", std::to_string(json.size() + 1)), "should be in range");
+}
+
+TEST(HttpInfer, LengthZeroIsARawRequest) {
+  const std::string image("\xFF\xD8\xFF\x00z", 5);
+  const auto parsed = Parse(image, "", "0");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->request->deduce_input);
+  ASSERT_EQ(parsed->request->inputs.size(), 1U);
+  EXPECT_EQ(parsed->request->inputs[0].data.size(), 5U);
+  EXPECT_TRUE(parsed->binary.IsBinary("EMBEDDING"));
+}
+
+TEST(HttpInfer, ParameterRules) {
+  const auto with = [](std::string_view parameters) {
+    return Parse(Concat(R"({"parameters":)", parameters, R"(,"inputs":[]})"));
+  };
+  const auto parsed =
+      with(R"({"s":"x","i":-3,"d":1.5,"b":false,"priority":2,"timeout":900,"sequence_id":"q",)"
+           R"("sequence_start":true,"binary_data_output":true})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const InferRequest& request = *parsed->request;
+  EXPECT_EQ(request.parameters.size(), 4U);
+  EXPECT_EQ(request.parameters.at("s"), ParameterValue("x"));
+  EXPECT_EQ(request.parameters.at("i"), ParameterValue(std::int64_t{-3}));
+  EXPECT_EQ(request.parameters.at("d"), ParameterValue(1.5));
+  EXPECT_EQ(request.priority, 2U);
+  EXPECT_EQ(request.timeout_us, 900U);
+  EXPECT_TRUE(parsed->binary.IsBinary("any"));
+  ExpectRefused(with(R"({"triton_enable_empty_final_response":false})"), "reserved");
+  ExpectRefused(with(R"({"a":null})"), "parameter 'a'");
+  ExpectRefused(with(R"({"a":[1]})"), "parameter 'a'");
+  ExpectRefused(with(R"({"a":{}})"), "parameter 'a'");
+  ExpectRefused(with(R"({"priority":-1})"), "parameter 'priority'");
+  ExpectRefused(with(R"({"binary_data_output":1})"), "parameter 'binary_data_output'");
+  ExpectRefused(with("[]"), "expected an object");
+}
+
+TEST(HttpInfer, ExactlyOneSourceOfData) {
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP32")")), "no field is");
+  ExpectRefused(
+      Parse(OneInput(
+                R"("shape":[1],"datatype":"FP32","data":[1],"parameters":{"binary_data_size":4})"),
+            "abcd"),
+      "multiple fields are");
+  ExpectRefused(
+      Parse(OneInput(R"("shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"})")),
+      "shared memory", absl::StatusCode::kUnimplemented);
+}
+
+TEST(HttpInfer, BrokenRequestsAreRefused) {
+  for (const char* json : {"", " ", "{", "[]", "1", "null", "{\"inputs\":[]", "{\"inputs\":[]}x",
+                           "{\"inputs\":{}}", "{\"inputs\":[1]}", "{\"inputs\":[],\"inputs\":[]}",
+                           "{\"id\":7,\"inputs\":[]}", "{}", "{\"inputs\":[],\"other\":[1 2]}",
+                           "{\"inputs\":[{}]}", "{\"inputs\":[],}", "{\"inputs\":[],\"x\":tru}",
+                           "{\"inputs\":[{\"name\":\"X\"}]}", "{\"inputs\":[],\"x\":\"\xFF\"}"}) {
+    EXPECT_EQ(Parse(json).status().code(), absl::StatusCode::kInvalidArgument) << json;
+  }
+}
+
+TEST(HttpInfer, DuplicatesAndLongListsAreRefused) {
+  const std::string input = R"({"name":"X","shape":[1],"datatype":"FP32","data":[1]})";
+  ExpectRefused(Parse(Concat("{\"inputs\":[", input, ",", input, "]}")), "already exists");
+  ExpectRefused(Parse(R"({"inputs":[],"outputs":[{"name":"O"},{"name":"O"}]})"),
+                "already requested");
+  std::string outputs;
+  for (int i = 0; i < 200; ++i) AppendAll(outputs, i ? "," : "", "{\"name\":\"", i, "\"}");
+  ExpectRefused(Parse(Concat(R"({"inputs":[],"outputs":[)", outputs, "]}")), "more than 128");
+}
+
+TEST(HttpInfer, ErrorsCarryTheRequestId) {
+  ExpectRefused(Parse(R"({"id":"q1","inputs":[{}]})"), "[request id: q1] ");
+}
+
+TEST(HttpInfer, DeepDataIsRefused) {
+  const std::string open(200, '['), close(200, ']');
+  ExpectRefused(
+      Parse(OneInput(Concat(R"("shape":[1],"datatype":"FP32","data":)", open, "1", close))),
+      "nesting depth");
+  ExpectRefused(Parse(Concat(R"({"inputs":[],"x":)", open, close, "}")), "nesting depth");
+}
+
+InferResponse Response() {
+  static const float kValues[] = {1.0F, -0.5F};
+  InferResponse response;
+  response.model_name = "m";
+  response.model_version = "1";
+  OutputTensor output;
+  output.name = "EMBEDDING";
+  output.shape = {1, 2};
+  output.data = std::as_bytes(std::span(kValues));
+  response.outputs.push_back(output);
+  return response;
+}
+
+TEST(RenderHttpInfer, JsonHasTritonsKeyOrder) {
+  InferResponse response = Response();
+  const auto plain = RenderHttpInfer(response, {});
+  ASSERT_TRUE(plain.ok());
+  EXPECT_EQ(plain->json, R"({"model_name":"m","model_version":"1","outputs":[{"name":"EMBEDDING",)"
+                         R"("datatype":"FP32","shape":[1,2],"data":[1.0,-0.5]}]})");
+  EXPECT_FALSE(plain->binary);
+  response.id = "a\"b";
+  response.parameters["p"] = std::int64_t{3};
+  const auto full = RenderHttpInfer(response, {.by_default = true, .by_name = {}});
+  ASSERT_TRUE(full.ok());
+  EXPECT_EQ(full->json,
+            R"({"id":"a\"b","model_name":"m","model_version":"1","parameters":{"p":3},"outputs":)"
+            R"([{"name":"EMBEDDING","datatype":"FP32","shape":[1,2],"parameters":)"
+            R"({"binary_data_size":8}}]})");
+  ASSERT_EQ(full->blocks.size(), 1U);
+  EXPECT_EQ(full->blocks[0].data(), response.outputs[0].data.data());
+  EXPECT_TRUE(full->binary);
+}
+
+TEST(RenderHttpInfer, BytesOutputsBecomeStrings) {
+  InferResponse response = Response();
+  const std::string bytes(
+      "\x03\x00\x00\x00"
+      "0:1",
+      7);
+  response.outputs[0].datatype = DataType::kBytes;
+  response.outputs[0].shape = {1};
+  response.outputs[0].data = std::as_bytes(std::span(bytes));
+  const auto answer = RenderHttpInfer(response, {});
+  ASSERT_TRUE(answer.ok());
+  EXPECT_THAT(answer->json, HasSubstr(R"("data":["0:1"])"));
+}
+
+TEST(IndexRequest, BodyIsOptional) {
+  EXPECT_FALSE(*ParseIndexRequest(PaddedBody()));
+  EXPECT_FALSE(*ParseIndexRequest(PaddedBody("{}")));
+  EXPECT_TRUE(*ParseIndexRequest(PaddedBody(R"({"ready":true})")));
+  EXPECT_FALSE(ParseIndexRequest(PaddedBody(R"({"ready":1})")).ok());
+  EXPECT_FALSE(ParseIndexRequest(PaddedBody("[")).ok());
+}
+
+}  // namespace
+}  // namespace siglip

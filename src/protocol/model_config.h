@@ -1,0 +1,26 @@
+#pragma once
+
+// config.pbtxt <-> siglip::ModelConfig. The struct carries the parsed message along (`wire`), so
+// that what we do not act on is still reported to clients as written.
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "serving/model_config.h"
+
+#include "model_config.pb.h"
+
+namespace siglip {
+
+// `path` names the file in errors: InvalidArgument "path:line:column: what". Unknown fields and
+// enum values are refused, and so is what this server cannot honour (sequence batching).
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_view path);
+
+// The message as clients see it: `wire`, overlaid with the struct's fields, normalised as Triton's
+// core does (version policy, preferred batch sizes, pinned memory).
+inference::ModelConfig ModelConfigToProto(const ModelConfig& config);
+
+std::string ModelConfigJson(const ModelConfig& config);
+
+}  // namespace siglip

@@ -1,0 +1,125 @@
+#include "protocol/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace siglip {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr std::string_view kVision = R"(
+name: "siglip_vision_model"
+backend: "siglip"
+max_batch_size: 32
+input [ { name: "PIXEL_VALUES" data_type: TYPE_FP32 dims: [ 3, 384, 384 ] label: "x" } ]
+)";
+
+constexpr std::string_view kFull = R"(
+name: "m"  # a comment
+backend: "siglip"
+max_batch_size: 32
+input [ { name: "X" data_type: TYPE_STRING dims: [ 1 ] } ]
+output { name: "Y" data_type: TYPE_FP32 dims: -1 label_filename: "labels.txt" }
+instance_group [ { kind: KIND_GPU count: 2 gpus: [ 0, 1 ] } ]
+dynamic_batching {
+  preferred_batch_size: [ 16, 8 ]
+  max_queue_delay_microseconds: 100
+  default_queue_policy { timeout_action: DELAY max_queue_size: 5 allow_timeout_override: true }
+}
+parameters { key: "checkpoint" value: { string_value: "../../models/demo" } }
+model_warmup [ { name: "w" batch_size: 1 count: 3
+  inputs { key: "X" value: { data_type: TYPE_STRING dims: 1 input_data_file: "a.jpg" } } } ]
+optimization { cuda { graphs: true } }
+)";
+
+TEST(ModelConfig, FieldsReachTheStruct) {
+  const auto config = ParseModelConfig(kFull, "repo/m/config.pbtxt");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->name, "m");
+  EXPECT_EQ(config->max_batch_size, 32);
+  EXPECT_EQ(config->inputs[0].datatype, DataType::kBytes);
+  EXPECT_THAT(config->outputs[0].dims, ElementsAre(-1));
+  EXPECT_EQ(config->instance_groups[0].kind, InstanceGroup::Kind::kGpu);
+  EXPECT_THAT(config->instance_groups[0].gpus, ElementsAre(0, 1));
+  EXPECT_THAT(config->dynamic_batching->preferred_batch_sizes, ElementsAre(8, 16));
+  EXPECT_EQ(config->dynamic_batching->max_queue_delay_us, 100U);
+  EXPECT_EQ(config->dynamic_batching->default_queue_policy.timeout_action,
+            QueuePolicy::TimeoutAction::kDelay);
+  EXPECT_EQ(config->parameters.at("checkpoint"), "../../models/demo");
+  EXPECT_EQ(config->warmups[0].inputs.at("X").file, "a.jpg");
+  EXPECT_EQ(config->warmups[0].count, 3U);
+  EXPECT_EQ(config->source, "repo/m/config.pbtxt");
+  EXPECT_EQ(config->directory, "repo/m");
+}
+
+TEST(ModelConfig, ErrorsNameFileLineAndColumn) {
+  const auto unknown = ParseModelConfig(kVision, "repo/v/config.pbtxt");
+  EXPECT_EQ(unknown.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(unknown.status().message(), HasSubstr("repo/v/config.pbtxt:5:"));
+  EXPECT_THAT(unknown.status().message(), HasSubstr("label"));
+  for (const char* bad :
+       {"name: 3", "name", "max_batch_size: \"x\"", "input { data_type: TYPE_FP33 }",
+        "max_batch_size: 99999999999", "name: \"a\" name: \"b\"", "}", "input {"}) {
+    const auto config = ParseModelConfig(bad, "c");
+    EXPECT_THAT(config.status().message(), HasSubstr("c:1:")) << bad;
+  }
+}
+
+TEST(ModelConfig, WhatCannotBeHonouredIsRefused) {
+  EXPECT_THAT(ParseModelConfig("sequence_batching {}", "c").status().message(),
+              HasSubstr("c: sequence_batching is not supported"));
+  EXPECT_THAT(ParseModelConfig("input { name: 'X' }", "c").status().message(),
+              HasSubstr("input 'X': data_type is missing"));
+}
+
+TEST(ModelConfig, RenderingKeepsUnknownToUsAndOverlaysTheRest) {
+  auto config = ParseModelConfig(kFull, "c");
+  ASSERT_TRUE(config.ok());
+  config->outputs[0].dims = {1152};
+  config->instance_groups[0].name = "m_0";
+  const inference::ModelConfig wire = ModelConfigToProto(*config);
+  EXPECT_EQ(wire.output(0).label_filename(), "labels.txt");
+  EXPECT_EQ(wire.output(0).dims(0), 1152);
+  EXPECT_EQ(wire.instance_group(0).name(), "m_0");
+  EXPECT_TRUE(wire.optimization().cuda().graphs());
+  EXPECT_TRUE(wire.optimization().input_pinned_memory().enable());
+  EXPECT_EQ(wire.version_policy().latest().num_versions(), 1U);
+  EXPECT_EQ(wire.model_warmup(0).inputs().at("X").input_data_file(), "a.jpg");
+}
+
+TEST(ModelConfig, BuiltInEnsembleRendersFromTheStructAlone) {
+  ModelConfig config;
+  config.name = "siglip_vision";
+  config.platform = "ensemble";
+  config.max_batch_size = 32;
+  config.inputs = {{"INPUT_IMAGE", DataType::kBytes, {1}, false}};
+  config.ensemble_steps = {
+      {"siglip_vision_process", -1, {{"INPUT_IMAGE", "INPUT_IMAGE"}}, {{"P", "p"}}}};
+  const inference::ModelConfig wire = ModelConfigToProto(config);
+  EXPECT_EQ(wire.platform(), "ensemble");
+  EXPECT_EQ(wire.ensemble_scheduling().step(0).model_name(), "siglip_vision_process");
+  EXPECT_EQ(wire.ensemble_scheduling().step(0).output_map().at("P"), "p");
+  EXPECT_EQ(wire.instance_group_size(), 0);
+  EXPECT_FALSE(wire.has_optimization());
+}
+
+TEST(ModelConfig, JsonPrintsDefaultsAndNumbers) {
+  ModelConfig config;
+  config.name = "m";
+  config.backend = "siglip";
+  config.max_batch_size = 4;
+  config.dynamic_batching.emplace();
+  config.inputs = {{"X", DataType::kInt64, {64}, false}};
+  const std::string json = ModelConfigJson(config);
+  EXPECT_THAT(json, HasSubstr(R"("name":"m","platform":"","backend":"siglip")"));
+  EXPECT_THAT(json, HasSubstr(R"("data_type":"TYPE_INT64","format":"FORMAT_NONE","dims":[64])"));
+  EXPECT_THAT(json, HasSubstr(R"("preferred_batch_size":[4])"));
+  EXPECT_THAT(json, HasSubstr(R"("max_queue_delay_microseconds":0)"));
+  EXPECT_THAT(json, HasSubstr(R"("parameters":{})"));
+  EXPECT_THAT(json, HasSubstr(R"("latest":{"num_versions":1})"));
+}
+
+}  // namespace
+}  // namespace siglip

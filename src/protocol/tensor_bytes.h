@@ -1,0 +1,30 @@
+#pragma once
+
+// The bytes of an input tensor against its shape and datatype, the same for HTTP's binary blocks
+// and gRPC's raw contents.
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "serving/request.h"
+
+namespace siglip {
+
+// Splits the wire form of a BYTES tensor, (uint32 little-endian length, bytes) per element, into
+// views of it. InvalidArgument unless `bytes` holds exactly `expected` elements.
+absl::Status SplitByteElements(std::string_view bytes, std::int64_t expected,
+                               std::vector<std::string_view>& elements);
+
+// The element count of input.shape; InvalidArgument for negative dimensions and overflow.
+absl::StatusOr<std::int64_t> CheckedElementCount(const InputTensor& input);
+
+// Sets input.data or input.elements to views of `bytes`. REQUIRES: name, datatype and shape are
+// set.
+absl::Status SetInputBytes(std::string_view bytes, InputTensor& input);
+
+// "[1,3,384,384]"
+std::string ShapeText(std::span<const std::int64_t> shape);
+
+}  // namespace siglip
