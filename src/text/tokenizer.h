@@ -29,11 +29,13 @@ class Tokenizer {
   std::int64_t pad_id() const { return pad_id_; }
   std::int64_t eos_id() const { return eos_id_; }
 
-  // Exactly T ids: cut to T-1 and EOS, padded on the right. This is what the models were trained on.
-  // InvalidArgument with the byte offset if the text is not UTF-8. Never an error for empty text.
+  // Exactly T ids: cut to T-1 and EOS, padded on the right. This is what the models were trained
+  // on. InvalidArgument with the byte offset if the text is not UTF-8. Never an error for empty
+  // text.
   absl::StatusOr<std::vector<std::int64_t>> Encode(std::string_view text) const;
 
-  // The same ids without the padding, 1..T of them. For the validation table's no-padding row alone.
+  // The same ids without the padding, 1..T of them. For the validation table's no-padding row
+  // alone.
   virtual absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const = 0;
 
   // "SiglipTokenizer, sentencepiece, 32000 pieces", for `siglip inspect`.

@@ -1,0 +1,28 @@
+#pragma once
+
+// The SentencePiece library behind plain types: its header declares a namespace `absl` of its own,
+// so it cannot be included together with Abseil's.
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace siglip {
+
+// Thread-safe once loaded.
+class PieceModel {
+ public:
+  virtual ~PieceModel() = default;
+
+  // `bytes` is the content of a .model file. Null with `error` set if it is none.
+  static std::unique_ptr<PieceModel> Load(std::string_view bytes, std::string& error);
+
+  virtual std::vector<std::string> EncodeAsPieces(std::string_view text) const = 0;
+  // The id of <unk> if there is no such piece.
+  virtual int PieceToId(std::string_view piece) const = 0;
+  virtual std::string IdToPiece(int id) const = 0;
+  virtual int num_pieces() const = 0;
+};
+
+}  // namespace siglip

@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/text: SentencePiece models, and the ids that transformers gives for many strings.
+
+    python3 tools/make_text_goldens.py [FOLDER]      (tools/setup/requirements-oracle.txt)
+
+strings.bin: records of a little-endian uint32 length and UTF-8 bytes; MODEL/ids.txt: one line of ids per record.
+"""
+
+import json
+import pathlib
+import struct
+import sys
+
+import sentencepiece
+import transformers
+
+import text_cases
+
+COMMITTED = ["nfkc_unigram", "identity", "no_dummy_prefix", "byte_fallback", "bpe", "plain_nfkc"]
+COUNT = 2500
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tests/golden/text")
+    strings = text_cases.random_strings(COUNT, 20261124)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "strings.bin", "wb") as file:
+        for text in strings:
+            data = text.encode("utf-8")
+            file.write(struct.pack("<I", len(data)) + data)
+    for name in COMMITTED:
+        text_cases.make_model(folder / name, name)
+        ids = text_cases.reference_ids(folder / name, strings)
+        (folder / name / "ids.txt").write_text("\n".join(" ".join(map(str, row)) for row in ids) + "\n")
+    (folder / "versions.json").write_text(json.dumps({
+        "transformers": transformers.__version__, "sentencepiece": sentencepiece.__version__,
+        "python": sys.version.split()[0], "strings": COUNT}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Small SentencePiece models and strings of many scripts, for the tokenizer's goldens and oracle."""
+
+import json
+import pathlib
+import random
+
+import sentencepiece
+
+WORDS = {
+    "latin": "the a photo of cat dog red house naïve façade über straße Ærø Łódź İstanbul ÉCOLE Œuvre don't a-b e.g. "
+             "U.S.A. rock'n'roll C++ 3.14 50% #tag @user http://x.y/z?a=b&c=d".split(),
+    "greek": "ΑΣ Σ ΑΣ-Α ΑΣ.Α ὈΔΥΣΣΕΎΣ ΣΊΣΥΦΟΣ ἈΡΧΉ φιλοσοφία ΣΑΣ".split(),
+    "cyrillic": "Привет МИР кошка Ёлка ЩИ Ґанок".split(),
+    "armenian": "ԲԱՐԵՒ Հայաստան".split(),
+    "georgian": "ᲡᲐᲥᲐᲠᲗᲕᲔᲚᲝ საქართველო".split(),
+    "hebrew": "שָׁלוֹם עולם".split(),
+    "arabic": "مرحبا بالعالم ﷺ ۱۲۳".split(),
+    "devanagari": "नमस्ते दुनिया क्षि".split(),
+    "thai": "สวัสดีชาวโลก ภาษาไทย".split(),
+    "han": "東京 寫真 一只猫 ２０２６年 ㍿ ㎏".split(),
+    "kana": "ねこ カタカナ ｶﾀｶﾅ ガ が".split(),
+    "hangul": "고양이 각 각".split(),
+    "cherokee": "ᏣᎳᎩ ꭰꮝ".split(),
+    "deseret": "𐐔𐐯𐑅𐐨𐑉𐐯𐐻 𞤀𞤁".split(),
+    "emoji": "🐈 🔥 👩‍👩‍👧 🇩🇪 👍🏽 ❤️ 🐈🔥".split(),
+    "compat": "… ＡＢＣ！ ™ ½ ① ﬁ Ⅷ ẞ K Å ǅ ﬀ ¨ ´ ª ² ſ".split(),
+    "marks": ["e\u0301", "E\u0301\u0327", "a\u0300\u0301\u0302\u0303", "\u0301", "\u0345Σ\u0345", "i\u0307"],
+    "special": ["</s>", "<unk>", "</S>", "<pad>", "<s>", "</s></s>", "<unk></s>", "< /s>", "</s", "▁", "▁▁x", "<extra>"],
+    "punctuation": list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["—", "“q”", "¡¿", "§", "don’t", "...", "?!"],
+    "space": [" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085", "\u200b", "\ufeff",
+              "\u180e", "\u001c", "\u202f", "\u205f", "\u1680"],
+    "control": ["\u0000", "\u0001", "\u007f", "\u00ad", "\ufffd", "\U000e0001", "\uffff", "\U0010ffff"],
+}
+
+FIXED = [
+    "", " ", "   ", "!!!", "^_~", "a", "A photo of a cat.", "a photo of a cat", " W", "W ", "a-b", "a - b", "don't",
+    "a</s>b", "</s> hello", "hello</s>", "A </S> b", "</s>", "<unk>", "a <unk> b", "x" * 500, "word " * 200,
+    "</s>" * 70, "</s>" * 63 + " hi", "</s>" * 3 + " hi", "🐈🔥", "🐈 🐈", "\u0000a\u0000", "ΑΣ", "Σ", "ΑΣ Σ ΣΑ",
+    "İİİ", "▁a▁b", "▁", "▁</s>", "\u2581\u2581", "a\u0345Σ\u0345b", "AΣ\u0301", "AΣ'", "AΣ'B", "a</s></s>b", "</s>a</s>",
+    "! </s> !", "a\u3000b", "\ufeffabc", "\u200babc\u200b",
+]
+
+
+def random_strings(count, seed):
+    """Strings of mixed scripts, with white space, punctuation and special tokens strewn in."""
+    rng = random.Random(seed)
+    kinds = list(WORDS)
+    result = list(FIXED)
+    while len(result) < count:
+        favourite = rng.choice(kinds)
+        parts = []
+        for _ in range(rng.choice([1, 1, 2, 3, 5, 8, 13, 40])):
+            kind = favourite if rng.random() < 0.5 else rng.choice(kinds)
+            part = rng.choice(WORDS[kind])
+            if rng.random() < 0.2:
+                part = rng.choice([str.upper, str.title, str.lower, str.swapcase])(part)
+            if rng.random() < 0.05:
+                part = chr(rng.choice([rng.randrange(0x80, 0xD800), rng.randrange(0xE000, 0x110000)]))
+            parts.append(part)
+            if rng.random() < 0.6:
+                parts.append(" " if rng.random() < 0.8 else rng.choice(WORDS["space"]))
+        result.append("".join(parts))
+    return result
+
+
+MODELS = {
+    "nfkc_unigram": {"normalization_rule_name": "nmt_nfkc"},
+    "nfkc_cf": {"normalization_rule_name": "nmt_nfkc_cf"},
+    "identity": {"normalization_rule_name": "identity"},
+    "plain_nfkc": {"normalization_rule_name": "nfkc"},
+    "no_dummy_prefix": {"normalization_rule_name": "nmt_nfkc", "add_dummy_prefix": False},
+    "keeps_space": {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": False},
+    "byte_fallback": {"normalization_rule_name": "nmt_nfkc", "byte_fallback": True, "vocab_size": 560},
+    "bpe": {"normalization_rule_name": "nmt_nfkc", "model_type": "bpe"},
+}
+
+# tokenizer_config.json of each model: variants of what published files hold.
+CONFIGS = {
+    "nfkc_unigram": {"model_max_length": 16},
+    "identity": {"do_lower_case": False},
+    "bpe": {
+        "added_tokens_decoder": {
+            "1": {"content": "</s>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+                  "special": True},
+            "2": {"content": "<unk>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False,
+                  "special": True},
+            "5": {"content": "<extra>", "lstrip": False, "normalized": False, "rstrip": True, "single_word": False,
+                  "special": True},
+        },
+    },
+    "plain_nfkc": {"pad_token": {"__type": "AddedToken", "content": "<pad>", "lstrip": False, "normalized": False,
+                                 "rstrip": False, "single_word": False, "special": True}},
+}
+
+
+def make_model(folder, name):
+    """Trains one small model and writes its tokenizer_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = folder / "corpus.txt"
+    lines = [line.replace("\u0000", "") for line in random_strings(1500, 7) if "\n" not in line and "\r" not in line]
+    corpus.write_text("\n".join(lines + WORDS["latin"] * 20), encoding="utf-8")
+    options = {"vocab_size": 400, "model_type": "unigram", "character_coverage": 0.98, **MODELS[name]}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / "spiece"), hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2,
+        bos_id=-1, pad_piece="<pad>", minloglevel=2, num_threads=1, **options)
+    corpus.unlink()
+    (folder / "spiece.vocab").unlink()
+    config = {"tokenizer_class": "SiglipTokenizer", "model_input_names": ["input_ids"], **CONFIGS.get(name, {})}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def reference_ids(folder, texts):
+    """The un-padded ids of transformers' SiglipTokenizer, cut to its model_max_length."""
+    import transformers
+
+    tokenizer = transformers.SiglipTokenizer.from_pretrained(pathlib.Path(folder))
+    length = min(tokenizer.model_max_length, 64)
+    return [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in texts]
