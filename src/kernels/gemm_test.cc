@@ -1,0 +1,166 @@
+#include "kernels/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "kernels/kernel_test_util.h"
+#include "kernels/reference.h"
+
+namespace siglip {
+namespace {
+
+// A sum of k random products in fp32 is off by about sqrt(k) eps; 4 leaves room for blocks and
+// GELU.
+double Tolerance(std::int64_t k) { return 4 * std::sqrt(static_cast<double>(k) + 1) * 6e-8; }
+
+struct Problem {
+  std::int64_t m, n, k;
+  std::vector<float> a, w, bias, residual;
+
+  Problem(std::int64_t rows, std::int64_t columns, std::int64_t depth)
+      : m(rows),
+        n(columns),
+        k(depth),
+        a(RandomFloats(m * k, 1)),
+        w(RandomFloats(n * k, 2)),
+        bias(RandomFloats(n, 3)),
+        residual(RandomFloats(m * n, 4)) {}
+};
+
+std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool gelu,
+                            bool residual) {
+  ThreadTeam team(threads);
+  std::vector<float> scratch(GemmScratchFloats() * static_cast<std::size_t>(threads));
+  PackedMatrix w(problem.n, problem.k);
+  w.SetRows(0, problem.n, problem.w.data());
+  std::vector<float> c(static_cast<std::size_t>(problem.m * problem.n), NAN);
+  GemmCall call;
+  call.m = problem.m;
+  call.a = problem.a.data();
+  call.a_stride = problem.k;
+  call.w = &w;
+  call.c = c.data();
+  call.c_stride = problem.n;
+  if (bias) call.bias = problem.bias.data();
+  call.gelu = gelu;
+  if (residual) call.residual = problem.residual.data();
+  call.residual_stride = problem.n;
+  Gemm(team, call, scratch.data());
+  return c;
+}
+
+TEST(GemmTest, EveryEpilogueEqualsFloat64AtOddSizes) {
+  for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 1},
+                                                                        {1, 33, 300},
+                                                                        {5, 16, 7},
+                                                                        {6, 17, 64},
+                                                                        {7, 31, 255},
+                                                                        {12, 32, 256},
+                                                                        {13, 48, 257},
+                                                                        {11, 49, 513},
+                                                                        {23, 100, 36},
+                                                                        {253, 65, 40},
+                                                                        {255, 7, 130},
+                                                                        {64, 130, 600}}) {
+    const Problem problem(m, n, k);
+    const auto product = reference::Linear(ToDouble(problem.a), m, ToDouble(problem.w),
+                                           ToDouble(problem.bias), n, k);
+    SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);
+    EXPECT_LT(RelativeError(Multiply(problem, 2, true, false, false), product), Tolerance(k));
+    auto gelu = product;
+    for (double& value : gelu) value = reference::GeluTanh(value);
+    EXPECT_LT(RelativeError(Multiply(problem, 2, true, true, false), gelu), Tolerance(k));
+    auto sum = product;
+    for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += problem.residual[i];
+    EXPECT_LT(RelativeError(Multiply(problem, 2, true, false, true), sum), Tolerance(k));
+    const auto bare = reference::Linear(ToDouble(problem.a), m, ToDouble(problem.w), {}, n, k);
+    EXPECT_LT(RelativeError(Multiply(problem, 1, false, false, false), bare), Tolerance(k));
+  }
+}
+
+TEST(GemmTest, RowsDoNotDependOnTheOthersNorOnThreadsBitForBit) {
+  const Problem all(270, 70, 600);
+  const std::vector<float> want = Multiply(all, 1, true, true, true);
+  EXPECT_EQ(Multiply(all, 3, true, true, true), want);
+  for (const std::int64_t row : {0, 5, 12, 251, 252, 269}) {
+    Problem one(1, 70, 600);
+    std::copy_n(all.a.begin() + row * 600, 600, one.a.begin());
+    std::copy_n(all.residual.begin() + row * 70, 70, one.residual.begin());
+    const std::vector<float> got = Multiply(one, 2, true, true, true);
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), want.begin() + row * 70)) << "row " << row;
+  }
+}
+
+TEST(GemmTest, NotANumberStaysInItsRow) {
+  Problem problem(14, 33, 20);
+  problem.a[3 * 20 + 4] = NAN;
+  const std::vector<float> c = Multiply(problem, 1, true, true, false);
+  for (std::int64_t i = 0; i < 14 * 33; ++i) EXPECT_EQ(std::isnan(c[i]), i / 33 == 3) << i;
+}
+
+TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {
+  const Problem problem(20, 5, 3);
+  ThreadTeam team(1);
+  std::vector<float> scratch(GemmScratchFloats());
+  PackedMatrix w(5, 3);  // zero weights: C is the residual
+  std::vector<float> c(100);
+  GemmCall call;
+  call.m = 20;
+  call.a = problem.a.data();
+  call.a_stride = 3;
+  call.w = &w;
+  call.c = c.data();
+  call.c_stride = 5;
+  call.residual = problem.residual.data();
+  call.residual_stride = 5;
+  call.residual_period = 7;
+  Gemm(team, call, scratch.data());
+  for (std::int64_t i = 0; i < 100; ++i) {
+    EXPECT_EQ(c[i], problem.residual[i / 5 % 7 * 5 + i % 5]) << i;
+  }
+}
+
+TEST(GemmTest, PatchesEqualAnUnfoldedCopyAndPixelsPastTheGridAreNotRead) {
+  constexpr std::int64_t kSide = 17, kPatch = 5, kPerSide = 3, kWidth = 3 * kPatch * kPatch, kN = 9;
+  std::vector<float> first = RandomFloats(3 * kSide * kSide, 1);
+  std::vector<float> second = RandomFloats(3 * kSide * kSide, 2);
+  const float* images[] = {first.data(), second.data()};
+  Problem problem(2 * kPerSide * kPerSide, kN, kWidth);
+  std::vector<float>* sources[] = {&first, &second};
+  for (std::int64_t row = 0; row < problem.m; ++row) {
+    const std::int64_t y = row / kPerSide % kPerSide * kPatch;
+    const std::int64_t x = row % kPerSide * kPatch;
+    for (std::int64_t i = 0; i < kWidth; ++i) {
+      const std::int64_t channel = i / (kPatch * kPatch);
+      const std::int64_t at = (channel * kSide + y + i / kPatch % kPatch) * kSide + x + i % kPatch;
+      problem.a[row * kWidth + i] = (*sources[row / (kPerSide * kPerSide)])[at];
+    }
+  }
+  for (std::vector<float>* image : sources) {
+    for (std::int64_t i = 0; i < 3 * kSide * kSide; ++i) {
+      if (i % kSide >= 15 || i / kSide % kSide >= 15) (*image)[i] = NAN;
+    }
+  }
+  ThreadTeam team(2);
+  std::vector<float> scratch(GemmScratchFloats() * 2);
+  PackedMatrix w(kN, kWidth);
+  w.SetRows(0, 4, problem.w.data());
+  w.SetRows(4, kN - 4, problem.w.data() + 4 * kWidth);
+  std::vector<float> c(static_cast<std::size_t>(problem.m * kN));
+  const PatchRows patches{images, 3, kSide, kPatch, kPerSide};
+  GemmCall call;
+  call.m = problem.m;
+  call.patches = &patches;
+  call.w = &w;
+  call.c = c.data();
+  call.c_stride = kN;
+  Gemm(team, call, scratch.data());
+  EXPECT_EQ(c, Multiply(problem, 1, false, false, false));
+}
+
+}  // namespace
+}  // namespace siglip

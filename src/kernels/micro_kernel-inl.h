@@ -1,0 +1,92 @@
+// The register tile that GEMM and attention share, and exp. Included once per Highway target by the
+// .cc files of src/kernels.
+
+#include <cstdint>
+
+#include "hwy/highway.h"
+
+#if defined(SIGLIP_KERNELS_MICRO_KERNEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SIGLIP_KERNELS_MICRO_KERNEL_INL_H_
+#undef SIGLIP_KERNELS_MICRO_KERNEL_INL_H_
+#else
+#define SIGLIP_KERNELS_MICRO_KERNEL_INL_H_
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace siglip {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// At most 16 lanes: nothing wider exists, and the packed layout counts on a known width.
+using FloatTag = hn::CappedTag<float, 16>;
+using FloatVec = hn::Vec<FloatTag>;
+inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
+// The tile's accumulators, two vectors of B and one broadcast fill the registers without a spill:
+// 24 + 2 of 32 on AVX-512, 12 + 2 + 1 of 16 on AVX2 and SSE4.
+inline constexpr int kTileRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
+inline constexpr int kTileVectors = 2;
+inline constexpr int kTileColumns = kTileVectors * kLanes;
+
+// acc[r][v] = sum over i < k of a[i * a_stride + r] * b[i * b_stride + v * kLanes ...], in the
+// order of i, one fused multiply-add each (where the target has it). Alignment of a and b is not
+// needed.
+template <int kRows, int kVectors>
+HWY_INLINE void MultiplyTile(std::int64_t k, const float* HWY_RESTRICT a, std::int64_t a_stride,
+                             const float* HWY_RESTRICT b, std::int64_t b_stride,
+                             FloatVec (&acc)[kRows][kVectors]) {
+  const FloatTag d;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
+  }
+  for (std::int64_t i = 0; i < k; ++i) {
+    FloatVec columns[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto row = hn::Set(d, a[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(row, columns[v], acc[r][v]);
+    }
+    a += a_stride;
+    b += b_stride;
+  }
+}
+
+// e^x within 1 ulp or so on [-87.3, 88.3], the value at the border outside, NaN for NaN.
+// x = n ln2 + r, |r| <= ln2 / 2; e^r by its Taylor series to r^7 (remainder 5e-9 relative).
+HWY_INLINE FloatVec Exp(FloatVec x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  // x is the second operand: x86 returns that one if either is NaN.
+  x = hn::Min(hn::Set(d, 88.3f), hn::Max(hn::Set(d, -87.3f), x));
+  const auto n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
+  auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);  // ln2's leading bits: n * this is exact
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  auto p = hn::Set(d, 1.0f / 5040);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 720));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 120));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 24));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 6));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
+  p = hn::MulAdd(hn::Mul(p, r), r, hn::Add(r, hn::Set(d, 1.0f)));
+  const auto exponent = hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
+}
+
+// x/2 (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3): without the
+// cancellation of 1 + tanh(u) for negative u.
+HWY_INLINE FloatVec GeluTanh(FloatVec x) {
+  const FloatTag d;
+  const auto inner = hn::MulAdd(hn::Mul(x, x), hn::Set(d, 0.044715f), hn::Set(d, 1.0f));
+  const auto minus_2u = hn::Mul(hn::Mul(x, hn::Set(d, -1.5957691216057308f)), inner);
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), Exp(minus_2u)));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace siglip
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard per target
