@@ -1,9 +1,9 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "kernels/gemm_kernels.h"
+#include "kernels/parallel.h"
 
 namespace siglip {
 namespace {
@@ -70,17 +70,12 @@ void Gemm(ThreadTeam& team, const GemmCall& call, float* scratch) {
   if (call.m == 0) return;
   const std::int64_t n = call.w->n();
   const Cut cut = CutForThreads(call.m, n, team.num_threads());
-  const std::int64_t pieces = cut.row_blocks * cut.column_blocks;
-  std::atomic<std::int64_t> next{0};
-  team.RunOnAll([&](int worker) {
-    float* own = scratch + static_cast<std::size_t>(worker) * GemmScratchFloats();
-    for (std::int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < pieces;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      const std::int64_t row = i / cut.column_blocks * cut.block_rows;
-      const std::int64_t column = i % cut.column_blocks * cut.block_columns;
-      GemmBlock(call, row, std::min(call.m, row + cut.block_rows), column,
-                std::min(n, column + cut.block_columns), own);
-    }
+  ParallelFor(team, cut.row_blocks * cut.column_blocks, [&](int worker, std::int64_t i) {
+    const std::int64_t row = i / cut.column_blocks * cut.block_rows;
+    const std::int64_t column = i % cut.column_blocks * cut.block_columns;
+    GemmBlock(call, row, std::min(call.m, row + cut.block_rows), column,
+              std::min(n, column + cut.block_columns),
+              scratch + static_cast<std::size_t>(worker) * GemmScratchFloats());
   });
 }
 

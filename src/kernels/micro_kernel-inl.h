@@ -2,6 +2,7 @@
 // .cc files of src/kernels.
 
 #include <cstdint>
+#include <cstring>
 
 #include "hwy/highway.h"
 
@@ -52,6 +53,61 @@ HWY_INLINE void MultiplyTile(std::int64_t k, const float* HWY_RESTRICT a, std::i
     }
     a += a_stride;
     b += b_stride;
+  }
+}
+
+// The first `count` lanes, if it has not so many; the others are zero.
+HWY_INLINE FloatVec LoadColumns(const float* from, std::int64_t count) {
+  const FloatTag d;
+  if (count >= kLanes) return hn::LoadU(d, from);
+  HWY_ALIGN float lanes[kLanes] = {};
+  if (count > 0) std::memcpy(lanes, from, static_cast<std::size_t>(count) * sizeof(float));
+  return hn::Load(d, lanes);
+}
+
+HWY_INLINE void StoreColumns(FloatVec value, float* to, std::int64_t count) {
+  const FloatTag d;
+  if (count >= kLanes) {
+    hn::StoreU(value, d, to);
+    return;
+  }
+  HWY_ALIGN float lanes[kLanes];
+  hn::Store(value, d, lanes);
+  if (count > 0) std::memcpy(to, lanes, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+// rows x k of `from` -> [k][kTileRows] at `to`, four rows by four columns at a time.
+HWY_INLINE void PackRows(const float* const* from, std::int64_t rows, std::int64_t k, float* to) {
+  std::int64_t r = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::CappedTag<float, 4> d4;
+  const hn::Repartition<double, decltype(d4)> d2;
+  for (; r + 4 <= rows; r += 4) {
+    std::int64_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+      const auto a = hn::LoadU(d4, from[r] + i);
+      const auto b = hn::LoadU(d4, from[r + 1] + i);
+      const auto c = hn::LoadU(d4, from[r + 2] + i);
+      const auto e = hn::LoadU(d4, from[r + 3] + i);
+      const auto ab_low = hn::BitCast(d2, hn::InterleaveLower(d4, a, b));
+      const auto ab_high = hn::BitCast(d2, hn::InterleaveUpper(d4, a, b));
+      const auto ce_low = hn::BitCast(d2, hn::InterleaveLower(d4, c, e));
+      const auto ce_high = hn::BitCast(d2, hn::InterleaveUpper(d4, c, e));
+      float* out = to + i * kTileRows + r;
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, ab_low, ce_low)), d4, out);
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_low, ce_low)), d4, out + kTileRows);
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, ab_high, ce_high)), d4,
+                 out + 2 * kTileRows);
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_high, ce_high)), d4,
+                 out + 3 * kTileRows);
+    }
+    for (; i < k; ++i) {
+      for (int j = 0; j < 4; ++j) to[i * kTileRows + r + j] = from[r + j][i];
+    }
+  }
+#endif
+  for (; r < rows; ++r) {
+    for (std::int64_t i = 0; i < k; ++i) to[i * kTileRows + r] = from[r][i];
   }
 }
 

@@ -1,0 +1,276 @@
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/attention.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include "hwy/highway.h"
+#include "kernels/micro_kernel-inl.h"
+
+#ifndef SIGLIP_KERNELS_ATTENTION_ONCE_
+#define SIGLIP_KERNELS_ATTENTION_ONCE_
+namespace siglip {
+
+// Every target's tile has at most so many rows, columns and lanes; scratch is sized by them.
+inline constexpr std::int64_t kMaxTileRows = 12;
+inline constexpr std::int64_t kMaxTileColumns = 32;
+inline constexpr std::int64_t kMaxLanes = 16;
+
+// One worker's memory. A multiple of 16 floats each.
+struct AttentionScratch {
+  float* keys = nullptr;     // [ceil(tokens / tile rows)][head_dim][tile rows]
+  float* values = nullptr;   // panels of columns: [tokens][tile columns]
+  float* queries = nullptr;  // [head_dim][tile columns], scaled
+  float* scores = nullptr;   // [tokens, rounded up to tile rows][tile columns]
+};
+
+inline std::int64_t RoundUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b * b; }
+
+}  // namespace siglip
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace siglip {
+namespace HWY_NAMESPACE {
+
+static_assert(kTileRows <= kMaxTileRows && kTileColumns <= kMaxTileColumns && kLanes <= kMaxLanes);
+
+void PackKeys(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
+              float* to) {
+  for (std::int64_t token = 0; token < tokens; token += kTileRows, to += head_dim * kTileRows) {
+    const std::int64_t rows = std::min<std::int64_t>(kTileRows, tokens - token);
+    const float* from[kTileRows];
+    for (std::int64_t r = 0; r < rows; ++r) from[r] = k + (token + r) * stride;
+    if (rows < kTileRows) std::fill(to, to + head_dim * kTileRows, 0.0f);
+    PackRows(from, rows, head_dim, to);
+  }
+}
+
+void PackValues(const float* v, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
+                float* to) {
+  for (std::int64_t column = 0; column < head_dim; column += kTileColumns) {
+    const std::int64_t width =
+        std::min<std::int64_t>(kTileColumns, RoundUp(head_dim - column, kLanes));
+    const FloatTag d;
+    for (std::int64_t token = 0; token < tokens; ++token, to += width) {
+      for (std::int64_t x = 0; x < width; x += kLanes) {
+        hn::StoreU(LoadColumns(v + token * stride + column + x, head_dim - column - x), d, to + x);
+      }
+    }
+  }
+}
+
+void PackQueries(const float* q, std::int64_t count, std::int64_t stride, std::int64_t head_dim,
+                 float scale, float* to) {
+  if (count < kTileColumns) std::fill(to, to + head_dim * kTileColumns, 0.0f);
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t x = 0; x < head_dim; ++x)
+      to[x * kTileColumns + i] = q[i * stride + x] * scale;
+  }
+}
+
+// scores[token][query], so that a query's softmax runs down a lane and PV can read rows of scores.
+void Scores(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t head_dim) {
+  const FloatTag d;
+  const float* keys = scratch.keys;
+  float* to = scratch.scores;
+  for (std::int64_t token = 0; token < tokens; token += kTileRows) {
+    FloatVec acc[kTileRows][kTileVectors];
+    MultiplyTile<kTileRows, kTileVectors>(head_dim, keys, kTileRows, scratch.queries, kTileColumns,
+                                          acc);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+      hn::Store(acc[r][0], d, to + r * kTileColumns);
+      hn::Store(acc[r][1], d, to + r * kTileColumns + kLanes);
+    }
+    keys += head_dim * kTileRows;
+    to += kTileRows * kTileColumns;
+  }
+}
+
+// e^(score - max) in place; 1 / sum of each query. Four sums per lane, token mod 4.
+void Softmax(float* scores, std::int64_t tokens, float* inverse_sums) {
+  const FloatTag d;
+  for (int v = 0; v < kTileVectors; ++v) {
+    float* column = scores + v * kLanes;
+    auto max = hn::Load(d, column);
+    for (std::int64_t t = 1; t < tokens; ++t) {
+      max = hn::Max(hn::Load(d, column + t * kTileColumns), max);
+    }
+    FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    std::int64_t t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        float* at = column + (t + i) * kTileColumns;
+        const auto weight = Exp(hn::Sub(hn::Load(d, at), max));
+        hn::Store(weight, d, at);
+        sums[i] = hn::Add(sums[i], weight);
+      }
+    }
+    for (; t < tokens; ++t) {
+      float* at = column + t * kTileColumns;
+      const auto weight = Exp(hn::Sub(hn::Load(d, at), max));
+      hn::Store(weight, d, at);
+      sums[0] = hn::Add(sums[0], weight);
+    }
+    const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+    hn::Store(hn::Div(hn::Set(d, 1.0f), sum), d, inverse_sums + v * kLanes);
+  }
+}
+
+// Some queries by one panel of columns of the values.
+struct WeightedSum {
+  std::int64_t tokens = 0;
+  const float* weights = nullptr;  // [tokens][tile columns], at the first query
+  const float* values = nullptr;
+  std::int64_t width = 0;  // of the panel
+  std::int64_t columns = 0;
+  const float* inverse_sums = nullptr;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
+template <int kRows, int kVectors>
+HWY_NOINLINE void RunWeightedSum(const WeightedSum& call) {
+  FloatVec acc[kRows][kVectors];
+  MultiplyTile<kRows, kVectors>(call.tokens, call.weights, kTileColumns, call.values, call.width,
+                                acc);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const auto scale = hn::Set(FloatTag(), call.inverse_sums[r]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      StoreColumns(hn::Mul(acc[r][v], scale), call.out + r * call.out_stride + v * kLanes,
+                   call.columns - v * kLanes);
+    }
+  }
+}
+
+using WeightedSumFunction = void (*)(const WeightedSum&);
+
+template <int kVectors>
+HWY_INLINE void WeightedSumOfRows(std::int64_t rows, const WeightedSum& call) {
+  static constexpr WeightedSumFunction kByRows[] = {
+    RunWeightedSum<1, kVectors>,
+    RunWeightedSum<2, kVectors>,
+    RunWeightedSum<3, kVectors>,
+    RunWeightedSum<4, kVectors>,
+    RunWeightedSum<5, kVectors>,
+    RunWeightedSum<6, kVectors>,
+#if HWY_TARGET <= HWY_AVX3
+    RunWeightedSum<7, kVectors>,
+    RunWeightedSum<8, kVectors>,
+    RunWeightedSum<9, kVectors>,
+    RunWeightedSum<10, kVectors>,
+    RunWeightedSum<11, kVectors>,
+    RunWeightedSum<12, kVectors>,
+#endif
+  };
+  kByRows[rows - 1](call);
+}
+
+void WeightValues(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t queries,
+                  std::int64_t head_dim, const float* inverse_sums, float* out,
+                  std::int64_t out_stride) {
+  WeightedSum call;
+  call.tokens = tokens;
+  call.out_stride = out_stride;
+  call.values = scratch.values;
+  for (std::int64_t column = 0; column < head_dim; column += kTileColumns) {
+    call.width = std::min<std::int64_t>(kTileColumns, RoundUp(head_dim - column, kLanes));
+    call.columns = std::min(call.width, head_dim - column);
+    for (std::int64_t query = 0; query < queries; query += kTileRows) {
+      const std::int64_t rows = std::min<std::int64_t>(kTileRows, queries - query);
+      call.weights = scratch.scores + query;
+      call.inverse_sums = inverse_sums + query;
+      call.out = out + query * out_stride + column;
+      if (call.width > kLanes) {
+        WeightedSumOfRows<2>(rows, call);
+      } else {
+        WeightedSumOfRows<1>(rows, call);
+      }
+    }
+    call.values += tokens * call.width;
+  }
+}
+
+// Queries [begin, end), counted from query_begin, of one head of one item.
+void AttentionHeadTarget(const AttentionCall& call, std::int64_t item, std::int64_t head,
+                         std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
+  const std::int64_t first = item * call.tokens * call.row_stride + head * call.head_dim;
+  PackKeys(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch.keys);
+  PackValues(call.v + first, call.tokens, call.row_stride, call.head_dim, scratch.values);
+  const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
+  HWY_ALIGN float inverse_sums[kTileColumns];
+  for (std::int64_t query = begin; query < end; query += kTileColumns) {
+    const std::int64_t count = std::min<std::int64_t>(kTileColumns, end - query);
+    PackQueries(call.q + first + (call.query_begin + query) * call.row_stride, count,
+                call.row_stride, call.head_dim, scale, scratch.queries);
+    Scores(scratch, call.tokens, call.head_dim);
+    Softmax(scratch.scores, call.tokens, inverse_sums);
+    float* out =
+        call.out + (item * call.query_count + query) * call.out_stride + head * call.head_dim;
+    WeightValues(scratch, call.tokens, count, call.head_dim, inverse_sums, out, call.out_stride);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace siglip
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace siglip {
+HWY_EXPORT(AttentionHeadTarget);
+
+namespace {
+
+AttentionScratch Divide(std::int64_t tokens, std::int64_t head_dim, float* memory) {
+  AttentionScratch scratch;
+  const std::int64_t rows = tokens + kMaxTileRows;
+  scratch.keys = memory;
+  scratch.values = scratch.keys + RoundUp(rows * head_dim, 16);
+  scratch.queries = scratch.values + RoundUp(tokens * (head_dim + kMaxLanes), 16);
+  scratch.scores = scratch.queries + head_dim * kMaxTileColumns;
+  return scratch;
+}
+
+// A piece packs its head's keys and values once, so there are no more than the threads need.
+constexpr std::int64_t kPiecesPerThread = 4;
+
+}  // namespace
+
+std::size_t AttentionScratchFloats(std::int64_t tokens, std::int64_t head_dim) {
+  const AttentionScratch scratch = Divide(tokens, head_dim, nullptr);
+  return static_cast<std::size_t>(scratch.scores - scratch.keys +
+                                  (tokens + kMaxTileRows) * kMaxTileColumns);
+}
+
+void Attention(ThreadTeam& team, const AttentionCall& call, float* scratch) {
+  const std::int64_t heads = call.batch * call.heads;
+  if (heads == 0 || call.query_count == 0) return;
+  const std::int64_t blocks = (call.query_count + kMaxTileColumns - 1) / kMaxTileColumns;
+  const std::int64_t wanted =
+      team.num_threads() == 1 ? 1 : (kPiecesPerThread * team.num_threads() + heads - 1) / heads;
+  const std::int64_t pieces = std::min(wanted, blocks);
+  const std::int64_t piece = (blocks + pieces - 1) / pieces * kMaxTileColumns;
+  const std::size_t per_worker = AttentionScratchFloats(call.tokens, call.head_dim);
+  ParallelFor(team, heads * pieces, [&](int worker, std::int64_t i) {
+    const std::int64_t head = i / pieces;
+    const std::int64_t begin = i % pieces * piece;
+    const std::int64_t end = std::min(call.query_count, begin + piece);
+    if (begin >= end) return;
+    HWY_DYNAMIC_DISPATCH(AttentionHeadTarget)
+    (call, head / call.heads, head % call.heads, begin, end,
+     Divide(call.tokens, call.head_dim, scratch + static_cast<std::size_t>(worker) * per_worker));
+  });
+}
+
+}  // namespace siglip
+#endif  // HWY_ONCE

@@ -1,0 +1,36 @@
+#pragma once
+
+// softmax(Q K^T / sqrt(head_dim)) V without a mask, in fp32.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/thread_pool.h"
+
+namespace siglip {
+
+// Token t of item i is row i * tokens + t of q, k and v, which lie in one buffer or in three; head
+// h is columns [h * head_dim, (h + 1) * head_dim).
+struct AttentionCall {
+  std::int64_t batch = 0;
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::int64_t head_dim = 0;
+  const float* q = nullptr;
+  const float* k = nullptr;
+  const float* v = nullptr;
+  std::int64_t row_stride = 0;
+  // Only these queries of each item are answered.
+  std::int64_t query_begin = 0;
+  std::int64_t query_count = 0;
+  // Query j of item i goes to row i * query_count + j.
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
+// Floats of scratch memory that one worker needs.
+std::size_t AttentionScratchFloats(std::int64_t tokens, std::int64_t head_dim);
+// scratch: AttentionScratchFloats() for each worker, 64-byte aligned.
+void Attention(ThreadTeam& team, const AttentionCall& call, float* scratch);
+
+}  // namespace siglip

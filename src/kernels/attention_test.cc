@@ -1,0 +1,118 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "kernels/kernel_test_util.h"
+#include "kernels/reference.h"
+
+namespace siglip {
+namespace {
+
+struct Problem {
+  std::int64_t batch, tokens, heads, head_dim, query_begin, query_count;
+  std::vector<float> qkv;
+  std::int64_t width() const { return heads * head_dim; }
+};
+
+Problem MakeProblem(std::array<std::int64_t, 6> sizes, float scale) {
+  Problem p{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], {}};
+  p.qkv = RandomFloats(p.batch * p.tokens * 3 * p.width(), 5, scale);
+  return p;
+}
+
+std::vector<float> Attend(const Problem& p, int threads) {
+  ThreadTeam team(threads);
+  AlignedBuffer<float> scratch(AttentionScratchFloats(p.tokens, p.head_dim) *
+                               static_cast<std::size_t>(threads));
+  std::vector<float> out(static_cast<std::size_t>(p.batch * p.query_count * p.width()), NAN);
+  AttentionCall call;
+  call.batch = p.batch;
+  call.tokens = p.tokens;
+  call.heads = p.heads;
+  call.head_dim = p.head_dim;
+  call.q = p.qkv.data();
+  call.k = p.qkv.data() + p.width();
+  call.v = p.qkv.data() + 2 * p.width();
+  call.row_stride = 3 * p.width();
+  call.query_begin = p.query_begin;
+  call.query_count = p.query_count;
+  call.out = out.data();
+  call.out_stride = p.width();
+  Attention(team, call, scratch.data());
+  return out;
+}
+
+reference::Matrix Expected(const Problem& p) {
+  reference::Matrix all;
+  const std::int64_t w = p.width();
+  for (std::int64_t item = 0; item < p.batch; ++item) {
+    reference::Matrix q, k, v;
+    for (std::int64_t t = 0; t < p.tokens; ++t) {
+      const auto row = p.qkv.begin() + (item * p.tokens + t) * 3 * w;
+      if (t >= p.query_begin && t < p.query_begin + p.query_count) q.insert(q.end(), row, row + w);
+      k.insert(k.end(), row + w, row + 2 * w);
+      v.insert(v.end(), row + 2 * w, row + 3 * w);
+    }
+    const auto one = reference::Attention(q, k, v, p.heads, p.head_dim);
+    all.insert(all.end(), one.begin(), one.end());
+  }
+  return all;
+}
+
+TEST(AttentionTest, EqualsFloat64AtOddSizes) {
+  for (const auto& sizes : std::vector<std::array<std::int64_t, 6>>{{1, 1, 1, 1, 0, 1},
+                                                                    {2, 9, 3, 12, 0, 9},
+                                                                    {1, 33, 2, 9, 0, 33},
+                                                                    {2, 64, 2, 64, 63, 1},
+                                                                    {1, 77, 2, 72, 0, 77},
+                                                                    {1, 25, 1, 80, 3, 17}}) {
+    SCOPED_TRACE(testing::PrintToString(sizes));
+    const Problem p = MakeProblem(sizes, 1);
+    // Scores of up to about 5 with an error of some eps each, then sums of up to 77.
+    EXPECT_LT(RelativeError(Attend(p, 2), Expected(p)), 2e-6);
+  }
+}
+
+TEST(AttentionTest, LargeScoresDoNotOverflow) {
+  const Problem p = MakeProblem({1, 40, 2, 16, 0, 40}, 30);
+  const auto out = Attend(p, 1);
+  // Scores of about 4000 carry an error of 4000 eps, which e^x takes over as a relative error.
+  EXPECT_LT(RelativeError(out, Expected(p)), 2e-3);
+}
+
+TEST(AttentionTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
+  const Problem all = MakeProblem({3, 50, 2, 20, 0, 50}, 1);
+  const auto want = Attend(all, 1);
+  EXPECT_EQ(Attend(all, 4), want);
+  Problem last = all;
+  last.query_begin = 49;
+  last.query_count = 1;
+  const auto got = Attend(last, 2);
+  const std::int64_t w = all.width();
+  for (std::int64_t item = 0; item < 3; ++item) {
+    EXPECT_TRUE(std::equal(got.begin() + item * w, got.begin() + (item + 1) * w,
+                           want.begin() + (item * 50 + 49) * w));
+  }
+  Problem second = MakeProblem({1, 50, 2, 20, 0, 50}, 1);
+  std::copy_n(all.qkv.begin() + 50 * 3 * w, 50 * 3 * w, second.qkv.begin());
+  const auto alone = Attend(second, 1);
+  EXPECT_TRUE(std::equal(alone.begin(), alone.end(), want.begin() + 50 * w));
+}
+
+TEST(AttentionTest, NotANumberInAValueReachesEveryQueryOfItsHeadOnly) {
+  Problem p = MakeProblem({1, 20, 2, 8, 0, 20}, 1);
+  p.qkv[4 * 48 + 32 + 3] = NAN;  // value of token 4, head 0
+  const auto out = Attend(p, 1);
+  for (std::int64_t i = 0; i < 20 * 16; ++i) EXPECT_EQ(std::isnan(out[i]), i % 16 == 3) << i;
+  p.qkv[4 * 48 + 32 + 3] = 0;
+  p.qkv[4 * 48 + 16 + 3] = NAN;  // key of token 4, head 0
+  const auto by_key = Attend(p, 1);
+  for (std::int64_t i = 0; i < 20 * 16; ++i) EXPECT_EQ(std::isnan(by_key[i]), i % 16 < 8) << i;
+}
+
+}  // namespace
+}  // namespace siglip
