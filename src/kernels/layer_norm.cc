@@ -1,0 +1,80 @@
+#include "kernels/layer_norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/layer_norm.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include "hwy/highway.h"
+#include "kernels/micro_kernel-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace siglip {
+namespace HWY_NAMESPACE {
+
+// Sum over i of f(lanes of x at i), f taking absent lanes as given by `count`; four partial sums
+// per lane, in the order of i.
+template <class Term>
+HWY_INLINE float SumOver(std::int64_t width, Term term) {
+  FloatVec sums[4] = {hn::Zero(FloatTag()), hn::Zero(FloatTag()), hn::Zero(FloatTag()),
+                      hn::Zero(FloatTag())};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) sums[j] = hn::Add(sums[j], term(i + j * kLanes));
+  }
+  for (; i < width; i += kLanes) sums[0] = hn::Add(sums[0], term(i));
+  const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return hn::GetLane(hn::SumOfLanes(FloatTag(), sum));
+}
+
+void LayerNormRowTarget(const LayerNormCall& call, std::int64_t row) {
+  const FloatTag d;
+  const std::int64_t width = call.width;
+  const float* x = call.x + row * call.x_stride;
+  float* y = call.y + row * call.y_stride;
+  const float mean =
+      SumOver(width, [&](std::int64_t i) HWY_ATTR { return LoadColumns(x + i, width - i); }) /
+      static_cast<float>(width);
+  const auto mean_lanes = hn::Set(d, mean);
+  const float squares = SumOver(width, [&](std::int64_t i) HWY_ATTR {
+    const auto difference = hn::Sub(LoadColumns(x + i, width - i), mean_lanes);
+    const auto square = hn::Mul(difference, difference);
+    if (width - i >= kLanes) return square;
+    return hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(width - i)), square);
+  });
+  const auto scale = hn::Set(d, 1 / std::sqrt(squares / static_cast<float>(width) + call.eps));
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    const std::int64_t count = width - i;
+    const auto normal = hn::Mul(hn::Sub(LoadColumns(x + i, count), mean_lanes), scale);
+    StoreColumns(
+        hn::MulAdd(normal, LoadColumns(call.weight + i, count), LoadColumns(call.bias + i, count)),
+        y + i, count);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace siglip
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace siglip {
+HWY_EXPORT(LayerNormRowTarget);
+
+void LayerNorm(ThreadTeam& team, const LayerNormCall& call) {
+  constexpr std::int64_t kRows = 16;
+  ParallelFor(team, (call.rows + kRows - 1) / kRows, [&](int, std::int64_t block) {
+    const std::int64_t end = std::min(call.rows, (block + 1) * kRows);
+    for (std::int64_t row = block * kRows; row < end; ++row) {
+      HWY_DYNAMIC_DISPATCH(LayerNormRowTarget)(call, row);
+    }
+  });
+}
+
+}  // namespace siglip
+#endif  // HWY_ONCE
