@@ -28,8 +28,10 @@ struct Codec {
 
 std::span<const Codec> AllCodecs();
 
+extern const Codec kAvifCodec;
 extern const Codec kBmpCodec;
 extern const Codec kGifCodec;
+extern const Codec kJp2Codec;
 extern const Codec kJpegCodec;
 extern const Codec kPngCodec;
 extern const Codec kPnmCodec;

@@ -25,6 +25,7 @@ namespace siglip {
 namespace {
 
 constexpr std::string_view kFormat = "JPEG";
+constexpr std::size_t kReadBlock = 65536;  // Pillow's ImageFile.MAXBLOCK
 
 // A progressive file may repeat scans without end, and each costs a pass over all coefficients.
 // Real encoders write 10 to 20. Pillow has no limit: this is a stated exception.
@@ -37,6 +38,7 @@ struct JpegHeader {
   int layers = 0;
   bool progressive = false;
   bool multi_scan = false;
+  bool arithmetic = false;
   std::int64_t coefficient_blocks = 0;
 };
 
@@ -52,6 +54,7 @@ absl::Status ReadFrame(std::string_view s, std::uint32_t marker, JpegHeader& hea
     return BadImage(kFormat, absl::StrCat("expected 1, 3 or 4 components, got ", header.layers));
   }
   header.progressive = marker == 0xFFC2 || marker == 0xFFC6 || marker == 0xFFCA || marker == 0xFFCE;
+  header.arithmetic = marker >= 0xFFC9 && marker <= 0xFFCF;
   std::int64_t max_h = 1;
   std::int64_t max_v = 1;
   std::int64_t sampling = 0;
@@ -179,8 +182,12 @@ class Decompressor {
     };
     error_.base.output_message = [](j_common_ptr) {};
     error_.message[0] = '\0';
+    // Pillow hands over the file in blocks. That matters for arithmetic coding alone: libjpeg cannot
+    // suspend within it, so such a file is refused where a scan crosses the border of a block.
+    const std::size_t first = header.arithmetic ? std::min(kReadBlock, bytes.size()) : bytes.size();
     source_.next_input_byte = reinterpret_cast<const JOCTET*>(bytes.data());
-    source_.bytes_in_buffer = bytes.size();
+    source_.bytes_in_buffer = first;
+    left_ = bytes.size() - first;
     source_.init_source = [](j_decompress_ptr) {};
     source_.fill_input_buffer = [](j_decompress_ptr) -> boolean { return FALSE; };
     source_.skip_input_data = [](j_decompress_ptr info, long count) {
@@ -215,12 +222,13 @@ class Decompressor {
   bool Run(RgbImage& image, std::uint8_t* row4) {
     if (setjmp(error_.jump)) return false;
     jpeg_create_decompress(&info_);
+    info_.client_data = this;
     info_.src = &source_;
     info_.progress = &progress_.base;
-    int ok;
+    int ok = JPEG_SUSPENDED;
     do {
       ok = jpeg_read_header(&info_, FALSE);
-    } while (ok == JPEG_HEADER_TABLES_ONLY);
+    } while (ok == JPEG_HEADER_TABLES_ONLY || (ok == JPEG_SUSPENDED && NextBlock()));
     if (ok == JPEG_SUSPENDED) return Fail("truncated in the header");
     const bool is_cmyk = header_.layers == 4;
     info_.out_color_space = is_cmyk ? JCS_CMYK : JCS_RGB;
@@ -233,13 +241,15 @@ class Decompressor {
     }
     for (int y = 0; y < header_.height; ++y) {
       JSAMPROW row = is_cmyk ? row4 : RgbRow(image, y);
-      if (jpeg_read_scanlines(&info_, &row, 1) != 1) {
-        return Fail("truncated: the data ends before the last row");
+      while (jpeg_read_scanlines(&info_, &row, 1) != 1) {
+        if (!NextBlock()) return Fail("truncated: the data ends before the last row");
       }
       if (is_cmyk) {
         InvertedCmykToRgb(row4, static_cast<std::size_t>(header_.width), RgbRow(image, y));
       }
     }
+    // All rows are there: a missing end is fine, an error before it is not.
+    jpeg_finish_decompress(&info_);
     return true;
   }
 
@@ -251,6 +261,19 @@ class Decompressor {
     int max_scans;
   };
 
+  // Makes the next block of the file readable; false at the file's end.
+  bool NextBlock() {
+    if (left_ == 0) return false;
+    const std::size_t block = std::min(kReadBlock, left_);
+    left_ -= block;
+    source_.bytes_in_buffer += block;
+    const std::size_t skip = std::min(to_skip_, source_.bytes_in_buffer);
+    source_.next_input_byte += skip;
+    source_.bytes_in_buffer -= skip;
+    to_skip_ -= skip;
+    return true;
+  }
+
   bool Fail(const char* what) {
     std::snprintf(error_.message, sizeof(error_.message), "%s", what);
     return false;
@@ -261,6 +284,8 @@ class Decompressor {
   ErrorManager error_ = {};
   jpeg_source_mgr source_ = {};
   Progress progress_ = {};
+  std::size_t left_ = 0;
+  std::size_t to_skip_ = 0;
 };
 
 absl::StatusOr<RgbImage> Decode(std::string_view bytes) {

@@ -44,7 +44,7 @@ class Target {
  public:
   Target(const TiffLayout& layout, bool needs_planes)
       : layout_(layout), image_(AllocateRgb(layout.width, layout.height)) {
-    std::memset(image_.pixels.data(), 0, image_.pixels.size());
+    FillWithSampleZero();
     if (needs_planes) {
       planes_ = PixelBuffer(static_cast<std::size_t>(layout.width * layout.height) * 4);
       std::memset(planes_.data(), 0, planes_.size());
@@ -88,6 +88,18 @@ class Target {
   }
 
  private:
+  // Strips and tiles may leave parts of the picture out.
+  void FillWithSampleZero() {
+    std::uint8_t pixel[3] = {0, 0, 0};
+    const std::uint8_t zeros[4] = {0, 0, 0, 0};
+    if (layout_.mode == "P" || layout_.mode == "PA") std::memcpy(pixel, layout_.palette.rgb[0], 3);
+    if (layout_.mode == "CMYK") CmykToRgb(zeros, 1, pixel);
+    if (layout_.mode == "YCbCr") YCbCrToRgb(zeros, pixel);
+    for (std::size_t i = 0; i < image_.pixels.size(); i += 3) {
+      std::memcpy(image_.pixels.data() + i, pixel, 3);
+    }
+  }
+
   absl::Status ConvertPlanes() {
     const std::size_t pixels = image_.pixels.size() / 3;
     std::uint8_t* out = image_.pixels.data();

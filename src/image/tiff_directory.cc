@@ -43,6 +43,8 @@ enum Tag : std::uint32_t {
   kWindowsMediaPhoto = 0xBC01,
 };
 
+constexpr std::uint32_t kByteType = 1;
+
 struct Entry {
   std::uint32_t type = 0;
   std::string_view data;
@@ -465,6 +467,10 @@ absl::Status ReadTiles(const Directory& directory, TiffLayout& layout) {
 absl::Status ReadColorMap(const Directory& directory, TiffLayout& layout) {
   if (layout.mode != "P" && layout.mode != "PA") return absl::OkStatus();
   if (!directory.Has(kColorMap)) return BadImage(kFormat, "palette image without a colour map");
+  // Bytes have no high byte: all colours are black.
+  if (const Entry* map = directory.Find(kColorMap); map->type == kByteType) {
+    return map->data.size() / 3 <= 256 ? absl::OkStatus() : BadImage(kFormat, "colour map is too long");
+  }
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::int64_t> map, directory.Values(kColorMap));
   const std::size_t colors = map.size() / 3;
   if (colors > 256) return BadImage(kFormat, absl::StrCat("colour map of ", colors, " colours"));
@@ -491,8 +497,8 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   if (!IsKnownCompression(compression)) {
     return BadImage(kFormat, absl::StrCat("unknown compression ", compression));
   }
-  SIGLIP_ASSIGN_OR_RETURN(const std::int64_t planar, directory.Value(kPlanarConfiguration, 1));
-  layout.is_planar = planar == 2;
+  const absl::StatusOr<std::int64_t> planar = directory.Value(kPlanarConfiguration, 1);
+  layout.is_planar = planar.ok() && *planar == 2;  // a tag that is no integer is not 2 either
   Key key;
   key.endian = directory.is_big_endian() ? 'M' : 'I';
   SIGLIP_ASSIGN_OR_RETURN(key.photometric, directory.Value(kPhotometric, 0));

@@ -5,7 +5,11 @@
 
 #include <cstdio>
 
+#include <avif/avif.h>
 #include <jpeglib.h>
+#include <lcms2.h>
+#include <openjpeg.h>
+#include <tiffio.h>
 #include <webp/decode.h>
 #include <zlib.h>
 
@@ -18,7 +22,8 @@ std::string CodecVersions() {
   return absl::StrCat("libjpeg-turbo ", SIGLIP_STRING_(LIBJPEG_TURBO_VERSION), ", zlib ",
                       zlibVersion(), ", libwebp ", WebPGetDecoderVersion() >> 16, ".",
                       WebPGetDecoderVersion() >> 8 & 255, ".", WebPGetDecoderVersion() & 255,
-                      ", resize ", ResizeTargetName());
+                      ", libtiff ", TIFFLIB_VERSION, ", libavif ", avifVersion(), ", openjpeg ", opj_version(),
+                      ", lcms2 ", cmsGetEncodedCMMversion(), ", resize ", ResizeTargetName());
 }
 
 }  // namespace siglip

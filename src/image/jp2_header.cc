@@ -1,0 +1,220 @@
+#include "image/jp2_header.h"
+
+#include "image/byte_reader.h"
+#include "image/codec.h"
+
+#include "base/status_macros.h"
+
+#include "absl/strings/str_cat.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace siglip {
+namespace {
+
+constexpr std::string_view kFormat = "JPEG2000";
+constexpr std::string_view kCodestream("\xff\x4f\xff\x51", 4);
+constexpr std::string_view kSignature("\0\0\0\x0cjP  \r\n\x87\n", 12);
+
+absl::Status Cut() { return BadImage(kFormat, "truncated header"); }
+
+// The SIZ segment, the reader just behind its marker.
+absl::Status ReadSize(ByteReader& reader, Jp2Header& header) {
+  const std::optional<std::string_view> length = reader.ReadExactly(2);
+  if (!length) return Cut();
+  const std::uint32_t size = U16Be(*length, 0);
+  if (size < 38) return BadImage(kFormat, absl::StrCat("SIZ segment of ", size, " bytes"));
+  const std::string_view s = reader.Read(size - 2);  // from Rsiz on
+  if (s.size() < 36) return Cut();
+  header.width = std::int64_t{U32Be(s, 2)} - U32Be(s, 10);
+  header.height = std::int64_t{U32Be(s, 6)} - U32Be(s, 14);
+  const std::uint32_t components = U16Be(s, 34);
+  if (components == 1) {
+    if (s.size() < 37) return Cut();
+    header.mode = (U8(s, 36) & 0x7F) + 1 > 8 ? "I;16" : "L";
+  } else if (components >= 2 && components <= 4) {
+    header.mode = components == 2 ? "LA" : (components == 3 ? "RGB" : "RGBA");
+  } else {
+    return BadImage(kFormat, absl::StrCat(components, " components"));
+  }
+  return absl::OkStatus();
+}
+
+// The plugin walks the main header for a comment and refuses segments that are too short.
+absl::Status CheckMainHeader(ByteReader& reader) {
+  while (true) {
+    const std::string_view marker = reader.Read(2);
+    if (marker.empty()) return absl::OkStatus();
+    if (marker.size() < 2) return Cut();
+    if (U8(marker, 1) == 0x90 || U8(marker, 1) == 0xD9) return absl::OkStatus();
+    const std::optional<std::string_view> length = reader.ReadExactly(2);
+    if (!length) return Cut();
+    if (U16Be(*length, 0) < 2) return BadImage(kFormat, "a marker segment is too short");
+    if (U8(marker, 1) == 0x64) return absl::OkStatus();
+    reader.Read(U16Be(*length, 0) - 2);
+  }
+}
+
+struct Box {
+  std::string_view type;
+  std::string_view body;
+};
+
+// The next box; its body ends at `end` at most.
+absl::StatusOr<Box> ReadBox(ByteReader& reader, bool must_fit) {
+  const std::optional<std::string_view> head = reader.ReadExactly(8);
+  if (!head) return Cut();
+  std::uint64_t length = U32Be(*head, 0);
+  std::uint64_t head_size = 8;
+  if (length == 1) {
+    const std::optional<std::string_view> wide = reader.ReadExactly(8);
+    if (!wide) return Cut();
+    length = std::uint64_t{U32Be(*wide, 0)} << 32 | U32Be(*wide, 4);
+    head_size = 16;
+  }
+  if (length < head_size || (must_fit && length - head_size > reader.remaining())) {
+    return BadImage(kFormat, "invalid box length");
+  }
+  Box box;
+  box.type = head->substr(4);
+  box.body = reader.Read(static_cast<std::size_t>(std::min<std::uint64_t>(length - head_size, SIZE_MAX)));
+  if (box.type == "jp2h" && box.body.size() < length - head_size) return Cut();
+  return box;
+}
+
+struct ColorState {
+  std::uint32_t components = 0;
+  char color = '\0';  // '1', 'L', 'K' (CMYK) or nothing known
+};
+
+absl::Status ReadImageHeaderBox(std::string_view s, Jp2Header& header, ColorState& state) {
+  if (s.size() < 11) return Cut();
+  header.height = U32Be(s, 0);
+  header.width = U32Be(s, 4);
+  state.components = U16Be(s, 8);
+  const bool is_deep = (U8(s, 10) & 0x7F) > 8;
+  switch (state.components) {
+    case 1: header.mode = is_deep ? "I;16" : "L"; break;
+    case 2: header.mode = "LA"; break;
+    case 3: header.mode = "RGB"; break;
+    case 4: header.mode = "RGBA"; break;
+    default: break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadColorBox(std::string_view s, Jp2Header& header, ColorState& state) {
+  if (s.size() < 7) return Cut();
+  if (U8(s, 0) != 1) return absl::OkStatus();
+  const std::uint32_t space = U32Be(s, 3);
+  if (!header.color_space) header.color_space = space;
+  if (space == 0 || space == 15) {
+    state.color = '1';
+  } else if (space == 12) {
+    state.color = 'K';
+    if (state.components == 4) header.mode = "CMYK";
+  } else if (space == 17) {
+    state.color = 'L';
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadPaletteBox(std::string_view s, Jp2Header& header, const ColorState& state) {
+  if ((header.mode != "L" && header.mode != "LA") || state.color == '1' || state.color == 'L') {
+    return absl::OkStatus();
+  }
+  if (s.size() < 3) return Cut();
+  const std::size_t entries = U16Be(s, 0);
+  const std::size_t channels = U8(s, 2);
+  if (s.size() < 3 + channels) return Cut();
+  for (std::size_t i = 0; i < channels; ++i) {
+    if (U8(s, 3 + i) > 8) return absl::OkStatus();
+  }
+  if (channels != 3 && (channels != 4 || state.color == 'K')) {
+    return BadImage(kFormat, absl::StrCat("palette of ", channels, " channels"));
+  }
+  s.remove_prefix(3 + channels);
+  if (s.size() < entries * channels) return Cut();
+  // Equal colours share one entry, so later ones move down: Pillow's getcolor().
+  std::string seen;
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < entries; ++i) {
+    const std::string_view color = s.substr(i * channels, channels);
+    bool is_known = false;
+    for (std::size_t j = 0; j < count && !is_known; ++j) {
+      is_known = std::string_view(seen).substr(j * channels, channels) == color;
+    }
+    if (is_known) continue;
+    if (count == 256) return BadImage(kFormat, "palette of more than 256 colours");
+    std::memcpy(header.palette.rgb[count++], color.data(), 3);
+    seen.append(color);
+  }
+  header.mode = header.mode == "L" ? "P" : "PA";
+  return absl::OkStatus();
+}
+
+absl::Status ReadHeaderBoxes(std::string_view bytes, Jp2Header& header) {
+  ByteReader reader(bytes);
+  ColorState state;
+  bool has_size = false;
+  while (reader.remaining() > 0) {
+    SIGLIP_ASSIGN_OR_RETURN(const Box box, ReadBox(reader, true));
+    if (box.type == "ihdr") {
+      SIGLIP_RETURN_IF_ERROR(ReadImageHeaderBox(box.body, header, state));
+      has_size = true;
+    } else if (box.type == "colr") {
+      SIGLIP_RETURN_IF_ERROR(ReadColorBox(box.body, header, state));
+    } else if (box.type == "pclr") {
+      SIGLIP_RETURN_IF_ERROR(ReadPaletteBox(box.body, header, state));
+    }
+  }
+  if (!has_size || header.mode.empty()) return BadImage(kFormat, "malformed JP2 header");
+  return absl::OkStatus();
+}
+
+absl::Status ReadBoxes(ByteReader& reader, Jp2Header& header) {
+  while (true) {
+    SIGLIP_ASSIGN_OR_RETURN(const Box box, ReadBox(reader, false));
+    if (box.type != "jp2h") continue;
+    SIGLIP_RETURN_IF_ERROR(ReadHeaderBoxes(box.body, header));
+    break;
+  }
+  const std::string_view next = reader.Read(12);
+  if (next.size() == 12 && next.substr(4, 4) == "jp2c" && next.substr(8) == kCodestream) {
+    Jp2Header ignored;
+    SIGLIP_RETURN_IF_ERROR(ReadSize(reader, ignored));
+    return CheckMainHeader(reader);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool IsJp2(std::string_view bytes) {
+  return bytes.substr(0, 4) == kCodestream || bytes.substr(0, 12) == kSignature;
+}
+
+absl::StatusOr<Jp2Header> ReadJp2Header(std::string_view bytes) {
+  Jp2Header header;
+  ByteReader reader(bytes);
+  header.is_codestream = bytes.substr(0, 4) == kCodestream;
+  if (header.is_codestream) {
+    reader.Seek(kCodestream.size());
+    SIGLIP_RETURN_IF_ERROR(ReadSize(reader, header));
+    SIGLIP_RETURN_IF_ERROR(CheckMainHeader(reader));
+  } else {
+    reader.Seek(kSignature.size());
+    SIGLIP_RETURN_IF_ERROR(ReadBoxes(reader, header));
+  }
+  if (header.width <= 0 || header.height <= 0) {
+    return BadImage(kFormat, absl::StrCat("size ", header.width, "x", header.height));
+  }
+  return header;
+}
+
+}  // namespace siglip
