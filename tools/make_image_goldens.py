@@ -317,6 +317,31 @@ def tiff_files():
     FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, z)
 
 
+def jp2_files():
+    rgb = Image.fromarray(photo(31, 22))
+    put("lossless.jp2", rgb, "JPEG2000")
+    put("lossy.jp2", rgb, "JPEG2000", irreversible=True, quality_mode="rates", quality_layers=[8])
+    put("tiles.jp2", rgb, "JPEG2000", tile_size=(16, 16))
+    put("codestream.j2k", rgb, "JPEG2000", no_jp2=True)
+    put("l.jp2", rgb.convert("L"), "JPEG2000")
+    put("la.jp2", Image.fromarray(photo(31, 22, 2), "LA"), "JPEG2000")
+    whole = put("rgba.jp2", Image.fromarray(photo(31, 22, 4), "RGBA"), "JPEG2000")
+    put("i16.jp2", Image.fromarray(np.linspace(0, 900, 682).astype(np.uint16).reshape(22, 31)), "JPEG2000")
+    FILES["cut.jp2"] = whole[:-20]
+    at = FILES["lossless.jp2"].index(b"colr") + 7
+    FILES["sycc.jp2"] = FILES["lossless.jp2"][:at] + struct.pack(">I", 18) + FILES["lossless.jp2"][at + 4:]
+
+
+def avif_files():
+    rgb = Image.fromarray(photo(31, 22))
+    for s in ["4:4:4", "4:2:2", "4:2:0", "4:0:0"]:
+        put(f"yuv{s.replace(':', '')}.avif", rgb, "AVIF", subsampling=s, speed=10)
+    put("limited.avif", rgb, "AVIF", range="limited", speed=10)
+    put("l.avif", rgb.convert("L"), "AVIF", speed=10)
+    whole = put("alpha.avif", Image.fromarray(photo(31, 22, 4), "RGBA"), "AVIF", speed=10)
+    FILES["cut.avif"] = whole[:-1]
+
+
 def verdict(name, data):
     try:
         image = Image.open(io.BytesIO(data))
@@ -339,7 +364,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files]:
+    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

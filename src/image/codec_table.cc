@@ -7,7 +7,7 @@ namespace siglip {
 
 // Pillow tries BMP, GIF, JPEG, PPM and PNG first, then the others by the plugins' names.
 std::span<const Codec> AllCodecs() {
-  static const std::array kCodecs = {kBmpCodec, kGifCodec, kJpegCodec, kPnmCodec, kPngCodec,
+  static const std::array kCodecs = {kBmpCodec,  kGifCodec, kJpegCodec, kPnmCodec, kPngCodec,
                                      kAvifCodec, kJp2Codec, kTiffCodec, kWebpCodec};
   return kCodecs;
 }

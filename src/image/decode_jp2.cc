@@ -47,9 +47,9 @@ class Stream {
     opj_stream_set_skip_function(stream_, [](OPJ_OFF_T size, void* data) -> OPJ_OFF_T {
       auto* m = static_cast<Memory*>(data);
       if (size < 0) return -1;
-      m->position = std::min<std::size_t>(m->bytes.size(),
-                                          m->position + static_cast<std::size_t>(std::min<OPJ_OFF_T>(
-                                                            size, static_cast<OPJ_OFF_T>(m->bytes.size()))));
+      m->position = std::min<std::size_t>(
+          m->bytes.size(), m->position + static_cast<std::size_t>(std::min<OPJ_OFF_T>(
+                                             size, static_cast<OPJ_OFF_T>(m->bytes.size()))));
       return size;
     });
     opj_stream_set_user_data(stream_, &memory, nullptr);
@@ -138,12 +138,18 @@ class Component {
 OPJ_COLOR_SPACE ColorSpaceOf(const opj_image_t& image, const Jp2Header& header,
                              int first_subsampled) {
   switch (header.color_space.value_or(0)) {
-    case 12: return OPJ_CLRSPC_CMYK;
-    case 16: return OPJ_CLRSPC_SRGB;
-    case 17: return OPJ_CLRSPC_GRAY;
-    case 18: return OPJ_CLRSPC_SYCC;
-    case 24: return OPJ_CLRSPC_EYCC;
-    default: break;
+    case 12:
+      return OPJ_CLRSPC_CMYK;
+    case 16:
+      return OPJ_CLRSPC_SRGB;
+    case 17:
+      return OPJ_CLRSPC_GRAY;
+    case 18:
+      return OPJ_CLRSPC_SYCC;
+    case 24:
+      return OPJ_CLRSPC_EYCC;
+    default:
+      break;
   }
   if (image.numcomps <= 2) return OPJ_CLRSPC_GRAY;
   return first_subsampled == 1 || first_subsampled == 2 ? OPJ_CLRSPC_SYCC : OPJ_CLRSPC_SRGB;
@@ -152,7 +158,8 @@ OPJ_COLOR_SPACE ColorSpaceOf(const opj_image_t& image, const Jp2Header& header,
 enum class Layout { kNone, kGrey, kGrey16, kPalette, kRgb, kYcc, kCmyk };
 
 // Which combinations of mode, colour space and components Pillow unpacks, and as what.
-Layout ChooseLayout(std::string_view mode, OPJ_COLOR_SPACE space, std::uint32_t n, bool subsampled) {
+Layout ChooseLayout(std::string_view mode, OPJ_COLOR_SPACE space, std::uint32_t n,
+                    bool subsampled) {
   const bool is_color_mode = mode == "RGB" || mode == "RGBA";
   if (n >= 3) {
     if (mode == "CMYK") return space == OPJ_CLRSPC_CMYK && n == 4 ? Layout::kCmyk : Layout::kNone;
@@ -164,7 +171,8 @@ Layout ChooseLayout(std::string_view mode, OPJ_COLOR_SPACE space, std::uint32_t 
   if (subsampled) return Layout::kNone;
   if (space == OPJ_CLRSPC_GRAY) {
     if (is_color_mode) return Layout::kGrey;
-    if (n == 1) return mode == "L" ? Layout::kGrey : (mode == "I;16" ? Layout::kGrey16 : Layout::kNone);
+    if (n == 1)
+      return mode == "L" ? Layout::kGrey : (mode == "I;16" ? Layout::kGrey16 : Layout::kNone);
     return mode == "LA" ? Layout::kGrey : Layout::kNone;
   }
   if (n == 1 && mode == "P" && (space == OPJ_CLRSPC_SRGB || space == OPJ_CLRSPC_CMYK)) {
@@ -173,17 +181,31 @@ Layout ChooseLayout(std::string_view mode, OPJ_COLOR_SPACE space, std::uint32_t 
   return n == 2 && mode == "PA" && space == OPJ_CLRSPC_SRGB ? Layout::kPalette : Layout::kNone;
 }
 
-void PutPixel(Layout layout, const std::uint32_t* samples, const Palette& palette, std::uint8_t* out) {
+void PutPixel(Layout layout, const std::uint32_t* samples, const Palette& palette,
+              std::uint8_t* out) {
   std::uint8_t bytes[4];
   for (int i = 0; i < 4; ++i) bytes[i] = static_cast<std::uint8_t>(samples[i]);
   switch (layout) {
-    case Layout::kGrey: std::memset(out, bytes[0], 3); break;
-    case Layout::kGrey16: std::memset(out, ClipI16(samples[0] & 0xFFFF), 3); break;
-    case Layout::kPalette: std::memcpy(out, palette.rgb[bytes[0]], 3); break;
-    case Layout::kRgb: std::memcpy(out, bytes, 3); break;
-    case Layout::kYcc: YCbCrToRgb(bytes, out); break;
-    case Layout::kCmyk: CmykToRgb(bytes, 1, out); break;
-    case Layout::kNone: break;
+    case Layout::kGrey:
+      std::memset(out, bytes[0], 3);
+      break;
+    case Layout::kGrey16:
+      std::memset(out, ClipI16(samples[0] & 0xFFFF), 3);
+      break;
+    case Layout::kPalette:
+      std::memcpy(out, palette.rgb[bytes[0]], 3);
+      break;
+    case Layout::kRgb:
+      std::memcpy(out, bytes, 3);
+      break;
+    case Layout::kYcc:
+      YCbCrToRgb(bytes, out);
+      break;
+    case Layout::kCmyk:
+      CmykToRgb(bytes, 1, out);
+      break;
+    case Layout::kNone:
+      break;
   }
 }
 
@@ -202,7 +224,8 @@ void UnpackTile(const opj_image_t& image, const Tile& tile, const std::uint8_t* 
     std::uint8_t* row = RgbRow(out, first_y + y) + std::size_t{first_x} * 3;
     for (std::uint32_t x = 0; x < width; ++x, row += 3) {
       std::uint32_t samples[4] = {0, 0, 0, 0};
-      for (std::size_t n = 0; n < components.size(); ++n) samples[n] = components[n].At(x, y, width);
+      for (std::size_t n = 0; n < components.size(); ++n)
+        samples[n] = components[n].At(x, y, width);
       PutPixel(layout, samples, palette, row);
     }
   }
@@ -220,7 +243,8 @@ std::int64_t TileBytes(const opj_image_t& image, const Tile& tile) {
 
 bool IsInside(const opj_image_t& image, const Tile& tile, const Jp2Header& header) {
   return tile.x0 >= 0 && tile.y0 >= 0 && tile.x0 < tile.x1 && tile.y0 < tile.y1 &&
-         static_cast<OPJ_UINT32>(tile.x0) >= image.x0 && static_cast<OPJ_UINT32>(tile.y0) >= image.y0 &&
+         static_cast<OPJ_UINT32>(tile.x0) >= image.x0 &&
+         static_cast<OPJ_UINT32>(tile.y0) >= image.y0 &&
          std::int64_t{tile.x1} - image.x0 <= header.width &&
          std::int64_t{tile.y1} - image.y0 <= header.height;
 }
@@ -230,8 +254,8 @@ absl::Status DecodeTiles(opj_codec_t* codec, opj_stream_t* stream, const opj_ima
   while (true) {
     Tile tile;
     OPJ_BOOL is_more = OPJ_FALSE;
-    if (opj_read_tile_header(codec, stream, &tile.index, &tile.data_size, &tile.x0, &tile.y0, &tile.x1,
-                             &tile.y1, &tile.components, &is_more) == OPJ_FALSE) {
+    if (opj_read_tile_header(codec, stream, &tile.index, &tile.data_size, &tile.x0, &tile.y0,
+                             &tile.x1, &tile.y1, &tile.components, &is_more) == OPJ_FALSE) {
       return BadImage(kFormat, "a tile's header is broken or truncated");
     }
     if (is_more == OPJ_FALSE) return absl::OkStatus();
@@ -242,8 +266,8 @@ absl::Status DecodeTiles(opj_codec_t* codec, opj_stream_t* stream, const opj_ima
     if (bytes == 0) return absl::ResourceExhaustedError("JPEG2000: a tile of more than 4 GiB");
     PixelBuffer data(static_cast<std::size_t>(bytes));
     std::memset(data.data(), 0, data.size());
-    if (opj_decode_tile_data(codec, tile.index, data.data(), static_cast<OPJ_UINT32>(bytes), stream) ==
-        OPJ_FALSE) {
+    if (opj_decode_tile_data(codec, tile.index, data.data(), static_cast<OPJ_UINT32>(bytes),
+                             stream) == OPJ_FALSE) {
       return BadImage(kFormat, "a tile's data are broken or truncated");
     }
     UnpackTile(image, tile, data.data(), layout, header.palette, out);

@@ -182,8 +182,9 @@ class Decompressor {
     };
     error_.base.output_message = [](j_common_ptr) {};
     error_.message[0] = '\0';
-    // Pillow hands over the file in blocks. That matters for arithmetic coding alone: libjpeg cannot
-    // suspend within it, so such a file is refused where a scan crosses the border of a block.
+    // Pillow hands over the file in blocks. That matters for arithmetic coding alone: libjpeg
+    // cannot suspend within it, so such a file is refused where a scan crosses the border of a
+    // block.
     const std::size_t first = header.arithmetic ? std::min(kReadBlock, bytes.size()) : bytes.size();
     source_.next_input_byte = reinterpret_cast<const JOCTET*>(bytes.data());
     source_.bytes_in_buffer = first;

@@ -82,7 +82,8 @@ absl::StatusOr<Box> ReadBox(ByteReader& reader, bool must_fit) {
   }
   Box box;
   box.type = head->substr(4);
-  box.body = reader.Read(static_cast<std::size_t>(std::min<std::uint64_t>(length - head_size, SIZE_MAX)));
+  box.body =
+      reader.Read(static_cast<std::size_t>(std::min<std::uint64_t>(length - head_size, SIZE_MAX)));
   if (box.type == "jp2h" && box.body.size() < length - head_size) return Cut();
   return box;
 }
@@ -99,11 +100,20 @@ absl::Status ReadImageHeaderBox(std::string_view s, Jp2Header& header, ColorStat
   state.components = U16Be(s, 8);
   const bool is_deep = (U8(s, 10) & 0x7F) > 8;
   switch (state.components) {
-    case 1: header.mode = is_deep ? "I;16" : "L"; break;
-    case 2: header.mode = "LA"; break;
-    case 3: header.mode = "RGB"; break;
-    case 4: header.mode = "RGBA"; break;
-    default: break;
+    case 1:
+      header.mode = is_deep ? "I;16" : "L";
+      break;
+    case 2:
+      header.mode = "LA";
+      break;
+    case 3:
+      header.mode = "RGB";
+      break;
+    case 4:
+      header.mode = "RGBA";
+      break;
+    default:
+      break;
   }
   return absl::OkStatus();
 }

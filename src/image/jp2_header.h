@@ -1,7 +1,7 @@
 #pragma once
 
-// What Pillow's Jpeg2KImagePlugin.py reads of a JPEG 2000 file before it decodes: size, mode, palette.
-// Private to decode_jp2.cc.
+// What Pillow's Jpeg2KImagePlugin.py reads of a JPEG 2000 file before it decodes: size, mode,
+// palette. Private to decode_jp2.cc.
 
 #include "image/convert_rgb.h"
 

@@ -469,7 +469,8 @@ absl::Status ReadColorMap(const Directory& directory, TiffLayout& layout) {
   if (!directory.Has(kColorMap)) return BadImage(kFormat, "palette image without a colour map");
   // Bytes have no high byte: all colours are black.
   if (const Entry* map = directory.Find(kColorMap); map->type == kByteType) {
-    return map->data.size() / 3 <= 256 ? absl::OkStatus() : BadImage(kFormat, "colour map is too long");
+    return map->data.size() / 3 <= 256 ? absl::OkStatus()
+                                       : BadImage(kFormat, "colour map is too long");
   }
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::int64_t> map, directory.Values(kColorMap));
   const std::size_t colors = map.size() / 3;

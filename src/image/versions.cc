@@ -22,8 +22,9 @@ std::string CodecVersions() {
   return absl::StrCat("libjpeg-turbo ", SIGLIP_STRING_(LIBJPEG_TURBO_VERSION), ", zlib ",
                       zlibVersion(), ", libwebp ", WebPGetDecoderVersion() >> 16, ".",
                       WebPGetDecoderVersion() >> 8 & 255, ".", WebPGetDecoderVersion() & 255,
-                      ", libtiff ", TIFFLIB_VERSION, ", libavif ", avifVersion(), ", openjpeg ", opj_version(),
-                      ", lcms2 ", cmsGetEncodedCMMversion(), ", resize ", ResizeTargetName());
+                      ", libtiff ", TIFFLIB_VERSION, ", libavif ", avifVersion(), ", openjpeg ",
+                      opj_version(), ", lcms2 ", cmsGetEncodedCMMversion(), ", resize ",
+                      ResizeTargetName());
 }
 
 }  // namespace siglip
