@@ -41,7 +41,9 @@ Batcher::Batcher(Parts parts)
   for (std::uint32_t level = 1; level <= rules_.priority_levels; ++level) add(level);
 }
 
-Batcher::~Batcher() {
+Batcher::~Batcher() { Stop(); }
+
+void Batcher::Stop() {
   {
     MutexLock lock(mu_);
     stopping_ = true;
@@ -49,6 +51,7 @@ Batcher::~Batcher() {
   work_.NotifyAll();
   deadlines_.NotifyAll();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
   std::vector<QueuedRequest> left;
   {
     MutexLock lock(mu_);
@@ -73,6 +76,12 @@ void Batcher::Start(int instances) {
   if (has_timeouts_) threads_.emplace_back([this] { RefuseExpired(); });
 }
 
+absl::Status Batcher::StoppedError() const {
+  return absl::UnavailableError(absl::StrCat("Server is stopping, scheduler for model '",
+                                             config_->name,
+                                             "' has stopped accepting new inference requests"));
+}
+
 Batcher::Level& Batcher::LevelOf(const InferRequest& request) {
   if (rules_.priority_levels == 0) return levels_.begin()->second;
   const bool given = request.priority >= 1 && request.priority <= rules_.priority_levels;
@@ -94,7 +103,7 @@ absl::Status Batcher::Accept(QueuedRequest& queued) {
   }
   const InferRequest& request = *queued.request;
   MutexLock lock(mu_);
-  if (stopping_) return absl::UnavailableError("Server is stopping");
+  if (stopping_) return StoppedError();
   Level& level = LevelOf(request);
   if (level.policy.max_queue_size != 0 && level.size() >= level.policy.max_queue_size) {
     return absl::UnavailableError("Exceeds maximum queue size");

@@ -42,13 +42,13 @@ class Batcher final : public Scheduler {
     std::int64_t running_cost_bytes = std::int64_t{1} << 30;
   };
   explicit Batcher(Parts parts);
-  // Refuses what is queued and waits for what runs.
   ~Batcher() override;
 
   // Starts a thread per instance, and one that refuses expired requests if the policy has timeouts.
   void Start(int instances);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
+  void Stop() override;
 
   struct Taken {
     std::vector<QueuedRequest> batch;  // to be run, then told to FinishBatch
@@ -72,6 +72,7 @@ class Batcher final : public Scheduler {
   struct Candidates;
 
   absl::Status Accept(QueuedRequest& queued);
+  absl::Status StoppedError() const;
   Level& LevelOf(const InferRequest& request) SIGLIP_REQUIRES(mu_);
   Taken TakeBatchLocked(std::int64_t now_ns) SIGLIP_REQUIRES(mu_);
   void DropExpired(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);

@@ -1,0 +1,265 @@
+#include "serving/config_check.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/checked_math.h"
+#include "base/status_macros.h"
+#include "serving/validate.h"
+
+namespace siglip {
+namespace {
+
+// Bytes of one row of one tensor: far above [3,1024,1024] FP32 (12 MiB), far below what would make
+// a batch of rows overflow.
+constexpr std::int64_t kMaxRowBytes = std::int64_t{1} << 30;
+// Threads per model: more is a typing error.
+constexpr int kMaxInstances = 1024;
+
+absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
+
+absl::Status CheckKind(const ModelConfig& c) {
+  if (c.name.empty()) return ConfigError(c, "name", "expected a name, got none");
+  if (c.is_ensemble()) {
+    if (!c.backend.empty()) {
+      return ConfigError(c, "backend",
+                         absl::StrCat("expected none for an ensemble, got '", c.backend, "'"));
+    }
+    if (c.ensemble_steps.empty()) {
+      return ConfigError(c, "ensemble_scheduling", "expected at least one step, got none");
+    }
+    if (c.dynamic_batching) {
+      return ConfigError(c, "dynamic_batching", "expected none for an ensemble");
+    }
+    if (!c.instance_groups.empty()) {
+      return ConfigError(c, "instance_group", "expected none for an ensemble");
+    }
+    return absl::OkStatus();
+  }
+  if (!c.ensemble_steps.empty()) {
+    return ConfigError(
+        c, "platform",
+        absl::StrCat("expected 'ensemble' beside ensemble_scheduling, got '", c.platform, "'"));
+  }
+  if (!c.platform.empty()) {
+    return ConfigError(c, "platform",
+                       absl::StrCat("expected 'ensemble' or none, got '", c.platform, "'"));
+  }
+  if (c.backend != "siglip") {
+    return ConfigError(c, "backend", absl::StrCat("expected 'siglip', got '", c.backend, "'"));
+  }
+  if (c.decoupled) {
+    return ConfigError(c, "model_transaction_policy.decoupled",
+                       "expected false: one answer per request");
+  }
+  if (c.response_cache) {
+    return ConfigError(c, "response_cache.enable",
+                       "expected false: this server has no response cache");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensors(const ModelConfig& c, std::string_view field,
+                          const std::vector<TensorConfig>& tensors) {
+  if (tensors.empty()) return ConfigError(c, field, "expected at least one tensor, got none");
+  std::set<std::string_view> names;
+  for (const TensorConfig& tensor : tensors) {
+    if (tensor.name.empty())
+      return ConfigError(c, field, "expected a name for each tensor, got none");
+    if (!names.insert(tensor.name).second) {
+      return ConfigError(c, field,
+                         absl::StrCat("expected each tensor once, got '", tensor.name, "' twice"));
+    }
+    if (tensor.optional) {
+      return ConfigError(c, field,
+                         absl::StrCat("'", tensor.name, "': optional inputs are not supported"));
+    }
+    for (const std::int64_t dim : tensor.dims) {
+      if (dim == -1 || dim > 0) continue;
+      return ConfigError(c, field,
+                         absl::StrCat("'", tensor.name, "': expected dims > 0 or -1, got ",
+                                      ShapeText(tensor.dims)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBatching(const ModelConfig& c) {
+  if (!c.dynamic_batching) return absl::OkStatus();
+  const DynamicBatching& d = *c.dynamic_batching;
+  if (c.max_batch_size == 0) {
+    return ConfigError(c, "dynamic_batching",
+                       "expected a max_batch_size of at least 1 beside it, got 0");
+  }
+  for (const std::int64_t size : d.preferred_batch_sizes) {
+    if (size > 0 && size <= c.max_batch_size) continue;
+    return ConfigError(
+        c, "dynamic_batching.preferred_batch_size",
+        absl::StrCat("expected 1 to max_batch_size ", c.max_batch_size, ", got ", size));
+  }
+  // An hour is no queue delay; the bound keeps nanoseconds within 64 bits.
+  if (d.max_queue_delay_us > 3'600'000'000u) {
+    return ConfigError(c, "dynamic_batching.max_queue_delay_microseconds",
+                       absl::StrCat("expected at most 3600000000, got ", d.max_queue_delay_us));
+  }
+  // Each level has queues of its own; Triton allows any number.
+  constexpr std::uint32_t kMaxLevels = 1024;
+  if (d.priority_levels > kMaxLevels) {
+    return ConfigError(c, "dynamic_batching.priority_levels",
+                       absl::StrCat("expected at most ", kMaxLevels, ", got ", d.priority_levels));
+  }
+  if (d.priority_levels > 0 &&
+      (d.default_priority_level < 1 || d.default_priority_level > d.priority_levels)) {
+    return ConfigError(
+        c, "dynamic_batching.default_priority_level",
+        absl::StrCat("expected 1 to ", d.priority_levels, ", got ", d.default_priority_level));
+  }
+  for (const auto& [level, policy] : d.priority_queue_policy) {
+    if (level >= 1 && level <= d.priority_levels) continue;
+    return ConfigError(c, "dynamic_batching.priority_queue_policy",
+                       absl::StrCat("expected levels 1 to ", d.priority_levels, ", got ", level));
+  }
+  if (!d.preserve_ordering) return absl::OkStatus();
+  if (d.priority_levels > 1) {
+    return ConfigError(
+        c, "dynamic_batching.preserve_ordering",
+        absl::StrCat("expected at most 1 priority level beside it, got ", d.priority_levels));
+  }
+  bool delays = d.default_queue_policy.timeout_action == QueuePolicy::TimeoutAction::kDelay;
+  for (const auto& [level, policy] : d.priority_queue_policy) {
+    delays |= policy.timeout_action == QueuePolicy::TimeoutAction::kDelay;
+  }
+  if (delays) {
+    return ConfigError(c, "dynamic_batching.preserve_ordering",
+                       "expected no timeout_action DELAY beside it");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckInstances(const ModelConfig& c) {
+  int sum = 0;
+  for (const InstanceGroup& group : c.instance_groups) {
+    if (group.count < 0 || group.count > kMaxInstances) {
+      return ConfigError(c, "instance_group.count",
+                         absl::StrCat("expected 0 to ", kMaxInstances, ", got ", group.count));
+    }
+    sum += std::max(1, group.count);
+  }
+  if (sum > kMaxInstances) {
+    return ConfigError(c, "instance_group",
+                       absl::StrCat("expected at most ", kMaxInstances, " in all, got ", sum));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const TensorConfig& tensor) {
+  const std::optional<std::int64_t> count = ElementCount(tensor.dims);
+  if (!count || *count == 0) {
+    return ConfigError(
+        c, field,
+        absl::StrCat("'", tensor.name, "': expected fixed dims, got ", ShapeText(tensor.dims)));
+  }
+  if (*count > kMaxRowBytes / 8) {
+    return ConfigError(c, field,
+                       absl::StrCat("'", tensor.name, "': expected a row of at most ", kMaxRowBytes,
+                                    " bytes, got dims ", ShapeText(tensor.dims)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(config.source, ": model '", config.name, "': ", View(field), ": ", View(text)));
+}
+
+absl::Status CheckConfig(const ModelConfig& config) {
+  SIGLIP_RETURN_IF_ERROR(CheckKind(config));
+  if (config.max_batch_size < 0) {
+    return ConfigError(config, "max_batch_size",
+                       absl::StrCat("expected at least 0, got ", config.max_batch_size));
+  }
+  SIGLIP_RETURN_IF_ERROR(CheckTensors(config, "input", config.inputs));
+  SIGLIP_RETURN_IF_ERROR(CheckTensors(config, "output", config.outputs));
+  SIGLIP_RETURN_IF_ERROR(CheckBatching(config));
+  SIGLIP_RETURN_IF_ERROR(CheckInstances(config));
+  if (config.versions.empty()) {
+    return ConfigError(config, "versions",
+                       "expected a version folder (such as 1/) beside config.pbtxt, got none");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deployment) {
+  for (const TensorConfig& input : config.inputs) {
+    SIGLIP_RETURN_IF_ERROR(CheckFixed(config, "input", input));
+    if (input.datatype == DataType::kBytes && ElementCount(input.dims) != 1) {
+      return ConfigError(config, "input",
+                         absl::StrCat("'", input.name, "': expected dims [1] for BYTES, got ",
+                                      ShapeText(input.dims)));
+    }
+  }
+  for (const TensorConfig& output : config.outputs) {
+    SIGLIP_RETURN_IF_ERROR(CheckFixed(config, "output", output));
+    if (output.datatype == DataType::kBytes) {
+      return ConfigError(config, "output",
+                         absl::StrCat("'", output.name, "': BYTES outputs are not supported"));
+    }
+  }
+  if (deployment.step != nullptr && config.max_batch_size > deployment.step->MaxBatchItems()) {
+    return ConfigError(config, "max_batch_size",
+                       absl::StrCat("expected at most ", deployment.step->MaxBatchItems(),
+                                    ", what the model runs at once, got ", config.max_batch_size));
+  }
+  for (const InstanceGroup& group : config.instance_groups) {
+    if (group.kind != InstanceGroup::Kind::kGpu || deployment.on_gpu) continue;
+    return ConfigError(
+        config, "instance_group.kind",
+        "expected a GPU (KIND_GPU), but the model runs on the CPU: no GPU was found, or "
+        "it was not chosen");
+  }
+  return absl::OkStatus();
+}
+
+void NormalizeConfig(const Deployment& deployment, ModelConfig& config) {
+  if (config.dynamic_batching) {
+    std::vector<std::int64_t>& sizes = config.dynamic_batching->preferred_batch_sizes;
+    if (sizes.empty()) sizes = {config.max_batch_size};
+    std::sort(sizes.begin(), sizes.end());
+  }
+  if (config.is_ensemble()) return;
+  if (config.instance_groups.empty()) {
+    config.instance_groups.push_back({.count = deployment.num_instances});
+  }
+  for (std::size_t i = 0; i < config.instance_groups.size(); ++i) {
+    InstanceGroup& group = config.instance_groups[i];
+    if (group.name.empty()) {
+      group.name = i == 0 ? config.name : absl::StrCat(config.name, "_", i);
+    }
+    if (group.kind == InstanceGroup::Kind::kAuto) {
+      group.kind = deployment.on_gpu ? InstanceGroup::Kind::kGpu : InstanceGroup::Kind::kCpu;
+    }
+    if (group.count < 1) group.count = deployment.num_instances;
+    if (group.kind == InstanceGroup::Kind::kGpu && group.gpus.empty()) group.gpus = {0};
+  }
+}
+
+int InstanceCount(const ModelConfig& config) {
+  int count = 0;
+  for (const InstanceGroup& group : config.instance_groups) {
+    const int devices = std::max(1, static_cast<int>(group.gpus.size()));
+    count += group.count * devices;
+  }
+  return std::max(1, count);
+}
+
+bool DimsFit(std::span<const std::int64_t> a, std::span<const std::int64_t> b) {
+  return a.size() == b.size() &&
+         std::equal(a.begin(), a.end(), b.begin(),
+                    [](std::int64_t x, std::int64_t y) { return x == y || x == -1 || y == -1; });
+}
+
+}  // namespace siglip

@@ -1,0 +1,31 @@
+#pragma once
+
+// Load-time checks of a configuration, Triton's and this server's. Every error names the
+// configuration's source, the model and the field, what was expected and what was found.
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "serving/deployment.h"
+#include "serving/model_config.h"
+
+namespace siglip {
+
+// InvalidArgument "<source>: model '<name>': <field>: <text>".
+absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text);
+
+// Before the model is made: what needs no checkpoint.
+absl::Status CheckConfig(const ModelConfig& config);
+// After the deployment filled in the dims: fixed, within bounds, and within what the step can do.
+absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deployment);
+// What Triton's core fills in before it prints a configuration: preferred sizes, instance groups.
+void NormalizeConfig(const Deployment& deployment, ModelConfig& config);
+// Threads that run the model's step side by side. REQUIRES: normalised.
+int InstanceCount(const ModelConfig& config);
+
+// -1 fits all.
+bool DimsFit(std::span<const std::int64_t> a, std::span<const std::int64_t> b);
+
+}  // namespace siglip

@@ -1,0 +1,406 @@
+#include "serving/ensemble.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "serving/config_check.h"
+#include "serving/validate.h"
+
+namespace siglip {
+namespace {
+
+using FindModel =
+    std::function<absl::StatusOr<std::shared_ptr<const ModelConfig>>(const EnsembleStep&)>;
+
+absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
+
+const TensorConfig* FindTensor(const std::vector<TensorConfig>& tensors, const std::string& name) {
+  for (const TensorConfig& tensor : tensors) {
+    if (tensor.name == name) return &tensor;
+  }
+  return nullptr;
+}
+
+// What the graph knows of an ensemble's tensor.
+struct GraphTensor {
+  DataType datatype = DataType::kFp32;
+  std::vector<std::int64_t> dims;
+  std::string seen_at;  // for errors
+  bool made = false;
+  std::vector<std::string> needs;  // the tensors that its maker takes
+};
+
+class GraphCheck {
+ public:
+  GraphCheck(const FindModel& find, ModelConfig& ensemble) : find_(find), ensemble_(ensemble) {}
+
+  absl::Status Run() {
+    for (const TensorConfig& input : ensemble_.inputs) {
+      SIGLIP_RETURN_IF_ERROR(See(input.name, input, "the ensemble's input"));
+      tensors_[input.name].made = true;
+    }
+    for (const EnsembleStep& step : ensemble_.ensemble_steps) SIGLIP_RETURN_IF_ERROR(AddStep(step));
+    for (const TensorConfig& output : ensemble_.outputs) {
+      if (output.datatype == DataType::kBytes) {
+        return Error(absl::StrCat("output '", output.name, "': BYTES outputs are not supported"));
+      }
+      SIGLIP_RETURN_IF_ERROR(See(output.name, output, "the ensemble's output"));
+    }
+    for (const auto& [name, tensor] : tensors_) {
+      if (!tensor.made) {
+        return Error(absl::StrCat("expected a step or input that makes tensor '", name, "' (",
+                                  tensor.seen_at, "), got none"));
+      }
+    }
+    SIGLIP_RETURN_IF_ERROR(CheckOrder());
+    for (TensorConfig& input : ensemble_.inputs) input.dims = tensors_[input.name].dims;
+    for (TensorConfig& output : ensemble_.outputs) output.dims = tensors_[output.name].dims;
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Error(const std::string& text) const {
+    return ConfigError(ensemble_, "ensemble_scheduling", text);
+  }
+
+  // Another end of an ensemble tensor: its type and dims must agree with what is known.
+  absl::Status See(const std::string& name, const TensorConfig& end, const std::string& where) {
+    const auto [it, is_new] = tensors_.try_emplace(name);
+    GraphTensor& tensor = it->second;
+    if (is_new) {
+      tensor.datatype = end.datatype;
+      tensor.dims = end.dims;
+      tensor.seen_at = where;
+      return absl::OkStatus();
+    }
+    if (tensor.datatype != end.datatype) {
+      return Error(absl::StrCat("tensor '", name, "': ", tensor.seen_at, " has data-type ",
+                                View(DataTypeName(tensor.datatype)), ", ", where, " has ",
+                                View(DataTypeName(end.datatype))));
+    }
+    if (!DimsFit(tensor.dims, end.dims)) {
+      return Error(absl::StrCat("tensor '", name, "': ", tensor.seen_at, " has dims ",
+                                ShapeText(tensor.dims), ", ", where, " has ", ShapeText(end.dims)));
+    }
+    for (std::size_t i = 0; i < end.dims.size(); ++i) {
+      if (tensor.dims[i] == -1) tensor.dims[i] = end.dims[i];
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckStepBatch(const EnsembleStep& step, const ModelConfig& model) const {
+    if (ensemble_.max_batch_size <= model.max_batch_size &&
+        (ensemble_.max_batch_size > 0) == (model.max_batch_size > 0)) {
+      return absl::OkStatus();
+    }
+    return ConfigError(ensemble_, "max_batch_size",
+                       absl::StrCat("expected at most that of step '", step.model_name, "', ",
+                                    model.max_batch_size, ", and 0 only if that is 0; got ",
+                                    ensemble_.max_batch_size));
+  }
+
+  absl::Status AddStep(const EnsembleStep& step) {
+    absl::StatusOr<std::shared_ptr<const ModelConfig>> model = find_(step);
+    if (!model.ok()) {
+      return Error(absl::StrCat("step '", step.model_name, "': ", model.status().message()));
+    }
+    SIGLIP_RETURN_IF_ERROR(CheckStepBatch(step, **model));
+    std::vector<std::string> needs;
+    for (const auto& [input, tensor] : step.input_map) {
+      const TensorConfig* config = FindTensor((*model)->inputs, input);
+      if (config == nullptr) {
+        return Error(absl::StrCat("step '", step.model_name, "': input_map names unknown input '",
+                                  input, "'"));
+      }
+      SIGLIP_RETURN_IF_ERROR(See(
+          tensor, *config, absl::StrCat("input '", input, "' of step '", step.model_name, "'")));
+      needs.push_back(tensor);
+    }
+    for (const TensorConfig& input : (*model)->inputs) {
+      if (step.input_map.contains(input.name)) continue;
+      return Error(absl::StrCat("step '", step.model_name, "': expected input '", input.name,
+                                "' in input_map, got none"));
+    }
+    for (const auto& [output, tensor] : step.output_map) {
+      const TensorConfig* config = FindTensor((*model)->outputs, output);
+      if (config == nullptr) {
+        return Error(absl::StrCat("step '", step.model_name, "': output_map names unknown output '",
+                                  output, "'"));
+      }
+      SIGLIP_RETURN_IF_ERROR(See(
+          tensor, *config, absl::StrCat("output '", output, "' of step '", step.model_name, "'")));
+      if (std::exchange(tensors_[tensor].made, true)) {
+        return Error(absl::StrCat("expected tensor '", tensor, "' to be made once; step '",
+                                  step.model_name, "' makes it again"));
+      }
+      tensors_[tensor].needs = needs;
+    }
+    if (step.output_map.empty()) {
+      return Error(absl::StrCat("step '", step.model_name, "': expected an output_map, got none"));
+    }
+    return absl::OkStatus();
+  }
+
+  // Tensors whose makers' inputs are all there are there; what never gets there is in a cycle.
+  absl::Status CheckOrder() const {
+    std::set<std::string> there;
+    bool grew = true;
+    while (grew) {
+      grew = false;
+      for (const auto& [name, tensor] : tensors_) {
+        const bool ready =
+            !there.contains(name) &&
+            std::all_of(tensor.needs.begin(), tensor.needs.end(),
+                        [&there](const std::string& need) { return there.contains(need); });
+        if (ready) grew = there.insert(name).second;
+      }
+    }
+    for (const auto& [name, tensor] : tensors_) {
+      if (!there.contains(name)) {
+        return Error(absl::StrCat("expected no cycle, but tensor '", name, "' needs itself"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const FindModel& find_;
+  ModelConfig& ensemble_;
+  std::map<std::string, GraphTensor> tensors_;
+};
+
+std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
+}
+
+}  // namespace
+
+absl::Status CheckEnsemble(const FindModel& find, ModelConfig& ensemble) {
+  return GraphCheck(find, ensemble).Run();
+}
+
+// One request's walk over the graph. Shared by the answers of the steps that are under way.
+class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
+ public:
+  Run(EnsembleScheduler& owner, std::unique_ptr<InferRequest> request)
+      : owner_(owner),
+        config_(owner.config_),
+        request_(std::move(request)),
+        sent_(config_->ensemble_steps.size(), false) {}
+
+  void Begin() {
+    request_->times.compute_start_ns = owner_.clock_.NowNs();
+    {
+      MutexLock lock(mu_);
+      for (const InputTensor& input : request_->inputs) {
+        InputTensor tensor = input;
+        if (tensor.storage == nullptr) tensor.storage = request_->body;
+        tensors_.emplace(input.name, std::move(tensor));
+      }
+    }
+    Advance();
+  }
+
+ private:
+  // Sends every step whose inputs are there.
+  void Advance() {
+    std::vector<std::unique_ptr<InferRequest>> ready;
+    {
+      MutexLock lock(mu_);
+      for (std::size_t i = 0; status_.ok() && i < sent_.size(); ++i) {
+        if (sent_[i] || !InputsAreThere(config_->ensemble_steps[i])) continue;
+        sent_[i] = true;
+        ++under_way_;
+        ready.push_back(MakeStepRequest(config_->ensemble_steps[i]));
+      }
+    }
+    for (std::unique_ptr<InferRequest>& request : ready) {
+      owner_.models_.InferWithin(std::move(request));
+    }
+  }
+
+  bool InputsAreThere(const EnsembleStep& step) const SIGLIP_REQUIRES(mu_) {
+    return std::all_of(step.input_map.begin(), step.input_map.end(),
+                       [this](const auto& entry) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
+                         return tensors_.contains(entry.second);
+                       });
+  }
+
+  std::unique_ptr<InferRequest> MakeStepRequest(const EnsembleStep& step) SIGLIP_REQUIRES(mu_) {
+    auto request = std::make_unique<InferRequest>();
+    request->id = request_->id;
+    request->model_name = step.model_name;
+    if (step.model_version > 0) request->model_version = absl::StrCat(step.model_version);
+    request->parameters = request_->parameters;
+    request->priority = request_->priority;
+    request->timeout_us = request_->timeout_us;
+    request->is_cancelled = request_->is_cancelled;
+    for (const auto& [input, tensor] : step.input_map) {
+      request->inputs.push_back(tensors_.at(tensor));
+      request->inputs.back().name = input;
+    }
+    for (const auto& [output, tensor] : step.output_map)
+      request->outputs.push_back({.name = output});
+    request->done = [self = shared_from_this(), &step](InferResponse response) {
+      self->StepDone(step, std::move(response));
+    };
+    return request;
+  }
+
+  void StepDone(const EnsembleStep& step, InferResponse response) {
+    bool finished = false;
+    {
+      MutexLock lock(mu_);
+      Keep(step, std::move(response));
+      --under_way_;
+      const bool all_sent = std::find(sent_.begin(), sent_.end(), false) == sent_.end();
+      finished = under_way_ == 0 && (all_sent || !status_.ok());
+    }
+    if (finished) {
+      Finish();
+    } else {
+      Advance();
+    }
+  }
+
+  void Keep(const EnsembleStep& step, InferResponse response) SIGLIP_REQUIRES(mu_) {
+    if (!response.status.ok()) {
+      if (status_.ok()) {
+        status_ =
+            PrefixStatus(response.status, absl::StrCat("in ensemble '", config_->name, "', "));
+      }
+      return;
+    }
+    sum_.input_ns += response.durations.input_ns;
+    sum_.infer_ns += response.durations.infer_ns;
+    sum_.output_ns += response.durations.output_ns;
+    for (OutputTensor& output : response.outputs) {
+      InputTensor tensor;
+      tensor.name = output.name;
+      tensor.datatype = output.datatype;
+      tensor.shape = std::move(output.shape);
+      tensor.data = output.data;
+      tensor.storage = std::move(output.storage);
+      tensors_.emplace(step.output_map.at(output.name), std::move(tensor));
+    }
+  }
+
+  OutputTensor TakeOutput(const std::string& name) SIGLIP_REQUIRES(mu_) {
+    const InputTensor& tensor = tensors_.at(name);
+    OutputTensor output;
+    output.name = name;
+    output.datatype = tensor.datatype;
+    output.shape = tensor.shape;
+    output.data = tensor.data;
+    output.storage = tensor.storage;
+    return output;
+  }
+
+  void Finish() {
+    InferResponse response;
+    {
+      MutexLock lock(mu_);
+      response.status = status_;
+      if (status_.ok()) {
+        if (request_->outputs.empty()) {
+          for (const TensorConfig& o : config_->outputs)
+            response.outputs.push_back(TakeOutput(o.name));
+        } else {
+          for (const RequestedOutput& o : request_->outputs) {
+            response.outputs.push_back(TakeOutput(o.name));
+          }
+        }
+      }
+      response.durations = sum_;
+      tensors_.clear();
+    }
+    RequestTimes& times = request_->times;
+    times.done_ns = owner_.clock_.NowNs();
+    response.durations.queue_ns = Between(times.queue_start_ns, times.compute_start_ns);
+    const std::uint64_t total_ns = Between(times.arrival_ns, times.done_ns);
+    if (response.status.ok()) {
+      const std::int64_t rows = BatchSize(*config_, *request_);
+      owner_.statistics_.RecordSuccess(rows, total_ns, response.durations);
+      owner_.statistics_.RecordExecution(rows, response.durations);
+    } else {
+      owner_.statistics_.RecordFailure(FailureReasonOf(response.status), total_ns);
+    }
+    Answer(*request_, std::move(response));
+    owner_.Finished();
+  }
+
+  EnsembleScheduler& owner_;
+  const std::shared_ptr<const ModelConfig> config_;
+  // Only read between Begin and Finish.
+  const std::unique_ptr<InferRequest> request_;
+  Mutex mu_;
+  std::vector<bool> sent_ SIGLIP_GUARDED_BY(mu_);  // by step
+  int under_way_ SIGLIP_GUARDED_BY(mu_) = 0;
+  absl::Status status_ SIGLIP_GUARDED_BY(mu_);  // the first failure
+  std::map<std::string, InputTensor> tensors_ SIGLIP_GUARDED_BY(mu_);
+  ComputeDurations sum_ SIGLIP_GUARDED_BY(mu_);
+};
+
+EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, ModelAccess& models,
+                                     const Clock& clock, StatisticsRecorder& statistics)
+    : config_(std::move(config)), models_(models), clock_(clock), statistics_(statistics) {}
+
+EnsembleScheduler::~EnsembleScheduler() { Stop(); }
+
+void EnsembleScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
+  request->times.queue_start_ns = clock_.NowNs();
+  if (request->times.arrival_ns == 0) request->times.arrival_ns = request->times.queue_start_ns;
+  {
+    MutexLock lock(mu_);
+    const std::uint32_t limit = config_->ensemble_max_inflight_requests;
+    if (!stopping_ && limit != 0 && running_ >= limit) {
+      waiting_.push_back(std::move(request));
+      statistics_.AddPending(1);
+      return;
+    }
+    ++running_;
+  }
+  Start(std::move(request));
+}
+
+void EnsembleScheduler::Start(std::unique_ptr<InferRequest> request) {
+  std::make_shared<Run>(*this, std::move(request))->Begin();
+}
+
+// A request left: the next one that waits may enter.
+void EnsembleScheduler::Finished() {
+  std::unique_ptr<InferRequest> next;
+  {
+    MutexLock lock(mu_);
+    if (waiting_.empty()) {
+      --running_;
+      return;
+    }
+    next = std::move(waiting_.front());
+    waiting_.pop_front();
+    statistics_.AddPending(-1);
+  }
+  Start(std::move(next));
+}
+
+void EnsembleScheduler::Stop() {
+  std::deque<std::unique_ptr<InferRequest>> left;
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+    left.swap(waiting_);
+  }
+  for (std::unique_ptr<InferRequest>& request : left) {
+    statistics_.AddPending(-1);
+    statistics_.RecordFailure(FailureReason::kRejected, 0);
+    Refuse(std::move(request), absl::UnavailableError(absl::StrCat(
+                                   "Server is stopping, scheduler for model '", config_->name,
+                                   "' has stopped accepting new inference requests")));
+  }
+}
+
+}  // namespace siglip

@@ -1,0 +1,56 @@
+#pragma once
+
+// A model that is a graph of other models. A tensor that one step makes is handed on to the next by
+// shared ownership: nothing is copied, and no thread waits for a step.
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "serving/deployment.h"
+#include "serving/model_config.h"
+#include "serving/scheduler.h"
+#include "serving/statistics_recorder.h"
+
+namespace siglip {
+
+// The graph against its steps' (completed) configurations: every step and tensor is there, made
+// once, of one type, without a cycle. Fills the ensemble's -1 dims from the steps.
+absl::Status CheckEnsemble(
+    const std::function<absl::StatusOr<std::shared_ptr<const ModelConfig>>(const EnsembleStep&)>&
+        find,
+    ModelConfig& ensemble);
+
+// Thread-safe. Everything but the configuration is borrowed, and outlives the requests.
+class EnsembleScheduler final : public Scheduler {
+ public:
+  EnsembleScheduler(std::shared_ptr<const ModelConfig> config, ModelAccess& models,
+                    const Clock& clock, StatisticsRecorder& statistics);
+  ~EnsembleScheduler() override;
+
+  void Enqueue(std::unique_ptr<InferRequest> request) override;
+  void Stop() override;
+
+ private:
+  class Run;
+  void Start(std::unique_ptr<InferRequest> request);
+  void Finished();
+
+  const std::shared_ptr<const ModelConfig> config_;
+  ModelAccess& models_;
+  const Clock& clock_;
+  StatisticsRecorder& statistics_;
+
+  Mutex mu_;
+  std::uint32_t running_ SIGLIP_GUARDED_BY(mu_) = 0;
+  bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;
+  std::deque<std::unique_ptr<InferRequest>> waiting_
+      SIGLIP_GUARDED_BY(mu_);  // max_inflight_requests
+};
+
+}  // namespace siglip

@@ -1,0 +1,44 @@
+#pragma once
+
+// The service's limits, and why they are what they are.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace siglip {
+
+struct ServiceOptions {
+  std::string server_name = "triton";  // what Triton's own clients look for
+  std::string server_version;
+  // Of ServerMetadata. "statistics" is what makes perf_analyzer read server-side statistics.
+  std::vector<std::string> extensions = {"classification",
+                                         "sequence",
+                                         "model_repository",
+                                         "schedule_policy",
+                                         "model_configuration",
+                                         "binary_tensor_data",
+                                         "parameters",
+                                         "statistics",
+                                         "trace",
+                                         "logging"};
+
+  // Requests between the door and their answer. 16 times the 60 of the reference load: enough to
+  // keep every stage full, while the last in the queue still gets an answer and not a timeout.
+  std::int64_t max_inflight_requests = 1024;
+  // Encoded inputs of requests in flight: 64 bodies of 64 MiB, the server's own limit of a body.
+  std::int64_t max_input_bytes = std::int64_t{4} << 30;
+  // Outputs of steps that wait for the next step or for the client to read: some 2400 images of
+  // 384 x 384 between preprocessing and the encoder.
+  std::int64_t max_output_bytes = std::int64_t{4} << 30;
+  // Working set of the images that are decoded at a time, by what their heads declare. One picture
+  // of Pillow's limit, 179 Mpx, takes 0.5 to 1.6 GB: a larger one than this runs alone.
+  std::int64_t max_running_cost_bytes = std::int64_t{1} << 30;
+  // Threads for the forwarding models' base64 and tokenizing of large requests.
+  int num_forward_threads = 2;
+  // False: a model that fails to load is UNAVAILABLE, the others are served (Triton's
+  // exit-on-error).
+  bool exit_on_error = true;
+};
+
+}  // namespace siglip
