@@ -75,11 +75,12 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   return header;
 }
 
-absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
+absl::StatusOr<RgbImage> DecodeAnimation(std::string_view bytes) {
   const WebPData data = Data(bytes);
   WebPAnimDecoderOptions options;
-  if (WebPAnimDecoderOptionsInit(&options) == 0)
+  if (WebPAnimDecoderOptionsInit(&options) == 0) {
     return absl::InternalError("WEBP: wrong libwebp version");
+  }
   options.color_mode = MODE_RGBA;
   options.use_threads = 0;
   const std::unique_ptr<WebPAnimDecoder, AnimDecoderDeleter> decoder(
@@ -96,6 +97,52 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   RgbImage image = AllocateRgb(info.canvas_width, info.canvas_height);
   RgbxToRgb(rgba, image.pixels.size() / 3, image.pixels.data());
   return image;
+}
+
+// A still picture that fills its canvas: what the animation decoder would do, without its two
+// canvases. Alpha is decoded though it is dropped, because damage to it refuses the file.
+absl::StatusOr<RgbImage> DecodeStill(const WebPIterator& frame, bool has_alpha) {
+  WebPDecoderConfig config;
+  if (WebPInitDecoderConfig(&config) == 0)
+    return absl::InternalError("WEBP: wrong libwebp version");
+  RgbImage image = AllocateRgb(frame.width, frame.height);
+  const std::size_t pixels = image.pixels.size() / 3;
+  PixelBuffer rgba(has_alpha ? pixels * 4 : 0);
+  config.output.colorspace = has_alpha ? MODE_RGBA : MODE_RGB;
+  config.output.is_external_memory = 1;
+  config.output.u.RGBA.rgba = has_alpha ? rgba.data() : image.pixels.data();
+  config.output.u.RGBA.stride = frame.width * (has_alpha ? 4 : 3);
+  config.output.u.RGBA.size = has_alpha ? rgba.size() : image.pixels.size();
+  const VP8StatusCode status = WebPDecode(frame.fragment.bytes, frame.fragment.size, &config);
+  if (status == VP8_STATUS_OUT_OF_MEMORY) {
+    return absl::ResourceExhaustedError("WEBP: not enough memory");
+  }
+  if (status != VP8_STATUS_OK) return BadImage(kFormat, "the picture does not decode");
+  if (has_alpha) RgbxToRgb(rgba.data(), pixels, image.pixels.data());
+  return image;
+}
+
+absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
+  const WebPData data = Data(bytes);
+  const std::unique_ptr<WebPDemuxer, DemuxerDeleter> demuxer(WebPDemux(&data));
+  if (demuxer == nullptr) return BadImage(kFormat, "broken or truncated");
+  const bool is_animated =
+      (WebPDemuxGetI(demuxer.get(), WEBP_FF_FORMAT_FLAGS) & ANIMATION_FLAG) != 0;
+  const std::int64_t width = WebPDemuxGetI(demuxer.get(), WEBP_FF_CANVAS_WIDTH);
+  const std::int64_t height = WebPDemuxGetI(demuxer.get(), WEBP_FF_CANVAS_HEIGHT);
+  WebPIterator frame;
+  if (WebPDemuxGetFrame(demuxer.get(), 1, &frame) == 0) return BadImage(kFormat, "no picture");
+  const std::unique_ptr<WebPIterator, void (*)(WebPIterator*)> release(&frame,
+                                                                       WebPDemuxReleaseIterator);
+  const bool fills_canvas =
+      frame.x_offset == 0 && frame.y_offset == 0 && frame.width == width && frame.height == height;
+  WebPBitstreamFeatures features;
+  if (is_animated || !fills_canvas ||
+      WebPGetFeatures(frame.fragment.bytes, frame.fragment.size, &features) != VP8_STATUS_OK ||
+      features.width != width || features.height != height) {
+    return DecodeAnimation(bytes);
+  }
+  return DecodeStill(frame, features.has_alpha != 0);
 }
 
 bool Accepts(std::string_view bytes) {
