@@ -124,6 +124,8 @@ def jpeg_files():
     baseline = FILES["s2.jpg"]
     FILES["junk_after.jpg"] = baseline + b"junk"
     FILES["junk_before.jpg"] = b"junk" + baseline
+    FILES["broken_end.jpg"] = baseline[:-2] + b"\xff\xc4\0\5\0\0\0\xff\xd9"
+    FILES["missing_end.jpg"] = baseline[:-2]
     FILES["two_components.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x03", b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x02")
     FILES["twelve_bit.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
 
@@ -307,6 +309,11 @@ def tiff_files():
     for n, name, extra in [(3, "rgb", {}), (4, "rgba", {338: [2]}), (4, "rgba_associated", {338: [1]})]:
         FILES[f"planar_deflate_{name}.tif"] = tiff(13, 5, {258: [8] * n, 259: [8], 262: [2], 277: [n], 284: [2], 273: (4, starts[:n]), 279: (4, [len(p) for p in planes[:n]]), **extra}, b"".join(planes[:n]))
     FILES["palette4.tif"] = tiff(13, 5, {258: [4], 262: [3], 320: rng.integers(0, 65536, 48).tolist()}, noise(35))
+    # One strip of five rows in a picture of nine: what is missing holds sample 0.
+    few = {278: (4, [5])}
+    FILES["palette_missing_rows.tif"] = tiff(13, 9, {258: [8], 262: [3], 320: rng.integers(0, 65536, 768).tolist(), **few}, noise(65))
+    FILES["cmyk_missing_rows.tif"] = tiff(13, 9, {258: [8] * 4, 262: [5], 277: [4], **few}, noise(260))
+    FILES["ycbcr_missing_rows.tif"] = tiff(13, 9, {258: [8] * 3, 262: [6], 277: [3], **few}, noise(195))
     FILES["float64.tif"] = tiff(2, 2, {258: [64], 262: [1], 339: [3]}, noise(32))
     FILES["missing_size.tif"] = tiff(13, 5, {}, noise(10)).replace(struct.pack("<HH", 256, 4), struct.pack("<HH", 255, 4))
     FILES["cut.tif"] = FILES["planar.tif"][:-1]

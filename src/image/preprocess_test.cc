@@ -4,6 +4,7 @@
 #include "image/sha256_for_test.h"
 
 #include <fstream>
+#include <ostream>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -21,6 +22,8 @@ struct Golden {
   std::string format;  // "refused" if Pillow refuses it
   std::vector<std::string> fields;
 };
+
+void PrintTo(const Golden& golden, std::ostream* out) { *out << golden.name; }
 
 std::vector<Golden> ReadManifest() {
   std::vector<Golden> goldens;
