@@ -31,16 +31,16 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const Checkpoint& checkpoint,
                                                       const EngineOptions& options);
 
-  // images[i]: [3,S,S] float32; embeddings[i]: [D] float32, not normalised. Any number of items; more
-  // than max_batch_size are run in several passes. Item i never depends on the others, bit for bit.
-  // REQUIRES: sizes are equal. Values are not checked: NaN in, NaN out.
+  // images[i]: [3,S,S] float32; embeddings[i]: [D] float32, not normalised. Any number of items;
+  // more than max_batch_size are run in several passes. Item i never depends on the others, bit for
+  // bit. REQUIRES: sizes are equal. Values are not checked: NaN in, NaN out.
   virtual absl::Status EncodeImages(std::span<const float* const> images,
                                     std::span<float* const> embeddings) = 0;
 
   // ids[i]: [num_tokens] token ids, padding included; 1 <= num_tokens <= max_position_embeddings.
   // InvalidArgument names item, position and id if one is outside the vocabulary (nothing is run).
-  virtual absl::Status EncodeTexts(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
-                                   std::span<float* const> embeddings) = 0;
+  virtual absl::Status EncodeTexts(std::span<const std::int64_t* const> ids,
+                                   std::int64_t num_tokens, std::span<float* const> embeddings) = 0;
 
   // "cpu, AVX-512, fp32, 2 threads".
   virtual std::string Describe() const = 0;

@@ -1,0 +1,103 @@
+#include "engine/cpu_engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/gemm.h"
+
+namespace siglip {
+namespace {
+
+// With so many rows the weights' way through the caches no longer shows; more would only cost
+// memory.
+constexpr std::int64_t kMinRowsPerPass = 1024;
+// A worker without so many rows waits for the others.
+constexpr std::int64_t kRowsPerThread = 256;
+
+std::size_t ItemsPerPass(std::int64_t tokens, const EngineOptions& options) {
+  const std::int64_t rows = std::max(kMinRowsPerPass, kRowsPerThread * options.num_threads);
+  const std::int64_t items = (rows + tokens - 1) / tokens;
+  return static_cast<std::size_t>(std::min<std::int64_t>(items, options.max_batch_size));
+}
+
+// body(first, count) for passes of at most `per_pass` of `items`.
+template <class Body>
+void ForEachPass(std::size_t items, std::size_t per_pass, Body&& body) {
+  for (std::size_t first = 0; first < items; first += per_pass) {
+    body(first, std::min(per_pass, items - first));
+  }
+}
+
+absl::Status SizesDiffer(const char* what, std::size_t inputs, std::size_t outputs) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected as many embeddings as ", what, " (", inputs, "), got ", outputs));
+}
+
+}  // namespace
+
+CpuEngine::CpuEngine(const Checkpoint& checkpoint, const EngineOptions& options)
+    : num_threads_(options.num_threads),
+      text_config_(checkpoint.config().text),
+      vision_(checkpoint),
+      text_(checkpoint),
+      images_per_pass_(ItemsPerPass(vision_.tokens(), options)),
+      texts_per_pass_(ItemsPerPass(text_config_.max_position_embeddings, options)),
+      workspace_(WorkspaceSizes::Max(vision_.Sizes(static_cast<std::int64_t>(images_per_pass_)),
+                                     text_.Sizes(static_cast<std::int64_t>(texts_per_pass_))),
+                 options.num_threads),
+      memory_bytes_(
+          static_cast<std::int64_t>(vision_.bytes() + text_.bytes() + workspace_.bytes())) {}
+
+absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
+                                     std::span<float* const> embeddings) {
+  if (images.size() != embeddings.size()) {
+    return SizesDiffer("images", images.size(), embeddings.size());
+  }
+  MutexLock lock(mu_);
+  ForEachPass(images.size(), images_per_pass_,
+              [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
+                vision_.Run(workspace_, images.subspan(first, count),
+                            embeddings.subspan(first, count));
+              });
+  return absl::OkStatus();
+}
+
+absl::Status CpuEngine::EncodeTexts(std::span<const std::int64_t* const> ids,
+                                    std::int64_t num_tokens, std::span<float* const> embeddings) {
+  if (ids.size() != embeddings.size()) return SizesDiffer("texts", ids.size(), embeddings.size());
+  if (num_tokens < 1 || num_tokens > text_config_.max_position_embeddings) {
+    return absl::InvalidArgumentError(absl::StrCat("texts: expected 1 to ",
+                                                   text_config_.max_position_embeddings,
+                                                   " tokens, got ", num_tokens));
+  }
+  for (std::size_t item = 0; item < ids.size(); ++item) {
+    for (std::int64_t t = 0; t < num_tokens; ++t) {
+      const std::int64_t id = ids[item][t];
+      if (id < 0 || id >= text_config_.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat("text ", item, ", position ", t,
+                                                       ": expected a token id from 0 to ",
+                                                       text_config_.vocab_size - 1, ", got ", id));
+      }
+    }
+  }
+  MutexLock lock(mu_);
+  ForEachPass(ids.size(), texts_per_pass_,
+              [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
+                text_.Run(workspace_, ids.subspan(first, count), num_tokens,
+                          embeddings.subspan(first, count));
+              });
+  return absl::OkStatus();
+}
+
+std::string CpuEngine::Describe() const {
+  return absl::StrCat("cpu, ", KernelTargetName(), ", fp32, ", num_threads_,
+                      num_threads_ == 1 ? " thread" : " threads");
+}
+
+void CpuEngine::SetObserver(StageObserver observer) {
+  MutexLock lock(mu_);
+  workspace_.observer = std::move(observer);
+}
+
+}  // namespace siglip

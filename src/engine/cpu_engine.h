@@ -1,0 +1,46 @@
+#pragma once
+
+// The CPU's engine. Included by engine.cc and by tests that look between its stages.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/mutex.h"
+#include "engine/engine.h"
+#include "engine/text_tower.h"
+#include "engine/vision_tower.h"
+#include "engine/workspace.h"
+
+namespace siglip {
+
+// Thread-safe.
+class CpuEngine final : public Engine {
+ public:
+  // REQUIRES: options.num_threads > 0, options.max_batch_size > 0. Throws std::bad_alloc.
+  CpuEngine(const Checkpoint& checkpoint, const EngineOptions& options);
+
+  absl::Status EncodeImages(std::span<const float* const> images,
+                            std::span<float* const> embeddings) override;
+  absl::Status EncodeTexts(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
+                           std::span<float* const> embeddings) override;
+  std::string Describe() const override;
+  std::int64_t memory_bytes() const override { return memory_bytes_; }
+
+  void SetObserver(StageObserver observer);
+
+ private:
+  const int num_threads_;
+  const TextConfig text_config_;
+  const VisionTower vision_;
+  const TextTower text_;
+  // Items of one pass over the weights.
+  const std::size_t images_per_pass_;
+  const std::size_t texts_per_pass_;
+  Mutex mu_;
+  Workspace workspace_ SIGLIP_GUARDED_BY(mu_);
+  std::int64_t memory_bytes_ = 0;
+};
+
+}  // namespace siglip

@@ -1,0 +1,156 @@
+#include "engine/encoder.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/attention.h"
+#include "kernels/layer_norm.h"
+
+namespace siglip {
+
+void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& call) {
+  GemmCall gemm;
+  gemm.m = call.rows;
+  gemm.a = call.a;
+  gemm.a_stride = call.a_stride;
+  gemm.w = &linear.w;
+  gemm.c = call.y;
+  gemm.c_stride = call.y_stride;
+  gemm.bias = linear.bias.data();
+  gemm.gelu = call.gelu;
+  gemm.residual = call.residual;
+  gemm.residual_stride = call.residual_stride;
+  Gemm(workspace.team, gemm, workspace.scratch.data());
+}
+
+void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
+             std::int64_t width, float* y) {
+  LayerNormCall call;
+  call.rows = rows;
+  call.width = width;
+  call.x = x;
+  call.x_stride = width;
+  call.weight = norm.weight.data();
+  call.bias = norm.bias.data();
+  call.eps = eps;
+  call.y = y;
+  call.y_stride = width;
+  LayerNorm(workspace.team, call);
+}
+
+Encoder::Encoder(const Checkpoint& checkpoint, const TowerConfig& config,
+                 const std::string& tower_name)
+    : config_(config), tower_name_(tower_name) {
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    const std::string layer = absl::StrCat(tower_name, ".encoder.layers.", i, ".");
+    const std::string attention = layer + "self_attn.";
+    Block block;
+    block.norm1 = LoadNorm(checkpoint, layer + "layer_norm1");
+    block.norm2 = LoadNorm(checkpoint, layer + "layer_norm2");
+    block.query = LoadLinear(checkpoint, attention + "q_proj");
+    block.key_value = LoadTwoLinears(checkpoint, attention + "k_proj", attention + "v_proj");
+    block.out = LoadLinear(checkpoint, attention + "out_proj");
+    block.fc1 = LoadLinear(checkpoint, layer + "mlp.fc1");
+    block.fc2 = LoadLinear(checkpoint, layer + "mlp.fc2");
+    blocks_.push_back(std::move(block));
+  }
+}
+
+WorkspaceSizes Encoder::Sizes(std::int64_t batch, std::int64_t tokens) const {
+  const std::int64_t rows = batch * tokens;
+  const std::int64_t width = config_.hidden_size;
+  WorkspaceSizes sizes;
+  sizes.hidden = static_cast<std::size_t>(rows * width);
+  sizes.wide = static_cast<std::size_t>(rows * std::max(3 * width, config_.intermediate_size));
+  sizes.scratch = std::max(GemmScratchFloats(), AttentionScratchFloats(tokens, config_.head_dim()));
+  return sizes;
+}
+
+void Encoder::Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
+                  bool last_token_only) const {
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const bool reduce = last_token_only && i + 1 == blocks_.size();
+    RunBlock(workspace, blocks_[i], batch, tokens, reduce);
+    if (workspace.observer) {
+      workspace.Observe(absl::StrCat(tower_name_, ".encoder.layers.", i), workspace.x.data(),
+                        reduce ? batch : batch * tokens, config_.hidden_size);
+    }
+  }
+}
+
+void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t batch,
+                       std::int64_t tokens, bool last_token_only) const {
+  const std::int64_t width = config_.hidden_size;
+  const std::int64_t rows = batch * tokens;
+  // Rows that are answered: all of them, or every tokens-th.
+  const std::int64_t step = last_token_only ? tokens : 1;
+  const std::int64_t first = step - 1;
+  const std::int64_t answers = rows / step;
+  float* x = workspace.x.data();
+  float* y = workspace.y.data();
+  float* normed = workspace.normed.data();
+  float* qkv = workspace.wide.data();
+
+  RunNorm(workspace, block.norm1, config_.layer_norm_eps, x, rows, width, normed);
+  RunLinear(workspace, block.query,
+            {.rows = answers,
+             .a = normed + first * width,
+             .a_stride = step * width,
+             .y = qkv + first * 3 * width,
+             .y_stride = step * 3 * width});
+  RunLinear(
+      workspace, block.key_value,
+      {.rows = rows, .a = normed, .a_stride = width, .y = qkv + width, .y_stride = 3 * width});
+
+  AttentionCall attention;
+  attention.batch = batch;
+  attention.tokens = tokens;
+  attention.heads = config_.num_attention_heads;
+  attention.head_dim = config_.head_dim();
+  attention.q = qkv;
+  attention.k = qkv + width;
+  attention.v = qkv + 2 * width;
+  attention.row_stride = 3 * width;
+  attention.query_begin = first;
+  attention.query_count = tokens / step;
+  attention.out = normed;
+  attention.out_stride = width;
+  Attention(workspace.team, attention, workspace.scratch.data());
+
+  RunLinear(workspace, block.out,
+            {.rows = answers,
+             .a = normed,
+             .a_stride = width,
+             .y = y,
+             .y_stride = width,
+             .residual = x + first * width,
+             .residual_stride = step * width});
+  RunNorm(workspace, block.norm2, config_.layer_norm_eps, y, answers, width, normed);
+  const std::int64_t middle = config_.intermediate_size;
+  RunLinear(workspace, block.fc1,
+            {.rows = answers,
+             .a = normed,
+             .a_stride = width,
+             .y = workspace.wide.data(),
+             .y_stride = middle,
+             .gelu = true});
+  RunLinear(workspace, block.fc2,
+            {.rows = answers,
+             .a = workspace.wide.data(),
+             .a_stride = middle,
+             .y = x,
+             .y_stride = width,
+             .residual = y,
+             .residual_stride = width});
+}
+
+std::size_t Encoder::bytes() const {
+  std::size_t total = 0;
+  for (const Block& block : blocks_) {
+    total += block.norm1.bytes() + block.norm2.bytes() + block.query.bytes() +
+             block.key_value.bytes() + block.out.bytes() + block.fc1.bytes() + block.fc2.bytes();
+  }
+  return total;
+}
+
+}  // namespace siglip

@@ -1,0 +1,60 @@
+#pragma once
+
+// The transformer blocks of either tower (pre-norm, no mask, GELU-tanh).
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "engine/weights.h"
+#include "engine/workspace.h"
+
+namespace siglip {
+
+// y = epilogue(a * linear^T + bias). `gelu` and `residual` as in GemmCall.
+struct LinearCall {
+  std::int64_t rows = 0;
+  const float* a = nullptr;
+  std::int64_t a_stride = 0;
+  float* y = nullptr;
+  std::int64_t y_stride = 0;
+  bool gelu = false;
+  const float* residual = nullptr;
+  std::int64_t residual_stride = 0;
+};
+void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& call);
+// Rows of `width`, without gaps.
+void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
+             std::int64_t width, float* y);
+
+// Immutable after construction.
+class Encoder {
+ public:
+  // tower_name: "vision_model" or "text_model".
+  Encoder(const Checkpoint& checkpoint, const TowerConfig& config, const std::string& tower_name);
+
+  // What `batch` items of `tokens` tokens need (nothing for the head).
+  WorkspaceSizes Sizes(std::int64_t batch, std::int64_t tokens) const;
+  // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if `last_token_only`,
+  // [batch, width]: then the last layer computes only what the last token needs.
+  void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
+           bool last_token_only) const;
+
+  std::size_t bytes() const;
+
+ private:
+  struct Block {
+    Norm norm1, norm2;
+    Linear query, key_value, out, fc1, fc2;
+  };
+
+  void RunBlock(Workspace& workspace, const Block& block, std::int64_t batch, std::int64_t tokens,
+                bool last_token_only) const;
+
+  TowerConfig config_;
+  std::string tower_name_;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace siglip

@@ -1,0 +1,41 @@
+#pragma once
+
+// Token ids -> embeddings: token and position embedding, encoder, layer norm and head on the last
+// position, whatever it holds.
+
+#include <cstdint>
+#include <span>
+
+#include "checkpoint/checkpoint.h"
+#include "engine/encoder.h"
+#include "engine/weights.h"
+#include "engine/workspace.h"
+
+namespace siglip {
+
+// Immutable after construction.
+class TextTower {
+ public:
+  explicit TextTower(const Checkpoint& checkpoint);
+
+  // For any number of tokens up to the longest.
+  WorkspaceSizes Sizes(std::int64_t batch) const;
+  // ids[i]: [tokens]; embeddings[i]: [D]. REQUIRES: every id is in the vocabulary, 1 <= tokens <=
+  // max_position_embeddings, the workspace has Sizes(ids.size()).
+  void Run(Workspace& workspace, std::span<const std::int64_t* const> ids, std::int64_t tokens,
+           std::span<float* const> embeddings) const;
+  std::size_t bytes() const;
+
+ private:
+  void EmbedTokens(Workspace& workspace, std::span<const std::int64_t* const> ids,
+                   std::int64_t tokens) const;
+
+  TextConfig config_;
+  AlignedBuffer<float> token_embedding_;  // [vocabulary, width]
+  AlignedBuffer<float> positions_;        // [max_position_embeddings, width]
+  Encoder encoder_;
+  Norm final_norm_;
+  Linear head_;
+};
+
+}  // namespace siglip

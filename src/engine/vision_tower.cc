@@ -1,0 +1,170 @@
+#include "engine/vision_tower.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "kernels/pooling.h"
+
+namespace siglip {
+namespace {
+
+constexpr const char* kHead = "vision_model.head.";
+
+// u[h] = Wk_h^T q_h / sqrt(head_dim), q = Wq probe + bq, in float64: x . u[h] is then the score of
+// x but for q_h . bk_h, which is the same for every token and cancels in the softmax.
+std::vector<float> FoldProbe(std::span<const float> probe, std::span<const float> weight,
+                             std::span<const float> bias, std::int64_t heads) {
+  const std::int64_t width = static_cast<std::int64_t>(probe.size());
+  const std::int64_t head_dim = width / heads;
+  const double scale = 1 / std::sqrt(static_cast<double>(head_dim));
+  std::vector<double> folded(static_cast<std::size_t>(heads * width), 0.0);
+  for (std::int64_t row = 0; row < width; ++row) {
+    double q = bias[row];
+    for (std::int64_t i = 0; i < width; ++i) {
+      q += static_cast<double>(weight[row * width + i]) * static_cast<double>(probe[i]);
+    }
+    const float* key_row = weight.data() + (width + row) * width;
+    double* to = folded.data() + row / head_dim * width;
+    for (std::int64_t i = 0; i < width; ++i) to[i] += scale * q * static_cast<double>(key_row[i]);
+  }
+  std::vector<float> rounded(folded.size());
+  std::transform(folded.begin(), folded.end(), rounded.begin(),
+                 [](double value) { return static_cast<float>(value); });
+  return rounded;
+}
+
+AlignedBuffer<float> CopyOf(std::span<const float> values) {
+  AlignedBuffer<float> copy(values.size());
+  std::copy(values.begin(), values.end(), copy.data());
+  return copy;
+}
+
+}  // namespace
+
+VisionTower::VisionTower(const Checkpoint& checkpoint)
+    : config_(checkpoint.config().vision),
+      patch_embedding_(LoadLinear(checkpoint, "vision_model.embeddings.patch_embedding")),
+      positions_(LoadTensor(checkpoint, "vision_model.embeddings.position_embedding.weight")),
+      encoder_(checkpoint, config_, "vision_model"),
+      post_norm_(LoadNorm(checkpoint, "vision_model.post_layernorm")) {
+  LoadPoolingHead(checkpoint);
+}
+
+void VisionTower::LoadPoolingHead(const Checkpoint& checkpoint) {
+  const std::string head = kHead;
+  const std::int64_t width = config_.hidden_size;
+  const std::size_t square = static_cast<std::size_t>(width * width);
+  const AlignedBuffer<float> probe = LoadTensor(checkpoint, head + "probe");
+  const AlignedBuffer<float> weight = LoadTensor(checkpoint, head + "attention.in_proj_weight");
+  const AlignedBuffer<float> bias = LoadTensor(checkpoint, head + "attention.in_proj_bias");
+  const std::vector<float> folded =
+      FoldProbe(probe.span(), weight.span(), bias.span(), config_.num_attention_heads);
+  probe_.w = PackedMatrix(config_.num_attention_heads, width);
+  probe_.w.SetRows(0, config_.num_attention_heads, folded.data());
+  value_weight_ = CopyOf(weight.span().subspan(2 * square));
+  value_bias_ = CopyOf(bias.span().subspan(2 * static_cast<std::size_t>(width)));
+  out_ = LoadLinear(checkpoint, head + "attention.out_proj");
+  fc1_ = LoadLinear(checkpoint, head + "mlp.fc1");
+  fc2_ = LoadLinear(checkpoint, head + "mlp.fc2");
+  head_norm_ = LoadNorm(checkpoint, head + "layernorm");
+}
+
+std::int64_t VisionTower::HeadFloats(std::int64_t batch) const {
+  const std::int64_t heads = config_.num_attention_heads;
+  return batch * (tokens() * heads + (heads + 3) * config_.hidden_size + config_.intermediate_size);
+}
+
+VisionTower::HeadBuffers VisionTower::DivideHead(float* memory, std::int64_t batch) const {
+  const std::int64_t width = config_.hidden_size;
+  HeadBuffers buffers;
+  buffers.scores = memory;
+  buffers.sums = buffers.scores + batch * tokens() * config_.num_attention_heads;
+  buffers.pooled = buffers.sums + batch * config_.num_attention_heads * width;
+  buffers.y = buffers.pooled + batch * width;
+  buffers.normed = buffers.y + batch * width;
+  buffers.middle = buffers.normed + batch * width;
+  return buffers;
+}
+
+WorkspaceSizes VisionTower::Sizes(std::int64_t batch) const {
+  WorkspaceSizes sizes = encoder_.Sizes(batch, tokens());
+  sizes.head = static_cast<std::size_t>(HeadFloats(batch));
+  return sizes;
+}
+
+void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* const> images) const {
+  const PatchRows patches{images.data(), config_.num_channels, config_.image_size,
+                          config_.patch_size, config_.patches_per_side()};
+  const std::int64_t width = config_.hidden_size;
+  GemmCall call;
+  call.m = static_cast<std::int64_t>(images.size()) * tokens();
+  call.patches = &patches;
+  call.w = &patch_embedding_.w;
+  call.c = workspace.x.data();
+  call.c_stride = width;
+  call.bias = patch_embedding_.bias.data();
+  call.residual = positions_.data();
+  call.residual_stride = width;
+  call.residual_period = tokens();
+  Gemm(workspace.team, call, workspace.scratch.data());
+  workspace.Observe("vision_model.embeddings", call.c, call.m, width);
+}
+
+const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch) const {
+  const std::int64_t width = config_.hidden_size;
+  const std::int64_t heads = config_.num_attention_heads;
+  const std::int64_t rows = batch * tokens();
+  const HeadBuffers head = DivideHead(workspace.head.data(), batch);
+  const float* x = workspace.normed.data();
+  RunNorm(workspace, post_norm_, config_.layer_norm_eps, workspace.x.data(), rows, width,
+          workspace.normed.data());
+  workspace.Observe("vision_model.post_layernorm", x, rows, width);
+
+  RunLinear(workspace, probe_,
+            {.rows = rows, .a = x, .a_stride = width, .y = head.scores, .y_stride = heads});
+  PoolTokens(workspace.team, {batch, tokens(), heads, width, x, head.scores, head.sums});
+  ProjectHeads(workspace.team, {batch, heads, width, head.sums, value_weight_.data(),
+                                value_bias_.data(), head.pooled});
+  RunLinear(workspace, out_,
+            {.rows = batch, .a = head.pooled, .a_stride = width, .y = head.y, .y_stride = width});
+  workspace.Observe("vision_model.head.attention", head.y, batch, width);
+  RunNorm(workspace, head_norm_, config_.layer_norm_eps, head.y, batch, width, head.normed);
+  RunLinear(workspace, fc1_,
+            {.rows = batch,
+             .a = head.normed,
+             .a_stride = width,
+             .y = head.middle,
+             .y_stride = config_.intermediate_size,
+             .gelu = true});
+  RunLinear(workspace, fc2_,
+            {.rows = batch,
+             .a = head.middle,
+             .a_stride = config_.intermediate_size,
+             .y = head.pooled,
+             .y_stride = width,
+             .residual = head.y,
+             .residual_stride = width});
+  return head.pooled;
+}
+
+void VisionTower::Run(Workspace& workspace, std::span<const float* const> images,
+                      std::span<float* const> embeddings) const {
+  const std::int64_t batch = static_cast<std::int64_t>(images.size());
+  EmbedPatches(workspace, images);
+  encoder_.Run(workspace, batch, tokens(), /*last_token_only=*/false);
+  const float* pooled = Pool(workspace, batch);
+  workspace.Observe("vision_model.pooled", pooled, batch, config_.hidden_size);
+  for (std::int64_t i = 0; i < batch; ++i) {
+    std::copy_n(pooled + i * config_.hidden_size, config_.hidden_size, embeddings[i]);
+  }
+}
+
+std::size_t VisionTower::bytes() const {
+  return patch_embedding_.bytes() + encoder_.bytes() + post_norm_.bytes() + probe_.bytes() +
+         out_.bytes() + fc1_.bytes() + fc2_.bytes() + head_norm_.bytes() +
+         sizeof(float) * (positions_.size() + value_weight_.size() + value_bias_.size());
+}
+
+}  // namespace siglip

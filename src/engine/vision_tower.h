@@ -1,0 +1,59 @@
+#pragma once
+
+// Pixels -> embeddings: patches, positions, encoder, layer norm, attention pooling.
+
+#include <cstdint>
+#include <span>
+
+#include "checkpoint/checkpoint.h"
+#include "engine/encoder.h"
+#include "engine/weights.h"
+#include "engine/workspace.h"
+
+namespace siglip {
+
+// Immutable after construction.
+class VisionTower {
+ public:
+  explicit VisionTower(const Checkpoint& checkpoint);
+
+  std::int64_t tokens() const { return config_.num_patches(); }
+  WorkspaceSizes Sizes(std::int64_t batch) const;
+  // images[i]: [channels,S,S]; embeddings[i]: [D]. REQUIRES: the workspace has
+  // Sizes(images.size()).
+  void Run(Workspace& workspace, std::span<const float* const> images,
+           std::span<float* const> embeddings) const;
+  std::size_t bytes() const;
+
+ private:
+  // Places in workspace.head.
+  struct HeadBuffers {
+    float* scores;  // [batch, tokens, heads]
+    float* sums;    // [batch, heads, width]
+    float* pooled;  // [batch, width]
+    float* y;       // [batch, width]
+    float* normed;  // [batch, width]
+    float* middle;  // [batch, MLP width]
+  };
+  std::int64_t HeadFloats(std::int64_t batch) const;
+  HeadBuffers DivideHead(float* memory, std::int64_t batch) const;
+
+  void LoadPoolingHead(const Checkpoint& checkpoint);
+  void EmbedPatches(Workspace& workspace, std::span<const float* const> images) const;
+  // workspace.x [batch * tokens, width] -> [batch, width] at the returned place.
+  const float* Pool(Workspace& workspace, std::int64_t batch) const;
+
+  VisionConfig config_;
+  Linear patch_embedding_;
+  AlignedBuffer<float> positions_;  // [tokens, width]
+  Encoder encoder_;
+  Norm post_norm_;
+  // The pooling head. Its scores are x . probe_[head] (see kernels/pooling.h).
+  Linear probe_;                       // [heads, width], no bias
+  AlignedBuffer<float> value_weight_;  // [width, width]
+  AlignedBuffer<float> value_bias_;
+  Linear out_, fc1_, fc2_;
+  Norm head_norm_;
+};
+
+}  // namespace siglip
