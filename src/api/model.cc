@@ -1,0 +1,174 @@
+#include <algorithm>
+#include <exception>
+#include <new>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "checkpoint/checkpoint.h"
+#include "engine/engine.h"
+#include "image/preprocess.h"
+#include "siglip/siglip.h"
+#include "text/tokenizer.h"
+
+namespace siglip {
+namespace {
+
+// Runs `work`, which returns a Status; running out of memory costs that work, not the process.
+template <class Work>
+auto WithoutBadAlloc(const char* what, const Work& work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat(what, ": ", error.what()));
+  }
+}
+
+absl::Status CheckOptions(const ModelOptions& options) {
+  if (options.pillow != 12 && options.pillow != 13) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("pillow: expected 12 or 13, got ", options.pillow));
+  }
+  if (options.precision != "auto" && options.precision != "fp32") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("precision: expected auto or fp32, got ", options.precision));
+  }
+  if (options.device != "auto" && options.device != "cpu") {
+    const bool cuda = options.device.starts_with("cuda");
+    return absl::InvalidArgumentError(absl::StrCat("device: expected auto or cpu, got ",
+                                                   options.device,
+                                                   cuda ? " (this build has no GPU engine)" : ""));
+  }
+  if (options.num_threads < 0 || options.max_batch_size < 1 || options.max_pixels < 0) {
+    return absl::InvalidArgumentError("threads, batch size and pixels: expected positive numbers");
+  }
+  return absl::OkStatus();
+}
+
+PreprocessOptions OptionsOf(const PreprocessorConfig& config, const ModelOptions& options) {
+  PreprocessOptions result;
+  result.image_size = config.image_size;
+  result.resample = config.resample == 2 ? Resample::kBilinear : Resample::kBicubic;
+  result.pillow = options.pillow == 12 ? PillowVersion::k12 : PillowVersion::k13;
+  result.rescale_factor = config.rescale_factor;
+  result.mean = config.image_mean;
+  result.std = config.image_std;
+  result.max_pixels =
+      options.max_pixels > 0 ? std::min(options.max_pixels, kPillowMaxPixels) : kPillowMaxPixels;
+  return result;
+}
+
+class LoadedModel final : public Model {
+ public:
+  LoadedModel(ModelInfo info, const PreprocessOptions& preprocess,
+              std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Engine> engine)
+      : info_(std::move(info)),
+        preprocessor_(preprocess),
+        tokenizer_(std::move(tokenizer)),
+        engine_(std::move(engine)) {}
+
+  const ModelInfo& info() const override { return info_; }
+
+  absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const override {
+    return WithoutBadAlloc("image", [&]() -> absl::StatusOr<ImageInfo> {
+      SIGLIP_ASSIGN_OR_RETURN(ImageHeader header,
+                              ReadImageHeader(image_bytes, preprocessor_.options().max_pixels));
+      return ImageInfo{std::move(header.format), header.width, header.height,
+                       header.working_set_bytes};
+    });
+  }
+
+  absl::Status Preprocess(std::string_view image_bytes, float* pixels) const override {
+    return WithoutBadAlloc("image", [&] { return preprocessor_.Preprocess(image_bytes, pixels); });
+  }
+
+  absl::Status EncodePixels(std::span<const float* const> images,
+                            std::span<float* const> embeddings) override {
+    return WithoutBadAlloc("vision", [&] { return engine_->EncodeImages(images, embeddings); });
+  }
+
+  absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const override {
+    return WithoutBadAlloc("text", [&] { return tokenizer_->Encode(text); });
+  }
+
+  absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const override {
+    return WithoutBadAlloc("text", [&] { return tokenizer_->EncodeUnpadded(text); });
+  }
+
+  absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
+                            std::span<float* const> embeddings) override {
+    if (num_tokens < 1 || num_tokens > info_.text_length) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tokens: expected 1 to ", info_.text_length, " ids, got ", num_tokens));
+    }
+    return WithoutBadAlloc("text",
+                           [&] { return engine_->EncodeTexts(ids, num_tokens, embeddings); });
+  }
+
+ private:
+  const ModelInfo info_;
+  const Preprocessor preprocessor_;
+  const std::unique_ptr<Tokenizer> tokenizer_;
+  const std::unique_ptr<Engine> engine_;
+};
+
+absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
+                                                 const ModelOptions& options) {
+  SIGLIP_RETURN_IF_ERROR(CheckOptions(options));
+  SIGLIP_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(directory));
+  const SiglipConfig& config = checkpoint.config();
+  SIGLIP_ASSIGN_OR_RETURN(
+      std::unique_ptr<Tokenizer> tokenizer,
+      Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));
+  EngineOptions engine_options;
+  engine_options.num_threads = options.num_threads;
+  engine_options.max_batch_size = options.max_batch_size;
+  SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
+  ModelInfo info;
+  info.directory = directory;
+  info.image_size = config.vision.image_size;
+  info.embedding_size = config.embedding_size();
+  info.text_length = tokenizer->text_length();
+  info.vocab_size = config.text.vocab_size;
+  info.logit_scale = checkpoint.logit_scale();
+  info.logit_bias = checkpoint.logit_bias();
+  info.engine = engine->Describe();
+  return std::make_unique<LoadedModel>(std::move(info),
+                                       OptionsOf(checkpoint.preprocessor(), options),
+                                       std::move(tokenizer), std::move(engine));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Open(const std::string& directory,
+                                                   const ModelOptions& options) {
+  return WithoutBadAlloc("model", [&] { return OpenModel(directory, options); });
+}
+
+absl::StatusOr<std::vector<float>> Model::EmbedImage(std::string_view image_bytes) {
+  const std::size_t side = static_cast<std::size_t>(info().image_size);
+  return WithoutBadAlloc("image", [&]() -> absl::StatusOr<std::vector<float>> {
+    std::vector<float> pixels(3 * side * side);
+    SIGLIP_RETURN_IF_ERROR(Preprocess(image_bytes, pixels.data()));
+    std::vector<float> embedding(static_cast<std::size_t>(info().embedding_size));
+    const float* const images[] = {pixels.data()};
+    float* const rows[] = {embedding.data()};
+    SIGLIP_RETURN_IF_ERROR(EncodePixels(images, rows));
+    return embedding;
+  });
+}
+
+absl::StatusOr<std::vector<float>> Model::EmbedText(std::string_view text) {
+  return WithoutBadAlloc("text", [&]() -> absl::StatusOr<std::vector<float>> {
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::int64_t> ids, Tokenize(text));
+    std::vector<float> embedding(static_cast<std::size_t>(info().embedding_size));
+    const std::int64_t* const texts[] = {ids.data()};
+    float* const rows[] = {embedding.data()};
+    SIGLIP_RETURN_IF_ERROR(EncodeTokens(texts, info().text_length, rows));
+    return embedding;
+  });
+}
+
+}  // namespace siglip
