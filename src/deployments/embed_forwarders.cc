@@ -1,0 +1,324 @@
+#include "deployments/embed_forwarders.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/aligned_buffer.h"
+#include "base/status_macros.h"
+#include "deployments/base64.h"
+#include "serving/validate.h"
+
+namespace siglip {
+namespace {
+
+constexpr const char* kEmbedding = "EMBEDDING";
+
+std::int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void RefuseWithId(std::unique_ptr<InferRequest> request, const absl::Status& status) {
+  const std::string prefix = RequestPrefix(*request);
+  Refuse(std::move(request), PrefixStatus(status, prefix));
+}
+
+// Absent = `value` stays. InvalidArgument names parameter and expected type.
+template <class T>
+absl::Status ReadParameter(const InferRequest& request, const char* name, const char* type,
+                           T& value) {
+  const auto found = request.parameters.find(name);
+  if (found == request.parameters.end()) return absl::OkStatus();
+  const T* given = std::get_if<T>(&found->second);
+  if (given == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("parameter '", name, "': expected ", type));
+  }
+  value = *given;
+  return absl::OkStatus();
+}
+
+// One status for the items' own; several bad ones are all named.
+absl::Status JoinErrors(const std::vector<absl::Status>& statuses) {
+  if (statuses.size() == 1) return statuses[0];
+  std::string text;
+  absl::StatusCode code = absl::StatusCode::kOk;
+  for (std::size_t i = 0; i < statuses.size(); ++i) {
+    if (statuses[i].ok()) continue;
+    code = statuses[i].code();
+    absl::StrAppend(&text, text.empty() ? "" : "; ", "item ", i, ": ", statuses[i].message());
+  }
+  return text.empty() ? absl::OkStatus() : absl::Status(code, text);
+}
+
+// The rows of one request as the model below takes them, and what keeps them alive.
+struct Rows {
+  InputTensor input;  // datatype and storage; elements of all rows, or data of all rows
+  std::size_t row_bytes = 0;
+};
+
+// What the parts of a split request come back to. Each part writes its own slot; the last one
+// joins.
+class Join {
+ public:
+  Join(std::unique_ptr<InferRequest> request, std::vector<std::int64_t> part_rows,
+       std::int64_t start_ns)
+      : request_(std::move(request)),
+        part_rows_(std::move(part_rows)),
+        answers_(part_rows_.size()),
+        pending_(part_rows_.size()),
+        start_ns_(start_ns),
+        sent_ns_(NowNs()) {}
+
+  void Finish(std::size_t part, InferResponse answer) {
+    answers_[part] = std::move(answer);
+    // Acquire-release: the last one sees every slot.
+    if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    const std::int64_t back_ns = NowNs();
+    InferResponse response;
+    response.status = JoinParts(response);
+    if (!response.status.ok()) {
+      RefuseWithId(std::move(request_), response.status);
+      return;
+    }
+    response.durations.input_ns = static_cast<std::uint64_t>(sent_ns_ - start_ns_);
+    response.durations.infer_ns = static_cast<std::uint64_t>(back_ns - sent_ns_);
+    response.durations.output_ns = static_cast<std::uint64_t>(NowNs() - back_ns);
+    Answer(*request_, std::move(response));
+  }
+
+ private:
+  absl::Status JoinParts(InferResponse& response) {
+    std::string errors;
+    absl::StatusCode code = absl::StatusCode::kOk;
+    std::int64_t first = 0;
+    for (std::size_t i = 0; i < answers_.size(); ++i) {
+      if (!answers_[i].status.ok()) {
+        if (answers_.size() == 1) return answers_[i].status;
+        code = answers_[i].status.code();
+        absl::StrAppend(&errors, errors.empty() ? "" : "; ", "items ", first, "..",
+                        first + part_rows_[i] - 1, ": ", answers_[i].status.message());
+      }
+      first += part_rows_[i];
+    }
+    if (!errors.empty()) return absl::Status(code, errors);
+    if (answers_.size() == 1) {
+      response.outputs = std::move(answers_[0].outputs);
+      return absl::OkStatus();
+    }
+    return Concatenate(first, response);
+  }
+
+  absl::Status Concatenate(std::int64_t rows, InferResponse& response) {
+    std::size_t bytes = 0;
+    for (const InferResponse& answer : answers_) bytes += answer.outputs[0].data.size();
+    try {
+      auto block = std::make_shared<AlignedBuffer<std::byte>>(bytes);
+      std::size_t at = 0;
+      for (const InferResponse& answer : answers_) {
+        const auto data = answer.outputs[0].data;
+        std::memcpy(block->data() + at, data.data(), data.size());
+        at += data.size();
+      }
+      OutputTensor output = answers_[0].outputs[0];
+      output.shape[0] = rows;
+      output.data = block->span();
+      output.storage = std::move(block);
+      response.outputs.push_back(std::move(output));
+      return absl::OkStatus();
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError("out of memory for the joined answer");
+    }
+  }
+
+  std::unique_ptr<InferRequest> request_;
+  const std::vector<std::int64_t> part_rows_;
+  std::vector<InferResponse> answers_;
+  std::atomic<std::size_t> pending_;
+  const std::int64_t start_ns_;
+  const std::int64_t sent_ns_;
+};
+
+class EmbedForwarder : public Forwarder {
+ public:
+  EmbedForwarder(std::shared_ptr<const Model> model, std::string embed_model, DataType input_type)
+      : model_(std::move(model)), embed_model_(std::move(embed_model)), input_type_(input_type) {}
+
+  void Forward(std::unique_ptr<InferRequest> request, ModelAccess& models) override {
+    const std::int64_t start_ns = NowNs();
+    std::string target = embed_model_;
+    absl::Status status = ReadParameter(*request, "embed_model", "a string", target);
+    absl::StatusOr<std::shared_ptr<const ModelConfig>> config = absl::UnknownError("not looked up");
+    if (status.ok()) {
+      config = FindTarget(models, target);
+      status = config.status();
+    }
+    Rows rows;
+    if (status.ok()) status = Prepare(*request, rows);
+    if (!status.ok()) {
+      RefuseWithId(std::move(request), status);
+      return;
+    }
+    Send(std::move(request), models, **config, std::move(rows), start_ns);
+  }
+
+ protected:
+  const Model& model() const { return *model_; }
+  // Turns the request's elements into the rows of the model below.
+  virtual absl::Status Convert(const InferRequest& request, Rows& rows) const = 0;
+  // The dims that the model below must take.
+  virtual std::vector<std::int64_t> InputDims() const = 0;
+
+ private:
+  absl::Status Prepare(const InferRequest& request, Rows& rows) const {
+    try {
+      return Convert(request, rows);
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError("out of memory for the request's inputs");
+    }
+  }
+
+  absl::StatusOr<std::shared_ptr<const ModelConfig>> FindTarget(ModelAccess& models,
+                                                                const std::string& name) const {
+    const auto config = models.ReadyConfig(name, "");
+    if (!config.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("parameter 'embed_model': ", config.status().message()));
+    }
+    const ModelConfig& target = **config;
+    const bool takes = target.inputs.size() == 1 && target.inputs[0].datatype == input_type_ &&
+                       target.inputs[0].dims == InputDims();
+    const bool gives =
+        target.outputs.size() == 1 && target.outputs[0].name == kEmbedding &&
+        target.outputs[0].datatype == DataType::kFp32 &&
+        target.outputs[0].dims == std::vector<std::int64_t>{model_->info().embedding_size};
+    if (takes && gives && target.max_batch_size > 0) return config;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parameter 'embed_model': model '", name, "' is unsuitable: expected one input ",
+        std::string(DataTypeName(input_type_)), " ", ShapeText(InputDims()),
+        " and one output EMBEDDING FP32 [", model_->info().embedding_size, "], batched"));
+  }
+
+  static void Send(std::unique_ptr<InferRequest> request, ModelAccess& models,
+                   const ModelConfig& target, Rows rows, std::int64_t start_ns) {
+    const bool bytes = rows.input.datatype == DataType::kBytes;
+    const std::int64_t total = static_cast<std::int64_t>(
+        bytes ? rows.input.elements.size() : rows.input.data.size() / rows.row_bytes);
+    std::vector<std::int64_t> part_rows;
+    for (std::int64_t left = total; left > 0; left -= part_rows.back()) {
+      part_rows.push_back(std::min<std::int64_t>(left, target.max_batch_size));
+    }
+    std::vector<std::unique_ptr<InferRequest>> parts;
+    std::size_t first = 0;
+    for (const std::int64_t count : part_rows) {
+      auto part = std::make_unique<InferRequest>();
+      part->model_name = target.name;
+      part->priority = request->priority;
+      part->timeout_us = request->timeout_us;
+      part->is_cancelled = request->is_cancelled;
+      InputTensor input;
+      input.name = target.inputs[0].name;
+      input.datatype = rows.input.datatype;
+      input.shape = target.inputs[0].dims;
+      input.shape.insert(input.shape.begin(), count);
+      input.storage = rows.input.storage;
+      const auto size = static_cast<std::size_t>(count);
+      if (bytes) {
+        const auto begin = rows.input.elements.begin() + static_cast<std::ptrdiff_t>(first);
+        input.elements.assign(begin, begin + static_cast<std::ptrdiff_t>(size));
+      } else {
+        input.data = rows.input.data.subspan(first * rows.row_bytes, size * rows.row_bytes);
+      }
+      part->inputs.push_back(std::move(input));
+      parts.push_back(std::move(part));
+      first += size;
+    }
+    auto join = std::make_shared<Join>(std::move(request), std::move(part_rows), start_ns);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      parts[i]->done = [join, i](InferResponse answer) { join->Finish(i, std::move(answer)); };
+    }
+    for (std::unique_ptr<InferRequest>& part : parts) models.InferWithin(std::move(part));
+  }
+
+  const std::shared_ptr<const Model> model_;
+  const std::string embed_model_;
+  const DataType input_type_;
+};
+
+class EmbedImageForwarder final : public EmbedForwarder {
+ public:
+  EmbedImageForwarder(std::shared_ptr<const Model> model, std::string embed_model)
+      : EmbedForwarder(std::move(model), std::move(embed_model), DataType::kBytes) {}
+
+ private:
+  std::vector<std::int64_t> InputDims() const override { return {1}; }
+
+  absl::Status Convert(const InferRequest& request, Rows& rows) const override {
+    bool base64 = false;
+    SIGLIP_RETURN_IF_ERROR(ReadParameter(request, "base64_encoded", "true or false", base64));
+    const InputTensor& input = request.inputs[0];
+    rows.input.datatype = DataType::kBytes;
+    if (!base64) {
+      rows.input.elements = input.elements;
+      // The request itself keeps its body alive until the answer.
+      rows.input.storage = input.storage;
+      return absl::OkStatus();
+    }
+    auto decoded = std::make_shared<std::vector<std::string>>();
+    std::vector<absl::Status> statuses;
+    for (const std::string_view element : input.elements) {
+      auto image = DecodeBase64(element);
+      statuses.push_back(image.status());
+      decoded->push_back(image.ok() ? *std::move(image) : std::string());
+    }
+    SIGLIP_RETURN_IF_ERROR(JoinErrors(statuses));
+    for (const std::string& image : *decoded) rows.input.elements.emplace_back(image);
+    rows.input.storage = std::move(decoded);
+    return absl::OkStatus();
+  }
+};
+
+class EmbedTextForwarder final : public EmbedForwarder {
+ public:
+  EmbedTextForwarder(std::shared_ptr<const Model> model, std::string embed_model)
+      : EmbedForwarder(std::move(model), std::move(embed_model), DataType::kInt64) {}
+
+ private:
+  std::vector<std::int64_t> InputDims() const override { return {model().info().text_length}; }
+
+  absl::Status Convert(const InferRequest& request, Rows& rows) const override {
+    auto ids = std::make_shared<std::vector<std::int64_t>>();
+    std::vector<absl::Status> statuses;
+    for (const std::string_view text : request.inputs[0].elements) {
+      const auto row = model().Tokenize(text);
+      statuses.push_back(row.status());
+      if (row.ok()) ids->insert(ids->end(), row->begin(), row->end());
+    }
+    SIGLIP_RETURN_IF_ERROR(JoinErrors(statuses));
+    rows.input.datatype = DataType::kInt64;
+    rows.input.data = std::as_bytes(std::span(*ids));
+    rows.input.storage = std::move(ids);
+    rows.row_bytes = static_cast<std::size_t>(model().info().text_length) * sizeof(std::int64_t);
+    return absl::OkStatus();
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model,
+                                                   std::string embed_model) {
+  return std::make_shared<EmbedImageForwarder>(std::move(model), std::move(embed_model));
+}
+
+std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model,
+                                                  std::string embed_model) {
+  return std::make_shared<EmbedTextForwarder>(std::move(model), std::move(embed_model));
+}
+
+}  // namespace siglip

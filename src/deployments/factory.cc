@@ -1,0 +1,151 @@
+#include "deployments/factory.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "deployments/embed_forwarders.h"
+#include "deployments/steps.h"
+#include "serving/config_check.h"
+#include "serving/validate.h"
+
+namespace siglip {
+namespace {
+
+std::string ParameterOf(const ModelConfig& config, const char* name) {
+  const auto found = config.parameters.find(name);
+  return found == config.parameters.end() ? std::string() : found->second;
+}
+
+// Tensors of a deployment, from the checkpoint.
+struct Signature {
+  TensorConfig input;
+  TensorConfig output;
+};
+
+std::optional<Signature> SignatureOf(const std::string& step, const ModelInfo& info) {
+  const std::vector<std::int64_t> pixels = {3, info.image_size, info.image_size};
+  const TensorConfig image{.name = "INPUT_IMAGE", .datatype = DataType::kBytes, .dims = {1}};
+  const TensorConfig text{.name = "INPUT_TEXT", .datatype = DataType::kBytes, .dims = {1}};
+  const TensorConfig ids{
+      .name = "INPUT_IDS", .datatype = DataType::kInt64, .dims = {info.text_length}};
+  const TensorConfig values{.name = "PIXEL_VALUES", .datatype = DataType::kFp32, .dims = pixels};
+  const TensorConfig embedding{
+      .name = "EMBEDDING", .datatype = DataType::kFp32, .dims = {info.embedding_size}};
+  if (step == "image_process") return Signature{image, values};
+  if (step == "vision") return Signature{values, embedding};
+  if (step == "text") return Signature{ids, embedding};
+  if (step == "embed_image") return Signature{image, embedding};
+  if (step == "embed_text") return Signature{text, embedding};
+  return std::nullopt;
+}
+
+// Fills dims that are left out or -1; what is stated must be what the checkpoint has.
+absl::Status Complete(const ModelConfig& config, const char* field, const TensorConfig& expected,
+                      std::vector<TensorConfig>& tensors) {
+  const bool named = tensors.size() == 1 && tensors[0].name == expected.name &&
+                     tensors[0].datatype == expected.datatype;
+  if (!named) {
+    return ConfigError(config, field,
+                       absl::StrCat("expected one tensor, ", expected.name, " ",
+                                    std::string(DataTypeName(expected.datatype)), ", got ",
+                                    tensors.empty() ? std::string("none") : tensors[0].name));
+  }
+  std::vector<std::int64_t>& dims = tensors[0].dims;
+  if (!dims.empty() && !DimsFit(dims, expected.dims)) {
+    return ConfigError(config, field,
+                       absl::StrCat("'", expected.name, "': dims ", ShapeText(dims),
+                                    " differ from the checkpoint's ", ShapeText(expected.dims)));
+  }
+  dims = expected.dims;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelConfig& config) {
+  std::string folder = options_.model_override;
+  if (folder.empty()) {
+    folder = ParameterOf(config, "checkpoint");
+    if (folder.empty()) {
+      return ConfigError(config, "parameters.checkpoint", "expected a snapshot folder, got none");
+    }
+    if (folder[0] != '/') folder = absl::StrCat(config.directory, "/", folder);
+  }
+  ModelOptions options = options_.model;
+  const std::string pillow = ParameterOf(config, "pillow");
+  if (!pillow.empty() && pillow != "12" && pillow != "13") {
+    return ConfigError(config, "parameters.pillow",
+                       absl::StrCat("expected 12 or 13, got ", pillow));
+  }
+  if (pillow == "12") options.pillow = 12;
+  std::error_code error;
+  const std::filesystem::path canonical = std::filesystem::weakly_canonical(folder, error);
+  const auto key = std::make_pair(error ? folder : canonical.string(), options.pillow);
+  std::shared_ptr<Model>& model = models_[key];
+  if (model == nullptr) {
+    auto opened = options_.open(folder, options);
+    if (!opened.ok()) {
+      return ConfigError(config, "parameters.checkpoint", std::string(opened.status().message()));
+    }
+    model = *std::move(opened);
+  }
+  return model;
+}
+
+absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
+  const std::string step = ParameterOf(config, "step");
+  if (!SignatureOf(step, ModelInfo{})) {
+    return ConfigError(
+        config, "parameters.step",
+        absl::StrCat("expected image_process, vision, text, embed_image or embed_text, got '", step,
+                     "'"));
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const std::shared_ptr<Model> model, ModelOf(config));
+  const Signature signature = *SignatureOf(step, model->info());
+  SIGLIP_RETURN_IF_ERROR(Complete(config, "input", signature.input, config.inputs));
+  SIGLIP_RETURN_IF_ERROR(Complete(config, "output", signature.output, config.outputs));
+  for (Warmup& warmup : config.warmups) {
+    for (auto& [name, input] : warmup.inputs) {
+      if (name == signature.input.name && DimsFit(input.dims, signature.input.dims)) {
+        input.dims = signature.input.dims;
+      }
+    }
+  }
+
+  Deployment deployment;
+  const std::string embed_model = ParameterOf(config, "embed_model");
+  const int max_batch_size = options_.model.max_batch_size;
+  if (step == "image_process") {
+    deployment.step = MakeImageProcessStep(model);
+    deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  } else if (step == "vision") {
+    deployment.step = MakeVisionStep(model, max_batch_size);
+  } else if (step == "text") {
+    deployment.step = MakeTextStep(model, max_batch_size);
+  } else if (step == "embed_image") {
+    deployment.forwarder =
+        MakeEmbedImageForwarder(model, embed_model.empty() ? "siglip_vision" : embed_model);
+  } else {
+    deployment.forwarder =
+        MakeEmbedTextForwarder(model, embed_model.empty() ? "siglip_text" : embed_model);
+  }
+  return deployment;
+}
+
+std::vector<std::string> DeploymentsFactory::DescribeModels() const {
+  std::vector<std::string> lines;
+  for (const auto& [key, model] : models_) {
+    const ModelInfo& info = model->info();
+    lines.push_back(absl::StrCat("checkpoint ", info.directory, ": S ", info.image_size, ", D ",
+                                 info.embedding_size, ", T ", info.text_length, "; ", info.engine,
+                                 "; pixels of Pillow ", key.second));
+  }
+  return lines;
+}
+
+}  // namespace siglip

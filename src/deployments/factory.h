@@ -1,0 +1,46 @@
+#pragma once
+
+// Makes the work of the six deployments from their configurations. The parameter `step` says which
+// one a model is, `checkpoint` names its snapshot folder (relative: to its config.pbtxt), `pillow`
+// 12 or 13 whose resize.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "serving/deployment.h"
+#include "siglip/siglip.h"
+
+namespace siglip {
+
+struct DeploymentsOptions {
+  std::string model_override;  // of every `checkpoint`; empty: none
+  ModelOptions model;
+  // Opens a checkpoint; tests put another one in.
+  std::function<absl::StatusOr<std::unique_ptr<Model>>(const std::string&, const ModelOptions&)>
+      open = Model::Open;
+};
+
+// Confined to the thread that loads.
+class DeploymentsFactory final : public DeploymentFactory {
+ public:
+  explicit DeploymentsFactory(DeploymentsOptions options) : options_(std::move(options)) {}
+
+  absl::StatusOr<Deployment> Make(ModelConfig& config) override;
+
+  // A line per opened checkpoint, for `serve --dry-run`.
+  std::vector<std::string> DescribeModels() const;
+
+ private:
+  absl::StatusOr<std::shared_ptr<Model>> ModelOf(const ModelConfig& config);
+
+  const DeploymentsOptions options_;
+  // One per folder and Pillow version: weights are loaded once, whatever number of deployments uses
+  // them.
+  std::map<std::pair<std::string, int>, std::shared_ptr<Model>> models_;
+};
+
+}  // namespace siglip

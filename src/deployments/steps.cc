@@ -1,0 +1,111 @@
+#include "deployments/steps.h"
+
+#include <limits>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace siglip {
+namespace {
+
+std::string_view BytesOf(const Item& item) {
+  return {reinterpret_cast<const char*>(item.inputs[0].data()), item.inputs[0].size()};
+}
+
+float* FloatRow(Item& item) { return reinterpret_cast<float*>(item.outputs[0].data()); }
+
+class ImageProcessStep final : public Step {
+ public:
+  explicit ImageProcessStep(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+
+  absl::Status Run(std::span<Item* const> items) override {
+    for (Item* item : items) item->status = model_->Preprocess(BytesOf(*item), FloatRow(*item));
+    return absl::OkStatus();
+  }
+  int MaxBatchItems() const override { return std::numeric_limits<int>::max(); }
+  absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageInfo image, model_->InspectImage(BytesOf(item)));
+    return image.working_set_bytes;
+  }
+
+ private:
+  const std::shared_ptr<const Model> model_;
+};
+
+class VisionStep final : public Step {
+ public:
+  VisionStep(std::shared_ptr<Model> model, int max_batch_size)
+      : model_(std::move(model)), max_batch_size_(max_batch_size) {}
+
+  absl::Status Run(std::span<Item* const> items) override {
+    std::vector<const float*> images;
+    std::vector<float*> rows;
+    for (Item* item : items) {
+      images.push_back(reinterpret_cast<const float*>(item->inputs[0].data()));
+      rows.push_back(FloatRow(*item));
+    }
+    return model_->EncodePixels(images, rows);
+  }
+  int MaxBatchItems() const override { return max_batch_size_; }
+  absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
+
+ private:
+  const std::shared_ptr<Model> model_;
+  const int max_batch_size_;
+};
+
+class TextStep final : public Step {
+ public:
+  TextStep(std::shared_ptr<Model> model, int max_batch_size)
+      : model_(std::move(model)), max_batch_size_(max_batch_size) {}
+
+  absl::Status Run(std::span<Item* const> items) override {
+    std::vector<const std::int64_t*> texts;
+    std::vector<float*> rows;
+    for (Item* item : items) {
+      const auto* ids = reinterpret_cast<const std::int64_t*>(item->inputs[0].data());
+      item->status = CheckIds(ids);
+      if (!item->status.ok()) continue;
+      texts.push_back(ids);
+      rows.push_back(FloatRow(*item));
+    }
+    if (texts.empty()) return absl::OkStatus();
+    return model_->EncodeTokens(texts, model_->info().text_length, rows);
+  }
+  int MaxBatchItems() const override { return max_batch_size_; }
+  absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
+
+ private:
+  // Checked here so that a bad text fails alone: the library refuses the whole batch.
+  absl::Status CheckIds(const std::int64_t* ids) const {
+    for (std::int64_t t = 0; t < model_->info().text_length; ++t) {
+      if (ids[t] >= 0 && ids[t] < model_->info().vocab_size) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("INPUT_IDS: position ", t, ": expected an id in 0..",
+                       model_->info().vocab_size - 1, ", got ", ids[t]));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::shared_ptr<Model> model_;
+  const int max_batch_size_;
+};
+
+}  // namespace
+
+std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model) {
+  return std::make_shared<ImageProcessStep>(std::move(model));
+}
+
+std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model, int max_batch_size) {
+  return std::make_shared<VisionStep>(std::move(model), max_batch_size);
+}
+
+std::shared_ptr<Step> MakeTextStep(std::shared_ptr<Model> model, int max_batch_size) {
+  return std::make_shared<TextStep>(std::move(model), max_batch_size);
+}
+
+}  // namespace siglip
