@@ -1,0 +1,326 @@
+#include "server/grpc_infer.h"
+
+#include <chrono>
+#include <new>
+#include <utility>
+
+#include "protocol/kserve_grpc.h"
+#include "protocol/status_map.h"
+
+namespace siglip {
+namespace {
+
+// Requests of one stream that may be under way; further ones stay in the client's flow control.
+constexpr std::size_t kMaxStreamRequests = 256;
+
+std::int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+absl::StatusOr<ParsedGrpcInfer> Parse(const inference::ModelInferRequest& message,
+                                      std::shared_ptr<const void> owner) {
+  try {
+    return ParseGrpcInfer(message, std::move(owner));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the request");
+  }
+}
+
+// Calls `answer` exactly once: with the response, or with an error if the request is dropped.
+class AnswerOnce {
+ public:
+  AnswerOnce(std::function<void(InferResponse)> answer, PendingCounter& pending)
+      : answer_(std::move(answer)), pending_(pending) {
+    pending_.Add();
+  }
+  ~AnswerOnce() {
+    InferResponse dropped;
+    dropped.status = absl::InternalError("the request was dropped");
+    Answer(std::move(dropped));
+    pending_.Remove();
+  }
+  AnswerOnce(const AnswerOnce&) = delete;
+  AnswerOnce& operator=(const AnswerOnce&) = delete;
+
+  void Answer(InferResponse response) {
+    if (!answered_.exchange(true)) answer_(std::move(response));
+  }
+
+ private:
+  const std::function<void(InferResponse)> answer_;
+  PendingCounter& pending_;
+  std::atomic<bool> answered_{false};
+};
+
+void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<bool>> cancelled,
+            std::shared_ptr<AnswerOnce> once, Service& service) {
+  request->times.arrival_ns = NowNs();
+  request->is_cancelled = [cancelled = std::move(cancelled)] {
+    return cancelled->load(std::memory_order_relaxed);
+  };
+  request->done = [once = std::move(once)](InferResponse response) {
+    once->Answer(std::move(response));
+  };
+  service.Infer(std::move(request));
+}
+
+// Deletes itself when gRPC is done with the call.
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  void Run(std::shared_ptr<InferMessages> messages, Service& service, PendingCounter& pending) {
+    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*messages->request(), messages);
+    if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
+    // The reactor outlives the answer: OnDone follows Finish.
+    auto once = std::make_shared<AnswerOnce>(
+        [this, messages](const InferResponse& response) {
+          if (response.status.ok()) RenderGrpcInfer(response, *messages->response());
+          Finish(ToGrpcStatus(response.status));
+        },
+        pending);
+    Submit(std::move(parsed->request), cancelled_, std::move(once), service);
+  }
+
+  void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
+  void OnDone() override { delete this; }
+
+ private:
+  // Only ever set; orders nothing else. Shared, since requests may outlive the call.
+  const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
+};
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  // The numbers of both enums are the canonical codes.
+  return {static_cast<grpc::StatusCode>(WireCode(status.code())), std::string(status.message())};
+}
+
+grpc::Status ShuttingDown() {
+  return {grpc::StatusCode::UNAVAILABLE,
+          "GRPC server is shutting down and has stopped accepting new requests."};
+}
+
+void PendingCounter::Add() {
+  MutexLock lock(mu_);
+  ++count_;
+}
+
+void PendingCounter::Remove() {
+  MutexLock lock(mu_);
+  if (--count_ == 0) zero_.NotifyAll();
+}
+
+bool PendingCounter::WaitZero(std::chrono::steady_clock::time_point deadline) {
+  MutexLock lock(mu_);
+  while (count_ != 0) {
+    const auto left = deadline - std::chrono::steady_clock::now();
+    if (left <= left.zero()) return false;
+    zero_.WaitFor(mu_, left);
+  }
+  return true;
+}
+
+InferMessages::InferMessages() {
+  set_request(google::protobuf::Arena::CreateMessage<inference::ModelInferRequest>(&arena_));
+  set_response(google::protobuf::Arena::CreateMessage<inference::ModelInferResponse>(&arena_));
+}
+
+InferMessages* InferMessages::New() {
+  std::shared_ptr<InferMessages> messages(new InferMessages());
+  InferMessages* pointer = messages.get();
+  pointer->self_ = std::move(messages);
+  return pointer;
+}
+
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, Service& service,
+                                          PendingCounter& pending) {
+  auto* call = new UnaryCall();  // owned by gRPC until OnDone
+  call->Run(static_cast<InferMessages*>(context->GetRpcAllocatorState())->shared(), service,
+            pending);
+  return call;
+}
+
+// A stream: requests are read one by one, run side by side, and answered in the order they came.
+// The reactor is owned by itself (`self_`) until gRPC is done with it and no answer is owed.
+class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferRequest,
+                                                        inference::ModelStreamInferResponse>,
+                         public std::enable_shared_from_this<StreamCall> {
+ public:
+  StreamCall(Service& service, PendingCounter& pending, StreamRegistry& registry)
+      : service_(service), pending_(pending), registry_(registry) {}
+
+  void Begin(bool draining) {
+    self_ = shared_from_this();
+    registry_.Add(self_);
+    if (draining) return Drain();
+    Read();
+  }
+
+  void Drain() {
+    {
+      MutexLock lock(mu_);
+      draining_ = true;
+    }
+    Advance();
+  }
+
+  void OnReadDone(bool ok) override {
+    std::shared_ptr<Slot> slot;
+    {
+      MutexLock lock(mu_);
+      reading_ = false;
+      if (!ok) {
+        reads_over_ = true;
+      } else if (!finished_) {
+        slot = std::make_shared<Slot>();
+        slots_.push_back(slot);
+      }
+    }
+    if (slot) Run(std::move(incoming_), slot);
+    Advance();
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(mu_);
+      writing_ = false;
+      slots_.pop_front();
+      if (!ok) broken_ = true;
+    }
+    Advance();
+  }
+
+  void OnCancel() override {
+    cancelled_->store(true, std::memory_order_relaxed);
+    {
+      MutexLock lock(mu_);
+      broken_ = true;
+    }
+    Advance();
+  }
+
+  void OnDone() override {
+    registry_.Remove(self_);
+    self_.reset();
+  }
+
+ private:
+  struct Slot {
+    inference::ModelStreamInferResponse response;
+    bool ready = false;  // guarded by mu_
+  };
+
+  void Read() {
+    auto message = std::make_shared<inference::ModelInferRequest>();
+    inference::ModelInferRequest* pointer = message.get();
+    incoming_ = std::move(message);
+    StartRead(pointer);
+  }
+
+  void Run(std::shared_ptr<inference::ModelInferRequest> message,
+           const std::shared_ptr<Slot>& slot) {
+    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*message, message);
+    const bool final_flag = parsed.ok() && parsed->wants_final_flag;
+    auto once = std::make_shared<AnswerOnce>(
+        [self = shared_from_this(), slot, id = message->id(), final_flag](
+            const InferResponse& response) { self->Fill(response, id, final_flag, *slot); },
+        pending_);
+    if (parsed.ok())
+      return Submit(std::move(parsed->request), cancelled_, std::move(once), service_);
+    InferResponse refusal;
+    refusal.status = parsed.status();
+    once->Answer(std::move(refusal));
+  }
+
+  void Fill(const InferResponse& response, const std::string& id, bool final_flag, Slot& slot) {
+    inference::ModelInferResponse& message = *slot.response.mutable_infer_response();
+    if (response.status.ok()) {
+      RenderGrpcInfer(response, message);
+    } else {
+      slot.response.set_error_message(std::string(response.status.message()));
+      message.set_id(id);
+    }
+    if (final_flag) (*message.mutable_parameters())["triton_final_response"].set_bool_param(true);
+    {
+      MutexLock lock(mu_);
+      slot.ready = true;
+    }
+    Advance();
+  }
+
+  // Does the next thing that may be done. At most one of read, write and finish is begun by each
+  // caller, outside the lock; the flags, set under it, keep others from beginning the same.
+  void Advance() {
+    bool read = false;
+    const inference::ModelStreamInferResponse* write = nullptr;
+    bool finish = false;
+    grpc::Status status;
+    {
+      MutexLock lock(mu_);
+      if (finished_) return;
+      const bool stop = broken_ || ((reads_over_ || draining_) && slots_.empty());
+      if (stop && !writing_) {
+        finish = finished_ = true;
+        status = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK;
+      } else if (!writing_ && !slots_.empty() && slots_.front()->ready) {
+        writing_ = true;
+        write = &slots_.front()->response;
+      }
+      if (!finish && !reading_ && !reads_over_ && !broken_ && !draining_ &&
+          slots_.size() < kMaxStreamRequests) {
+        read = reading_ = true;
+      }
+    }
+    if (write != nullptr) StartWrite(write);
+    if (read) Read();
+    if (finish) Finish(status);
+  }
+
+  Service& service_;
+  PendingCounter& pending_;
+  StreamRegistry& registry_;
+  const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<StreamCall> self_;
+  // Being read into; touched by whoever set reading_, then by OnReadDone.
+  std::shared_ptr<inference::ModelInferRequest> incoming_;
+  Mutex mu_;
+  std::deque<std::shared_ptr<Slot>> slots_ SIGLIP_GUARDED_BY(mu_);
+  bool reading_ SIGLIP_GUARDED_BY(mu_) = true;
+  bool reads_over_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool writing_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool broken_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool draining_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool finished_ SIGLIP_GUARDED_BY(mu_) = false;
+};
+
+void StreamRegistry::Add(const std::shared_ptr<StreamCall>& call) {
+  MutexLock lock(mu_);
+  open_.insert(call);
+}
+
+void StreamRegistry::Remove(const std::shared_ptr<StreamCall>& call) {
+  MutexLock lock(mu_);
+  open_.erase(call);
+}
+
+void StreamRegistry::DrainAll() {
+  std::set<std::shared_ptr<StreamCall>> open;
+  {
+    MutexLock lock(mu_);
+    open = open_;
+  }
+  for (const auto& call : open) call->Drain();
+}
+
+grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
+StartStreamInfer(Service& service, const DoorState& state, PendingCounter& pending,
+                 StreamRegistry& registry) {
+  const auto call = std::make_shared<StreamCall>(service, pending, registry);
+  call->Begin(state.draining.load());
+  return call.get();
+}
+
+}  // namespace siglip

@@ -1,0 +1,81 @@
+#pragma once
+
+// The two inference calls of the gRPC door. Private to this folder.
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <set>
+
+#include <grpcpp/grpcpp.h>
+
+#include "base/mutex.h"
+#include "server/door_state.h"
+#include "serving/service.h"
+
+#include "grpc_service.grpc.pb.h"
+
+namespace siglip {
+
+grpc::Status ToGrpcStatus(const absl::Status& status);
+grpc::Status ShuttingDown();
+
+// How many inferences still owe an answer. Thread-safe.
+class PendingCounter {
+ public:
+  void Add();
+  void Remove();
+  bool WaitZero(std::chrono::steady_clock::time_point deadline);
+
+ private:
+  Mutex mu_;
+  CondVar zero_;
+  int count_ SIGLIP_GUARDED_BY(mu_) = 0;
+};
+
+// Request and response of a unary call, alive as long as the call or the inference needs them.
+class InferMessages final
+    : public grpc::MessageHolder<inference::ModelInferRequest, inference::ModelInferResponse> {
+ public:
+  static InferMessages* New();
+  void Release() override { self_.reset(); }
+  std::shared_ptr<InferMessages> shared() const { return self_; }
+
+ private:
+  InferMessages();
+  google::protobuf::Arena arena_;
+  std::shared_ptr<InferMessages> self_;
+};
+
+class InferAllocator final
+    : public grpc::MessageAllocator<inference::ModelInferRequest, inference::ModelInferResponse> {
+ public:
+  grpc::MessageHolder<inference::ModelInferRequest, inference::ModelInferResponse>*
+  AllocateMessages() override {
+    return InferMessages::New();
+  }
+};
+
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, Service& service,
+                                          PendingCounter& pending);
+
+class StreamCall;
+
+// Streams that are open, for draining. Thread-safe.
+class StreamRegistry {
+ public:
+  void Add(const std::shared_ptr<StreamCall>& call);
+  void Remove(const std::shared_ptr<StreamCall>& call);
+  void DrainAll();
+
+ private:
+  Mutex mu_;
+  std::set<std::shared_ptr<StreamCall>> open_ SIGLIP_GUARDED_BY(mu_);
+};
+
+grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
+StartStreamInfer(Service& service, const DoorState& state, PendingCounter& pending,
+                 StreamRegistry& registry);
+
+}  // namespace siglip

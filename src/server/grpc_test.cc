@@ -1,0 +1,267 @@
+#include "server/grpc.h"
+
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include "server/fake_service.h"
+
+#include "grpc_service.grpc.pb.h"
+#include "health.grpc.pb.h"
+
+namespace siglip {
+namespace {
+
+using inference::GRPCInferenceService;
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+
+class GrpcTest : public ::testing::Test {
+ protected:
+  GrpcTest() {
+    ServerOptions options;
+    options.grpc_address = "127.0.0.1";
+    options.grpc_port = 0;
+    options.grpc_max_input_bytes = 1 << 20;
+    auto started = GrpcServer::Start(service_, state_, options);
+    if (!started.ok()) return;
+    server_ = *std::move(started);
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    channel_ = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                         grpc::InsecureChannelCredentials(), arguments);
+    stub_ = GRPCInferenceService::NewStub(channel_);
+  }
+
+  static inference::ModelInferRequest Request(const std::string& id = "", std::size_t bytes = 8) {
+    inference::ModelInferRequest request;
+    request.set_model_name("echo");
+    request.set_id(id);
+    auto& input = *request.add_inputs();
+    input.set_name("X");
+    input.set_datatype("FP32");
+    input.add_shape(static_cast<std::int64_t>(bytes / 4));
+    request.add_raw_input_contents(std::string(bytes, 'q'));
+    (*request.mutable_parameters())["triton_enable_empty_final_response"].set_bool_param(false);
+    return request;
+  }
+
+  FakeService service_;
+  DoorState state_;
+  std::unique_ptr<GrpcServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<GRPCInferenceService::Stub> stub_;
+};
+
+TEST_F(GrpcTest, UnaryInferEchoes) {
+  grpc::ClientContext context;
+  inference::ModelInferResponse response;
+  const grpc::Status status = stub_->ModelInfer(&context, Request("7"), &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.id(), "7");
+  EXPECT_EQ(response.model_version(), "1");
+  ASSERT_EQ(response.raw_output_contents_size(), 1);
+  EXPECT_EQ(response.raw_output_contents(0), std::string(8, 'q'));
+}
+
+TEST_F(GrpcTest, RefusalsCarryCodeAndText) {
+  inference::ModelInferResponse response;
+  inference::ModelInferRequest request = Request();
+  request.set_model_name("nope");
+  grpc::ClientContext unknown;
+  EXPECT_EQ(stub_->ModelInfer(&unknown, request, &response).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  request = Request();
+  request.mutable_inputs(0)->set_datatype("FP31");
+  grpc::ClientContext bad;
+  const grpc::Status status = stub_->ModelInfer(&bad, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("unknown datatype 'FP31'"));
+  grpc::ClientContext large;
+  EXPECT_EQ(stub_->ModelInfer(&large, Request("", 2 << 20), &response).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(GrpcTest, DeadlinesAndCancellationReachTheRequest) {
+  service_.hold = true;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + milliseconds(300));
+  inference::ModelInferResponse response;
+  EXPECT_EQ(stub_->ModelInfer(&context, Request(), &response).error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  for (int i = 0; i < 1000 && !request->is_cancelled(); ++i)
+    std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_TRUE(request->is_cancelled());
+  service_.Finish(std::move(request));
+}
+
+TEST_F(GrpcTest, ADroppedRequestIsInternal) {
+  service_.hold = true;
+  std::thread client([&] {
+    grpc::ClientContext context;
+    inference::ModelInferResponse response;
+    EXPECT_EQ(stub_->ModelInfer(&context, Request(), &response).error_code(),
+              grpc::StatusCode::INTERNAL);
+  });
+  service_.AwaitHeld(1);
+  service_.Take(0).reset();
+  client.join();
+}
+
+TEST_F(GrpcTest, StreamsAnswerInRequestOrder) {
+  service_.hold = true;
+  grpc::ClientContext context;
+  const auto stream = stub_->ModelStreamInfer(&context);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(stream->Write(Request(std::to_string(i))));
+  inference::ModelInferRequest bad = Request("bad");
+  bad.mutable_inputs(0)->set_datatype("x");
+  ASSERT_TRUE(stream->Write(bad));
+  stream->WritesDone();
+  service_.AwaitHeld(3);
+  for (int i = 2; i >= 0; --i) service_.Finish(service_.Take(static_cast<std::size_t>(i)));
+  inference::ModelStreamInferResponse response;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.error_message(), "");
+    EXPECT_EQ(response.infer_response().id(), std::to_string(i));
+    EXPECT_FALSE(response.infer_response().parameters().contains("triton_final_response"));
+  }
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(response.error_message(), HasSubstr("unknown datatype"));
+  EXPECT_EQ(response.infer_response().id(), "bad");
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GrpcTest, StreamsMarkTheFinalResponseWhenAsked) {
+  grpc::ClientContext context;
+  const auto stream = stub_->ModelStreamInfer(&context);
+  inference::ModelInferRequest request = Request();
+  (*request.mutable_parameters())["triton_enable_empty_final_response"].set_bool_param(true);
+  inference::ModelStreamInferResponse response;
+  for (int i = 0; i < 300; ++i) {  // more than may be under way at once
+    ASSERT_TRUE(stream->Write(request));
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
+  }
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GrpcTest, ACancelledStreamLetsItsRequestsGo) {
+  service_.hold = true;
+  {
+    grpc::ClientContext context;
+    const auto stream = stub_->ModelStreamInfer(&context);
+    stream->Write(Request());
+    service_.AwaitHeld(1);
+    context.TryCancel();
+    stream->Finish();
+  }
+  auto request = service_.Take(0);
+  for (int i = 0; i < 1000 && !request->is_cancelled(); ++i)
+    std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_TRUE(request->is_cancelled());
+  service_.Finish(std::move(request));
+}
+
+TEST_F(GrpcTest, OtherCallsAnswer) {
+  inference::ServerMetadataResponse metadata;
+  grpc::ClientContext c1;
+  ASSERT_TRUE(stub_->ServerMetadata(&c1, {}, &metadata).ok());
+  EXPECT_EQ(metadata.extensions(0), "statistics");
+  inference::ModelConfigRequest config_request;
+  config_request.set_name("echo");
+  inference::ModelConfigResponse config;
+  grpc::ClientContext c2;
+  ASSERT_TRUE(stub_->ModelConfig(&c2, config_request, &config).ok());
+  EXPECT_EQ(config.config().max_batch_size(), 8);
+  inference::ModelReadyRequest ready_request;
+  ready_request.set_name("loading");
+  inference::ModelReadyResponse ready;
+  grpc::ClientContext c3;
+  ASSERT_TRUE(stub_->ModelReady(&c3, ready_request, &ready).ok());
+  EXPECT_FALSE(ready.ready());
+  inference::ModelStatisticsResponse statistics;
+  grpc::ClientContext c4;
+  ASSERT_TRUE(stub_->ModelStatistics(&c4, {}, &statistics).ok());
+  EXPECT_EQ(statistics.model_stats(0).name(), "echo");
+  inference::RepositoryIndexResponse index;
+  grpc::ClientContext c5;
+  ASSERT_TRUE(stub_->RepositoryIndex(&c5, {}, &index).ok());
+  EXPECT_EQ(index.models_size(), 2);
+  inference::RepositoryModelLoadResponse load;
+  grpc::ClientContext c6;
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c6, {}, &load).error_code(), grpc::StatusCode::UNAVAILABLE);
+  inference::SystemSharedMemoryRegisterResponse shm;
+  grpc::ClientContext c7;
+  EXPECT_EQ(stub_->SystemSharedMemoryRegister(&c7, {}, &shm).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  inference::CudaSharedMemoryUnregisterResponse unregistered;
+  grpc::ClientContext c8;
+  EXPECT_TRUE(stub_->CudaSharedMemoryUnregister(&c8, {}, &unregistered).ok());
+  inference::TraceSettingResponse trace;
+  grpc::ClientContext c9;
+  ASSERT_TRUE(stub_->TraceSetting(&c9, {}, &trace).ok());
+  EXPECT_EQ(trace.settings().at("trace_level").value(0), "OFF");
+  inference::ModelMetadataRequest unknown;
+  unknown.set_name("nope");
+  inference::ModelMetadataResponse model;
+  grpc::ClientContext c10;
+  EXPECT_EQ(stub_->ModelMetadata(&c10, unknown, &model).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(GrpcTest, HealthFollowsReadiness) {
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  grpc::health::v1::HealthCheckResponse response;
+  grpc::ClientContext first;
+  ASSERT_TRUE(health->Check(&first, {}, &response).ok());
+  EXPECT_EQ(response.status(), grpc::health::v1::HealthCheckResponse::SERVING);
+  state_.draining = true;
+  grpc::ClientContext second;
+  ASSERT_TRUE(health->Check(&second, {}, &response).ok());
+  EXPECT_EQ(response.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
+}
+
+TEST_F(GrpcTest, DrainEndsIdleStreamsAndFinishesWork) {
+  service_.hold = true;
+  grpc::ClientContext idle_context;
+  const auto idle = stub_->ModelStreamInfer(&idle_context);
+  std::thread client([&] {
+    grpc::ClientContext context;
+    inference::ModelInferResponse response;
+    EXPECT_TRUE(stub_->ModelInfer(&context, Request(), &response).ok());
+  });
+  service_.AwaitHeld(1);
+  std::thread worker([&] {
+    std::this_thread::sleep_for(milliseconds(100));
+    service_.Finish(service_.Take(0));
+  });
+  server_->BeginDrain();
+  EXPECT_TRUE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(8000)));
+  EXPECT_EQ(idle->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  client.join();
+  worker.join();
+}
+
+TEST(GrpcServer, APortInUseIsNamed) {
+  FakeService service;
+  DoorState state;
+  ServerOptions options;
+  options.grpc_address = "127.0.0.1";
+  options.grpc_port = 0;
+  const auto first = GrpcServer::Start(service, state, options);
+  ASSERT_TRUE(first.ok());
+  options.grpc_port = (*first)->port();
+  const auto second = GrpcServer::Start(service, state, options);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("grpc port " + std::to_string(options.grpc_port)));
+}
+
+}  // namespace
+}  // namespace siglip

@@ -1,0 +1,141 @@
+#include "server/http.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "base/log.h"
+#include "protocol/text.h"
+#include "server/http_connection.h"
+
+namespace siglip {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using Socket = asio::basic_stream_socket<tcp, HttpConnection::Strand>;
+
+struct HttpServer::Impl {
+  Impl(std::string_view door, const HttpLimits& http_limits, HttpHandler& http_handler)
+      : name(door), limits(http_limits), handler(http_handler) {}
+
+  absl::Status Bind(const std::string& address, std::uint16_t port);
+  void Accept();
+  void OnAccept(boost::system::error_code error, Socket socket);
+  void Run();
+
+  const std::string name;
+  const HttpLimits limits;
+  HttpHandler& handler;
+  const std::shared_ptr<ConnectionRegistry> registry = std::make_shared<ConnectionRegistry>();
+  asio::io_context io;
+  // The acceptor and its timer are used on this strand alone once threads run.
+  HttpConnection::Strand accept_strand = asio::make_strand(io);
+  tcp::acceptor acceptor{accept_strand};
+  asio::steady_timer retry{accept_strand};
+  std::uint16_t bound_port = 0;
+  std::vector<std::thread> threads;
+};
+
+absl::Status HttpServer::Impl::Bind(const std::string& address, std::uint16_t port) {
+  boost::system::error_code error;
+  const auto ip = asio::ip::make_address(address, error);
+  if (error) {
+    return absl::InvalidArgumentError(
+        Concat(name, " address: expected an IP address, got '", address, "'"));
+  }
+  const tcp::endpoint endpoint(ip, port);
+  acceptor.open(endpoint.protocol(), error);
+  if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
+  if (!error) acceptor.bind(endpoint, error);
+  if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
+  if (error) {
+    return absl::UnavailableError(
+        Concat("cannot listen on ", name, " port ", port, " of ", address, ": ", error.message()));
+  }
+  bound_port = acceptor.local_endpoint(error).port();
+  return absl::OkStatus();
+}
+
+void HttpServer::Impl::Accept() {
+  acceptor.async_accept(asio::make_strand(io),
+                        [this](boost::system::error_code error, Socket socket) {
+                          OnAccept(error, std::move(socket));
+                        });
+}
+
+void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) {
+  if (!acceptor.is_open()) return;
+  if (error) {
+    // Out of descriptors, mostly: trying again at once would spin.
+    SIGLIP_LOG_WARN("accept failed door={} error=\"{}\"", name, error.message());
+    retry.expires_after(std::chrono::milliseconds(100));
+    retry.async_wait([this](boost::system::error_code cancelled) {
+      if (!cancelled && acceptor.is_open()) Accept();
+    });
+    return;
+  }
+  if (registry->size() < limits.connections) {
+    auto connection =
+        std::make_shared<HttpConnection>(std::move(socket), limits, handler, registry);
+    registry->Add(connection);
+    connection->Start();
+  }
+  Accept();
+}
+
+void HttpServer::Impl::Run() {
+  for (;;) {
+    try {
+      io.run();
+      return;
+    } catch (const std::exception& error) {
+      // Memory ran out in a handler: that connection is gone, the others go on.
+      SIGLIP_LOG_ERROR("connection dropped door={} error=\"{}\"", name, error.what());
+    }
+  }
+}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(std::string_view name,
+                                                              const std::string& address,
+                                                              std::uint16_t port, int num_threads,
+                                                              const HttpLimits& limits,
+                                                              HttpHandler& handler) {
+  auto impl = std::make_unique<Impl>(name, limits, handler);
+  if (absl::Status status = impl->Bind(address, port); !status.ok()) return status;
+  impl->Accept();
+  for (int i = 0; i < std::max(num_threads, 1); ++i) {
+    impl->threads.emplace_back([pointer = impl.get()] { pointer->Run(); });
+  }
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+HttpServer::~HttpServer() {
+  BeginDrain();
+  for (const auto& connection : impl_->registry->All()) connection->Close();
+  // Connections whose handler still owes an answer keep themselves alive through it, and need `io`.
+  while (!impl_->registry->WaitEmpty(std::chrono::steady_clock::now() + std::chrono::hours(1))) {
+  }
+  impl_->io.stop();
+  for (std::thread& thread : impl_->threads) thread.join();
+}
+
+std::uint16_t HttpServer::port() const { return impl_->bound_port; }
+
+std::size_t HttpServer::num_connections() const { return impl_->registry->size(); }
+
+void HttpServer::BeginDrain() {
+  asio::dispatch(impl_->accept_strand, [impl = impl_.get()] {
+    boost::system::error_code ignored;
+    impl->acceptor.close(ignored);
+    impl->retry.cancel();
+    for (const auto& connection : impl->registry->All()) connection->Drain();
+  });
+}
+
+bool HttpServer::WaitDrained(std::chrono::steady_clock::time_point deadline) {
+  return impl_->registry->WaitEmpty(deadline);
+}
+
+}  // namespace siglip

@@ -1,0 +1,124 @@
+#pragma once
+
+// An HTTP/1.1 server without any knowledge of routes: connections, framing, limits, time-outs,
+// draining. Requests of one connection are answered one after the other; an answer may come from
+// any thread.
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "protocol/padded_body.h"
+
+namespace siglip {
+
+struct HttpRequest {
+  std::string method;
+  std::string target;  // as received: neither decoded nor cut at '?'
+  std::shared_ptr<PaddedBody> body;
+  // The headers that a route reads; nothing if absent.
+  std::optional<std::string> infer_header_length;
+  std::optional<std::string> content_encoding;
+  std::string accept_encoding;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type;  // empty: no such header
+  std::vector<std::pair<std::string_view, std::string>> headers;
+  std::string body;
+  // Written after `body`; borrow from `storage`.
+  std::vector<std::span<const std::byte>> blocks;
+  std::shared_ptr<const void> storage;
+};
+
+HttpResponse ErrorResponse(int status, std::string_view text);
+
+class HttpConnection;
+
+// One request's way back. Thread-safe. Respond is called at most once; if the exchange is destroyed
+// without, the client gets a 500.
+class HttpExchange {
+ public:
+  explicit HttpExchange(std::shared_ptr<HttpConnection> connection);
+  ~HttpExchange();
+  HttpExchange(const HttpExchange&) = delete;
+  HttpExchange& operator=(const HttpExchange&) = delete;
+
+  // `make` runs on an I/O thread of this server, and builds the answer there.
+  void Respond(std::function<HttpResponse()> make);
+  // True once the client has closed its side.
+  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+ private:
+  friend class HttpConnection;
+  std::shared_ptr<HttpConnection> connection_;
+  std::atomic<bool> responded_{false};
+  // Only ever set; orders nothing else.
+  std::atomic<bool> cancelled_{false};
+};
+
+class HttpHandler {
+ public:
+  virtual ~HttpHandler() = default;
+  // Called on I/O threads, several at once. Must not block.
+  virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
+};
+
+struct HttpLimits {
+  std::uint32_t head_bytes = 16 * 1024;
+  std::size_t head_fields = 100;
+  std::size_t body_bytes = std::size_t{1} << 26;
+  // As Triton's: many tiny chunks cost more than their bytes.
+  std::size_t chunks = 65536;
+  std::size_t connections = 8192;
+  // From the first byte of a head to its last.
+  std::chrono::milliseconds head_timeout{10000};
+  // Between two requests of a connection; a new connection has head_timeout for its first byte.
+  std::chrono::milliseconds idle_timeout{60000};
+  // A body of n bytes, read or written, has base + n / rate.
+  std::chrono::milliseconds body_timeout{30000};
+  std::size_t body_bytes_per_s = 64 * 1024;
+  // How long bytes are thrown away after a refusal, so that the client reads it before the reset.
+  std::chrono::milliseconds linger_timeout{2000};
+};
+
+// Thread-safe.
+class HttpServer {
+ public:
+  // Binds and starts to serve. Unavailable with address and port if the port is in use. `handler`
+  // outlives the server. `name` is for messages ("http").
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(std::string_view name,
+                                                           const std::string& address,
+                                                           std::uint16_t port, int num_threads,
+                                                           const HttpLimits& limits,
+                                                           HttpHandler& handler);
+  // Closes what is still open. Waits for the answers that the handler still owes.
+  ~HttpServer();
+
+  std::uint16_t port() const;
+  std::size_t num_connections() const;
+  // Stops accepting, closes idle connections, lets the others finish their request.
+  void BeginDrain();
+  // True if every connection was done before `deadline`.
+  bool WaitDrained(std::chrono::steady_clock::time_point deadline);
+
+  struct Impl;
+
+ private:
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace siglip

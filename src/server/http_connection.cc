@@ -1,0 +1,410 @@
+#include "server/http_connection.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <new>
+
+#include <boost/asio/dispatch.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/buffers_range.hpp>
+#include <boost/beast/http/read.hpp>
+
+#include "base/log.h"
+#include "protocol/json_writer.h"
+#include "protocol/kserve_http.h"
+#include "protocol/text.h"
+
+namespace siglip {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+
+// Bytes asked from the socket at once while a head is awaited: most requests' head and more.
+constexpr std::size_t kReadBytes = 16 * 1024;
+// Room in the buffer for a chunk's header line or trailer beside a full read.
+constexpr std::size_t kBufferBytes = 128 * 1024;
+// After a refusal no more than this is read and thrown away.
+constexpr std::size_t kLingerBytes = std::size_t{64} << 20;
+
+std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
+
+std::optional<std::string> Field(const http::fields& fields, std::string_view name) {
+  const auto it = fields.find(beast::string_view(name.data(), name.size()));
+  if (it == fields.end()) return std::nullopt;
+  return std::string(View(it->value()));
+}
+
+std::size_t CountField(const http::fields& fields, http::field name) {
+  return static_cast<std::size_t>(fields.count(name));
+}
+
+}  // namespace
+
+void ConnectionRegistry::Add(const std::shared_ptr<HttpConnection>& connection) {
+  MutexLock lock(mu_);
+  open_.emplace_back(connection.get(), connection);
+}
+
+void ConnectionRegistry::Remove(HttpConnection* connection) {
+  MutexLock lock(mu_);
+  std::erase_if(open_, [&](const auto& entry) { return entry.first == connection; });
+  removed_.NotifyAll();
+}
+
+std::size_t ConnectionRegistry::size() const {
+  MutexLock lock(mu_);
+  return open_.size();
+}
+
+std::vector<std::shared_ptr<HttpConnection>> ConnectionRegistry::All() const {
+  std::vector<std::shared_ptr<HttpConnection>> all;
+  MutexLock lock(mu_);
+  for (const auto& [pointer, weak] : open_) {
+    if (auto connection = weak.lock()) all.push_back(std::move(connection));
+  }
+  return all;
+}
+
+bool ConnectionRegistry::WaitEmpty(std::chrono::steady_clock::time_point deadline) {
+  MutexLock lock(mu_);
+  while (!open_.empty()) {
+    const auto left = deadline - std::chrono::steady_clock::now();
+    if (left <= left.zero()) return false;
+    removed_.WaitFor(mu_, left);
+  }
+  return true;
+}
+
+HttpExchange::HttpExchange(std::shared_ptr<HttpConnection> connection)
+    : connection_(std::move(connection)) {}
+
+HttpExchange::~HttpExchange() {
+  if (responded_.load()) return;
+  connection_->Send([] { return ErrorResponse(500, "the request was dropped"); });
+}
+
+void HttpExchange::Respond(std::function<HttpResponse()> make) {
+  if (!responded_.exchange(true)) connection_->Send(std::move(make));
+}
+
+HttpConnection::HttpConnection(asio::basic_stream_socket<asio::ip::tcp, Strand> socket,
+                               const HttpLimits& limits, HttpHandler& handler,
+                               std::shared_ptr<ConnectionRegistry> registry)
+    : limits_(limits),
+      handler_(handler),
+      registry_(std::move(registry)),
+      stream_(std::move(socket)),
+      buffer_(kBufferBytes) {}
+
+HttpConnection::~HttpConnection() { registry_->Remove(this); }
+
+std::chrono::steady_clock::duration HttpConnection::TransferTimeout(std::size_t bytes) const {
+  return limits_.body_timeout +
+         std::chrono::milliseconds(bytes /
+                                   std::max<std::size_t>(limits_.body_bytes_per_s / 1000, 1));
+}
+
+void HttpConnection::Start() {
+  asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
+    Error ignored;
+    // Answers are small and complete: waiting to merge them costs 40 ms.
+    self->stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+    self->stream_.expires_after(self->limits_.head_timeout);
+    self->WaitForRequest();
+  });
+}
+
+void HttpConnection::Drain() {
+  asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
+    self->draining_ = true;
+    if (self->state_ == State::kIdle && self->buffer_.size() == 0) self->Shut();
+  });
+}
+
+void HttpConnection::Close() {
+  asio::dispatch(stream_.get_executor(), [self = shared_from_this()] { self->Shut(); });
+}
+
+void HttpConnection::Shut() {
+  state_ = State::kClosing;
+  Error ignored;
+  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
+  stream_.close();
+}
+
+// The caller has set the time-out for the first byte.
+void HttpConnection::WaitForRequest() {
+  state_ = State::kIdle;
+  if (buffer_.size() != 0) return ReadHead();
+  if (draining_) return Shut();
+  stream_.async_read_some(buffer_.prepare(kReadBytes),
+                          [self = shared_from_this()](Error error, std::size_t bytes) {
+                            if (error || self->state_ == State::kClosing) return;
+                            self->buffer_.commit(bytes);
+                            self->ReadHead();
+                          });
+}
+
+void HttpConnection::ReadHead() {
+  state_ = State::kReading;
+  is_head_method_ = false;
+  head_.emplace();
+  head_->header_limit(limits_.head_bytes);
+  head_->body_limit(boost::none);  // checked in CheckHead, with an answer
+  stream_.expires_after(limits_.head_timeout);
+  http::async_read_header(
+      stream_, buffer_, *head_,
+      [self = shared_from_this()](Error error, std::size_t) { self->OnHead(error); });
+}
+
+void HttpConnection::OnHead(Error error) {
+  if (state_ == State::kClosing) return;
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    return Refuse(
+        431, Concat("request head is larger than the limit of ", limits_.head_bytes, " bytes"));
+  }
+  if (error.category() == http::make_error_code(http::error::bad_method).category() &&
+      error != http::error::end_of_stream && error != http::error::partial_message) {
+    return Refuse(400, Concat("malformed HTTP request: ", error.message()));
+  }
+  if (error) return Shut();
+  keep_alive_ = head_->get().keep_alive();
+  is_head_method_ = head_->get().method() == http::verb::head;
+  const auto [status, text] = CheckHead();
+  if (status != 0) return Refuse(status, text);
+  ReadBody();
+}
+
+std::pair<int, std::string> HttpConnection::CheckHead() const {
+  const auto& head = head_->get();
+  const auto fields = static_cast<std::size_t>(std::distance(head.begin(), head.end()));
+  if (fields > limits_.head_fields) {
+    return {431,
+            Concat("request has ", fields, " header fields, the limit is ", limits_.head_fields)};
+  }
+  // Anything that two servers in a row could frame differently is refused (request smuggling).
+  const std::size_t codings = CountField(head, http::field::transfer_encoding);
+  const std::size_t lengths = CountField(head, http::field::content_length);
+  if (lengths > 1 || codings > 1 || (lengths == 1 && codings == 1)) {
+    return {400, "malformed HTTP request: more than one of Content-Length and Transfer-Encoding"};
+  }
+  if (lengths == 1 && View(head[http::field::content_length]).find(',') != std::string_view::npos) {
+    return {400, "malformed HTTP request: Content-Length is a list"};
+  }
+  if (codings == 1 && (!EqualsIgnoreCase(View(head[http::field::transfer_encoding]), "chunked") ||
+                       head.version() != 11)) {
+    return {400, "malformed HTTP request: Transfer-Encoding must be chunked, in HTTP/1.1"};
+  }
+  if (head.version() == 11 && CountField(head, http::field::host) != 1) {
+    return {400, "malformed HTTP request: exactly one Host field is expected"};
+  }
+  const auto expect = Field(head, "Expect");
+  if (expect && !EqualsIgnoreCase(*expect, "100-continue")) {
+    return {417, Concat("unknown expectation '", *expect, "'")};
+  }
+  const auto length = head_->content_length();
+  if (length && *length > limits_.body_bytes) {
+    return {400, Concat("request body of ", *length, " bytes is larger than the limit of ",
+                        limits_.body_bytes, " bytes; use --http-max-input-size to raise it")};
+  }
+  return {0, ""};
+}
+
+void HttpConnection::ReadBody() {
+  const auto& head = head_->get();
+  const bool has_body = head_->chunked() || head_->content_length().value_or(0) != 0;
+  if (!has_body) {
+    body_ = std::make_shared<PaddedBody>("");
+    return Dispatch();
+  }
+  const auto read = [self = shared_from_this()] {
+    try {
+      if (self->head_->chunked()) return self->ReadChunkedBody();
+      return self->ReadSizedBody(static_cast<std::size_t>(*self->head_->content_length()));
+    } catch (const std::bad_alloc&) {
+      self->Refuse(503, "no memory for the request's body");
+    }
+  };
+  // A client that waits for 100 Continue sends nothing before it.
+  if (!Field(head, "Expect") || buffer_.size() != 0) return read();
+  static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+  stream_.expires_after(limits_.head_timeout);
+  asio::async_write(stream_, asio::buffer(kContinue.data(), kContinue.size()),
+                    [self = shared_from_this(), read](Error error, std::size_t) {
+                      if (error) return self->Shut();
+                      read();
+                    });
+}
+
+// Straight into the body: no second copy of megabytes.
+void HttpConnection::ReadSizedBody(std::size_t size) {
+  body_ = std::make_shared<PaddedBody>();
+  const std::span<char> room = body_->Extend(size);
+  const std::size_t buffered = std::min(size, buffer_.size());
+  std::copy_n(static_cast<const char*>(buffer_.data().data()), buffered, room.data());
+  buffer_.consume(buffered);
+  if (buffered == size) return Dispatch();
+  stream_.expires_after(TransferTimeout(size));
+  asio::async_read(stream_, asio::buffer(room.data() + buffered, size - buffered),
+                   [self = shared_from_this()](Error error, std::size_t) {
+                     if (error || self->state_ == State::kClosing) return self->Shut();
+                     self->Dispatch();
+                   });
+}
+
+void HttpConnection::ReadChunkedBody() {
+  chunked_.emplace(std::move(*head_));
+  chunked_->body_limit(limits_.body_bytes);
+  chunk_count_ = 0;
+  on_chunk_ = [this](std::uint64_t, beast::string_view, Error& error) {
+    if (++chunk_count_ > limits_.chunks) error = http::make_error_code(http::error::bad_chunk);
+  };
+  chunked_->on_chunk_header(on_chunk_);
+  stream_.expires_after(TransferTimeout(limits_.body_bytes));
+  http::async_read(
+      stream_, buffer_, *chunked_,
+      [self = shared_from_this()](Error error, std::size_t) { self->OnChunked(error); });
+}
+
+void HttpConnection::OnChunked(Error error) {
+  if (state_ == State::kClosing) return;
+  if (chunk_count_ > limits_.chunks) {
+    return Refuse(400, Concat("request body has more than ", limits_.chunks, " chunks"));
+  }
+  if (error == http::error::body_limit) {
+    return Refuse(400, Concat("request body is larger than the limit of ", limits_.body_bytes,
+                              " bytes; use --http-max-input-size to raise it"));
+  }
+  if (error.category() == http::make_error_code(http::error::bad_chunk).category() &&
+      error != http::error::partial_message && error != http::error::end_of_stream) {
+    return Refuse(400, Concat("malformed HTTP request: ", error.message()));
+  }
+  if (error) return Shut();
+  body_ = std::make_shared<PaddedBody>(std::move(chunked_->get().body()));
+  if (body_->data() == nullptr) body_->Append("");
+  Dispatch();
+}
+
+void HttpConnection::Dispatch() {
+  state_ = State::kHandling;
+  stream_.expires_never();
+  const http::fields& fields =
+      chunked_ ? static_cast<const http::fields&>(chunked_->get().base()) : head_->get().base();
+  const auto& base = chunked_ ? chunked_->get().base() : head_->get().base();
+  HttpRequest request;
+  request.method = std::string(View(base.method_string()));
+  request.target = std::string(View(base.target()));
+  request.body = std::move(body_);
+  request.infer_header_length = Field(fields, kInferHeaderLength);
+  request.content_encoding = Field(fields, "Content-Encoding");
+  request.accept_encoding = Field(fields, "Accept-Encoding").value_or("");
+  chunked_.reset();
+  head_.reset();
+  auto exchange = std::make_shared<HttpExchange>(shared_from_this());
+  exchange_ = exchange;
+  handler_.Handle(std::move(request), std::move(exchange));
+  if (state_ == State::kHandling) WatchForDisconnect();
+}
+
+// While an answer is awaited nothing reads the socket; a waiting client that goes away shows as
+// readable with nothing to read. A half-closed connection counts as gone, as it does in Triton.
+void HttpConnection::WatchForDisconnect() {
+  if (watching_) return;
+  watching_ = true;
+  stream_.socket().async_wait(
+      asio::ip::tcp::socket::wait_read, [self = shared_from_this()](Error error) {
+        self->watching_ = false;
+        if (error || self->state_ != State::kHandling) return;
+        char byte;
+        const ssize_t n =
+            ::recv(self->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        const bool gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+        if (!gone) return;  // a pipelined request
+        if (const auto exchange = self->exchange_.lock()) {
+          exchange->cancelled_.store(true, std::memory_order_relaxed);
+        }
+      });
+}
+
+void HttpConnection::Send(std::function<HttpResponse()> make) {
+  asio::dispatch(stream_.get_executor(), [self = shared_from_this(), make = std::move(make)] {
+    if (self->state_ != State::kHandling) return;  // closed meanwhile
+    try {
+      self->Write(make());
+    } catch (const std::bad_alloc&) {
+      self->Write(ErrorResponse(503, "no memory for the answer"));
+    }
+  });
+}
+
+void HttpConnection::Write(HttpResponse response) {
+  state_ = State::kWriting;
+  if (draining_) keep_alive_ = false;
+  response_ = std::move(response);
+  std::size_t length = response_.body.size();
+  for (const auto& block : response_.blocks) length += block.size();
+  const auto reason = http::obsolete_reason(static_cast<http::status>(response_.status));
+  response_head_ = Concat("HTTP/1.1 ", response_.status, " ", View(reason), "\r\n");
+  if (!response_.content_type.empty()) {
+    AppendAll(response_head_, "Content-Type: ", response_.content_type, "\r\n");
+  }
+  for (const auto& [name, value] : response_.headers) {
+    AppendAll(response_head_, name, ": ", value, "\r\n");
+  }
+  AppendAll(response_head_, "Content-Length: ", length, "\r\n",
+            keep_alive_ ? "" : "Connection: close\r\n", "\r\n");
+  std::vector<asio::const_buffer> buffers = {asio::buffer(response_head_)};
+  if (!is_head_method_) {
+    buffers.push_back(asio::buffer(response_.body));
+    for (const auto& block : response_.blocks) buffers.emplace_back(block.data(), block.size());
+  }
+  stream_.expires_after(TransferTimeout(length));
+  asio::async_write(stream_, buffers, [self = shared_from_this()](Error error, std::size_t) {
+    self->OnWritten(error);
+  });
+}
+
+void HttpConnection::OnWritten(Error error) {
+  response_ = {};
+  if (error || state_ == State::kClosing) return Shut();
+  if (!keep_alive_) {
+    stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, error);
+    state_ = State::kClosing;
+    stream_.expires_after(limits_.linger_timeout);
+    return Linger();
+  }
+  stream_.expires_after(limits_.idle_timeout);
+  WaitForRequest();
+}
+
+// Closing with unread bytes makes the kernel send a reset, which can overtake the answer.
+void HttpConnection::Linger() {
+  buffer_.clear();
+  stream_.async_read_some(buffer_.prepare(kReadBytes),
+                          [self = shared_from_this()](Error error, std::size_t bytes) {
+                            self->lingered_bytes_ += bytes;
+                            if (error || self->lingered_bytes_ > kLingerBytes) return self->Shut();
+                            self->Linger();
+                          });
+}
+
+void HttpConnection::Refuse(int status, std::string_view text) {
+  keep_alive_ = false;
+  Write(ErrorResponse(status, text));
+}
+
+HttpResponse ErrorResponse(int status, std::string_view text) {
+  HttpResponse response;
+  response.status = status;
+  response.content_type = "application/json";
+  response.body = ErrorBody(text);
+  return response;
+}
+
+}  // namespace siglip

@@ -1,0 +1,134 @@
+#pragma once
+
+// One connection of HttpServer. Private to this folder.
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/beast/core/buffers_range.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http/empty_body.hpp>
+#include <boost/beast/http/parser.hpp>
+
+#include "base/mutex.h"
+#include "server/http.h"
+
+namespace siglip {
+
+// Which connections are open, for draining. Thread-safe.
+class ConnectionRegistry {
+ public:
+  void Add(const std::shared_ptr<HttpConnection>& connection);
+  void Remove(HttpConnection* connection);
+  std::size_t size() const;
+  std::vector<std::shared_ptr<HttpConnection>> All() const;
+  bool WaitEmpty(std::chrono::steady_clock::time_point deadline);
+
+ private:
+  mutable Mutex mu_;
+  CondVar removed_;
+  std::vector<std::pair<HttpConnection*, std::weak_ptr<HttpConnection>>> open_
+      SIGLIP_GUARDED_BY(mu_);
+};
+
+// A beast body that fills a PaddedBody, for chunked requests.
+struct PaddedBeastBody {
+  using value_type = PaddedBody;
+
+  static std::uint64_t size(const value_type& body) { return body.size(); }
+
+  class reader {
+   public:
+    template <bool is_request, class Fields>
+    reader(boost::beast::http::header<is_request, Fields>&, value_type& body) : body_(body) {}
+
+    void init(const boost::optional<std::uint64_t>&, boost::system::error_code& error) {
+      error = {};
+    }
+
+    template <class Buffers>
+    std::size_t put(const Buffers& buffers, boost::system::error_code& error) {
+      error = {};
+      std::size_t total = 0;
+      for (const boost::asio::const_buffer buffer : boost::beast::buffers_range_ref(buffers)) {
+        body_.Append({static_cast<const char*>(buffer.data()), buffer.size()});
+        total += buffer.size();
+      }
+      return total;
+    }
+
+    void finish(boost::system::error_code& error) { error = {}; }
+
+   private:
+    value_type& body_;
+  };
+};
+
+// Everything but the constructor and the registry runs on the connection's strand.
+class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  using Strand = boost::asio::strand<boost::asio::io_context::executor_type>;
+  using Stream = boost::beast::basic_stream<boost::asio::ip::tcp, Strand>;
+
+  HttpConnection(boost::asio::basic_stream_socket<boost::asio::ip::tcp, Strand> socket,
+                 const HttpLimits& limits, HttpHandler& handler,
+                 std::shared_ptr<ConnectionRegistry> registry);
+  ~HttpConnection();
+
+  // Any thread.
+  void Start();
+  void Drain();
+  void Close();
+  void Send(std::function<HttpResponse()> make);
+
+ private:
+  using Error = boost::system::error_code;
+  enum class State { kIdle, kReading, kHandling, kWriting, kClosing };
+
+  void WaitForRequest();
+  void ReadHead();
+  void OnHead(Error error);
+  // The status and text of a refusal that the head alone decides; status 0 = none.
+  std::pair<int, std::string> CheckHead() const;
+  void ReadBody();
+  void ReadSizedBody(std::size_t size);
+  void ReadChunkedBody();
+  void OnChunked(Error error);
+  void Dispatch();
+  void WatchForDisconnect();
+  void Write(HttpResponse response);
+  void OnWritten(Error error);
+  void Refuse(int status, std::string_view text);
+  void Linger();
+  void Shut();
+  std::chrono::steady_clock::duration TransferTimeout(std::size_t bytes) const;
+
+  const HttpLimits& limits_;
+  HttpHandler& handler_;
+  const std::shared_ptr<ConnectionRegistry> registry_;
+  Stream stream_;
+  boost::beast::flat_buffer buffer_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::empty_body>> head_;
+  std::optional<boost::beast::http::request_parser<PaddedBeastBody>> chunked_;
+  std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
+  std::shared_ptr<PaddedBody> body_;
+  std::weak_ptr<HttpExchange> exchange_;
+  State state_ = State::kIdle;
+  bool keep_alive_ = true;
+  bool is_head_method_ = false;
+  bool draining_ = false;
+  bool watching_ = false;
+  std::size_t chunk_count_ = 0;
+  std::size_t lingered_bytes_ = 0;
+  // What is being written.
+  std::string response_head_;
+  HttpResponse response_;
+};
+
+}  // namespace siglip

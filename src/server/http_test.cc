@@ -1,0 +1,337 @@
+#include "server/http.h"
+
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/fake_service.h"
+#include "server/kserve_routes.h"
+#include "server/raw_client_for_test.h"
+
+namespace siglip {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+
+constexpr std::string_view kInfer = "/v2/models/echo/infer";
+constexpr std::string_view kJson =
+    R"({"inputs":[{"name":"X","shape":[2],"datatype":"FP32","data":[1,2.5]}]})";
+
+HttpLimits ShortLimits() {
+  HttpLimits limits;
+  limits.body_bytes = 1 << 20;
+  limits.connections = 64;
+  limits.linger_timeout = milliseconds(500);
+  return limits;
+}
+
+class HttpTest : public ::testing::Test {
+ protected:
+  explicit HttpTest(const HttpLimits& limits = ShortLimits()) {
+    auto started = HttpServer::Start("http", "127.0.0.1", 0, 2, limits, handler_);
+    if (started.ok()) server_ = *std::move(started);
+  }
+
+  // The server is alive and answers a new client.
+  void ExpectServes() {
+    EXPECT_EQ(RawClient(server_->port()).Ask(Get("/v2/health/live")).status, 200);
+  }
+
+  void ExpectRefusedAndClosed(std::string_view request, int status) {
+    RawClient client(server_->port());
+    const RawResponse response = client.Ask(request);
+    EXPECT_EQ(response.status, status) << request.substr(0, 200);
+    EXPECT_THAT(response.body, HasSubstr("{\"error\":\""));
+    EXPECT_EQ(response.Header("Connection"), "close");
+    EXPECT_TRUE(client.ClosedByPeer());
+    ExpectServes();
+  }
+
+  FakeService service_;
+  DoorState state_;
+  KServeHandler handler_{service_, state_, 1 << 20};
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(HttpTest, JsonInferAnswersJson) {
+  RawClient client(server_->port());
+  const RawResponse response = client.Ask(Post(kInfer, kJson));
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.Header("Content-Type"), "application/json");
+  EXPECT_EQ(response.body,
+            R"({"model_name":"echo","model_version":"1","outputs":[{"name":"Y","datatype":"FP32",)"
+            R"("shape":[2],"data":[1.0,2.5]}]})");
+}
+
+TEST_F(HttpTest, RawInferAnswersBinary) {
+  RawClient client(server_->port());
+  const RawResponse response =
+      client.Ask(Post(kInfer, "abcdefgh", "Inference-Header-Content-Length: 0\r\n"));
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.Header("Content-Type"), "application/octet-stream");
+  const std::size_t head = std::stoul(response.Header("Inference-Header-Content-Length"));
+  EXPECT_THAT(response.body.substr(0, head), HasSubstr(R"("parameters":{"binary_data_size":8})"));
+  EXPECT_EQ(response.body.substr(head), "abcdefgh");
+}
+
+TEST_F(HttpTest, KeepAliveAndPipeliningAnswerInOrder) {
+  RawClient client(server_->port());
+  std::string requests;
+  for (int i = 0; i < 20; ++i) {
+    requests +=
+        Post(kInfer, R"({"id":")" + std::to_string(i) + R"(",)" + std::string(kJson.substr(1)));
+  }
+  client.Send(requests);
+  for (int i = 0; i < 20; ++i) {
+    const RawResponse response = client.Receive();
+    EXPECT_EQ(response.status, 200);
+    EXPECT_THAT(response.body, HasSubstr("\"id\":\"" + std::to_string(i) + "\""));
+  }
+}
+
+TEST_F(HttpTest, BodiesInPiecesAndChunksAreTheSame) {
+  RawClient client(server_->port());
+  const std::string whole = Post(kInfer, kJson);
+  for (const char byte : whole) client.Send({&byte, 1});
+  const RawResponse sized = client.Receive();
+  std::string chunked =
+      "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+  for (const char byte : kJson) chunked += std::string("1\r\n") + byte + "\r\n";
+  const RawResponse pieces = client.Ask(chunked + "0\r\n\r\n");
+  EXPECT_EQ(sized.status, 200);
+  EXPECT_EQ(pieces.status, 200);
+  EXPECT_EQ(sized.body, pieces.body);
+}
+
+TEST_F(HttpTest, ExpectContinueIsAnsweredBeforeTheBody) {
+  RawClient client(server_->port());
+  client.Send("POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n" +
+              "Content-Length: " + std::to_string(kJson.size()) + "\r\n\r\n");
+  EXPECT_EQ(client.Receive().status, 100);
+  EXPECT_EQ(client.Ask(kJson).status, 200);
+}
+
+TEST_F(HttpTest, TooLargeIsRefusedBeforeTheBodyIsSent) {
+  RawClient client(server_->port());
+  const RawResponse response = client.Ask("POST " + std::string(kInfer) +
+                                          " HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+                                          "Content-Length: 99999999999\r\n\r\n");
+  EXPECT_EQ(response.status, 400);
+  EXPECT_THAT(response.body, HasSubstr("--http-max-input-size"));
+}
+
+TEST_F(HttpTest, TooLargeIsReadByAClientThatKeepsSending) {
+  RawClient client(server_->port());
+  const RawResponse response = client.Ask(Post(kInfer, std::string(3 << 20, 'x')));
+  EXPECT_EQ(response.status, 400);
+  ExpectServes();
+}
+
+TEST_F(HttpTest, AmbiguousFramingIsRefused) {
+  const std::string start = "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\n";
+  for (const char* headers :
+       {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", "Content-Length: 5, 5\r\n\r\nhello",
+        "Content-Length: +5\r\n\r\nhello", "Content-Length: -5\r\n\r\n",
+        "Content-Length: 0x5\r\n\r\nhello", "Content-Length: 5 5\r\n\r\nhello",
+        "Content-Length: 99999999999999999999999\r\n\r\n", "Content-Length : 5\r\n\r\nhello",
+        "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length: 5\r\nX: \x01\r\n\r\nhello"}) {
+    ExpectRefusedAndClosed(start + headers, 400);
+  }
+  ExpectRefusedAndClosed("POST /v2 HTTP/1.1\r\n\r\n", 400);                       // no Host
+  ExpectRefusedAndClosed("GET /v2 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400);  // two
+  ExpectRefusedAndClosed("GET /v2 HTTP/1.1\nHost: a\n\n\r\n\r\n", 400);           // bare line feeds
+  ExpectRefusedAndClosed("POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400);
+  ExpectRefusedAndClosed("\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03\r\n\r\n", 400);  // TLS
+}
+
+TEST_F(HttpTest, BadChunksAreRefused) {
+  const std::string start =
+      "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+  for (const char* chunks :
+       {"-2\r\nab\r\n0\r\n\r\n", "+2\r\nab\r\n0\r\n\r\n", "0x2\r\nab\r\n0\r\n\r\n",
+        "2;\nx\r\nab\r\n0\r\n\r\n", "2\r\nabc\r\n0\r\n\r\n", "FFFFFFFFFFFFFFFF\r\n", "\r\n\r\n",
+        "10000000000000002\r\nab\r\n0\r\n\r\n", "G\r\n\r\n"}) {
+    ExpectRefusedAndClosed(start + chunks, 400);
+  }
+}
+
+TEST_F(HttpTest, ChunksCountAgainstTheLimits) {
+  RawClient large(server_->port());
+  const std::string start =
+      "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+  large.Send(start + "100001\r\n");
+  EXPECT_EQ(large.Receive().status, 400);
+  RawClient many(server_->port());
+  std::string chunks = start;
+  for (int i = 0; i < 70000; ++i) chunks += "1\r\n \r\n";
+  many.Send(chunks);
+  const RawResponse response = many.Receive();
+  EXPECT_EQ(response.status, 400);
+  EXPECT_THAT(response.body, HasSubstr("65536 chunks"));
+  ExpectServes();
+}
+
+TEST_F(HttpTest, HeadsAreBounded) {
+  ExpectRefusedAndClosed(
+      "GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + std::string(20000, 'a') + "\r\n\r\n", 431);
+  ExpectRefusedAndClosed("GET /" + std::string(20000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", 431);
+  std::string fields = "GET /v2 HTTP/1.1\r\nHost: x\r\n";
+  for (int i = 0; i < 120; ++i) fields += "a: b\r\n";
+  ExpectRefusedAndClosed(fields + "\r\n", 431);
+}
+
+TEST_F(HttpTest, HostileHeaderLengthsLeaveTheServerAlive) {
+  RawClient client(server_->port());
+  for (const char* length : {"99999999999", "-1", "+1", "0x10", "1e3", "4294967296", "x"}) {
+    const RawResponse response = client.Ask(
+        Post(kInfer, kJson, "Inference-Header-Content-Length: " + std::string(length) + "\r\n"));
+    EXPECT_EQ(response.status, 400) << length;
+    EXPECT_THAT(response.body, HasSubstr("inference header size should be in range")) << length;
+  }
+  EXPECT_EQ(client.Ask(Post(kInfer, kJson)).status, 200);
+}
+
+TEST_F(HttpTest, HeadHasNoBody) {
+  RawClient client(server_->port());
+  client.Send("HEAD /v2 HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(client.Receive(true).status, 405);
+  EXPECT_EQ(client.Ask(Get("/v2/health/live")).status, 200);
+}
+
+TEST_F(HttpTest, GzipRequestAndResponse) {
+  RawClient client(server_->port());
+  const RawResponse refused = client.Ask(Post(kInfer, "x", "Content-Encoding: br\r\n"));
+  EXPECT_EQ(refused.status, 501);
+  EXPECT_EQ(refused.Header("Accept-Encoding"), "gzip, deflate");
+  const RawResponse damaged = client.Ask(Post(kInfer, "not gzip", "Content-Encoding: gzip\r\n"));
+  EXPECT_EQ(damaged.status, 400);
+  const RawResponse packed = client.Ask(Post(kInfer, kJson, "Accept-Encoding: gzip\r\n"));
+  EXPECT_EQ(packed.Header("Content-Encoding"), "gzip");
+  EXPECT_EQ(packed.body.substr(0, 2), "\x1F\x8B");
+  const RawResponse again = client.Ask(
+      Post(kInfer, packed.body, "Content-Encoding: gzip\r\n"));  // unpacks to an answer: no inputs
+  EXPECT_THAT(again.body, HasSubstr("Unable to find 'inputs'"));
+}
+
+TEST_F(HttpTest, AnswersComeBackFromOtherThreads) {
+  service_.hold = true;
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->port()));
+    clients.back()->Send(Post(kInfer, kJson));
+  }
+  service_.AwaitHeld(8);
+  std::thread worker([&] {
+    for (int i = 0; i < 8; ++i) service_.Finish(service_.Take(0));
+  });
+  for (const auto& client : clients) EXPECT_EQ(client->Receive().status, 200);
+  worker.join();
+}
+
+TEST_F(HttpTest, ADroppedRequestIsA500) {
+  service_.hold = true;
+  RawClient client(server_->port());
+  client.Send(Post(kInfer, kJson));
+  service_.AwaitHeld(1);
+  service_.Take(0).reset();
+  EXPECT_EQ(client.Receive().status, 500);
+}
+
+TEST_F(HttpTest, ADisconnectCancels) {
+  service_.hold = true;
+  RawClient client(server_->port());
+  client.Send(Post(kInfer, kJson));
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  EXPECT_FALSE(request->is_cancelled());
+  client.Close();
+  for (int i = 0; i < 1000 && !request->is_cancelled(); ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_TRUE(request->is_cancelled());
+  service_.Finish(std::move(request));
+  ExpectServes();
+}
+
+TEST_F(HttpTest, DrainFinishesAcceptedWorkAndClosesIdleConnections) {
+  service_.hold = true;
+  RawClient idle(server_->port());
+  EXPECT_EQ(idle.Ask(Get("/v2/health/live")).status, 200);
+  RawClient busy(server_->port());
+  busy.Send(Post(kInfer, kJson));
+  service_.AwaitHeld(1);
+  server_->BeginDrain();
+  EXPECT_TRUE(idle.ClosedByPeer());
+  EXPECT_FALSE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(20)));
+  service_.Finish(service_.Take(0));
+  const RawResponse response = busy.Receive();
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.Header("Connection"), "close");
+  busy.Close();
+  EXPECT_TRUE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(5000)));
+  EXPECT_FALSE(RawClient(server_->port()).connected());
+}
+
+class HttpTimeoutTest : public HttpTest {
+ protected:
+  static HttpLimits Limits() {
+    HttpLimits limits = ShortLimits();
+    limits.head_timeout = milliseconds(200);
+    limits.idle_timeout = milliseconds(300);
+    limits.body_timeout = milliseconds(200);
+    limits.body_bytes_per_s = 1 << 30;
+    limits.connections = 4;
+    return limits;
+  }
+  HttpTimeoutTest() : HttpTest(Limits()) {}
+};
+
+TEST_F(HttpTimeoutTest, SlowHeadsBodiesAndIdleConnectionsAreClosed) {
+  RawClient silent(server_->port());
+  RawClient slow_head(server_->port());
+  slow_head.Send("GET /v2 HT");
+  RawClient slow_body(server_->port());
+  slow_body.Send("POST " + std::string(kInfer) +
+                 " HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab");
+  RawClient idle(server_->port());
+  EXPECT_EQ(idle.Ask(Get("/v2/health/live")).status, 200);
+  EXPECT_TRUE(silent.ClosedByPeer());
+  EXPECT_TRUE(slow_head.ClosedByPeer());
+  EXPECT_TRUE(slow_body.ClosedByPeer());
+  EXPECT_TRUE(idle.ClosedByPeer());
+}
+
+TEST_F(HttpTimeoutTest, ConnectionsOverTheLimitAreClosed) {
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->port()));
+    EXPECT_EQ(clients.back()->Ask(Get("/v2/health/live")).status, 200);
+  }
+  EXPECT_TRUE(RawClient(server_->port()).ClosedByPeer());
+  clients.clear();
+}
+
+TEST(HttpServer, APortInUseIsNamed) {
+  FakeService service;
+  DoorState state;
+  KServeHandler handler(service, state, 1);
+  const auto first = HttpServer::Start("http", "127.0.0.1", 0, 1, {}, handler);
+  ASSERT_TRUE(first.ok());
+  const auto second = HttpServer::Start("http", "127.0.0.1", (*first)->port(), 1, {}, handler);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("http port " + std::to_string((*first)->port())));
+  EXPECT_FALSE(HttpServer::Start("http", "nowhere", 0, 1, {}, handler).ok());
+}
+
+}  // namespace
+}  // namespace siglip

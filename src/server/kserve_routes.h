@@ -1,0 +1,64 @@
+#pragma once
+
+// The route table of the KServe v2 HTTP door, exact to Triton's (docs/protocol.md).
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "server/door_state.h"
+#include "server/http.h"
+#include "serving/service.h"
+
+namespace siglip {
+
+enum class RouteKind {
+  kUnknown,
+  kLive,
+  kReady,
+  kServerMetadata,
+  kModelMetadata,
+  kModelReady,
+  kModelConfig,
+  kStatistics,
+  kInfer,
+  kGenerate,
+  kTraceSetting,
+  kLogging,
+  kIndex,
+  kLoadUnload,
+  kSharedMemoryStatus,
+  kSharedMemoryRegister,
+  kSharedMemoryUnregister,
+};
+
+struct Route {
+  RouteKind kind = RouteKind::kUnknown;
+  std::string_view method = {};   // the only one allowed; empty = GET and POST
+  std::string_view model = {};    // view of the path
+  std::string_view version = {};  // digits, or empty
+  std::string_view region = {};   // shared memory: its name, or empty
+  bool named_repository = false;
+};
+
+// `target` as received; what follows a '?' is not part of the match. Nothing is decoded.
+Route FindRoute(std::string_view target);
+
+class KServeHandler final : public HttpHandler {
+ public:
+  // All outlive the handler.
+  KServeHandler(Service& service, const DoorState& state, std::size_t max_input_bytes);
+  void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
+
+ private:
+  HttpResponse Answer(const Route& route, const HttpRequest& request) const;
+  HttpResponse ModelAnswer(const Route& route) const;
+  absl::Status Infer(const Route& route, HttpRequest& request,
+                     const std::shared_ptr<HttpExchange>& exchange);
+
+  Service& service_;
+  const DoorState& state_;
+  const std::size_t max_input_bytes_;
+};
+
+}  // namespace siglip

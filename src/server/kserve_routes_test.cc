@@ -1,0 +1,145 @@
+#include "server/kserve_routes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/fake_service.h"
+#include "server/raw_client_for_test.h"
+
+namespace siglip {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(FindRoute, KnowsTheTable) {
+  const struct {
+    const char* path;
+    RouteKind kind;
+  } rows[] = {
+      {"/v2", RouteKind::kServerMetadata},
+      {"/v2?x=1", RouteKind::kServerMetadata},
+      {"/v2/health/live", RouteKind::kLive},
+      {"/v2/health/ready", RouteKind::kReady},
+      {"/v2/models/stats", RouteKind::kStatistics},
+      {"/v2/models/m", RouteKind::kModelMetadata},
+      {"/v2/models/m/versions/1", RouteKind::kModelMetadata},
+      {"/v2/models/m/ready", RouteKind::kModelReady},
+      {"/v2/models/m/versions/12/ready", RouteKind::kModelReady},
+      {"/v2/models/m/config", RouteKind::kModelConfig},
+      {"/v2/models/m/stats", RouteKind::kStatistics},
+      {"/v2/models/m/infer?a/b", RouteKind::kInfer},
+      {"/v2/models/m/versions/1/infer", RouteKind::kInfer},
+      {"/v2/models/m/generate_stream", RouteKind::kGenerate},
+      {"/v2/models/m/trace/setting", RouteKind::kTraceSetting},
+      {"/v2/trace/setting", RouteKind::kTraceSetting},
+      {"/v2/logging", RouteKind::kLogging},
+      {"/v2/repository/index", RouteKind::kIndex},
+      {"/v2/repository/r/index", RouteKind::kIndex},
+      {"/v2/repository/models/m/load", RouteKind::kLoadUnload},
+      {"/v2/repository/models/m/unload", RouteKind::kLoadUnload},
+      {"/v2/systemsharedmemory/status", RouteKind::kSharedMemoryStatus},
+      {"/v2/systemsharedmemory/region/r/status", RouteKind::kSharedMemoryStatus},
+      {"/v2/systemsharedmemory/region/r/register", RouteKind::kSharedMemoryRegister},
+      {"/v2/systemsharedmemory/unregister", RouteKind::kSharedMemoryUnregister},
+      {"/v2/cudasharedmemory/region/r/unregister", RouteKind::kSharedMemoryUnregister},
+      {"/v2/models/m/versions/1/trace/setting", RouteKind::kUnknown},
+      {"/v2/models/m/versions/1x", RouteKind::kUnknown},
+      {"/v2/models/m/versions/", RouteKind::kUnknown},
+      {"/v2/models//infer", RouteKind::kUnknown},
+      {"/v2/models/m/infer/", RouteKind::kUnknown},
+      {"/v2/models/m%2Finfer/infer/x", RouteKind::kUnknown},
+      {"/v2/", RouteKind::kUnknown},
+      {"/", RouteKind::kUnknown},
+      {"", RouteKind::kUnknown},
+      {"*", RouteKind::kUnknown},
+      {"http://h/v2", RouteKind::kUnknown},
+      {"/v2/a/b/c/d/e/f/g/h/i/j/k", RouteKind::kUnknown},
+  };
+  for (const auto& row : rows) EXPECT_EQ(FindRoute(row.path).kind, row.kind) << row.path;
+  EXPECT_EQ(FindRoute("/v2/models/m%20x/versions/7/infer").model, "m%20x");
+  EXPECT_EQ(FindRoute("/v2/models/m/versions/7/infer").version, "7");
+  EXPECT_EQ(FindRoute("/v2/models/../infer").model, "..");
+}
+
+class RoutesTest : public ::testing::Test {
+ protected:
+  RoutesTest() {
+    auto started = HttpServer::Start("http", "127.0.0.1", 0, 1, {}, handler_);
+    if (started.ok()) server_ = *std::move(started);
+  }
+  RawResponse Ask(std::string_view request) { return RawClient(server_->port()).Ask(request); }
+  void Expect(std::string_view request, int status, std::string_view text) {
+    const RawResponse response = Ask(request);
+    EXPECT_EQ(response.status, status) << request;
+    EXPECT_THAT(response.body, HasSubstr(text)) << request;
+  }
+
+  FakeService service_;
+  DoorState state_;
+  KServeHandler handler_{service_, state_, 1 << 20};
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(RoutesTest, HealthIs200Or400AndEmpty) {
+  EXPECT_EQ(Ask(Get("/v2/health/ready")).body, "");
+  Expect(Get("/v2/health/live"), 200, "");
+  service_.ready = false;
+  Expect(Get("/v2/health/ready"), 400, "");
+  Expect(Get("/v2/health/live"), 200, "");
+  service_.ready = true;
+  state_.draining = true;
+  Expect(Get("/v2/health/ready"), 400, "");
+  Expect(Get("/v2/health/live"), 200, "");
+}
+
+TEST_F(RoutesTest, EveryRouteAnswers) {
+  Expect(Get("/v2"), 200,
+         R"({"name":"triton","version":"2.73.0","extensions":["statistics","parameters"]})");
+  Expect(Get("/v2/models/echo"), 200,
+         R"("inputs":[{"name":"X","datatype":"FP32","shape":[-1,-1]}])");
+  Expect(Get("/v2/models/echo/versions/1/config"), 200, R"("max_batch_size":8)");
+  Expect(Get("/v2/models/echo/ready"), 200, "");
+  Expect(Get("/v2/models/loading/ready"), 400, R"({"error":"Model version not ready"})");
+  Expect(Get("/v2/models/nope/ready"), 404, "unknown model: 'nope'");
+  Expect(Get("/v2/models/nope"), 404, "unknown model: 'nope'");
+  Expect(Get("/v2/models/echo/versions/2/config"), 404, "not found");
+  Expect(Get("/v2/models/stats"), 200, R"({"model_stats":[{"name":"echo")");
+  Expect(Get("/v2/models/echo/stats"), 200, R"("cache_miss":{"count":0,"ns":0})");
+  Expect(Post("/v2/repository/index", ""), 200,
+         R"([{"name":"echo","version":"1","state":"READY"},{"name":"loading")");
+  Expect(Post("/v2/repository/index", R"({"ready":true})"), 200, R"("state":"READY"}])");
+  Expect(Post("/v2/repository/index", "{"), 400, "failed to parse");
+  Expect(Post("/v2/repository/other/index", ""), 501, "repository_name");
+  Expect(Post("/v2/repository/models/echo/load", ""), 503,
+         "explicit model load / unload is not allowed");
+  Expect(Post("/v2/repository/models/echo/unload", "{}"), 503,
+         "is not allowed if polling is enabled");
+  Expect(Get("/v2/systemsharedmemory/status"), 200, "[]");
+  Expect(Get("/v2/cudasharedmemory/status"), 200, "[]");
+  Expect(Get("/v2/systemsharedmemory/region/r/status"), 404,
+         "Unable to find shared memory region: 'r'");
+  Expect(Post("/v2/systemsharedmemory/region/r/register", "{}"), 501, "shared memory is disabled");
+  Expect(Post("/v2/cudasharedmemory/region/r/register", "{}"), 501, "shared memory is disabled");
+  Expect(Post("/v2/systemsharedmemory/unregister", ""), 200, "");
+  Expect(Post("/v2/cudasharedmemory/region/r/unregister", ""), 200, "");
+  Expect(Get("/v2/trace/setting"), 200, R"("trace_level":["OFF"])");
+  Expect(Post("/v2/trace/setting", "{}"), 501, "trace");
+  Expect(Get("/v2/logging"), 200, R"("log_info":true)");
+  Expect(Post("/v2/logging", "{}"), 501, "log");
+  Expect(Post("/v2/models/echo/generate", "{}"), 501, "generate");
+  Expect(Post("/v2/models/nope/infer", R"({"inputs":[]})"), 404, "unknown model: 'nope'");
+}
+
+TEST_F(RoutesTest, WrongMethodIs405AndUnknownPathIs404) {
+  Expect(Post("/v2", ""), 405, R"({"error":"Method Not Allowed"})");
+  Expect(Get("/v2/models/echo/infer"), 405, "Method Not Allowed");
+  Expect(Get("/v2/repository/index"), 405, "Method Not Allowed");
+  Expect("DELETE /v2/logging HTTP/1.1\r\nHost: x\r\n\r\n", 405, "Method Not Allowed");
+  Expect("BREW /v2 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "Method Not Allowed");
+  Expect(Get("/v3"), 404, R"({"error":"Not Found"})");
+  Expect(Post("/v3", ""), 404, "Not Found");
+  Expect(Get("/v2/../../etc/passwd"), 404, "Not Found");
+}
+
+}  // namespace
+}  // namespace siglip

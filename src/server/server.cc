@@ -1,0 +1,69 @@
+#include "server/server.h"
+
+#include "base/status_macros.h"
+#include "protocol/text.h"
+#include "server/grpc.h"
+#include "server/http.h"
+#include "server/kserve_routes.h"
+#include "server/metrics.h"
+
+namespace siglip {
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
+                                                      const ServerOptions& options) {
+  std::unique_ptr<Server> server(new Server());
+  server->kserve_ =
+      std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
+  server->metrics_handler_ = std::make_unique<MetricsHandler>(service);
+  HttpLimits limits;
+  limits.body_bytes = options.http_max_input_bytes;
+  limits.connections = options.http_max_connections;
+  if (options.allow_http) {
+    SIGLIP_ASSIGN_OR_RETURN(server->http_,
+                            HttpServer::Start("http", options.http_address, options.http_port,
+                                              options.http_thread_count, limits, *server->kserve_));
+  }
+  if (options.allow_grpc) {
+    SIGLIP_ASSIGN_OR_RETURN(server->grpc_, GrpcServer::Start(service, server->state_, options));
+  }
+  if (options.allow_metrics) {
+    // A scrape has no body, and one thread answers all of them.
+    limits.body_bytes = 0;
+    SIGLIP_ASSIGN_OR_RETURN(server->metrics_, HttpServer::Start("metrics", options.metrics_address,
+                                                                options.metrics_port, 1, limits,
+                                                                *server->metrics_handler_));
+  }
+  return server;
+}
+
+Server::~Server() = default;
+
+ServerPorts Server::ports() const {
+  return {.http = http_ ? http_->port() : std::uint16_t{0},
+          .grpc = grpc_ ? grpc_->port() : std::uint16_t{0},
+          .metrics = metrics_ ? metrics_->port() : std::uint16_t{0}};
+}
+
+bool Server::Drain(std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  state_.draining.store(true);
+  if (http_) http_->BeginDrain();
+  if (grpc_) grpc_->BeginDrain();
+  bool done = true;
+  if (grpc_) done = grpc_->WaitDrained(deadline) && done;
+  if (http_) done = http_->WaitDrained(deadline) && done;
+  // Metrics last: the drain itself can be watched.
+  if (metrics_) metrics_->BeginDrain();
+  return done;
+}
+
+std::string ListeningLine(const ServerOptions& options, const ServerPorts& ports) {
+  std::string line = "listening";
+  if (options.allow_http) AppendAll(line, " http=", options.http_address, ":", ports.http);
+  if (options.allow_grpc) AppendAll(line, " grpc=", options.grpc_address, ":", ports.grpc);
+  if (options.allow_metrics)
+    AppendAll(line, " metrics=", options.metrics_address, ":", ports.metrics);
+  return line;
+}
+
+}  // namespace siglip

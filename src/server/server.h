@@ -1,0 +1,51 @@
+#pragma once
+
+// The three doors (HTTP, gRPC, metrics) in front of one service.
+
+#include <chrono>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/door_state.h"
+#include "server/options.h"
+#include "serving/service.h"
+
+namespace siglip {
+
+class GrpcServer;
+class HttpServer;
+class KServeHandler;
+class MetricsHandler;
+
+// Thread-safe.
+class Server {
+ public:
+  // Opens every allowed door. Unavailable, naming door and port, if a port is in use. `service`
+  // outlives the server.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(Service& service,
+                                                       const ServerOptions& options);
+  // Closes what Drain has left. Waits for the answers that the service still owes.
+  ~Server();
+
+  ServerPorts ports() const;
+
+  // Readiness turns false, nothing new is accepted, idle connections are closed, accepted work is
+  // finished. True if all of it was answered within `timeout`.
+  bool Drain(std::chrono::milliseconds timeout);
+
+ private:
+  Server() = default;
+
+  DoorState state_;
+  std::unique_ptr<KServeHandler> kserve_;
+  std::unique_ptr<MetricsHandler> metrics_handler_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<HttpServer> metrics_;
+};
+
+// "listening http=0.0.0.0:8000 grpc=0.0.0.0:8001 metrics=0.0.0.0:8002", without closed doors: the
+// line that `siglip serve` prints when ready.
+std::string ListeningLine(const ServerOptions& options, const ServerPorts& ports);
+
+}  // namespace siglip

@@ -1,0 +1,79 @@
+#include "server/server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/fake_service.h"
+#include "server/raw_client_for_test.h"
+
+namespace siglip {
+namespace {
+
+using ::testing::HasSubstr;
+
+ServerOptions AnyPorts() {
+  ServerOptions options;
+  options.http_address = options.grpc_address = options.metrics_address = "127.0.0.1";
+  options.http_port = options.grpc_port = options.metrics_port = 0;
+  options.http_thread_count = 2;
+  return options;
+}
+
+TEST(Server, OpensTheAllowedDoorsAndNamesThem) {
+  FakeService service;
+  ServerOptions options = AnyPorts();
+  const auto server = Server::Start(service, options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const ServerPorts ports = (*server)->ports();
+  EXPECT_NE(ports.http, 0);
+  EXPECT_NE(ports.grpc, 0);
+  EXPECT_NE(ports.metrics, 0);
+  EXPECT_EQ(RawClient(ports.http).Ask(Get("/v2/health/ready")).status, 200);
+  EXPECT_EQ(RawClient(ports.metrics).Ask(Get("/metrics")).status, 200);
+  EXPECT_EQ(ListeningLine(options, ports),
+            "listening http=127.0.0.1:" + std::to_string(ports.http) + " grpc=127.0.0.1:" +
+                std::to_string(ports.grpc) + " metrics=127.0.0.1:" + std::to_string(ports.metrics));
+  options.allow_grpc = options.allow_metrics = false;
+  const auto http_only = Server::Start(service, options);
+  ASSERT_TRUE(http_only.ok());
+  EXPECT_EQ((*http_only)->ports().grpc, 0);
+  EXPECT_EQ((*http_only)->ports().metrics, 0);
+}
+
+TEST(Server, AnIdleServerDrainsAtOnce) {
+  FakeService service;
+  const auto server = Server::Start(service, AnyPorts());
+  ASSERT_TRUE(server.ok());
+  RawClient idle((*server)->ports().http);
+  EXPECT_EQ(idle.Ask(Get("/v2/health/ready")).status, 200);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE((*server)->Drain(std::chrono::seconds(20)));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+  EXPECT_TRUE(idle.ClosedByPeer());
+}
+
+TEST(Server, DrainReportsWorkThatDidNotFinish) {
+  FakeService service;
+  const auto server = Server::Start(service, AnyPorts());
+  ASSERT_TRUE(server.ok());
+  service.hold = true;
+  RawClient client((*server)->ports().http);
+  client.Send(Post("/v2/models/echo/infer", R"({"inputs":[]})"));
+  service.AwaitHeld(1);
+  EXPECT_FALSE((*server)->Drain(std::chrono::milliseconds(100)));
+  service.Finish(service.Take(0));
+  EXPECT_EQ(client.Receive().status, 200);
+}
+
+TEST(Server, APortInUseFailsTheStart) {
+  FakeService service;
+  const auto first = Server::Start(service, AnyPorts());
+  ASSERT_TRUE(first.ok());
+  ServerOptions options = AnyPorts();
+  options.metrics_port = (*first)->ports().metrics;
+  EXPECT_THAT(std::string(Server::Start(service, options).status().message()),
+              HasSubstr("metrics port " + std::to_string(options.metrics_port)));
+}
+
+}  // namespace
+}  // namespace siglip

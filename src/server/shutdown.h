@@ -1,0 +1,28 @@
+#pragma once
+
+// SIGTERM and SIGINT. Made in main before any thread: blocks both signals in all threads to come,
+// and ignores SIGPIPE (a client that hangs up must not end the process).
+
+#include <thread>
+
+namespace siglip {
+
+// Confined to the main thread.
+class ShutdownSignals {
+ public:
+  ShutdownSignals();
+  ~ShutdownSignals();
+  ShutdownSignals(const ShutdownSignals&) = delete;
+  ShutdownSignals& operator=(const ShutdownSignals&) = delete;
+
+  // Waits for the first signal and returns its number. From then on a second one ends the process
+  // at once with exit code 128 + its number.
+  int WaitForFirst();
+
+ private:
+  int signal_fd_ = -1;
+  int wake_fd_ = -1;
+  std::thread second_;
+};
+
+}  // namespace siglip
