@@ -84,7 +84,7 @@ template <class Field>
 absl::Status ViewContents(const Field& field, std::int64_t count, InputTensor& tensor) {
   if (std::cmp_not_equal(field.size(), count)) {
     return absl::InvalidArgumentError(Concat("input '", tensor.name, "': shape ",
-                                             ShapeText(tensor.shape), " needs ", count,
+                                             DimsText(tensor.shape), " needs ", count,
                                              " elements of contents, got ", field.size()));
   }
   tensor.data = std::as_bytes(std::span(field.data(), static_cast<std::size_t>(field.size())));
@@ -113,7 +113,7 @@ absl::Status StringContents(const InferTensorContents& contents, std::int64_t co
                             InputTensor& tensor) {
   if (std::cmp_not_equal(contents.bytes_contents_size(), count)) {
     return absl::InvalidArgumentError(
-        Concat("input '", tensor.name, "': shape ", ShapeText(tensor.shape), " needs ", count,
+        Concat("input '", tensor.name, "': shape ", DimsText(tensor.shape), " needs ", count,
                " elements of contents, got ", contents.bytes_contents_size()));
   }
   tensor.elements.assign(contents.bytes_contents().begin(), contents.bytes_contents().end());

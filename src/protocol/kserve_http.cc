@@ -259,7 +259,7 @@ class InferParser {
   static absl::Status WrongCount(const InputTensor& tensor, std::int64_t count,
                                  std::string_view got) {
     return absl::InvalidArgumentError(Concat("input '", tensor.name, "': shape ",
-                                             ShapeText(tensor.shape), " needs ", count,
+                                             DimsText(tensor.shape), " needs ", count,
                                              " elements of data, got ", got));
   }
 

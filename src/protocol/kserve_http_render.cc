@@ -43,7 +43,7 @@ absl::Status AppendStrings(const OutputTensor& output, std::string& json) {
                                output.data.size());
   if (!count || !SplitByteElements(bytes, *count, elements).ok()) {
     return absl::InternalError(
-        Concat("output '", output.name, "' is no BYTES tensor of shape ", ShapeText(output.shape)));
+        Concat("output '", output.name, "' is no BYTES tensor of shape ", DimsText(output.shape)));
   }
   for (std::size_t i = 0; i < elements.size(); ++i) {
     if (i != 0) json += ',';
@@ -128,7 +128,7 @@ absl::Status AppendOutput(const OutputTensor& output, bool binary, HttpInferAnsw
   json += "{\"name\":";
   AppendJsonString(output.name, json);
   AppendAll(json, ",\"datatype\":\"", DataTypeName(output.datatype),
-            "\",\"shape\":", ShapeText(output.shape));
+            "\",\"shape\":", DimsText(output.shape));
   if (binary) {
     AppendAll(json, ",\"parameters\":{\"binary_data_size\":", output.data.size(), "}}");
     answer.blocks.push_back(output.data);

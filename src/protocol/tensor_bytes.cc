@@ -20,7 +20,7 @@ std::uint32_t LoadLength(const char* bytes) {
 
 }  // namespace
 
-std::string ShapeText(std::span<const std::int64_t> shape) {
+std::string DimsText(std::span<const std::int64_t> shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) AppendAll(text, i == 0 ? "" : ",", shape[i]);
   text += ']';
@@ -65,7 +65,7 @@ absl::StatusOr<std::int64_t> CheckedElementCount(const InputTensor& input) {
   const std::optional<std::int64_t> count = ElementCount(input.shape);
   if (!count) {
     return absl::InvalidArgumentError(
-        Concat("input '", input.name, "': shape ", ShapeText(input.shape),
+        Concat("input '", input.name, "': shape ", DimsText(input.shape),
                " must have dimensions of at least 0 and a product that fits 63 bits"));
   }
   return *count;
@@ -85,7 +85,7 @@ absl::Status SetInputBytes(std::string_view bytes, InputTensor& input) {
     return absl::InvalidArgumentError(
         Concat("input byte size mismatch for input '", input.name, "': expected ",
                expected ? Concat(*expected) : std::string("more than 63 bits of"), " bytes for ",
-               DataTypeName(input.datatype), " ", ShapeText(input.shape), ", got ", bytes.size()));
+               DataTypeName(input.datatype), " ", DimsText(input.shape), ", got ", bytes.size()));
   }
   input.data = std::as_bytes(std::span(bytes.data(), bytes.size()));
   return absl::OkStatus();

@@ -25,6 +25,6 @@ absl::StatusOr<std::int64_t> CheckedElementCount(const InputTensor& input);
 absl::Status SetInputBytes(std::string_view bytes, InputTensor& input);
 
 // "[1,3,384,384]"
-std::string ShapeText(std::span<const std::int64_t> shape);
+std::string DimsText(std::span<const std::int64_t> shape);
 
 }  // namespace siglip

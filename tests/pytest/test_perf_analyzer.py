@@ -1,0 +1,51 @@
+"""The contract's perf_analyzer command, unchanged: no failures, a row for every composing model."""
+
+import base64
+import json
+import os
+import re
+import struct
+import subprocess
+
+import pytest
+
+from test_tritonclient import make_png
+
+COMPOSING = ["siglip_vision", "siglip_vision_process", "siglip_vision_model"]
+
+
+def environment():
+    binary = os.environ.get("SIGLIP_PERF_ANALYZER")
+    if not binary:
+        pytest.skip("SIGLIP_TEST_SKIPPED: SIGLIP_PERF_ANALYZER is not set")
+    env = dict(os.environ)
+    cudart = os.environ.get("SIGLIP_CUDART_DIR")
+    if cudart:
+        env["LD_LIBRARY_PATH"] = f"{cudart}:{env.get('LD_LIBRARY_PATH', '')}"
+    return binary, env
+
+
+def write_input(path):
+    """b64 content of a BYTES tensor carries its length prefix; what is inside is base64 text again."""
+    text = base64.b64encode(make_png(5))
+    element = base64.b64encode(struct.pack("<I", len(text)) + text).decode()
+    path.write_text(json.dumps({"data": [{"INPUT_IMAGE": {"content": {"b64": element}, "shape": [1]}}]}))
+
+
+def test_contract_command(server, tmp_path):
+    binary, env = environment()
+    data = tmp_path / "input.json"
+    write_input(data)
+    command = [binary, "-m", "embed_image", "-i", "grpc", "-u", server.grpc,
+               "--request-parameter=base64_encoded:true:bool", "--input-data", str(data),
+               "--bls-composing=" + ",".join(COMPOSING), "--concurrency-range=60",
+               "--measurement-interval", "2000", "--max-trials", "4", "--stability-percentage", "999"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    text = run.stdout + run.stderr
+    assert run.returncode == 0, text
+    assert "Failed" not in text and "failed" not in text, text
+    throughput = re.search(r"Throughput: ([\d.]+) infer/sec", text)
+    assert throughput and float(throughput.group(1)) > 0, text
+    for model in COMPOSING:
+        assert re.search(rf"^\s*{model}, version: ?1?", text, re.M), f"no row of {model}:\n{text}"
+    assert re.search(r"Inference count: [1-9]", text), text
