@@ -1,0 +1,289 @@
+#include <algorithm>
+#include <cstring>
+#include <future>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/clock.h"
+#include "deployments/built_in_configs.h"
+#include "deployments/factory.h"
+#include "serving/service_impl.h"
+
+namespace siglip {
+namespace {
+
+using testing::HasSubstr;
+
+// S = 2, D = 2, T = 3, vocabulary 100. An image "v..." becomes pixels of its first byte and the
+// embedding [first byte, 1]; "bad" is refused. A text becomes {its length, 0, 0} and [length, 2].
+class ByteModel final : public Model {
+ public:
+  ByteModel() {
+    info_.image_size = 2;
+    info_.embedding_size = 2;
+    info_.text_length = 3;
+    info_.vocab_size = 100;
+  }
+  const ModelInfo& info() const override { return info_; }
+  absl::StatusOr<ImageInfo> InspectImage(std::string_view bytes) const override {
+    if (bytes.starts_with("bomb")) return absl::InvalidArgumentError("image too large");
+    ImageInfo info;
+    info.working_set_bytes = 100;
+    return info;
+  }
+  absl::Status Preprocess(std::string_view bytes, float* pixels) const override {
+    if (bytes.starts_with("bad") || bytes.empty())
+      return absl::InvalidArgumentError("not an image");
+    std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
+    return absl::OkStatus();
+  }
+  absl::Status EncodePixels(std::span<const float* const> images,
+                            std::span<float* const> rows) override {
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      rows[i][0] = images[i][11];
+      rows[i][1] = 1;
+    }
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const override {
+    if (text.starts_with("\xff")) return absl::InvalidArgumentError("not UTF-8 at offset 0");
+    return std::vector<std::int64_t>{static_cast<std::int64_t>(text.size()), 0, 0};
+  }
+  absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const override {
+    return Tokenize(text);
+  }
+  absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t,
+                            std::span<float* const> rows) override {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      rows[i][0] = static_cast<float>(ids[i][0]);
+      rows[i][1] = 2;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  ModelInfo info_;
+};
+
+TensorConfig Tensor(const char* name, DataType type, std::vector<std::int64_t> dims) {
+  return {.name = name, .datatype = type, .dims = std::move(dims)};
+}
+
+ModelConfig Leaf(const char* name, const char* step, int max_batch_size, TensorConfig input,
+                 TensorConfig output) {
+  ModelConfig config;
+  config.name = name;
+  config.backend = "siglip";
+  config.max_batch_size = max_batch_size;
+  config.inputs = {std::move(input)};
+  config.outputs = {std::move(output)};
+  config.parameters = {{"step", step}, {"checkpoint", "x"}};
+  config.versions = {1};
+  config.source = std::string(name) + "/config.pbtxt";
+  return config;
+}
+
+std::vector<ModelConfig> Six() {
+  const TensorConfig image = Tensor("INPUT_IMAGE", DataType::kBytes, {1});
+  const TensorConfig pixels = Tensor("PIXEL_VALUES", DataType::kFp32, {3, -1, -1});
+  const TensorConfig embedding = Tensor("EMBEDDING", DataType::kFp32, {-1});
+  std::vector<ModelConfig> configs = {
+      Leaf("siglip_vision_process", "image_process", 4, image, pixels),
+      Leaf("siglip_vision_model", "vision", 4, pixels, embedding),
+      Leaf("siglip_text", "text", 4, Tensor("INPUT_IDS", DataType::kInt64, {}), embedding),
+      Leaf("embed_image", "embed_image", 60, image, embedding),
+      Leaf("embed_text", "embed_text", 60, Tensor("INPUT_TEXT", DataType::kBytes, {1}), embedding)};
+  configs[1].dynamic_batching = DynamicBatching{};
+  ModelConfig ensemble;
+  ensemble.name = "siglip_vision";
+  ensemble.platform = "ensemble";
+  ensemble.max_batch_size = 4;
+  ensemble.inputs = {image};
+  ensemble.outputs = {embedding};
+  ensemble.versions = {1};
+  ensemble.source = "siglip_vision/config.pbtxt";
+  ensemble.ensemble_steps = {{.model_name = "siglip_vision_process",
+                              .input_map = {{"INPUT_IMAGE", "INPUT_IMAGE"}},
+                              .output_map = {{"PIXEL_VALUES", "PIXEL_VALUES"}}},
+                             {.model_name = "siglip_vision_model",
+                              .input_map = {{"PIXEL_VALUES", "PIXEL_VALUES"}},
+                              .output_map = {{"EMBEDDING", "EMBEDDING"}}}};
+  configs.push_back(ensemble);
+  return configs;
+}
+
+class DeploymentsTest : public testing::Test {
+ protected:
+  DeploymentsTest() : service_(*Load(Six())) {}
+
+  static absl::StatusOr<std::unique_ptr<ServiceImpl>> Load(std::vector<ModelConfig> configs) {
+    static const SystemClock clock;
+    DeploymentsOptions options;
+    options.open = [](const std::string&, const ModelOptions&) {
+      return absl::StatusOr<std::unique_ptr<Model>>(std::make_unique<ByteModel>());
+    };
+    DeploymentsFactory factory(std::move(options));
+    return ServiceImpl::Load(std::move(configs), factory, clock);
+  }
+
+  InferResponse Send(const std::string& model, const std::string& input,
+                     const std::vector<std::string>& elements, Parameters parameters = {}) {
+    auto request = std::make_unique<InferRequest>();
+    request->model_name = model;
+    request->parameters = std::move(parameters);
+    auto storage = std::make_shared<std::vector<std::string>>(elements);
+    InputTensor tensor;
+    tensor.name = input;
+    tensor.datatype = DataType::kBytes;
+    tensor.shape = {static_cast<std::int64_t>(elements.size()), 1};
+    for (const std::string& element : *storage) tensor.elements.emplace_back(element);
+    tensor.storage = storage;
+    request->inputs.push_back(std::move(tensor));
+    return Wait(std::move(request));
+  }
+
+  InferResponse Wait(std::unique_ptr<InferRequest> request) {
+    auto promise = std::make_shared<std::promise<InferResponse>>();
+    request->done = [promise](InferResponse response) { promise->set_value(std::move(response)); };
+    service_->Infer(std::move(request));
+    return promise->get_future().get();
+  }
+
+  static std::vector<float> Floats(const InferResponse& response) {
+    EXPECT_TRUE(response.status.ok()) << response.status;
+    if (response.outputs.size() != 1) return {};
+    std::vector<float> values(response.outputs[0].data.size() / sizeof(float));
+    std::memcpy(values.data(), response.outputs[0].data.data(), response.outputs[0].data.size());
+    return values;
+  }
+
+  const std::unique_ptr<ServiceImpl> service_;
+};
+
+TEST_F(DeploymentsTest, DimsAreFilledFromTheCheckpoint) {
+  const auto vision = service_->GetModelConfig("siglip_vision_model", "");
+  ASSERT_TRUE(vision.ok()) << vision.status();
+  EXPECT_EQ((*vision)->inputs[0].dims, (std::vector<std::int64_t>{3, 2, 2}));
+  EXPECT_EQ((*service_->GetModelConfig("siglip_text", ""))->inputs[0].dims,
+            (std::vector<std::int64_t>{3}));
+}
+
+TEST_F(DeploymentsTest, EveryDoorGivesTheSameEmbedding) {
+  const std::vector<float> expected = {'h', 1};
+  EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"hello"})), expected);
+  EXPECT_EQ(Floats(Send("siglip_vision", "INPUT_IMAGE", {"hello"})), expected);
+  EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"aGVsbG8="}, {{"base64_encoded", true}})),
+            expected);
+  EXPECT_EQ(Floats(Send("embed_text", "INPUT_TEXT", {"abc"})), (std::vector<float>{3, 2}));
+}
+
+TEST_F(DeploymentsTest, ALargeRequestIsSplitAndRejoinedInOrder) {
+  std::vector<std::string> images, texts;
+  std::vector<float> image_rows, text_rows;
+  for (int i = 0; i < 60; ++i) {
+    images.push_back(std::string(1, static_cast<char>('A' + i)));
+    texts.push_back(std::string(static_cast<std::size_t>(i), 'x'));
+    image_rows.insert(image_rows.end(), {static_cast<float>('A' + i), 1});
+    text_rows.insert(text_rows.end(), {static_cast<float>(i), 2});
+  }
+  const InferResponse answer = Send("embed_image", "INPUT_IMAGE", images);
+  EXPECT_EQ(Floats(answer), image_rows);
+  EXPECT_EQ(answer.outputs[0].shape, (std::vector<std::int64_t>{60, 2}));
+  EXPECT_EQ(answer.model_name, "embed_image");
+  EXPECT_EQ(Floats(Send("embed_text", "INPUT_TEXT", texts)), text_rows);
+  images.push_back("a");
+  EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", images).status.code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(DeploymentsTest, BadItemsAreNamedAndFailTheirRequestOnly) {
+  EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", {"bad"}).status.code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(Send("embed_image", "INPUT_IMAGE", {"a", "bad", "c"}).status.message()),
+              HasSubstr("item 1"));
+  EXPECT_THAT(std::string(Send("embed_image", "INPUT_IMAGE", {"bomb"}).status.message()),
+              HasSubstr("too large"));
+  EXPECT_THAT(std::string(Send("embed_text", "INPUT_TEXT", {"a", "\xff"}).status.message()),
+              HasSubstr("item 1"));
+  EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", {"Y"}, {{"base64_encoded", true}}).status.code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"ok"})), (std::vector<float>{'o', 1}));
+}
+
+TEST_F(DeploymentsTest, EmbedModelMustBeKnownAndSuitable) {
+  const auto error = [&](ParameterValue value) {
+    const InferResponse answer =
+        Send("embed_image", "INPUT_IMAGE", {"a"}, {{"embed_model", std::move(value)}});
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(answer.status.message());
+  };
+  EXPECT_THAT(error(std::string("nothing")), HasSubstr("embed_model"));
+  EXPECT_THAT(error(std::string("siglip_text")), HasSubstr("unsuitable"));
+  EXPECT_THAT(error(true), HasSubstr("expected a string"));
+  EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"a"},
+                        {{"embed_model", std::string("siglip_vision")}, {"unknown", true}})),
+            (std::vector<float>{'a', 1}));
+  EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", {"a"}, {{"base64_encoded", std::string("true")}})
+                .status.code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(DeploymentsTest, AnIdOutsideTheVocabularyIsNamed) {
+  auto request = std::make_unique<InferRequest>();
+  request->model_name = "siglip_text";
+  auto ids = std::make_shared<std::vector<std::int64_t>>(std::vector<std::int64_t>{1, 100, 0});
+  InputTensor tensor;
+  tensor.name = "INPUT_IDS";
+  tensor.datatype = DataType::kInt64;
+  tensor.shape = {1, 3};
+  tensor.data = std::as_bytes(std::span(*ids));
+  tensor.storage = ids;
+  request->inputs.push_back(std::move(tensor));
+  EXPECT_THAT(std::string(Wait(std::move(request)).status.message()),
+              HasSubstr("position 1: expected an id in 0..99, got 100"));
+}
+
+TEST_F(DeploymentsTest, ComposingModelsCountWhatTheDoorForwards) {
+  for (int i = 0; i < 5; ++i) Send("embed_image", "INPUT_IMAGE", {"a", "b"});
+  for (const char* name :
+       {"embed_image", "siglip_vision", "siglip_vision_process", "siglip_vision_model"}) {
+    const auto rows = service_->GetStatistics(name, "");
+    ASSERT_TRUE(rows.ok()) << rows.status();
+    const ModelStatistics& row = (*rows)[0];
+    EXPECT_EQ(row.success.count, 5u) << name;
+    EXPECT_EQ(row.queue.count, 5u) << name;
+    EXPECT_EQ(row.compute_infer.count, 5u) << name;
+    EXPECT_EQ(row.compute_input.count, row.compute_output.count) << name;
+    EXPECT_EQ(row.inference_count, 10u) << name;
+  }
+}
+
+TEST_F(DeploymentsTest, WrongConfigsAreLoadErrorsThatNameBothSides) {
+  const auto error = [](const std::function<void(ModelConfig&)>& change) {
+    std::vector<ModelConfig> configs = Six();
+    change(configs[1]);
+    const auto service = Load(std::move(configs));
+    return service.ok() ? std::string("loaded") : std::string(service.status().message());
+  };
+  EXPECT_THAT(error([](ModelConfig& c) { c.outputs[0].dims = {1152}; }),
+              testing::AllOf(HasSubstr("siglip_vision_model/config.pbtxt"), HasSubstr("[1152]"),
+                             HasSubstr("[2]")));
+  EXPECT_THAT(error([](ModelConfig& c) { c.parameters["step"] = "fly"; }), HasSubstr("got 'fly'"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.parameters.erase("checkpoint"); }),
+              HasSubstr("checkpoint"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.parameters["pillow"] = "11"; }), HasSubstr("12 or 13"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.inputs[0].name = "X"; }), HasSubstr("PIXEL_VALUES"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.max_batch_size = 33; }), HasSubstr("max_batch_size"));
+}
+
+TEST(BuiltInConfigsTest, AreTheSixFiles) {
+  ASSERT_EQ(BuiltInConfigs().size(), 6u);
+  for (const BuiltInConfig& config : BuiltInConfigs()) {
+    EXPECT_NE(config.text.find("name: \"" + std::string(config.name) + "\""),
+              std::string_view::npos);
+  }
+}
+
+}  // namespace
+}  // namespace siglip
