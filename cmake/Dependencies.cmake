@@ -7,6 +7,8 @@ find_package(PkgConfig REQUIRED)
 find_package(absl REQUIRED)
 # Messages of the protocol, config.pbtxt. Packages libprotobuf-dev, protobuf-compiler.
 find_package(Protobuf REQUIRED)
+# Linked from the archive: see src/protocol/CMakeLists.txt.
+find_library(SIGLIP_PROTOBUF_ARCHIVE NAMES libprotobuf.a REQUIRED)
 # Packages libgrpc++-dev, protobuf-compiler-grpc.
 find_package(gRPC CONFIG REQUIRED)
 # HTTP: Boost.Beast and Asio, header-only. Package libboost1.81-dev.
