@@ -387,7 +387,9 @@ TEST(BatcherThreads, ExpiredRequestsAreRefusedWhileAllInstancesWork) {
   SystemClock clock;
   StatisticsRecorder statistics("m", "1", clock);
   ModelConfig config = FloatConfig();
-  config.dynamic_batching = DynamicBatching{.default_queue_policy = {.default_timeout_us = 1000}};
+  // Only the waiting request is given a short time: the running one must not expire before it runs.
+  config.dynamic_batching = DynamicBatching{
+      .default_queue_policy = {.default_timeout_us = 600'000'000, .allow_timeout_override = true}};
   auto step = std::make_shared<AddOneStep>();
   std::promise<void> release;
   std::promise<void> entered;
@@ -407,6 +409,7 @@ TEST(BatcherThreads, ExpiredRequestsAreRefusedWhileAllInstancesWork) {
   batcher.Enqueue(std::move(running));
   entered.get_future().wait();
   auto waiting = FloatRequest({1, 1});
+  waiting->timeout_us = 1000;
   Answered waiting_answer(*waiting);
   batcher.Enqueue(std::move(waiting));
   EXPECT_EQ(waiting_answer.Wait().status, absl::UnavailableError("Request timeout expired"));
