@@ -20,6 +20,7 @@ std::string Contents(const std::string& path) {
 
 TEST(EmbeddingWriterTest, NpyHoldsHeaderRowsAndNames) {
   const std::string path = testing::TempDir() + "embedding_writer_test.npy";
+  std::filesystem::remove(path);  // of an earlier run
   auto writer = EmbeddingWriter::Create(path, 2);
   ASSERT_TRUE(writer.ok());
   const std::vector<float> row = {1.5f, -2};
