@@ -50,6 +50,18 @@ function(siglip_add_test name)
                        TIMEOUT 600 SKIP_REGULAR_EXPRESSION "SIGLIP_TEST_SKIPPED")
 endfunction()
 
+# siglip_add_test_variants(NAME isa...): the same program on the kernels of each instruction set.
+function(siglip_add_test_variants name)
+  if(NOT SIGLIP_BUILD_TESTS)
+    return()
+  endif()
+  foreach(isa ${ARGN})
+    add_test(NAME ${name}_${isa} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${name}_${isa} PROPERTIES LABELS "unit" ENVIRONMENT "SIGLIP_TEST_ISA=${isa}"
+                         TIMEOUT 600 SKIP_REGULAR_EXPRESSION "SIGLIP_TEST_SKIPPED")
+  endforeach()
+endfunction()
+
 # siglip_add_bench(NAME SOURCES a_bench.cc ... LIBS lib ...): Google Benchmark, never a test.
 function(siglip_add_bench name)
   if(NOT SIGLIP_BUILD_BENCH)

@@ -27,6 +27,8 @@ struct ModelOptions {
   std::int64_t max_pixels = 0; // width*height of an image; 0 = Pillow's own limit, 178,956,970
   std::string precision = "auto";  // "auto" or "fp32"
   std::string device = "auto";     // "auto" or "cpu"
+  // Instruction set of the kernels: "auto" or "avx512", "avx2", ... One per process.
+  std::string isa = "auto";
 };
 
 struct ModelInfo {

@@ -125,6 +125,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   EngineOptions engine_options;
   engine_options.num_threads = options.num_threads;
   engine_options.max_batch_size = options.max_batch_size;
+  engine_options.isa = options.isa;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
   ModelInfo info;
   info.directory = directory;

@@ -17,6 +17,10 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
   command.add_option("--precision", flags.options.precision, "auto or fp32")->capture_default_str();
   command.add_option("--device", flags.options.device, "auto or cpu")->capture_default_str();
   command
+      .add_option("--isa", flags.options.isa,
+                  "Instruction set of the kernels: auto, or avx512, avx2, sse4 to force one")
+      ->capture_default_str();
+  command
       .add_option("--pillow", flags.options.pillow,
                   "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")
       ->check(CLI::IsMember({12, 13}))

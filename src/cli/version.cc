@@ -1,8 +1,10 @@
 #include "cli/version.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/cuda/devices.h"
 #include "image/preprocess.h"
+#include "kernels/target.h"
 
 namespace siglip::cli {
 namespace {
@@ -23,7 +25,7 @@ std::string GpuText() {
 std::string VersionText() {
   return absl::StrCat("siglip ", SIGLIP_VERSION, " (commit ", SIGLIP_COMMIT,
                       ")\ncompiler: ", SIGLIP_COMPILER, "\ncodecs: ", CodecVersions(),
-                      "\ngpus: ", GpuText());
+                      "\nkernels: ", absl::StrJoin(KernelTargets(), ", "), " (the first is used)\ngpus: ", GpuText());
 }
 
 }  // namespace siglip::cli

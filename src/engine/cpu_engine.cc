@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/gemm.h"
+#include "kernels/target.h"
 
 namespace siglip {
 namespace {

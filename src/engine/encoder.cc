@@ -20,7 +20,7 @@ void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& cal
   gemm.gelu = call.gelu;
   gemm.residual = call.residual;
   gemm.residual_stride = call.residual_stride;
-  Gemm(workspace.team, gemm, workspace.scratch.data());
+  Gemm(workspace.team, gemm, workspace.packed.data());
 }
 
 void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
@@ -39,16 +39,25 @@ void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, 
 }
 
 Encoder::Encoder(const Checkpoint& checkpoint, const TowerConfig& config,
-                 const std::string& tower_name)
+                 const std::string& tower_name, EncoderOutput output)
     : config_(config), tower_name_(tower_name) {
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = absl::StrCat(tower_name, ".encoder.layers.", i, ".");
     const std::string attention = layer + "self_attn.";
     Block block;
+    block.last_token_only =
+        output == EncoderOutput::kLastToken && i + 1 == config.num_hidden_layers;
     block.norm1 = LoadNorm(checkpoint, layer + "layer_norm1");
     block.norm2 = LoadNorm(checkpoint, layer + "layer_norm2");
-    block.query = LoadLinear(checkpoint, attention + "q_proj");
-    block.key_value = LoadTwoLinears(checkpoint, attention + "k_proj", attention + "v_proj");
+    const std::string q = attention + "q_proj";
+    const std::string k = attention + "k_proj";
+    const std::string v = attention + "v_proj";
+    if (block.last_token_only) {
+      block.query = LoadLinear(checkpoint, q);
+      block.key_value = LoadStackedLinears(checkpoint, {k, v});
+    } else {
+      block.qkv = LoadStackedLinears(checkpoint, {q, k, v});
+    }
     block.out = LoadLinear(checkpoint, attention + "out_proj");
     block.fc1 = LoadLinear(checkpoint, layer + "mlp.fc1");
     block.fc2 = LoadLinear(checkpoint, layer + "mlp.fc2");
@@ -62,45 +71,58 @@ WorkspaceSizes Encoder::Sizes(std::int64_t batch, std::int64_t tokens) const {
   WorkspaceSizes sizes;
   sizes.hidden = static_cast<std::size_t>(rows * width);
   sizes.wide = static_cast<std::size_t>(rows * std::max(3 * width, config_.intermediate_size));
-  sizes.scratch = std::max(GemmScratchFloats(), AttentionScratchFloats(tokens, config_.head_dim()));
+  sizes.packed = GemmScratchFloats(rows, std::max(width, config_.intermediate_size));
+  sizes.scratch = AttentionScratchFloats(tokens, config_.head_dim());
   return sizes;
 }
 
-void Encoder::Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
-                  bool last_token_only) const {
+void Encoder::Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens) const {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const bool reduce = last_token_only && i + 1 == blocks_.size();
-    RunBlock(workspace, blocks_[i], batch, tokens, reduce);
+    RunBlock(workspace, blocks_[i], batch, tokens);
     if (workspace.observer) {
       workspace.Observe(absl::StrCat(tower_name_, ".encoder.layers.", i), workspace.x.data(),
-                        reduce ? batch : batch * tokens, config_.hidden_size);
+                        blocks_[i].last_token_only ? batch : batch * tokens, config_.hidden_size);
     }
   }
 }
 
+// workspace.normed -> q, k, v side by side in workspace.wide.
+void Encoder::Project(Workspace& workspace, const Block& block, std::int64_t rows,
+                      std::int64_t tokens) const {
+  const std::int64_t width = config_.hidden_size;
+  const float* normed = workspace.normed.data();
+  float* qkv = workspace.wide.data();
+  if (!block.last_token_only) {
+    RunLinear(workspace, block.qkv,
+              {.rows = rows, .a = normed, .a_stride = width, .y = qkv, .y_stride = 3 * width});
+    return;
+  }
+  RunLinear(workspace, block.query,
+            {.rows = rows / tokens,
+             .a = normed + (tokens - 1) * width,
+             .a_stride = tokens * width,
+             .y = qkv + (tokens - 1) * 3 * width,
+             .y_stride = tokens * 3 * width});
+  RunLinear(
+      workspace, block.key_value,
+      {.rows = rows, .a = normed, .a_stride = width, .y = qkv + width, .y_stride = 3 * width});
+}
+
 void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t batch,
-                       std::int64_t tokens, bool last_token_only) const {
+                       std::int64_t tokens) const {
   const std::int64_t width = config_.hidden_size;
   const std::int64_t rows = batch * tokens;
   // Rows that are answered: all of them, or every tokens-th.
-  const std::int64_t step = last_token_only ? tokens : 1;
+  const std::int64_t step = block.last_token_only ? tokens : 1;
   const std::int64_t first = step - 1;
   const std::int64_t answers = rows / step;
   float* x = workspace.x.data();
   float* y = workspace.y.data();
   float* normed = workspace.normed.data();
-  float* qkv = workspace.wide.data();
+  const float* qkv = workspace.wide.data();
 
   RunNorm(workspace, block.norm1, config_.layer_norm_eps, x, rows, width, normed);
-  RunLinear(workspace, block.query,
-            {.rows = answers,
-             .a = normed + first * width,
-             .a_stride = step * width,
-             .y = qkv + first * 3 * width,
-             .y_stride = step * 3 * width});
-  RunLinear(
-      workspace, block.key_value,
-      {.rows = rows, .a = normed, .a_stride = width, .y = qkv + width, .y_stride = 3 * width});
+  Project(workspace, block, rows, tokens);
 
   AttentionCall attention;
   attention.batch = batch;
@@ -147,8 +169,8 @@ void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t ba
 std::size_t Encoder::bytes() const {
   std::size_t total = 0;
   for (const Block& block : blocks_) {
-    total += block.norm1.bytes() + block.norm2.bytes() + block.query.bytes() +
-             block.key_value.bytes() + block.out.bytes() + block.fc1.bytes() + block.fc2.bytes();
+    total += block.norm1.bytes() + block.norm2.bytes() + block.qkv.bytes() +
+             block.query.bytes() + block.key_value.bytes() + block.out.bytes() + block.fc1.bytes() + block.fc2.bytes();
   }
   return total;
 }

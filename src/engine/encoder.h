@@ -28,29 +28,37 @@ void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& cal
 void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
              std::int64_t width, float* y);
 
+// Which tokens leave the last layer.
+enum class EncoderOutput { kEveryToken, kLastToken };
+
 // Immutable after construction.
 class Encoder {
  public:
   // tower_name: "vision_model" or "text_model".
-  Encoder(const Checkpoint& checkpoint, const TowerConfig& config, const std::string& tower_name);
+  Encoder(const Checkpoint& checkpoint, const TowerConfig& config, const std::string& tower_name,
+          EncoderOutput output);
 
   // What `batch` items of `tokens` tokens need (nothing for the head).
   WorkspaceSizes Sizes(std::int64_t batch, std::int64_t tokens) const;
-  // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if `last_token_only`,
-  // [batch, width]: then the last layer computes only what the last token needs.
-  void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
-           bool last_token_only) const;
+  // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if only the last token
+  // leaves, [batch, width]: then the last layer computes only what that token needs.
+  void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens) const;
 
   std::size_t bytes() const;
 
  private:
   struct Block {
+    bool last_token_only = false;
     Norm norm1, norm2;
-    Linear query, key_value, out, fc1, fc2;
+    Linear qkv;               // unless last_token_only
+    Linear query, key_value;  // if so: of one token, of all
+    Linear out, fc1, fc2;
   };
 
-  void RunBlock(Workspace& workspace, const Block& block, std::int64_t batch, std::int64_t tokens,
-                bool last_token_only) const;
+  void Project(Workspace& workspace, const Block& block, std::int64_t rows,
+               std::int64_t tokens) const;
+  void RunBlock(Workspace& workspace, const Block& block, std::int64_t batch,
+                std::int64_t tokens) const;
 
   TowerConfig config_;
   std::string tower_name_;

@@ -19,6 +19,9 @@ struct EngineOptions {
   int num_threads = 0;      // CPU workers; 0 = one per core
   int max_batch_size = 32;  // items per pass; scratch memory is sized for it once, at load
   Precision precision = Precision::kFp32;
+  // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
+  // engine's choice binds the later ones.
+  std::string isa = "auto";
 };
 
 // Thread-safe: calls from several threads queue, since one call already uses every worker.
@@ -42,7 +45,7 @@ class Engine {
   virtual absl::Status EncodeTexts(std::span<const std::int64_t* const> ids,
                                    std::int64_t num_tokens, std::span<float* const> embeddings) = 0;
 
-  // "cpu, AVX-512, fp32, 2 threads".
+  // "cpu, avx512, fp32, 2 threads".
   virtual std::string Describe() const = 0;
   // Bytes of packed weights and scratch memory.
   virtual std::int64_t memory_bytes() const = 0;

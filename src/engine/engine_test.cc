@@ -12,6 +12,7 @@
 #include "checkpoint/tiny_checkpoint_for_test.h"
 #include "engine/reference_towers_for_test.h"
 #include "kernels/kernel_test_util.h"
+#include "kernels/test_isa.h"
 
 namespace siglip {
 namespace {

@@ -8,7 +8,7 @@ TextTower::TextTower(const Checkpoint& checkpoint)
     : config_(checkpoint.config().text),
       token_embedding_(LoadTensor(checkpoint, "text_model.embeddings.token_embedding.weight")),
       positions_(LoadTensor(checkpoint, "text_model.embeddings.position_embedding.weight")),
-      encoder_(checkpoint, config_, "text_model"),
+      encoder_(checkpoint, config_, "text_model", EncoderOutput::kLastToken),
       final_norm_(LoadNorm(checkpoint, "text_model.final_layer_norm")),
       head_(LoadLinear(checkpoint, "text_model.head")) {}
 
@@ -39,7 +39,7 @@ void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> i
   const std::int64_t width = config_.hidden_size;
   const std::int64_t projected = config_.projection_size;
   EmbedTokens(workspace, ids, tokens);
-  encoder_.Run(workspace, batch, tokens, /*last_token_only=*/true);
+  encoder_.Run(workspace, batch, tokens);
   float* normed = workspace.normed.data();
   RunNorm(workspace, final_norm_, config_.layer_norm_eps, workspace.x.data(), batch, width, normed);
   workspace.Observe("text_model.final_layer_norm", normed, batch, width);

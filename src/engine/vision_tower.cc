@@ -47,7 +47,7 @@ VisionTower::VisionTower(const Checkpoint& checkpoint)
     : config_(checkpoint.config().vision),
       patch_embedding_(LoadLinear(checkpoint, "vision_model.embeddings.patch_embedding")),
       positions_(LoadTensor(checkpoint, "vision_model.embeddings.position_embedding.weight")),
-      encoder_(checkpoint, config_, "vision_model"),
+      encoder_(checkpoint, config_, "vision_model", EncoderOutput::kEveryToken),
       post_norm_(LoadNorm(checkpoint, "vision_model.post_layernorm")) {
   LoadPoolingHead(checkpoint);
 }
@@ -91,6 +91,8 @@ VisionTower::HeadBuffers VisionTower::DivideHead(float* memory, std::int64_t bat
 WorkspaceSizes VisionTower::Sizes(std::int64_t batch) const {
   WorkspaceSizes sizes = encoder_.Sizes(batch, tokens());
   sizes.head = static_cast<std::size_t>(HeadFloats(batch));
+  sizes.packed =
+      std::max(sizes.packed, GemmScratchFloats(batch * tokens(), patch_embedding_.w.k()));
   return sizes;
 }
 
@@ -108,7 +110,7 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* cons
   call.residual = positions_.data();
   call.residual_stride = width;
   call.residual_period = tokens();
-  Gemm(workspace.team, call, workspace.scratch.data());
+  Gemm(workspace.team, call, workspace.packed.data());
   workspace.Observe("vision_model.embeddings", call.c, call.m, width);
 }
 
@@ -153,7 +155,7 @@ void VisionTower::Run(Workspace& workspace, std::span<const float* const> images
                       std::span<float* const> embeddings) const {
   const std::int64_t batch = static_cast<std::int64_t>(images.size());
   EmbedPatches(workspace, images);
-  encoder_.Run(workspace, batch, tokens(), /*last_token_only=*/false);
+  encoder_.Run(workspace, batch, tokens());
   const float* pooled = Pool(workspace, batch);
   workspace.Observe("vision_model.pooled", pooled, batch, config_.hidden_size);
   for (std::int64_t i = 0; i < batch; ++i) {

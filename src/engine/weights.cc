@@ -1,12 +1,10 @@
 #include "engine/weights.h"
 
 #include <algorithm>
-#include <initializer_list>
 
 namespace siglip {
-namespace {
 
-Linear LoadStacked(const Checkpoint& checkpoint, std::initializer_list<std::string> names) {
+Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<std::string> names) {
   std::int64_t outputs = 0;
   std::int64_t inputs = 0;
   for (const std::string& name : names) {
@@ -29,8 +27,6 @@ Linear LoadStacked(const Checkpoint& checkpoint, std::initializer_list<std::stri
   return linear;
 }
 
-}  // namespace
-
 AlignedBuffer<float> LoadTensor(const Checkpoint& checkpoint, std::string_view name) {
   std::size_t count = 1;
   for (const std::int64_t dim : checkpoint.tensor(name).shape)
@@ -41,12 +37,7 @@ AlignedBuffer<float> LoadTensor(const Checkpoint& checkpoint, std::string_view n
 }
 
 Linear LoadLinear(const Checkpoint& checkpoint, const std::string& name) {
-  return LoadStacked(checkpoint, {name});
-}
-
-Linear LoadTwoLinears(const Checkpoint& checkpoint, const std::string& first,
-                      const std::string& second) {
-  return LoadStacked(checkpoint, {first, second});
+  return LoadStackedLinears(checkpoint, {name});
 }
 
 Norm LoadNorm(const Checkpoint& checkpoint, const std::string& name) {

@@ -3,6 +3,7 @@
 // Parts of a network as the kernels want them, from a checkpoint.
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -29,9 +30,8 @@ struct Norm {
 AlignedBuffer<float> LoadTensor(const Checkpoint& checkpoint, std::string_view name);
 // `name`.weight (any shape whose first dimension is the output) and `name`.bias.
 Linear LoadLinear(const Checkpoint& checkpoint, const std::string& name);
-// Two of one input, as one: outputs of `first`, then of `second`.
-Linear LoadTwoLinears(const Checkpoint& checkpoint, const std::string& first,
-                      const std::string& second);
+// Several of one input as one, whose output is theirs one after the other.
+Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<std::string> names);
 Norm LoadNorm(const Checkpoint& checkpoint, const std::string& name);
 
 }  // namespace siglip

@@ -20,7 +20,8 @@ struct WorkspaceSizes {
   std::size_t hidden = 0;   // tokens of a pass x width
   std::size_t wide = 0;     // tokens x max(3 width, MLP width)
   std::size_t head = 0;     // what a tower's head needs beside
-  std::size_t scratch = 0;  // of one worker's kernels
+  std::size_t packed = 0;   // what a product packs of its left side
+  std::size_t scratch = 0;  // of one worker's attention
 
   static WorkspaceSizes Max(const WorkspaceSizes& a, const WorkspaceSizes& b);
 };
@@ -33,12 +34,13 @@ struct Workspace {
         normed(sizes.hidden),
         wide(sizes.wide),
         head(sizes.head),
+        packed(sizes.packed),
         scratch(sizes.scratch * static_cast<std::size_t>(num_threads)),
         team(num_threads) {}
 
   std::size_t bytes() const {
-    return sizeof(float) *
-           (x.size() + y.size() + normed.size() + wide.size() + head.size() + scratch.size());
+    return sizeof(float) * (x.size() + y.size() + normed.size() + wide.size() + head.size() +
+                            packed.size() + scratch.size());
   }
   void Observe(std::string_view stage, const float* values, std::int64_t rows,
                std::int64_t width) const {
@@ -50,6 +52,7 @@ struct Workspace {
   AlignedBuffer<float> normed;  // layer norm's and attention's output
   AlignedBuffer<float> wide;    // q, k, v; then the MLP's middle
   AlignedBuffer<float> head;
+  AlignedBuffer<float> packed;
   AlignedBuffer<float> scratch;
   ThreadTeam team;
   StageObserver observer;
@@ -58,7 +61,7 @@ struct Workspace {
 inline WorkspaceSizes WorkspaceSizes::Max(const WorkspaceSizes& a, const WorkspaceSizes& b) {
   const auto larger = [](std::size_t p, std::size_t q) { return p > q ? p : q; };
   return {larger(a.hidden, b.hidden), larger(a.wide, b.wide), larger(a.head, b.head),
-          larger(a.scratch, b.scratch)};
+          larger(a.packed, b.packed), larger(a.scratch, b.scratch)};
 }
 
 }  // namespace siglip

@@ -10,32 +10,58 @@ namespace {
 
 std::int64_t DivideUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// How C is cut into pieces of work.
-struct Cut {
-  std::int64_t block_rows = 0;
-  std::int64_t block_columns = 0;
-  std::int64_t row_blocks = 0;
-  std::int64_t column_blocks = 0;
-};
+// Floats of A that are packed at once: they stay in a large third-level cache.
+constexpr std::int64_t kPackedFloats = std::int64_t{4} << 20;
+// Wide pieces read A less often; but threads do not run at equal speed, so each takes several, and
+// the last rows are cut finely.
+constexpr std::int64_t kCoarsePiecesPerThread = 4;
+constexpr std::int64_t kFinePiecesPerThread = 16;
+constexpr std::int64_t kMaxPieceColumns = 576;
 
-// A piece reads its rows of A once per K block, so wide pieces pack less often; but each thread
-// should have several, since threads do not run at equal speed.
-constexpr std::int64_t kPiecesPerThread = 4;
-constexpr std::int64_t kMaxBlockColumns = 1536;
+// Rows of A that are packed at once; a multiple of kGemmBlockRows.
+std::int64_t RowsAtOnce(std::int64_t k) {
+  return std::max<std::int64_t>(1, kPackedFloats / (kGemmBlockRows * k)) * kGemmBlockRows;
+}
 
-Cut CutForThreads(std::int64_t m, std::int64_t n, int threads) {
-  const TileShape tile = GemmTileShape();
-  Cut cut;
-  cut.row_blocks = DivideUp(m, kGemmBlockRows);
-  cut.block_rows = DivideUp(DivideUp(m, cut.row_blocks), tile.rows) * tile.rows;
-  cut.row_blocks = DivideUp(m, cut.block_rows);
-  const std::int64_t panels = DivideUp(n, tile.columns);
-  const std::int64_t wanted =
-      threads == 1 ? 1 : DivideUp(kPiecesPerThread * threads, cut.row_blocks);
-  cut.column_blocks = std::clamp<std::int64_t>(wanted, DivideUp(n, kMaxBlockColumns), panels);
-  cut.block_columns = DivideUp(panels, cut.column_blocks) * tile.columns;
-  cut.column_blocks = DivideUp(n, cut.block_columns);
-  return cut;
+// Rows [begin, end) of C, whose rows of A fit in `scratch`.
+void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, std::int64_t end,
+                  float* scratch) {
+  const TileShape shape = GemmTileShape();
+  const std::int64_t n = call.w->n();
+  const std::int64_t row_blocks = DivideUp(end - begin, kGemmBlockRows);
+  const std::int64_t block_rows =
+      DivideUp(DivideUp(end - begin, row_blocks), shape.rows) * shape.rows;
+  const auto block = [&](std::int64_t i) {
+    PackedRows rows;
+    rows.first_row = begin + i * block_rows;
+    rows.rows = std::min(block_rows, end - rows.first_row);
+    rows.padded_rows = DivideUp(rows.rows, shape.rows) * shape.rows;
+    rows.memory = scratch + i * block_rows * call.w->k();
+    return rows;
+  };
+  const std::int64_t tiles_per_block = block_rows / shape.rows;
+  ParallelFor(team, DivideUp(end - begin, shape.rows), [&](int, std::int64_t tile) {
+    PackTile(call, block(tile / tiles_per_block), tile % tiles_per_block);
+  });
+  const std::int64_t panels = DivideUp(n, shape.columns);
+  // Columns of a piece if all of C made so many pieces for each thread.
+  const auto piece_columns = [&](std::int64_t per_thread) {
+    const std::int64_t wanted = std::clamp<std::int64_t>(
+        row_blocks * panels / (per_thread * team.num_threads()), 1,
+        std::min(panels, kMaxPieceColumns / shape.columns));
+    return DivideUp(panels, DivideUp(panels, wanted)) * shape.columns;
+  };
+  const std::int64_t coarse = piece_columns(kCoarsePiecesPerThread);
+  const std::int64_t fine = team.num_threads() == 1 ? coarse : piece_columns(kFinePiecesPerThread);
+  const std::int64_t coarse_pieces = (row_blocks - 1) * DivideUp(n, coarse);
+  ParallelFor(team, coarse_pieces + DivideUp(n, fine), [&](int, std::int64_t i) {
+    const bool last = i >= coarse_pieces;
+    const std::int64_t width = last ? fine : coarse;
+    const std::int64_t per_row = DivideUp(n, width);
+    const std::int64_t column = (last ? i - coarse_pieces : i % per_row) * width;
+    GemmPiece(call, block(last ? row_blocks - 1 : i / per_row), column,
+              std::min(n, column + width));
+  });
 }
 
 }  // namespace
@@ -62,21 +88,19 @@ void PackedMatrix::SetRows(std::int64_t first, std::int64_t count, const float* 
   }
 }
 
-std::size_t GemmScratchFloats() { return static_cast<std::size_t>(kGemmBlockRows * kGemmBlockK); }
+std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
+  const std::int64_t padded = DivideUp(m, GemmTileShape().rows) * GemmTileShape().rows;
+  return static_cast<std::size_t>(
+      std::min(padded * k, std::max(kPackedFloats, kGemmBlockRows * k)));
+}
 
 std::int64_t GemmPanelWidth() { return GemmTileShape().columns; }
 
 void Gemm(ThreadTeam& team, const GemmCall& call, float* scratch) {
-  if (call.m == 0) return;
-  const std::int64_t n = call.w->n();
-  const Cut cut = CutForThreads(call.m, n, team.num_threads());
-  ParallelFor(team, cut.row_blocks * cut.column_blocks, [&](int worker, std::int64_t i) {
-    const std::int64_t row = i / cut.column_blocks * cut.block_rows;
-    const std::int64_t column = i % cut.column_blocks * cut.block_columns;
-    GemmBlock(call, row, std::min(call.m, row + cut.block_rows), column,
-              std::min(n, column + cut.block_columns),
-              scratch + static_cast<std::size_t>(worker) * GemmScratchFloats());
-  });
+  const std::int64_t rows = RowsAtOnce(call.w->k());
+  for (std::int64_t begin = 0; begin < call.m; begin += rows) {
+    MultiplyRows(team, call, begin, std::min(call.m, begin + rows), scratch);
+  }
 }
 
 }  // namespace siglip

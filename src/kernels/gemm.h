@@ -69,14 +69,13 @@ struct GemmCall {
   std::int64_t residual_period = 0;  // 0: m
 };
 
-// Floats of scratch memory that one worker of Gemm needs.
-std::size_t GemmScratchFloats();
-// scratch: GemmScratchFloats() for each worker of the team.
+// Floats of scratch memory, for all workers together, that products of at most m rows and k columns
+// of A need. 64-byte aligned is fastest.
+std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k);
+// scratch: GemmScratchFloats(). REQUIRES: c_stride >= w->n(), and rows of c do not overlap.
 void Gemm(ThreadTeam& team, const GemmCall& call, float* scratch);
 
 // C's columns per panel, for the instruction set in use.
 std::int64_t GemmPanelWidth();
-// "AVX-512", "AVX2", ...
-const char* KernelTargetName();
 
 }  // namespace siglip

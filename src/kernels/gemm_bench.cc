@@ -24,7 +24,7 @@ void BM_Gemm(benchmark::State& state) {
   const std::int64_t k = state.range(2);
   const int threads = static_cast<int>(state.range(3));
   ThreadTeam team(threads);
-  AlignedBuffer<float> scratch(GemmScratchFloats() * static_cast<std::size_t>(threads));
+  AlignedBuffer<float> scratch(GemmScratchFloats(m, k));
   PackedMatrix w(n, k);
   const std::vector<float> rows = RandomFloats(k, 1, 0.03f);
   for (std::int64_t i = 0; i < n; ++i) w.SetRows(i, 1, rows.data());

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
+#include <utility>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/gemm_kernels.cc"
@@ -22,39 +24,40 @@ struct TileCall {
   const float* a = nullptr;  // [k][kTileRows]
   const float* b = nullptr;  // [k][kTileColumns], narrower in the last panel
   std::int64_t b_stride = 0;
-  float* c = nullptr;
+  float* c = nullptr;  // whole vectors
   std::int64_t c_stride = 0;
-  std::int64_t columns = 0;  // that exist, of the tile's
-  bool first = false;        // block of K: nothing in c yet
-  bool last = false;         // block of K: the epilogue runs
-  bool gelu = false;
-  const float* bias = nullptr;                 // of the tile's first column
-  const float* residual_rows[kTileRows] = {};  // likewise; null: no residual
+  bool first = false;  // block of K: nothing in c yet
+  Prefetch prefetch;
 };
 
 template <int kRows, int kVectors>
 HWY_NOINLINE void RunTile(const TileCall& call) {
+  const FloatTag d;
   FloatVec acc[kRows][kVectors];
-  MultiplyTile<kRows, kVectors>(call.k, call.a, kTileRows, call.b, call.b_stride, acc);
+  float* c = call.c;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v) {
-    const std::int64_t column = v * kLanes;
-    const std::int64_t count = call.columns - column;
-    const FloatTag d;
-    const auto bias =
-        call.last && call.bias != nullptr ? LoadColumns(call.bias + column, count) : hn::Zero(d);
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + r * call.c_stride + v * kLanes, 1);
+  }
+  MultiplyTile<kRows, kVectors>(call.k, call.a, kTileRows, call.b, call.b_stride, acc,
+                                call.prefetch);
+  if (call.first) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      float* c = call.c + r * call.c_stride + column;
-      auto value = acc[r][v];
-      if (!call.first) value = hn::Add(LoadColumns(c, count), value);
-      if (call.last) {
-        if (call.bias != nullptr) value = hn::Add(value, bias);
-        if (call.gelu) value = GeluTanh(value);
-        const float* residual = call.residual_rows[r];
-        if (residual != nullptr) value = hn::Add(LoadColumns(residual + column, count), value);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        hn::StoreU(acc[r][v], d, c + r * call.c_stride + v * kLanes);
       }
-      StoreColumns(value, c, count);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = c + r * call.c_stride + v * kLanes;
+        hn::StoreU(hn::Add(hn::LoadU(d, to), acc[r][v]), d, to);
+      }
     }
   }
 }
@@ -103,67 +106,172 @@ void GatherPatch(const PatchRows& patches, std::int64_t row, std::int64_t k_firs
   }
 }
 
-void PackTileRows(const GemmCall& call, std::int64_t row, std::int64_t rows, std::int64_t k_first,
-                  std::int64_t k, float* to) {
-  const float* from[kTileRows];
-  float gathered[kTileRows * kGemmBlockK];
-  for (std::int64_t r = 0; r < rows; ++r) {
-    if (call.patches != nullptr) {
-      GatherPatch(*call.patches, row + r, k_first, k, gathered + r * kGemmBlockK);
-      from[r] = gathered + r * kGemmBlockK;
-    } else {
-      from[r] = call.a + (row + r) * call.a_stride + k_first;
+void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
+  const std::int64_t first = tile * kTileRows;
+  const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - first);
+  for (std::int64_t k_first = 0; k_first < call.w->k(); k_first += kGemmBlockK) {
+    const std::int64_t k = std::min(kGemmBlockK, call.w->k() - k_first);
+    const float* from[kTileRows];
+    float gathered[kTileRows * kGemmBlockK];
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t row = block.first_row + first + r;
+      if (call.patches != nullptr) {
+        GatherPatch(*call.patches, row, k_first, k, gathered + r * kGemmBlockK);
+        from[r] = gathered + r * kGemmBlockK;
+      } else {
+        from[r] = call.a + row * call.a_stride + k_first;
+      }
     }
+    PackRows(from, rows, k, block.Tile(first, k_first, k));
   }
-  PackRows(from, rows, k, to);
 }
 
-void GemmBlockTarget(const GemmCall& call, std::int64_t row_begin, std::int64_t row_end,
-                     std::int64_t column_begin, std::int64_t column_end, float* scratch) {
-  const PackedMatrix& w = *call.w;
-  TileCall tile;
-  tile.c_stride = call.c_stride;
-  tile.gelu = call.gelu;
-  for (std::int64_t k_first = 0; k_first < w.k(); k_first += kGemmBlockK) {
-    const std::int64_t k = std::min(kGemmBlockK, w.k() - k_first);
-    for (std::int64_t row = row_begin; row < row_end; row += kTileRows) {
-      PackTileRows(call, row, std::min<std::int64_t>(kTileRows, row_end - row), k_first, k,
-                   scratch + (row - row_begin) * kGemmBlockK);
+// A tile of C, whole vectors, that its last block of K has been added to.
+struct FinishedTile {
+  std::int64_t row = 0;
+  std::int64_t column = 0;
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;  // that exist
+  float* c = nullptr;
+  std::int64_t c_stride = 0;
+};
+
+HWY_NOINLINE void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
+  const FloatTag d;
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    float* c = tile.c + r * tile.c_stride;
+    const float* residual = nullptr;
+    if (call.residual != nullptr) {
+      const std::int64_t row = tile.row + r;
+      const std::int64_t from = call.residual_period == 0 ? row : row % call.residual_period;
+      residual = call.residual + from * call.residual_stride + tile.column;
     }
-    tile.k = k;
-    tile.first = k_first == 0;
-    tile.last = k_first + k == w.k();
-    for (std::int64_t column = column_begin; column < column_end; column += kTileColumns) {
-      tile.b = w.Panel(column, k_first, k);
-      tile.b_stride = std::min<std::int64_t>(kTileColumns, w.padded_n() - column);
-      tile.columns = std::min(tile.b_stride, w.n() - column);
-      tile.bias = call.bias == nullptr ? nullptr : call.bias + column;
-      for (std::int64_t row = row_begin; row < row_end; row += kTileRows) {
-        const std::int64_t rows = std::min<std::int64_t>(kTileRows, row_end - row);
-        tile.a = scratch + (row - row_begin) * kGemmBlockK;
-        tile.c = call.c + row * call.c_stride + column;
-        if (tile.last && call.residual != nullptr) {
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const std::int64_t from =
-                call.residual_period == 0 ? row + r : (row + r) % call.residual_period;
-            tile.residual_rows[r] = call.residual + from * call.residual_stride + column;
-          }
-        }
-        if (tile.b_stride > kLanes) {
-          RunTileOfRows<2>(rows, tile);
-        } else {
-          RunTileOfRows<1>(rows, tile);
-        }
+    for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
+      const std::int64_t count = tile.columns - x;
+      auto value = hn::LoadU(d, c + x);
+      if (call.bias != nullptr) {
+        value = hn::Add(value, LoadColumns(call.bias + tile.column + x, count));
       }
+      if (call.gelu) value = GeluTanh(value);
+      if (residual != nullptr) value = hn::Add(LoadColumns(residual + x, count), value);
+      hn::StoreU(value, d, c + x);
+    }
+  }
+}
+
+// The part of a tile of C that exists, to or from memory where whole vectors may be written.
+void CopyColumns(const float* from, std::int64_t from_stride, std::int64_t rows,
+                 std::int64_t columns, float* to, std::int64_t to_stride) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::copy(from + r * from_stride, from + r * from_stride + columns, to + r * to_stride);
+  }
+}
+
+// Memory that later tiles will read, handed out in slices that a tile's steps can ask for.
+class PrefetchQueue {
+ public:
+  // The second part comes when the first is done.
+  PrefetchQueue(std::span<const float> first, std::span<const float> second)
+      : now_(Bytes(first)), later_(Bytes(second)) {}
+
+  Prefetch Next(std::int64_t steps) {
+    if (now_.from >= now_.end) now_ = std::exchange(later_, Prefetch());
+    const Prefetch slice = {now_.from,
+                            now_.from + std::min(now_.end - now_.from, steps / 4 * kCacheLine)};
+    now_.from = slice.end;
+    return slice;
+  }
+
+ private:
+  static Prefetch Bytes(std::span<const float> floats) {
+    const char* from = reinterpret_cast<const char*>(floats.data());
+    return {from, from + floats.size_bytes()};
+  }
+
+  Prefetch now_;
+  Prefetch later_;
+};
+
+// What comes after the panel at `column`: the next panel, and this panel's share of the next block
+// of K of A.
+PrefetchQueue AfterPanel(const GemmCall& call, const PackedRows& block, std::int64_t k_first,
+                         std::int64_t column, std::int64_t column_begin, std::int64_t column_end) {
+  const PackedMatrix& w = *call.w;
+  const std::int64_t k = std::min(kGemmBlockK, w.k() - k_first);
+  const std::int64_t k_next = std::min(kGemmBlockK, w.k() - k_first - k);
+  std::span<const float> b;
+  std::span<const float> a;
+  if (column + kTileColumns < column_end) {
+    b = {w.Panel(column + kTileColumns, k_first, k), static_cast<std::size_t>(kTileColumns * k)};
+  } else if (k_next > 0) {
+    b = {w.Panel(column_begin, k_first + k, k_next),
+         static_cast<std::size_t>(kTileColumns * k_next)};
+  }
+  if (k_next > 0) {
+    const std::int64_t panels = (column_end - column_begin + kTileColumns - 1) / kTileColumns;
+    const std::int64_t panel = (column - column_begin) / kTileColumns;
+    const std::int64_t floats = block.padded_rows * k_next;
+    const std::int64_t from = floats * panel / panels;
+    a = {block.Tile(0, k_first + k, k_next) + from,
+         static_cast<std::size_t>(floats * (panel + 1) / panels - from)};
+  }
+  return {b, a};
+}
+
+// The panel at `column` by all rows of the block.
+void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t k_first,
+                   std::int64_t column, PrefetchQueue prefetch) {
+  const PackedMatrix& w = *call.w;
+  const std::int64_t width = std::min<std::int64_t>(kTileColumns, w.padded_n() - column);
+  const std::int64_t columns = std::min(width, w.n() - column);
+  const bool epilogue = call.bias != nullptr || call.gelu || call.residual != nullptr;
+  HWY_ALIGN float ragged[kTileRows * kTileColumns] = {};
+  TileCall tile;
+  tile.k = std::min(kGemmBlockK, w.k() - k_first);
+  tile.first = k_first == 0;
+  tile.b = w.Panel(column, k_first, tile.k);
+  tile.b_stride = width;
+  const bool last = k_first + tile.k == w.k();
+  for (std::int64_t row = 0; row < block.rows; row += kTileRows) {
+    const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - row);
+    float* c = call.c + (block.first_row + row) * call.c_stride + column;
+    tile.a = block.Tile(row, k_first, tile.k);
+    tile.c = c;
+    tile.c_stride = call.c_stride;
+    if (columns < width) {
+      tile.c = ragged;
+      tile.c_stride = kTileColumns;
+      if (!tile.first) CopyColumns(c, call.c_stride, rows, columns, ragged, kTileColumns);
+    }
+    tile.prefetch = prefetch.Next(tile.k);
+    if (width > kLanes) {
+      RunTileOfRows<2>(rows, tile);
+    } else {
+      RunTileOfRows<1>(rows, tile);
+    }
+    if (last && epilogue) {
+      RunEpilogue(call, {.row = block.first_row + row,
+                         .column = column,
+                         .rows = rows,
+                         .columns = columns,
+                         .c = tile.c,
+                         .c_stride = tile.c_stride});
+    }
+    if (columns < width) CopyColumns(ragged, kTileColumns, rows, columns, c, call.c_stride);
+  }
+}
+
+void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
+                     std::int64_t column_end) {
+  for (std::int64_t k_first = 0; k_first < call.w->k(); k_first += kGemmBlockK) {
+    for (std::int64_t column = column_begin; column < column_end; column += kTileColumns) {
+      MultiplyPanel(call, block, k_first, column,
+                    AfterPanel(call, block, k_first, column, column_begin, column_end));
     }
   }
 }
 
 TileShape TileShapeTarget() { return {kTileRows, kTileColumns, kLanes}; }
-const char* NameTarget() {
-  if (HWY_TARGET <= HWY_AVX3) return "AVX-512";
-  return hwy::TargetName(HWY_TARGET);
-}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace siglip
@@ -171,17 +279,18 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace siglip {
-HWY_EXPORT(GemmBlockTarget);
+HWY_EXPORT(PackTileTarget);
+HWY_EXPORT(GemmPieceTarget);
 HWY_EXPORT(TileShapeTarget);
-HWY_EXPORT(NameTarget);
 
-void GemmBlock(const GemmCall& call, std::int64_t row_begin, std::int64_t row_end,
-               std::int64_t column_begin, std::int64_t column_end, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(GemmBlockTarget)
-  (call, row_begin, row_end, column_begin, column_end, scratch);
+void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
+  HWY_DYNAMIC_DISPATCH(PackTileTarget)(call, block, tile);
+}
+void GemmPiece(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
+               std::int64_t column_end) {
+  HWY_DYNAMIC_DISPATCH(GemmPieceTarget)(call, block, column_begin, column_end);
 }
 TileShape GemmTileShape() { return HWY_DYNAMIC_DISPATCH(TileShapeTarget)(); }
-const char* KernelTargetName() { return HWY_DYNAMIC_DISPATCH(NameTarget)(); }
 
 }  // namespace siglip
 #endif  // HWY_ONCE

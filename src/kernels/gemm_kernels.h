@@ -15,12 +15,28 @@ struct TileShape {
 };
 TileShape GemmTileShape();
 
-// Rows of A that are packed together; a multiple of every target's tile rows (12, 6).
+// Rows of A that a piece of work multiplies; a multiple of every target's tile rows (12, 6).
 inline constexpr std::int64_t kGemmBlockRows = 252;
 
-// C's rows [row_begin, row_end), at most kGemmBlockRows, columns [column_begin, column_end), which
-// start and end at panels. scratch: GemmScratchFloats(), 64-byte aligned.
-void GemmBlock(const GemmCall& call, std::int64_t row_begin, std::int64_t row_end,
-               std::int64_t column_begin, std::int64_t column_end, float* scratch);
+// Some rows of A, packed: for each block of K, tiles of rows, each [k][tile rows].
+struct PackedRows {
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;
+  std::int64_t padded_rows = 0;  // a multiple of the tile's rows
+  float* memory = nullptr;       // [padded_rows * k]
+
+  // The tile at `row`, counted from first_row, of the block of K that starts at k_first.
+  float* Tile(std::int64_t row, std::int64_t k_first, std::int64_t k_block) const {
+    return memory + padded_rows * k_first + row * k_block;
+  }
+};
+
+// Packs the tile-th rows of `block`.
+void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile);
+
+// C's rows of `block`, which is packed, columns [column_begin, column_end), which start and end at
+// panels.
+void GemmPiece(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
+               std::int64_t column_end);
 
 }  // namespace siglip

@@ -9,6 +9,7 @@
 
 #include "kernels/kernel_test_util.h"
 #include "kernels/reference.h"
+#include "kernels/test_isa.h"
 
 namespace siglip {
 namespace {
@@ -34,7 +35,7 @@ struct Problem {
 std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool gelu,
                             bool residual) {
   ThreadTeam team(threads);
-  std::vector<float> scratch(GemmScratchFloats() * static_cast<std::size_t>(threads));
+  std::vector<float> scratch(GemmScratchFloats(problem.m, problem.k));
   PackedMatrix w(problem.n, problem.k);
   w.SetRows(0, problem.n, problem.w.data());
   std::vector<float> c(static_cast<std::size_t>(problem.m * problem.n), NAN);
@@ -105,7 +106,7 @@ TEST(GemmTest, NotANumberStaysInItsRow) {
 TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {
   const Problem problem(20, 5, 3);
   ThreadTeam team(1);
-  std::vector<float> scratch(GemmScratchFloats());
+  std::vector<float> scratch(GemmScratchFloats(20, 3));
   PackedMatrix w(5, 3);  // zero weights: C is the residual
   std::vector<float> c(100);
   GemmCall call;
@@ -146,7 +147,7 @@ TEST(GemmTest, PatchesEqualAnUnfoldedCopyAndPixelsPastTheGridAreNotRead) {
     }
   }
   ThreadTeam team(2);
-  std::vector<float> scratch(GemmScratchFloats() * 2);
+  std::vector<float> scratch(GemmScratchFloats(problem.m, kWidth));
   PackedMatrix w(kN, kWidth);
   w.SetRows(0, 4, problem.w.data());
   w.SetRows(4, kN - 4, problem.w.data() + 4 * kWidth);

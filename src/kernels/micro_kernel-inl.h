@@ -28,29 +28,57 @@ inline constexpr int kTileRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
 inline constexpr int kTileVectors = 2;
 inline constexpr int kTileColumns = kTileVectors * kLanes;
 
+// What the kernel asks of the memory while it computes: `from` to `end`, one cache line every four
+// steps, into the second-level cache.
+struct Prefetch {
+  const char* from = nullptr;
+  const char* end = nullptr;
+};
+inline constexpr std::int64_t kCacheLine = 64;
+
+// acc[r][v] += a[r] * b[v * kLanes ...], one fused multiply-add each (where the target has it).
+template <int kRows, int kVectors>
+HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
+                             FloatVec (&acc)[kRows][kVectors]) {
+  const FloatTag d;
+  FloatVec columns[kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    const auto row = hn::Set(d, a[r]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(row, columns[v], acc[r][v]);
+  }
+}
+
 // acc[r][v] = sum over i < k of a[i * a_stride + r] * b[i * b_stride + v * kLanes ...], in the
-// order of i, one fused multiply-add each (where the target has it). Alignment of a and b is not
-// needed.
+// order of i. Alignment of a and b is not needed.
 template <int kRows, int kVectors>
 HWY_INLINE void MultiplyTile(std::int64_t k, const float* HWY_RESTRICT a, std::int64_t a_stride,
                              const float* HWY_RESTRICT b, std::int64_t b_stride,
-                             FloatVec (&acc)[kRows][kVectors]) {
+                             FloatVec (&acc)[kRows][kVectors], Prefetch prefetch = {}) {
   const FloatTag d;
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
   }
-  for (std::int64_t i = 0; i < k; ++i) {
-    FloatVec columns[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const auto row = hn::Set(d, a[r]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(row, columns[v], acc[r][v]);
+  std::int64_t i = 0;
+  for (; i + 4 <= k; i += 4) {
+    if (prefetch.from < prefetch.end) {
+      __builtin_prefetch(prefetch.from, 0, 2);
+      prefetch.from += kCacheLine;
     }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      MultiplyStep(a, b, acc);
+      a += a_stride;
+      b += b_stride;
+    }
+  }
+  for (; i < k; ++i) {
+    MultiplyStep(a, b, acc);
     a += a_stride;
     b += b_stride;
   }
@@ -116,8 +144,16 @@ HWY_INLINE void PackRows(const float* const* from, std::int64_t rows, std::int64
 HWY_INLINE FloatVec Exp(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
+  const auto low = hn::Set(d, -87.3f);
+  const auto high = hn::Set(d, 88.3f);
+#if HWY_TARGET == HWY_SCALAR
+  // Its Min and Max lose NaN.
+  x = hn::IfThenElse(hn::Lt(x, low), low, x);
+  x = hn::IfThenElse(hn::Gt(x, high), high, x);
+#else
   // x is the second operand: x86 returns that one if either is NaN.
-  x = hn::Min(hn::Set(d, 88.3f), hn::Max(hn::Set(d, -87.3f), x));
+  x = hn::Min(high, hn::Max(low, x));
+#endif
   const auto n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
   auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);  // ln2's leading bits: n * this is exact
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);

@@ -1,0 +1,19 @@
+#pragma once
+
+// The instruction set that the kernels use: the best that this machine has and this build knows.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace siglip {
+
+// "avx512", "avx2", "sse4", "scalar", "neon", ...: what can be chosen here, best first.
+std::vector<std::string> KernelTargets();
+// The one in use.
+std::string KernelTargetName();
+// Uses `name` and nothing better from here on; false if it cannot run here. REQUIRES: nothing has
+// been packed yet, since packed matrices have the layout of one instruction set. Not thread-safe.
+[[nodiscard]] bool SelectKernelTarget(std::string_view name);
+
+}  // namespace siglip
