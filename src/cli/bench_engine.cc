@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iostream>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "checkpoint/config.h"
@@ -26,6 +30,8 @@ struct BenchEngineFlags {
   int batch = 1;
   double seconds = 5;
   bool json = false;
+  bool interactive = false;
+  std::string raw_inputs;
 };
 
 // config.json is a few kB; this only bounds a wrong file.
@@ -61,48 +67,125 @@ absl::StatusOr<SiglipConfig> ReadConfig(const std::string& directory) {
   return ParseSiglipConfig(json, path);
 }
 
-absl::StatusOr<Samples> MeasureTower(Model& model, const BenchEngineFlags& flags) {
-  const std::size_t batch = static_cast<std::size_t>(flags.batch);
-  const bool vision = flags.tower == "vision";
-  const std::size_t side = static_cast<std::size_t>(model.info().image_size);
-  const std::size_t item =
-      vision ? 3 * side * side : static_cast<std::size_t>(model.info().text_length);
-  std::mt19937 random(1);
-  std::uniform_real_distribution<float> pixel(-1, 1);
-  std::uniform_int_distribution<std::int64_t> token(0, model.info().vocab_size - 1);
-  std::vector<float> pixels(vision ? batch * item : 0);
-  std::vector<std::int64_t> ids(vision ? 0 : batch * item);
-  for (float& value : pixels) value = pixel(random);
-  for (std::int64_t& id : ids) id = token(random);
-  std::vector<float> embeddings(batch * static_cast<std::size_t>(model.info().embedding_size));
-  std::vector<const float*> images;
-  std::vector<const std::int64_t*> texts;
-  std::vector<float*> rows;
-  for (std::size_t i = 0; i < batch; ++i) {
-    if (vision) images.push_back(pixels.data() + i * item);
-    if (!vision) texts.push_back(ids.data() + i * item);
-    rows.push_back(embeddings.data() + i * static_cast<std::size_t>(model.info().embedding_size));
+// A batch of inputs of one tower, and where its embeddings go.
+class TowerBatch {
+ public:
+  // Random inputs.
+  TowerBatch(Model& model, bool vision, std::size_t batch)
+      : model_(model), vision_(vision), batch_(batch) {
+    const std::size_t side = static_cast<std::size_t>(model.info().image_size);
+    const std::size_t item =
+        vision ? 3 * side * side : static_cast<std::size_t>(model.info().text_length);
+    const std::size_t width = static_cast<std::size_t>(model.info().embedding_size);
+    std::mt19937 random(1);
+    std::uniform_real_distribution<float> pixel(-1, 1);
+    std::uniform_int_distribution<std::int64_t> token(0, model.info().vocab_size - 1);
+    pixels_.resize(vision ? batch * item : 0);
+    ids_.resize(vision ? 0 : batch * item);
+    for (float& value : pixels_) value = pixel(random);
+    for (std::int64_t& id : ids_) id = token(random);
+    embeddings_.resize(batch * width);
+    for (std::size_t i = 0; i < batch; ++i) {
+      if (vision) images_.push_back(pixels_.data() + i * item);
+      if (!vision) texts_.push_back(ids_.data() + i * item);
+      rows_.push_back(embeddings_.data() + i * width);
+    }
   }
+
+  // Replaces the inputs by those of a file without a head.
+  absl::Status Read(const std::string& path) {
+    std::span<char> to = vision_ ? Bytes(pixels_) : Bytes(ids_);
+    SIGLIP_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, to.size()));
+    if (bytes.size() != to.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": expected ", to.size(), " bytes for ",
+                                                     batch_, " inputs, got ", bytes.size()));
+    }
+    std::copy(bytes.begin(), bytes.end(), to.begin());
+    return absl::OkStatus();
+  }
+
+  absl::Status Run() {
+    return vision_ ? model_.EncodePixels(images_, rows_)
+                   : model_.EncodeTokens(texts_, model_.info().text_length, rows_);
+  }
+
+  std::string_view embedding_bytes() {
+    const std::span<char> bytes = Bytes(embeddings_);
+    return {bytes.data(), bytes.size()};
+  }
+
+ private:
+  template <class T>
+  static std::span<char> Bytes(std::vector<T>& values) {
+    return {reinterpret_cast<char*>(values.data()), values.size() * sizeof(T)};
+  }
+
+  Model& model_;
+  const bool vision_;
+  const std::size_t batch_;
+  std::vector<float> pixels_;
+  std::vector<std::int64_t> ids_;
+  std::vector<float> embeddings_;
+  std::vector<const float*> images_;
+  std::vector<const std::int64_t*> texts_;
+  std::vector<float*> rows_;
+};
+
+absl::StatusOr<TowerBatch> MakeBatch(Model& model, const BenchEngineFlags& flags) {
+  TowerBatch batch(model, flags.tower == "vision", static_cast<std::size_t>(flags.batch));
+  if (!flags.raw_inputs.empty()) SIGLIP_RETURN_IF_ERROR(batch.Read(flags.raw_inputs));
+  return batch;
+}
+
+absl::StatusOr<Samples> MeasureTower(TowerBatch& batch, double seconds) {
   absl::Status status;
-  const Samples samples = Measure(flags.seconds, [&] {
-    const absl::Status run = vision ? model.EncodePixels(images, rows)
-                                    : model.EncodeTokens(texts, model.info().text_length, rows);
+  const Samples samples = Measure(seconds, [&] {
+    const absl::Status run = batch.Run();
     if (!run.ok()) status = run;
   });
   SIGLIP_RETURN_IF_ERROR(status);
   return samples;
 }
 
+int Threads(const BenchEngineFlags& flags) {
+  return flags.model.options.num_threads > 0
+             ? flags.model.options.num_threads
+             : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+// One answer for each line of standard input, for a program that lets several engines take turns.
+absl::Status Interact(TowerBatch& batch, int threads) {
+  SIGLIP_RETURN_IF_ERROR(batch.Run());
+  std::cout << "ready" << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    if (line == "run") {
+      const double start = NowSeconds();
+      SIGLIP_RETURN_IF_ERROR(batch.Run());
+      std::cout << absl::StrFormat("%.6f", NowSeconds() - start) << std::endl;
+    } else if (line == "peak") {
+      std::cout << absl::StrFormat("%.3f", MeasureFmaPeak(threads, kPeakSeconds)) << std::endl;
+    } else if (line.starts_with("outputs ")) {
+      SIGLIP_RETURN_IF_ERROR(batch.Run());
+      SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(line.substr(8), batch.embedding_bytes()));
+      std::cout << "saved" << std::endl;
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("standard input: expected run, peak or outputs FILE, got '", line, "'"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status BenchEngine(const BenchEngineFlags& flags) {
   SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ReadConfig(flags.model.directory));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
-  const int threads = flags.model.options.num_threads > 0
-                          ? flags.model.options.num_threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  SIGLIP_ASSIGN_OR_RETURN(TowerBatch batch, MakeBatch(*model, flags));
+  const int threads = Threads(flags);
+  if (flags.interactive) return Interact(batch, threads);
   double peak = MeasureFmaPeak(threads, kPeakSeconds);
   const double cpu_start = ProcessCpuSeconds();
-  SIGLIP_ASSIGN_OR_RETURN(const Samples samples, MeasureTower(*model, flags));
+  SIGLIP_ASSIGN_OR_RETURN(const Samples samples, MeasureTower(batch, flags.seconds));
   const double repetitions = static_cast<double>(samples.seconds.size() + 1);
   const double cpu_per_item =
       (ProcessCpuSeconds() - cpu_start) / (repetitions * static_cast<double>(flags.batch));
@@ -144,6 +227,12 @@ void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--seconds", flags->seconds, "Measure at least so long")
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
+  command->add_option("--raw-inputs", flags->raw_inputs,
+                      "File of float32 pixels [batch,3,S,S] or int64 ids [batch,T] without a head; "
+                      "default: random");
+  command->add_flag("--interactive", flags->interactive,
+                    "Read lines: `run` prints seconds, `peak` the multiply-add GFLOP/s, "
+                    "`outputs FILE` writes float32 embeddings");
   command->callback([flags, &run] {
     run = [flags] {
       const absl::Status status = BenchEngine(*flags);

@@ -77,18 +77,11 @@ void PackQueries(const float* q, std::int64_t count, std::int64_t stride, std::i
 
 // scores[token][query], so that a query's softmax runs down a lane and PV can read rows of scores.
 void Scores(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t head_dim) {
-  const FloatTag d;
   const float* keys = scratch.keys;
   float* to = scratch.scores;
   for (std::int64_t token = 0; token < tokens; token += kTileRows) {
-    FloatVec acc[kTileRows][kTileVectors];
-    MultiplyTile<kTileRows, kTileVectors>(head_dim, keys, kTileRows, scratch.queries, kTileColumns,
-                                          acc);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) {
-      hn::Store(acc[r][0], d, to + r * kTileColumns);
-      hn::Store(acc[r][1], d, to + r * kTileColumns + kLanes);
-    }
+    MultiplyTileTo<kTileRows, kTileVectors, kTileRows, kTileColumns>(head_dim, keys,
+                                                                     scratch.queries, to);
     keys += head_dim * kTileRows;
     to += kTileRows * kTileColumns;
   }
@@ -140,8 +133,8 @@ struct WeightedSum {
 template <int kRows, int kVectors>
 HWY_NOINLINE void RunWeightedSum(const WeightedSum& call) {
   FloatVec acc[kRows][kVectors];
-  MultiplyTile<kRows, kVectors>(call.tokens, call.weights, kTileColumns, call.values, call.width,
-                                acc);
+  MultiplyTile<kRows, kVectors, kTileColumns, kVectors * kLanes>(call.tokens, call.weights,
+                                                                 call.values, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const auto scale = hn::Set(FloatTag(), call.inverse_sums[r]);

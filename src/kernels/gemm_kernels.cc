@@ -22,8 +22,7 @@ static_assert(kGemmBlockRows % kTileRows == 0);
 struct TileCall {
   std::int64_t k = 0;
   const float* a = nullptr;  // [k][kTileRows]
-  const float* b = nullptr;  // [k][kTileColumns], narrower in the last panel
-  std::int64_t b_stride = 0;
+  const float* b = nullptr;  // [k][kTileColumns], one vector wide in a narrow last panel
   float* c = nullptr;  // whole vectors
   std::int64_t c_stride = 0;
   bool first = false;  // block of K: nothing in c yet
@@ -40,8 +39,8 @@ HWY_NOINLINE void RunTile(const TileCall& call) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + r * call.c_stride + v * kLanes, 1);
   }
-  MultiplyTile<kRows, kVectors>(call.k, call.a, kTileRows, call.b, call.b_stride, acc,
-                                call.prefetch);
+  MultiplyTile<kRows, kVectors, kTileRows, kVectors * kLanes>(call.k, call.a, call.b, acc,
+                                                              call.prefetch);
   if (call.first) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -230,7 +229,6 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t k
   tile.k = std::min(kGemmBlockK, w.k() - k_first);
   tile.first = k_first == 0;
   tile.b = w.Panel(column, k_first, tile.k);
-  tile.b_stride = width;
   const bool last = k_first + tile.k == w.k();
   for (std::int64_t row = 0; row < block.rows; row += kTileRows) {
     const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - row);
