@@ -25,7 +25,7 @@ struct ModelOptions {
   int max_batch_size = 32;     // items per pass through a tower; more are run in several passes
   int pillow = 13;             // whose resize is reproduced: 12 or 13
   std::int64_t max_pixels = 0; // width*height of an image; 0 = Pillow's own limit, 178,956,970
-  std::string precision = "auto";  // "auto" or "fp32"
+  std::string precision = "auto";  // "auto", "fp32" or "int16"
   std::string device = "auto";     // "auto" or "cpu"
   // Instruction set of the kernels: "auto" or "avx512", "avx2", ... One per process.
   std::string isa = "auto";

@@ -31,9 +31,9 @@ absl::Status CheckOptions(const ModelOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("pillow: expected 12 or 13, got ", options.pillow));
   }
-  if (options.precision != "auto" && options.precision != "fp32") {
+  if (options.precision != "auto" && options.precision != "fp32" && options.precision != "int16") {
     return absl::InvalidArgumentError(
-        absl::StrCat("precision: expected auto or fp32, got ", options.precision));
+        absl::StrCat("precision: expected auto, fp32 or int16, got ", options.precision));
   }
   if (options.device != "auto" && options.device != "cpu") {
     const bool cuda = options.device.starts_with("cuda");
@@ -126,6 +126,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.num_threads = options.num_threads;
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
+  engine_options.precision = options.precision == "int16" ? Precision::kInt16 : Precision::kFp32;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
   ModelInfo info;
   info.directory = directory;

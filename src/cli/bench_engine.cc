@@ -206,8 +206,9 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
               model->info().engine.c_str());
   std::printf("  best %.4f s/item, median %.4f s/item (%.2f items/s) over %zu runs\n", best, median,
               1 / median, samples.seconds.size());
-  std::printf("  %.1f GFLOP per item: %.1f GFLOP/s, %.0f %% of the multiply-add peak measured now (%.1f)\n",
-              flop * 1e-9, flop * 1e-9 / best, 100 * flop * 1e-9 / best / peak, peak);
+  std::printf(
+      "  %.1f GFLOP per item: %.1f GFLOP/s, %.0f %% of the multiply-add peak measured now (%.1f)\n",
+      flop * 1e-9, flop * 1e-9 / best, 100 * flop * 1e-9 / best / peak, peak);
   std::printf("  %.4f CPU-seconds per item\n", cpu_per_item);
   return absl::OkStatus();
 }

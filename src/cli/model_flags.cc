@@ -14,7 +14,10 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "Items per pass through a tower; sizes the scratch memory")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command.add_option("--precision", flags.options.precision, "auto or fp32")->capture_default_str();
+  command
+      .add_option("--precision", flags.options.precision,
+                  "auto, fp32, or int16 (1.5 times as fast, cosine 0.99999 to fp32)")
+      ->capture_default_str();
   command.add_option("--device", flags.options.device, "auto or cpu")->capture_default_str();
   command
       .add_option("--isa", flags.options.isa,

@@ -29,6 +29,10 @@ void ForEachPass(std::size_t items, std::size_t per_pass, Body&& body) {
   }
 }
 
+GemmFormat FormatOf(Precision precision) {
+  return precision == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
+}
+
 absl::Status SizesDiffer(const char* what, std::size_t inputs, std::size_t outputs) {
   return absl::InvalidArgumentError(
       absl::StrCat("expected as many embeddings as ", what, " (", inputs, "), got ", outputs));
@@ -38,9 +42,10 @@ absl::Status SizesDiffer(const char* what, std::size_t inputs, std::size_t outpu
 
 CpuEngine::CpuEngine(const Checkpoint& checkpoint, const EngineOptions& options)
     : num_threads_(options.num_threads),
+      precision_(options.precision),
       text_config_(checkpoint.config().text),
-      vision_(checkpoint),
-      text_(checkpoint),
+      vision_(checkpoint, FormatOf(options.precision)),
+      text_(checkpoint, FormatOf(options.precision)),
       images_per_pass_(ItemsPerPass(vision_.tokens(), options)),
       texts_per_pass_(ItemsPerPass(text_config_.max_position_embeddings, options)),
       workspace_(WorkspaceSizes::Max(vision_.Sizes(static_cast<std::int64_t>(images_per_pass_)),
@@ -91,8 +96,8 @@ absl::Status CpuEngine::EncodeTexts(std::span<const std::int64_t* const> ids,
 }
 
 std::string CpuEngine::Describe() const {
-  return absl::StrCat("cpu, ", KernelTargetName(), ", fp32, ", num_threads_,
-                      num_threads_ == 1 ? " thread" : " threads");
+  return absl::StrCat("cpu, ", KernelTargetName(), ", ", PrecisionName(precision_), ", ",
+                      num_threads_, num_threads_ == 1 ? " thread" : " threads");
 }
 
 void CpuEngine::SetObserver(StageObserver observer) {

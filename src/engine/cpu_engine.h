@@ -32,6 +32,7 @@ class CpuEngine final : public Engine {
 
  private:
   const int num_threads_;
+  const Precision precision_;
   const TextConfig text_config_;
   const VisionTower vision_;
   const TextTower text_;

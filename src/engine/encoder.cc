@@ -39,7 +39,7 @@ void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, 
 }
 
 Encoder::Encoder(const Checkpoint& checkpoint, const TowerConfig& config,
-                 const std::string& tower_name, EncoderOutput output)
+                 const std::string& tower_name, EncoderOutput output, GemmFormat format)
     : config_(config), tower_name_(tower_name) {
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = absl::StrCat(tower_name, ".encoder.layers.", i, ".");
@@ -53,14 +53,14 @@ Encoder::Encoder(const Checkpoint& checkpoint, const TowerConfig& config,
     const std::string k = attention + "k_proj";
     const std::string v = attention + "v_proj";
     if (block.last_token_only) {
-      block.query = LoadLinear(checkpoint, q);
-      block.key_value = LoadStackedLinears(checkpoint, {k, v});
+      block.query = LoadLinear(checkpoint, q, format);
+      block.key_value = LoadStackedLinears(checkpoint, {k, v}, format);
     } else {
-      block.qkv = LoadStackedLinears(checkpoint, {q, k, v});
+      block.qkv = LoadStackedLinears(checkpoint, {q, k, v}, format);
     }
-    block.out = LoadLinear(checkpoint, attention + "out_proj");
-    block.fc1 = LoadLinear(checkpoint, layer + "mlp.fc1");
-    block.fc2 = LoadLinear(checkpoint, layer + "mlp.fc2");
+    block.out = LoadLinear(checkpoint, attention + "out_proj", format);
+    block.fc1 = LoadLinear(checkpoint, layer + "mlp.fc1", format);
+    block.fc2 = LoadLinear(checkpoint, layer + "mlp.fc2", format);
     blocks_.push_back(std::move(block));
   }
 }
@@ -169,8 +169,8 @@ void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t ba
 std::size_t Encoder::bytes() const {
   std::size_t total = 0;
   for (const Block& block : blocks_) {
-    total += block.norm1.bytes() + block.norm2.bytes() + block.qkv.bytes() +
-             block.query.bytes() + block.key_value.bytes() + block.out.bytes() + block.fc1.bytes() + block.fc2.bytes();
+    total += block.norm1.bytes() + block.norm2.bytes() + block.qkv.bytes() + block.query.bytes() +
+             block.key_value.bytes() + block.out.bytes() + block.fc1.bytes() + block.fc2.bytes();
   }
   return total;
 }

@@ -36,12 +36,12 @@ class Encoder {
  public:
   // tower_name: "vision_model" or "text_model".
   Encoder(const Checkpoint& checkpoint, const TowerConfig& config, const std::string& tower_name,
-          EncoderOutput output);
+          EncoderOutput output, GemmFormat format);
 
   // What `batch` items of `tokens` tokens need (nothing for the head).
   WorkspaceSizes Sizes(std::int64_t batch, std::int64_t tokens) const;
-  // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if only the last token
-  // leaves, [batch, width]: then the last layer computes only what that token needs.
+  // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if only the last
+  // token leaves, [batch, width]: then the last layer computes only what that token needs.
   void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens) const;
 
   std::size_t bytes() const;

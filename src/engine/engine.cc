@@ -31,8 +31,8 @@ absl::Status SelectInstructionSet(const std::string& isa) {
   MutexLock lock(mu);
   if (isa != "auto" && isa != KernelTargetName()) {
     if (bound) {
-      return absl::InvalidArgumentError(absl::StrCat("isa: this process already uses ",
-                                                     KernelTargetName(), ", got ", isa));
+      return absl::InvalidArgumentError(
+          absl::StrCat("isa: this process already uses ", KernelTargetName(), ", got ", isa));
     }
     const std::string here = absl::StrJoin(KernelTargets(), ", ");
     if (!SelectKernelTarget(isa)) {
@@ -45,6 +45,10 @@ absl::Status SelectInstructionSet(const std::string& isa) {
 }
 
 }  // namespace
+
+std::string PrecisionName(Precision precision) {
+  return precision == Precision::kFp32 ? "fp32" : "int16";
+}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoint,
                                                      const EngineOptions& options) {

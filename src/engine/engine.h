@@ -13,7 +13,13 @@
 
 namespace siglip {
 
-enum class Precision { kFp32 };
+// What the linear layers of the transformer blocks compute in. Everything else (layer norms,
+// softmax, attention, embeddings, heads) is float32.
+enum class Precision {
+  kFp32,
+  kInt16,  // GemmFormat::kInt16
+};
+std::string PrecisionName(Precision precision);  // "fp32", "int16"
 
 struct EngineOptions {
   int num_threads = 0;      // CPU workers; 0 = one per core

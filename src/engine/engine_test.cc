@@ -65,9 +65,11 @@ class EngineTest : public testing::Test {
     }
   }
 
-  std::unique_ptr<Engine> Open(int threads, int max_batch_size = 32) const {
-    auto engine =
-        Engine::Open(*checkpoint_, {.num_threads = threads, .max_batch_size = max_batch_size});
+  std::unique_ptr<Engine> Open(int threads, int max_batch_size = 32,
+                               Precision precision = Precision::kFp32) const {
+    auto engine = Engine::Open(
+        *checkpoint_,
+        {.num_threads = threads, .max_batch_size = max_batch_size, .precision = precision});
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
   }
@@ -107,14 +109,30 @@ class EngineTest : public testing::Test {
 // Rounding of 3 layers of activations near 1: some eps per layer and stage.
 constexpr double kTolerance = 3e-6;
 
-TEST_F(EngineTest, BothTowersEqualFloat64) {
+// Each linear layer in 16-bit integers is off by about 2e-4 (see gemm_test.cc), and so are the at
+// most 3 x 4 of them together by the root of their number.
+constexpr double kInt16Tolerance = 2e-4 * 3.5;
+
+class EnginePrecisionTest : public EngineTest, public testing::WithParamInterface<Precision> {
+ protected:
+  std::unique_ptr<Engine> Open(int threads, int max_batch_size = 32) const {
+    return EngineTest::Open(threads, max_batch_size, GetParam());
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Precisions, EnginePrecisionTest,
+                         testing::Values(Precision::kFp32, Precision::kInt16),
+                         [](const auto& precision) { return PrecisionName(precision.param); });
+
+TEST_P(EnginePrecisionTest, BothTowersEqualFloat64) {
+  const double tolerance = GetParam() == Precision::kFp32 ? kTolerance : kInt16Tolerance;
   const auto engine = Open(2);
   const reference::Towers towers(*checkpoint_);
   const auto images = Images(*engine, images_);
   const auto texts = Texts(*engine, texts_);
   for (std::size_t i = 0; i < images_.size(); ++i) {
-    EXPECT_LT(RelativeError(images[i], towers.Image(images_[i])), kTolerance) << "image " << i;
-    EXPECT_LT(RelativeError(texts[i], towers.Text(texts_[i])), kTolerance) << "text " << i;
+    EXPECT_LT(RelativeError(images[i], towers.Image(images_[i])), tolerance) << "image " << i;
+    EXPECT_LT(RelativeError(texts[i], towers.Text(texts_[i])), tolerance) << "text " << i;
   }
 }
 
@@ -127,7 +145,7 @@ TEST_F(EngineTest, ShorterTextsTakeTheirOwnLastPosition) {
   }
 }
 
-TEST_F(EngineTest, BatchThreadsAndPassesChangeNoBit) {
+TEST_P(EnginePrecisionTest, BatchThreadsAndPassesChangeNoBit) {
   const auto one = Open(1);
   const auto images = Images(*one, images_);
   const auto texts = Texts(*one, texts_);
@@ -140,7 +158,7 @@ TEST_F(EngineTest, BatchThreadsAndPassesChangeNoBit) {
   }
 }
 
-TEST_F(EngineTest, PixelsPastThePatchesAreNotReadAndNotANumberStaysInItsItem) {
+TEST_P(EnginePrecisionTest, PixelsPastThePatchesAreNotReadAndNotANumberStaysInItsItem) {
   const auto engine = Open(2);
   const auto want = Images(*engine, images_);
   for (std::int64_t i = 0; i < 3 * kSide * kSide; ++i) {
@@ -205,6 +223,8 @@ TEST_F(EngineTest, CallsFromSeveralThreadsQueue) {
 TEST_F(EngineTest, DescribesItself) {
   EXPECT_THAT(Open(2)->Describe(), testing::MatchesRegex("cpu, .+, fp32, 2 threads"));
   EXPECT_GT(Open(1)->memory_bytes(), 4 * checkpoint_->num_parameters());
+  EXPECT_THAT(Open(1, 1, Precision::kInt16)->Describe(),
+              testing::MatchesRegex("cpu, .+, int16, 1 thread"));
 }
 
 }  // namespace

@@ -4,11 +4,11 @@
 
 namespace siglip {
 
-TextTower::TextTower(const Checkpoint& checkpoint)
+TextTower::TextTower(const Checkpoint& checkpoint, GemmFormat format)
     : config_(checkpoint.config().text),
       token_embedding_(LoadTensor(checkpoint, "text_model.embeddings.token_embedding.weight")),
       positions_(LoadTensor(checkpoint, "text_model.embeddings.position_embedding.weight")),
-      encoder_(checkpoint, config_, "text_model", EncoderOutput::kLastToken),
+      encoder_(checkpoint, config_, "text_model", EncoderOutput::kLastToken, format),
       final_norm_(LoadNorm(checkpoint, "text_model.final_layer_norm")),
       head_(LoadLinear(checkpoint, "text_model.head")) {}
 

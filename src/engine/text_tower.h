@@ -16,7 +16,8 @@ namespace siglip {
 // Immutable after construction.
 class TextTower {
  public:
-  explicit TextTower(const Checkpoint& checkpoint);
+  // format: of the linear layers of the transformer blocks.
+  TextTower(const Checkpoint& checkpoint, GemmFormat format);
 
   // For any number of tokens up to the longest.
   WorkspaceSizes Sizes(std::int64_t batch) const;

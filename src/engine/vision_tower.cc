@@ -43,11 +43,11 @@ AlignedBuffer<float> CopyOf(std::span<const float> values) {
 
 }  // namespace
 
-VisionTower::VisionTower(const Checkpoint& checkpoint)
+VisionTower::VisionTower(const Checkpoint& checkpoint, GemmFormat format)
     : config_(checkpoint.config().vision),
       patch_embedding_(LoadLinear(checkpoint, "vision_model.embeddings.patch_embedding")),
       positions_(LoadTensor(checkpoint, "vision_model.embeddings.position_embedding.weight")),
-      encoder_(checkpoint, config_, "vision_model", EncoderOutput::kEveryToken),
+      encoder_(checkpoint, config_, "vision_model", EncoderOutput::kEveryToken, format),
       post_norm_(LoadNorm(checkpoint, "vision_model.post_layernorm")) {
   LoadPoolingHead(checkpoint);
 }

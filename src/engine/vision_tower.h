@@ -15,7 +15,8 @@ namespace siglip {
 // Immutable after construction.
 class VisionTower {
  public:
-  explicit VisionTower(const Checkpoint& checkpoint);
+  // format: of the linear layers of the transformer blocks.
+  VisionTower(const Checkpoint& checkpoint, GemmFormat format);
 
   std::int64_t tokens() const { return config_.num_patches(); }
   WorkspaceSizes Sizes(std::int64_t batch) const;

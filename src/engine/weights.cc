@@ -4,7 +4,8 @@
 
 namespace siglip {
 
-Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<std::string> names) {
+Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<std::string> names,
+                          GemmFormat format) {
   std::int64_t outputs = 0;
   std::int64_t inputs = 0;
   for (const std::string& name : names) {
@@ -13,7 +14,7 @@ Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<st
     inputs = 1;
     for (std::size_t i = 1; i < shape.size(); ++i) inputs *= shape[i];
   }
-  Linear linear{PackedMatrix(outputs, inputs),
+  Linear linear{PackedMatrix(outputs, inputs, format),
                 AlignedBuffer<float>(static_cast<std::size_t>(outputs))};
   std::int64_t first = 0;
   for (const std::string& name : names) {
@@ -36,8 +37,8 @@ AlignedBuffer<float> LoadTensor(const Checkpoint& checkpoint, std::string_view n
   return values;
 }
 
-Linear LoadLinear(const Checkpoint& checkpoint, const std::string& name) {
-  return LoadStackedLinears(checkpoint, {name});
+Linear LoadLinear(const Checkpoint& checkpoint, const std::string& name, GemmFormat format) {
+  return LoadStackedLinears(checkpoint, {name}, format);
 }
 
 Norm LoadNorm(const Checkpoint& checkpoint, const std::string& name) {

@@ -29,9 +29,11 @@ struct Norm {
 
 AlignedBuffer<float> LoadTensor(const Checkpoint& checkpoint, std::string_view name);
 // `name`.weight (any shape whose first dimension is the output) and `name`.bias.
-Linear LoadLinear(const Checkpoint& checkpoint, const std::string& name);
+Linear LoadLinear(const Checkpoint& checkpoint, const std::string& name,
+                  GemmFormat format = GemmFormat::kFp32);
 // Several of one input as one, whose output is theirs one after the other.
-Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<std::string> names);
+Linear LoadStackedLinears(const Checkpoint& checkpoint, std::initializer_list<std::string> names,
+                          GemmFormat format);
 Norm LoadNorm(const Checkpoint& checkpoint, const std::string& name);
 
 }  // namespace siglip

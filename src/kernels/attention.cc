@@ -133,8 +133,8 @@ struct WeightedSum {
 template <int kRows, int kVectors>
 HWY_NOINLINE void RunWeightedSum(const WeightedSum& call) {
   FloatVec acc[kRows][kVectors];
-  MultiplyTile<kRows, kVectors, kTileColumns, kVectors * kLanes>(call.tokens, call.weights,
-                                                                 call.values, acc);
+  MultiplyTile<Float32, kRows, kVectors, kTileColumns, kVectors * kLanes>(call.tokens, call.weights,
+                                                                          call.values, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const auto scale = hn::Set(FloatTag(), call.inverse_sums[r]);

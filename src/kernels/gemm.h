@@ -1,6 +1,7 @@
 #pragma once
 
-// C = epilogue(A * W^T) in fp32 for weights that are packed once. A, C row-major.
+// C = epilogue(A * W^T) for weights that are packed once. A, C row-major, float32. The product is
+// computed in float32 or in 16-bit integers.
 
 #include <cstddef>
 #include <cstdint>
@@ -10,38 +11,67 @@
 
 namespace siglip {
 
-// W [n,k] cut into blocks of kGemmBlockK columns of W, each block into panels of GemmPanelWidth()
-// rows of W, stored k-major, so that the kernel reads memory in one direction. The last panel is as
-// narrow as whole vectors allow; its surplus is zero. Thread-compatible.
+// What the factors of a product are stored as.
+enum class GemmFormat {
+  kFp32,
+  // Each row of A and of W by a factor of its own and rounded to integers of 16 bits; sums of a
+  // block of K are exact integers of 32 bits, blocks are added in float32. The factor is the
+  // largest for which no element exceeds 32767 and the part of the row in any block of K has a norm
+  // of at most 2^15.5: then by Cauchy-Schwarz no sum in any order can leave 32 bits. About 13 bits
+  // are left to each factor. A row with a value that is not finite gives NaN.
+  kInt16,
+};
+
+// W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
+// k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
+// float, or two integers (the last may be half empty). The last panel is as narrow as whole vectors
+// allow; its surplus is zero. Thread-compatible.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  PackedMatrix(std::int64_t n, std::int64_t k);
+  PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format = GemmFormat::kFp32);
 
   // Rows [first, first + count) of W from `rows` [count,k].
   void SetRows(std::int64_t first, std::int64_t count, const float* rows);
 
   std::int64_t n() const { return n_; }
   std::int64_t k() const { return k_; }
+  GemmFormat format() const { return format_; }
+  std::int64_t steps() const { return format_ == GemmFormat::kFp32 ? k_ : (k_ + 1) / 2; }
+  // Steps of a block of K.
+  std::int64_t block_steps() const;
   std::int64_t padded_n() const { return padded_n_; }
-  std::size_t bytes() const { return data_.size() * sizeof(float); }
-  // The panel of columns of C [column, column + panel width) for W's columns [k_first, ...), which
-  // starts a block of `block` columns. REQUIRES: `column` starts a panel.
-  const float* Panel(std::int64_t column, std::int64_t k_first, std::int64_t block) const {
-    return data_.data() + k_first * padded_n_ + column * block;
+  std::size_t bytes() const { return (data_.size() + scales_.size()) * sizeof(float); }
+  // The panel of columns of C [column, column + panel width) for the steps from `first`, which
+  // start a block of `block` steps. REQUIRES: `column` starts a panel.
+  const float* Panel(std::int64_t column, std::int64_t first, std::int64_t block) const {
+    return data_.data() + first * padded_n_ + column * block;
   }
+  // [padded_n]: an integer times its row's scale is the weight. kInt16 only.
+  const float* scales() const { return scales_.data(); }
 
  private:
+  // Column `column` of C: `row` [steps] of W.
+  void SetColumn(std::int64_t column, const float* row);
+
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
+  GemmFormat format_ = GemmFormat::kFp32;
   std::int64_t padded_n_ = 0;
   AlignedBuffer<float> data_;
+  AlignedBuffer<float> scales_;
 };
 
-// Sums run over blocks of so many products, each block from zero, blocks added in order: the
-// rounding of an element depends on nothing but its row of A, its row of W and the instruction set.
-// 256 x 32 floats of W are 32 kB: they fit the first-level cache beside A's.
+// Sums run over blocks of so many steps, each block from zero, blocks added in order: the rounding of
+// an element depends on nothing but its row of A, its row of W and the instruction set. 256 x 32
+// floats of W are 32 kB: they fit the first-level cache beside A's.
 inline constexpr std::int64_t kGemmBlockK = 256;
+// 384 integers: a third of the width of so400m, and short enough for 13 bits.
+inline constexpr std::int64_t kGemmBlockStepsInt16 = 192;
+
+inline std::int64_t PackedMatrix::block_steps() const {
+  return format_ == GemmFormat::kFp32 ? kGemmBlockK : kGemmBlockStepsInt16;
+}
 
 // Patches of images as rows of A, never stored: row (i, y, x) of image i holds [channel][p][p] at
 // (y * patch, x * patch). Pixels past per_side * patch are not read.
@@ -57,7 +87,7 @@ struct GemmCall {
   std::int64_t m = 0;
   const float* a = nullptr;  // [m, w->k()], rows a_stride apart; ignored if `patches` is set
   std::int64_t a_stride = 0;
-  const PatchRows* patches = nullptr;
+  const PatchRows* patches = nullptr;  // kFp32 only
   const PackedMatrix* w = nullptr;
   float* c = nullptr;  // [m, w->n()], rows c_stride apart. Also holds the sums between K blocks
   std::int64_t c_stride = 0;

@@ -1,8 +1,10 @@
 #include "kernels/gemm_kernels.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #undef HWY_TARGET_INCLUDE
@@ -20,16 +22,16 @@ static_assert(kGemmBlockRows % kTileRows == 0);
 
 // One register tile and what happens to it.
 struct TileCall {
-  std::int64_t k = 0;
-  const float* a = nullptr;  // [k][kTileRows]
-  const float* b = nullptr;  // [k][kTileColumns], one vector wide in a narrow last panel
-  float* c = nullptr;  // whole vectors
+  std::int64_t steps = 0;
+  const float* a = nullptr;  // [steps][kTileRows]
+  const float* b = nullptr;  // [steps][kTileColumns], one vector wide in a narrow last panel
+  float* c = nullptr;        // whole vectors
   std::int64_t c_stride = 0;
   bool first = false;  // block of K: nothing in c yet
   Prefetch prefetch;
 };
 
-template <int kRows, int kVectors>
+template <class Number, int kRows, int kVectors>
 HWY_NOINLINE void RunTile(const TileCall& call) {
   const FloatTag d;
   FloatVec acc[kRows][kVectors];
@@ -39,8 +41,8 @@ HWY_NOINLINE void RunTile(const TileCall& call) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + r * call.c_stride + v * kLanes, 1);
   }
-  MultiplyTile<kRows, kVectors, kTileRows, kVectors * kLanes>(call.k, call.a, call.b, acc,
-                                                              call.prefetch);
+  MultiplyTile<Number, kRows, kVectors, kTileRows, kVectors * kLanes>(call.steps, call.a, call.b,
+                                                                      acc, call.prefetch);
   if (call.first) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -63,22 +65,22 @@ HWY_NOINLINE void RunTile(const TileCall& call) {
 
 using TileFunction = void (*)(const TileCall&);
 
-template <int kVectors>
+template <class Number, int kVectors>
 HWY_INLINE void RunTileOfRows(std::int64_t rows, const TileCall& call) {
   static constexpr TileFunction kByRows[] = {
-    RunTile<1, kVectors>,
-    RunTile<2, kVectors>,
-    RunTile<3, kVectors>,
-    RunTile<4, kVectors>,
-    RunTile<5, kVectors>,
-    RunTile<6, kVectors>,
+    RunTile<Number, 1, kVectors>,
+    RunTile<Number, 2, kVectors>,
+    RunTile<Number, 3, kVectors>,
+    RunTile<Number, 4, kVectors>,
+    RunTile<Number, 5, kVectors>,
+    RunTile<Number, 6, kVectors>,
 #if HWY_TARGET <= HWY_AVX3
-    RunTile<7, kVectors>,
-    RunTile<8, kVectors>,
-    RunTile<9, kVectors>,
-    RunTile<10, kVectors>,
-    RunTile<11, kVectors>,
-    RunTile<12, kVectors>,
+    RunTile<Number, 7, kVectors>,
+    RunTile<Number, 8, kVectors>,
+    RunTile<Number, 9, kVectors>,
+    RunTile<Number, 10, kVectors>,
+    RunTile<Number, 11, kVectors>,
+    RunTile<Number, 12, kVectors>,
 #endif
   };
   kByRows[rows - 1](call);
@@ -105,9 +107,97 @@ void GatherPatch(const PatchRows& patches, std::int64_t row, std::int64_t k_firs
   }
 }
 
-void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
-  const std::int64_t first = tile * kTileRows;
-  const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - first);
+// Quantizing a row: see GemmFormat::kInt16.
+struct Quantizer {
+  float factor = 0;  // elements -> integers, before rounding
+  float scale = 0;   // integers -> elements
+};
+
+// sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(384)) and
+// the rounding of the sums below.
+constexpr float kMaxBlockNorm = 46320;
+constexpr float kMaxInteger = 32767;
+// Below it a factor would overflow; such a row counts as zero.
+constexpr float kMinMagnitude = 1e-30f;
+
+Quantizer ChooseQuantizer(const float* row, std::int64_t k) {
+  const FloatTag d;
+  auto max_lanes = hn::Zero(d);
+  auto nan_lanes = hn::Zero(d);  // 0 * x is NaN for what is not finite, and stays so in a sum
+  for (std::int64_t i = 0; i < k; i += kLanes) {
+    const auto x = LoadColumns(row + i, k - i);
+    max_lanes = hn::Max(max_lanes, hn::Abs(x));
+    nan_lanes = hn::MulAdd(x, hn::Zero(d), nan_lanes);
+  }
+  const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
+  if (std::isnan(nan)) return {0, nan};
+  const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
+  if (max < kMinMagnitude) return {};
+  const auto to_unit = hn::Set(d, 1 / max);
+  float max_square = 0;
+  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockStepsInt16) {
+    const std::int64_t end = std::min(k, first + 2 * kGemmBlockStepsInt16);
+    auto squares = hn::Zero(d);
+    for (std::int64_t i = first; i < end; i += kLanes) {
+      const auto x = hn::Mul(LoadColumns(row + i, end - i), to_unit);
+      squares = hn::MulAdd(x, x, squares);
+    }
+    max_square = std::max(max_square, hn::GetLane(hn::SumOfLanes(d, squares)));
+  }
+  const float limit = std::min(kMaxInteger, kMaxBlockNorm / std::sqrt(max_square));
+  return {limit / max, max / limit};
+}
+
+// Elements [first, first + count) of a row -> integers, zero up to an even number of them.
+void Quantize(const float* row, std::int64_t first, std::int64_t count, const Quantizer& quantizer,
+              std::int16_t* to) {
+  const FloatTag d;
+  const hn::Rebind<std::int16_t, FloatTag> d16;
+  const auto factor = hn::Set(d, quantizer.factor);
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const auto x = hn::Mul(hn::LoadU(d, row + first + i), factor);
+    hn::StoreU(hn::DemoteTo(d16, hn::NearestInt(x)), d16, to + i);
+  }
+  if (i < count) {
+    HWY_ALIGN std::int16_t lanes[kLanes];
+    const auto x = hn::Mul(LoadColumns(row + first + i, count - i), factor);
+    hn::Store(hn::DemoteTo(d16, hn::NearestInt(x)), d16, lanes);
+    std::copy_n(lanes, count - i, to + i);
+  }
+  if (count % 2 != 0) to[count] = 0;
+}
+
+void QuantizeRowTarget(const float* row, std::int64_t k, std::int16_t* to, float* scale) {
+  const Quantizer quantizer = ChooseQuantizer(row, k);
+  *scale = quantizer.scale;
+  Quantize(row, 0, k, quantizer, to);
+}
+
+void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                   std::int64_t rows) {
+  const std::int64_t k = call.w->k();
+  const float* row = call.a + (block.first_row + first) * call.a_stride;
+  Quantizer quantizers[kTileRows];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k);
+    block.scales()[first + r] = quantizers[r].scale;
+  }
+  HWY_ALIGN float integers[kTileRows * kGemmBlockStepsInt16];
+  const float* from[kTileRows];
+  for (std::int64_t r = 0; r < rows; ++r) from[r] = integers + r * kGemmBlockStepsInt16;
+  for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
+    const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      Quantize(row + r * call.a_stride, 2 * step, std::min(2 * steps, k - 2 * step), quantizers[r],
+               reinterpret_cast<std::int16_t*>(integers + r * kGemmBlockStepsInt16));
+    }
+    PackRows(from, rows, steps, block.Tile(first, step, steps));
+  }
+}
+
+void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                  std::int64_t rows) {
   for (std::int64_t k_first = 0; k_first < call.w->k(); k_first += kGemmBlockK) {
     const std::int64_t k = std::min(kGemmBlockK, call.w->k() - k_first);
     const float* from[kTileRows];
@@ -125,6 +215,12 @@ void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t 
   }
 }
 
+void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
+  const std::int64_t first = tile * kTileRows;
+  const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - first);
+  (call.w->format() == GemmFormat::kFp32 ? PackTileFp32 : PackTileInt16)(call, block, first, rows);
+}
+
 // A tile of C, whole vectors, that its last block of K has been added to.
 struct FinishedTile {
   std::int64_t row = 0;
@@ -133,6 +229,7 @@ struct FinishedTile {
   std::int64_t columns = 0;  // that exist
   float* c = nullptr;
   std::int64_t c_stride = 0;
+  const float* row_scales = nullptr;  // [rows], kInt16 only
 };
 
 HWY_NOINLINE void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
@@ -148,6 +245,10 @@ HWY_NOINLINE void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
     for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
       const std::int64_t count = tile.columns - x;
       auto value = hn::LoadU(d, c + x);
+      if (tile.row_scales != nullptr) {
+        const auto column_scales = hn::LoadU(d, call.w->scales() + tile.column + x);
+        value = hn::Mul(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales);
+      }
       if (call.bias != nullptr) {
         value = hn::Add(value, LoadColumns(call.bias + tile.column + x, count));
       }
@@ -193,47 +294,49 @@ class PrefetchQueue {
 
 // What comes after the panel at `column`: the next panel, and this panel's share of the next block
 // of K of A.
-PrefetchQueue AfterPanel(const GemmCall& call, const PackedRows& block, std::int64_t k_first,
+PrefetchQueue AfterPanel(const GemmCall& call, const PackedRows& block, std::int64_t step,
                          std::int64_t column, std::int64_t column_begin, std::int64_t column_end) {
   const PackedMatrix& w = *call.w;
-  const std::int64_t k = std::min(kGemmBlockK, w.k() - k_first);
-  const std::int64_t k_next = std::min(kGemmBlockK, w.k() - k_first - k);
+  const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
+  const std::int64_t next = std::min(w.block_steps(), w.steps() - step - steps);
   std::span<const float> b;
   std::span<const float> a;
   if (column + kTileColumns < column_end) {
-    b = {w.Panel(column + kTileColumns, k_first, k), static_cast<std::size_t>(kTileColumns * k)};
-  } else if (k_next > 0) {
-    b = {w.Panel(column_begin, k_first + k, k_next),
-         static_cast<std::size_t>(kTileColumns * k_next)};
+    b = {w.Panel(column + kTileColumns, step, steps),
+         static_cast<std::size_t>(kTileColumns * steps)};
+  } else if (next > 0) {
+    b = {w.Panel(column_begin, step + steps, next), static_cast<std::size_t>(kTileColumns * next)};
   }
-  if (k_next > 0) {
+  if (next > 0) {
     const std::int64_t panels = (column_end - column_begin + kTileColumns - 1) / kTileColumns;
     const std::int64_t panel = (column - column_begin) / kTileColumns;
-    const std::int64_t floats = block.padded_rows * k_next;
+    const std::int64_t floats = block.padded_rows * next;
     const std::int64_t from = floats * panel / panels;
-    a = {block.Tile(0, k_first + k, k_next) + from,
+    a = {block.Tile(0, step + steps, next) + from,
          static_cast<std::size_t>(floats * (panel + 1) / panels - from)};
   }
   return {b, a};
 }
 
 // The panel at `column` by all rows of the block.
-void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t k_first,
+template <class Number>
+void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t step,
                    std::int64_t column, PrefetchQueue prefetch) {
+  constexpr bool kInteger = std::is_same_v<Number, Int16Pair>;
   const PackedMatrix& w = *call.w;
   const std::int64_t width = std::min<std::int64_t>(kTileColumns, w.padded_n() - column);
   const std::int64_t columns = std::min(width, w.n() - column);
-  const bool epilogue = call.bias != nullptr || call.gelu || call.residual != nullptr;
+  const bool epilogue = kInteger || call.bias != nullptr || call.gelu || call.residual != nullptr;
   HWY_ALIGN float ragged[kTileRows * kTileColumns] = {};
   TileCall tile;
-  tile.k = std::min(kGemmBlockK, w.k() - k_first);
-  tile.first = k_first == 0;
-  tile.b = w.Panel(column, k_first, tile.k);
-  const bool last = k_first + tile.k == w.k();
+  tile.steps = std::min(w.block_steps(), w.steps() - step);
+  tile.first = step == 0;
+  tile.b = w.Panel(column, step, tile.steps);
+  const bool last = step + tile.steps == w.steps();
   for (std::int64_t row = 0; row < block.rows; row += kTileRows) {
     const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - row);
     float* c = call.c + (block.first_row + row) * call.c_stride + column;
-    tile.a = block.Tile(row, k_first, tile.k);
+    tile.a = block.Tile(row, step, tile.steps);
     tile.c = c;
     tile.c_stride = call.c_stride;
     if (columns < width) {
@@ -241,11 +344,11 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t k
       tile.c_stride = kTileColumns;
       if (!tile.first) CopyColumns(c, call.c_stride, rows, columns, ragged, kTileColumns);
     }
-    tile.prefetch = prefetch.Next(tile.k);
+    tile.prefetch = prefetch.Next(tile.steps);
     if (width > kLanes) {
-      RunTileOfRows<2>(rows, tile);
+      RunTileOfRows<Number, 2>(rows, tile);
     } else {
-      RunTileOfRows<1>(rows, tile);
+      RunTileOfRows<Number, 1>(rows, tile);
     }
     if (last && epilogue) {
       RunEpilogue(call, {.row = block.first_row + row,
@@ -253,7 +356,8 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t k
                          .rows = rows,
                          .columns = columns,
                          .c = tile.c,
-                         .c_stride = tile.c_stride});
+                         .c_stride = tile.c_stride,
+                         .row_scales = kInteger ? block.scales() + row : nullptr});
     }
     if (columns < width) CopyColumns(ragged, kTileColumns, rows, columns, c, call.c_stride);
   }
@@ -261,10 +365,13 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t k
 
 void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
                      std::int64_t column_end) {
-  for (std::int64_t k_first = 0; k_first < call.w->k(); k_first += kGemmBlockK) {
+  const PackedMatrix& w = *call.w;
+  const auto multiply =
+      w.format() == GemmFormat::kFp32 ? MultiplyPanel<Float32> : MultiplyPanel<Int16Pair>;
+  for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
     for (std::int64_t column = column_begin; column < column_end; column += kTileColumns) {
-      MultiplyPanel(call, block, k_first, column,
-                    AfterPanel(call, block, k_first, column, column_begin, column_end));
+      multiply(call, block, step, column,
+               AfterPanel(call, block, step, column, column_begin, column_end));
     }
   }
 }
@@ -277,10 +384,14 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace siglip {
+HWY_EXPORT(QuantizeRowTarget);
 HWY_EXPORT(PackTileTarget);
 HWY_EXPORT(GemmPieceTarget);
 HWY_EXPORT(TileShapeTarget);
 
+void QuantizeRow(const float* row, std::int64_t k, std::int16_t* to, float* scale) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowTarget)(row, k, to, scale);
+}
 void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
   HWY_DYNAMIC_DISPATCH(PackTileTarget)(call, block, tile);
 }

@@ -33,10 +33,10 @@ struct Problem {
 };
 
 std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool gelu,
-                            bool residual) {
+                            bool residual, GemmFormat format = GemmFormat::kFp32) {
   ThreadTeam team(threads);
   std::vector<float> scratch(GemmScratchFloats(problem.m, problem.k));
-  PackedMatrix w(problem.n, problem.k);
+  PackedMatrix w(problem.n, problem.k, format);
   w.SetRows(0, problem.n, problem.w.data());
   std::vector<float> c(static_cast<std::size_t>(problem.m * problem.n), NAN);
   GemmCall call;
@@ -54,7 +54,30 @@ std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool
   return c;
 }
 
-TEST(GemmTest, EveryEpilogueEqualsFloat64AtOddSizes) {
+// Rounding to integers is off by at most 1/2, 1/sqrt(12) in the mean: sqrt(k / 12) over a norm of
+// 46320 (or, in short rows, 1/2 of 32767) for each factor, and once more for blocks that are not
+// the largest of their row.
+constexpr double kInt16Tolerance = 2 * 1.42 * 5.66 / 46320;
+
+class GemmFormatTest : public testing::TestWithParam<GemmFormat> {
+ protected:
+  static double Tolerance(std::int64_t k) {
+    const double fp32 = siglip::Tolerance(k);
+    return GetParam() == GemmFormat::kFp32 ? fp32 : fp32 + kInt16Tolerance;
+  }
+  static std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool gelu,
+                                     bool residual) {
+    return siglip::Multiply(problem, threads, bias, gelu, residual, GetParam());
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Formats, GemmFormatTest,
+                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16),
+                         [](const auto& format) {
+                           return format.param == GemmFormat::kFp32 ? "Fp32" : "Int16";
+                         });
+
+TEST_P(GemmFormatTest, EveryEpilogueEqualsFloat64AtOddSizes) {
   for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 1},
                                                                         {1, 33, 300},
                                                                         {5, 16, 7},
@@ -66,7 +89,8 @@ TEST(GemmTest, EveryEpilogueEqualsFloat64AtOddSizes) {
                                                                         {23, 100, 36},
                                                                         {253, 65, 40},
                                                                         {255, 7, 130},
-                                                                        {64, 130, 600}}) {
+                                                                        {64, 130, 600},
+                                                                        {18, 20, 1601}}) {
     const Problem problem(m, n, k);
     const auto product = reference::Linear(ToDouble(problem.a), m, ToDouble(problem.w),
                                            ToDouble(problem.bias), n, k);
@@ -83,7 +107,7 @@ TEST(GemmTest, EveryEpilogueEqualsFloat64AtOddSizes) {
   }
 }
 
-TEST(GemmTest, RowsDoNotDependOnTheOthersNorOnThreadsBitForBit) {
+TEST_P(GemmFormatTest, RowsDoNotDependOnTheOthersNorOnThreadsBitForBit) {
   const Problem all(270, 70, 600);
   const std::vector<float> want = Multiply(all, 1, true, true, true);
   EXPECT_EQ(Multiply(all, 3, true, true, true), want);
@@ -96,11 +120,59 @@ TEST(GemmTest, RowsDoNotDependOnTheOthersNorOnThreadsBitForBit) {
   }
 }
 
-TEST(GemmTest, NotANumberStaysInItsRow) {
+TEST_P(GemmFormatTest, NotANumberStaysInItsRow) {
   Problem problem(14, 33, 20);
   problem.a[3 * 20 + 4] = NAN;
   const std::vector<float> c = Multiply(problem, 1, true, true, false);
   for (std::int64_t i = 0; i < 14 * 33; ++i) EXPECT_EQ(std::isnan(c[i]), i / 33 == 3) << i;
+  if (GetParam() == GemmFormat::kFp32) return;
+  problem.a[3 * 20 + 4] = INFINITY;
+  const std::vector<float> infinite = Multiply(problem, 1, true, true, false);
+  for (std::int64_t i = 0; i < 14 * 33; ++i) EXPECT_EQ(std::isnan(infinite[i]), i / 33 == 3) << i;
+}
+
+// Rows that are parallel reach the bound of Cauchy-Schwarz, with every prefix of the sum: equal
+// elements, one sign or alternating, and a few large ones among small ones.
+TEST(GemmInt16Test, NoSumLeaves32Bits) {
+  for (const std::int64_t k : {1, 2, 383, 384, 385, 768, 1152, 4304}) {
+    for (int pattern = 0; pattern < 3; ++pattern) {
+      Problem problem(7, 19, k);
+      for (std::int64_t i = 0; i < k; ++i) {
+        float value = 1;
+        if (pattern == 1 && i % 2 == 1) value = -1;
+        if (pattern == 2) value = i % 100 == 0 ? 300.0f : 0.5f;
+        for (std::int64_t row = 0; row < 7; ++row) problem.a[row * k + i] = value;
+        for (std::int64_t row = 0; row < 19; ++row) problem.w[row * k + i] = 1e-3f * value;
+      }
+      const auto want = reference::Linear(ToDouble(problem.a), 7, ToDouble(problem.w), {}, 19, k);
+      EXPECT_LT(RelativeError(Multiply(problem, 1, false, false, false, GemmFormat::kInt16), want),
+                kInt16Tolerance)
+          << "k " << k << ", pattern " << pattern;
+    }
+  }
+}
+
+TEST(GemmInt16Test, SizesOfRowsAndColumnsDoNotMatterAndZeroRowsAreZero) {
+  Problem problem(9, 21, 70);
+  for (std::int64_t row = 0; row < 9; ++row) {
+    for (std::int64_t i = 0; i < 70; ++i) {
+      problem.a[row * 70 + i] *= std::pow(10.0f, static_cast<float>(4 * row - 16));
+    }
+  }
+  std::fill_n(problem.a.begin() + 2 * 70, 70, 0.0f);
+  std::fill_n(problem.w.begin() + 4 * 70, 70, 0.0f);
+  const auto want = reference::Linear(ToDouble(problem.a), 9, ToDouble(problem.w), {}, 21, 70);
+  const std::vector<float> got = Multiply(problem, 1, false, false, false, GemmFormat::kInt16);
+  for (std::int64_t row = 0; row < 9; ++row) {
+    const std::vector<float> part(got.begin() + row * 21, got.begin() + (row + 1) * 21);
+    EXPECT_EQ(part[4], 0.0f);
+    if (row == 2) {
+      EXPECT_EQ(part, std::vector<float>(21, 0.0f));
+    } else {
+      const std::vector<double> exact(want.begin() + row * 21, want.begin() + (row + 1) * 21);
+      EXPECT_LT(RelativeError(part, exact), kInt16Tolerance) << "row " << row;
+    }
+  }
 }
 
 TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "hwy/highway.h"
 
@@ -36,10 +37,43 @@ struct Prefetch {
 };
 inline constexpr std::int64_t kCacheLine = 64;
 
-// acc[r][v] += a[r] * b[v * kLanes ...], one fused multiply-add each (where the target has it).
-template <int kRows, int kVectors>
+// What a product's factors are: floats, or pairs of 16-bit integers in the bits of a float.
+struct Float32 {
+  using Sum = FloatVec;
+  static HWY_INLINE Sum Zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE FloatVec ToFloat(Sum sum) { return sum; }
+  // sum + row[0] * columns, one fused multiply-add each (where the target has it).
+  static HWY_INLINE Sum MultiplyAdd(FloatVec row, FloatVec columns, Sum sum) {
+    return hn::MulAdd(row, columns, sum);
+  }
+};
+
+struct Int16Pair {
+  using Tag = hn::RebindToSigned<FloatTag>;
+  using Sum = hn::Vec<Tag>;
+  static HWY_INLINE Sum Zero() { return hn::Zero(Tag()); }
+  static HWY_INLINE FloatVec ToFloat(Sum sum) { return hn::ConvertTo(FloatTag(), sum); }
+  // Exact: see GemmFormat::kInt16.
+  static HWY_INLINE Sum MultiplyAdd(FloatVec row, FloatVec columns, Sum sum) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
+    const hn::Repartition<std::int16_t, FloatTag> d16;
+    Sum unused = sum;
+    return hn::ReorderWidenMulAccumulate(Tag(), hn::BitCast(d16, row), hn::BitCast(d16, columns),
+                                         sum, unused);
+#else
+    const auto a = hn::BitCast(Tag(), row);
+    const auto b = hn::BitCast(Tag(), columns);
+    const auto low = [](Sum pair) HWY_ATTR { return hn::ShiftRight<16>(hn::ShiftLeft<16>(pair)); };
+    const auto high = [](Sum pair) HWY_ATTR { return hn::ShiftRight<16>(pair); };
+    return hn::Add(sum, hn::Add(hn::Mul(low(a), low(b)), hn::Mul(high(a), high(b))));
+#endif
+  }
+};
+
+// One step of the tile.
+template <class Number, int kRows, int kVectors>
 HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
-                             FloatVec (&acc)[kRows][kVectors]) {
+                             typename Number::Sum (&acc)[kRows][kVectors]) {
   const FloatTag d;
   FloatVec columns[kVectors];
 #pragma GCC unroll 2
@@ -48,129 +82,154 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
   for (int r = 0; r < kRows; ++r) {
     const auto row = hn::Set(d, a[r]);
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::MulAdd(row, columns[v], acc[r][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      acc[r][v] = Number::MultiplyAdd(row, columns[v], acc[r][v]);
+    }
   }
 }
 
 #if HWY_TARGET == HWY_AVX2
-// Four steps of the full tile. Compilers differ: g++ 12 spills an accumulator and moves others, which
-// costs 15 % of the speed; written out, the loop runs at 99 % of the multiply-add peak. The same
-// multiply-adds in the same order as MultiplyStep.
-#define SIGLIP_TILE_ROW(step, r, c0, c1)                                \
-  "vbroadcastss (%c[a_stride]*" #step "+" #r ")*4(%[a]), %%ymm14\n\t" \
-  "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #c0 "\n\t"                    \
+// Four steps of the full tile. Compilers differ: g++ 12 spills an accumulator and moves others,
+// which costs up to 15 % of the speed (and half of it with integers); written out, the loop runs at
+// 99 % of the multiply-add peak. The same operations in the same order as MultiplyStep.
+#define SIGLIP_FLOAT_ROW(step, r, c0, c1)    \
+  "vbroadcastss (%c[a_stride]*" #step "+" #r \
+  ")*4(%[a]), %%ymm14\n\t"                   \
+  "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #c0  \
+  "\n\t"                                     \
   "vfmadd231ps %%ymm13, %%ymm14, %%ymm" #c1 "\n\t"
-#define SIGLIP_TILE_STEP(step)                                \
-  "vmovups (%c[b_stride]*" #step ")*4(%[b]), %%ymm12\n\t"   \
-  "vmovups (%c[b_stride]*" #step "+8)*4(%[b]), %%ymm13\n\t" \
-  SIGLIP_TILE_ROW(step, 0, 0, 1)                              \
-  SIGLIP_TILE_ROW(step, 1, 2, 3)                              \
-  SIGLIP_TILE_ROW(step, 2, 4, 5)                              \
-  SIGLIP_TILE_ROW(step, 3, 6, 7)                              \
-  SIGLIP_TILE_ROW(step, 4, 8, 9)                              \
-  SIGLIP_TILE_ROW(step, 5, 10, 11)
+#define SIGLIP_INT16_ROW(step, r, c0, c1)    \
+  "vpbroadcastd (%c[a_stride]*" #step "+" #r \
+  ")*4(%[a]), %%ymm14\n\t"                   \
+  "vpmaddwd %%ymm12, %%ymm14, %%ymm15\n\t"   \
+  "vpmaddwd %%ymm13, %%ymm14, %%ymm14\n\t"   \
+  "vpaddd %%ymm15, %%ymm" #c0 ", %%ymm" #c0  \
+  "\n\t"                                     \
+  "vpaddd %%ymm14, %%ymm" #c1 ", %%ymm" #c1 "\n\t"
+#define SIGLIP_TILE_STEP(ROW, step)                                                               \
+  "vmovups (%c[b_stride]*" #step                                                                  \
+  ")*4(%[b]), %%ymm12\n\t"                                                                        \
+  "vmovups (%c[b_stride]*" #step "+8)*4(%[b]), %%ymm13\n\t" ROW(step, 0, 0, 1) ROW(step, 1, 2, 3) \
+      ROW(step, 2, 4, 5) ROW(step, 3, 6, 7) ROW(step, 4, 8, 9) ROW(step, 5, 10, 11)
+// clang-format off
+#define SIGLIP_TILE_LOOP(ROW)                                                                  \
+  asm volatile(                                                                                \
+      "vxorps %%xmm0, %%xmm0, %%xmm0\n\t"                                                      \
+      "vxorps %%xmm1, %%xmm1, %%xmm1\n\t"                                                      \
+      "vxorps %%xmm2, %%xmm2, %%xmm2\n\t"                                                      \
+      "vxorps %%xmm3, %%xmm3, %%xmm3\n\t"                                                      \
+      "vxorps %%xmm4, %%xmm4, %%xmm4\n\t"                                                      \
+      "vxorps %%xmm5, %%xmm5, %%xmm5\n\t"                                                      \
+      "vxorps %%xmm6, %%xmm6, %%xmm6\n\t"                                                      \
+      "vxorps %%xmm7, %%xmm7, %%xmm7\n\t"                                                      \
+      "vxorps %%xmm8, %%xmm8, %%xmm8\n\t"                                                      \
+      "vxorps %%xmm9, %%xmm9, %%xmm9\n\t"                                                      \
+      "vxorps %%xmm10, %%xmm10, %%xmm10\n\t"                                                   \
+      "vxorps %%xmm11, %%xmm11, %%xmm11\n\t"                                                   \
+      ".p2align 5\n"                                                                           \
+      "1:\n\t"                                                                                 \
+      "prefetcht1 (%[p])\n\t"                                                                  \
+      SIGLIP_TILE_STEP(ROW, 0)                                                                 \
+      SIGLIP_TILE_STEP(ROW, 1)                                                                 \
+      SIGLIP_TILE_STEP(ROW, 2)                                                                 \
+      SIGLIP_TILE_STEP(ROW, 3)                                                                 \
+      "add %[p_step], %[p]\n\t"                                                                \
+      "add %[a_step], %[a]\n\t"                                                                \
+      "add %[b_step], %[b]\n\t"                                                                \
+      "dec %[n]\n\t"                                                                           \
+      "jnz 1b\n\t"                                                                             \
+      "vmovups %%ymm0, (%[tile])\n\t"                                                          \
+      "vmovups %%ymm1, 32(%[tile])\n\t"                                                        \
+      "vmovups %%ymm2, 64(%[tile])\n\t"                                                        \
+      "vmovups %%ymm3, 96(%[tile])\n\t"                                                        \
+      "vmovups %%ymm4, 128(%[tile])\n\t"                                                       \
+      "vmovups %%ymm5, 160(%[tile])\n\t"                                                       \
+      "vmovups %%ymm6, 192(%[tile])\n\t"                                                       \
+      "vmovups %%ymm7, 224(%[tile])\n\t"                                                       \
+      "vmovups %%ymm8, 256(%[tile])\n\t"                                                       \
+      "vmovups %%ymm9, 288(%[tile])\n\t"                                                       \
+      "vmovups %%ymm10, 320(%[tile])\n\t"                                                      \
+      "vmovups %%ymm11, 352(%[tile])\n\t"                                                      \
+      : [a] "+r"(a), [b] "+r"(b), [n] "+r"(quads), [p] "+r"(prefetch)                          \
+      : [tile] "r"(tile), [p_step] "r"(prefetch_step), [a_stride] "i"(kAStride),               \
+        [b_stride] "i"(kBStride), [a_step] "i"(kAStride * 16), [b_step] "i"(kBStride * 16)     \
+      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",        \
+        "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+// clang-format on
 
-// tile [6][16] = the sum over 4 * quads steps. REQUIRES: quads >= 1.
-template <int kAStride, int kBStride>
+// tile [6][16] = the sum over 4 * quads steps, of floats or of pairs of 16-bit integers (then of
+// 32-bit integers). REQUIRES: quads >= 1.
+template <class Number, int kAStride, int kBStride>
 HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float* b, float* tile,
                                  const char* prefetch, std::int64_t prefetch_step) {
-  // clang-format off
-  asm volatile(
-      "vxorps %%xmm0, %%xmm0, %%xmm0\n\t"
-      "vxorps %%xmm1, %%xmm1, %%xmm1\n\t"
-      "vxorps %%xmm2, %%xmm2, %%xmm2\n\t"
-      "vxorps %%xmm3, %%xmm3, %%xmm3\n\t"
-      "vxorps %%xmm4, %%xmm4, %%xmm4\n\t"
-      "vxorps %%xmm5, %%xmm5, %%xmm5\n\t"
-      "vxorps %%xmm6, %%xmm6, %%xmm6\n\t"
-      "vxorps %%xmm7, %%xmm7, %%xmm7\n\t"
-      "vxorps %%xmm8, %%xmm8, %%xmm8\n\t"
-      "vxorps %%xmm9, %%xmm9, %%xmm9\n\t"
-      "vxorps %%xmm10, %%xmm10, %%xmm10\n\t"
-      "vxorps %%xmm11, %%xmm11, %%xmm11\n\t"
-      ".p2align 5\n"
-      "1:\n\t"
-      "prefetcht1 (%[p])\n\t"
-      SIGLIP_TILE_STEP(0)
-      SIGLIP_TILE_STEP(1)
-      SIGLIP_TILE_STEP(2)
-      SIGLIP_TILE_STEP(3)
-      "add %[p_step], %[p]\n\t"
-      "add %[a_step], %[a]\n\t"
-      "add %[b_step], %[b]\n\t"
-      "dec %[n]\n\t"
-      "jnz 1b\n\t"
-      "vmovups %%ymm0, (%[tile])\n\t"
-      "vmovups %%ymm1, 32(%[tile])\n\t"
-      "vmovups %%ymm2, 64(%[tile])\n\t"
-      "vmovups %%ymm3, 96(%[tile])\n\t"
-      "vmovups %%ymm4, 128(%[tile])\n\t"
-      "vmovups %%ymm5, 160(%[tile])\n\t"
-      "vmovups %%ymm6, 192(%[tile])\n\t"
-      "vmovups %%ymm7, 224(%[tile])\n\t"
-      "vmovups %%ymm8, 256(%[tile])\n\t"
-      "vmovups %%ymm9, 288(%[tile])\n\t"
-      "vmovups %%ymm10, 320(%[tile])\n\t"
-      "vmovups %%ymm11, 352(%[tile])\n\t"
-      : [a] "+r"(a), [b] "+r"(b), [n] "+r"(quads), [p] "+r"(prefetch)
-      : [tile] "r"(tile), [p_step] "r"(prefetch_step), [a_stride] "i"(kAStride),
-        [b_stride] "i"(kBStride), [a_step] "i"(kAStride * 16), [b_step] "i"(kBStride * 16)
-      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-        "xmm11", "xmm12", "xmm13", "xmm14", "cc", "memory");
-  // clang-format on
+  if constexpr (std::is_same_v<Number, Float32>) {
+    SIGLIP_TILE_LOOP(SIGLIP_FLOAT_ROW);
+  } else {
+    SIGLIP_TILE_LOOP(SIGLIP_INT16_ROW);
+  }
 }
+#undef SIGLIP_TILE_LOOP
 #undef SIGLIP_TILE_STEP
-#undef SIGLIP_TILE_ROW
+#undef SIGLIP_INT16_ROW
+#undef SIGLIP_FLOAT_ROW
 #endif
 
-// acc[r][v] = sum over i < k of a[i * kAStride + r] * b[i * kBStride + v * kLanes ...], in the
+// acc[r][v] = sum over i < steps of a[i * kAStride + r] * b[i * kBStride + v * kLanes ...], in the
 // order of i. Alignment of a and b is not needed.
-template <int kRows, int kVectors, int kAStride, int kBStride>
-HWY_INLINE void MultiplyTile(std::int64_t k, const float* HWY_RESTRICT a,
+template <class Number, int kRows, int kVectors, int kAStride, int kBStride>
+HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
                              const float* HWY_RESTRICT b, FloatVec (&acc)[kRows][kVectors],
                              Prefetch prefetch = {}) {
-  const FloatTag d;
+  typename Number::Sum sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Zero(d);
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = Number::Zero();
   }
   std::int64_t i = 0;
 #if HWY_TARGET == HWY_AVX2
   if constexpr (kRows == 6 && kVectors == 2) {
-    if (k >= 4) {
+    if (steps >= 4) {
       const bool some = prefetch.from < prefetch.end;
       HWY_ALIGN float tile[6 * 16];
-      MultiplyFullTile<kAStride, kBStride>(
-          k / 4, a, b, tile, some ? prefetch.from : reinterpret_cast<const char*>(b),
+      MultiplyFullTile<Number, kAStride, kBStride>(
+          steps / 4, a, b, tile, some ? prefetch.from : reinterpret_cast<const char*>(b),
           some ? kCacheLine : 0);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Load(d, tile + (2 * r + v) * kLanes);
+        for (int v = 0; v < kVectors; ++v) {
+          sums[r][v] = hn::BitCast(hn::DFromV<typename Number::Sum>(),
+                                   hn::Load(FloatTag(), tile + (2 * r + v) * kLanes));
+        }
       }
-      i = k / 4 * 4;
+      i = steps / 4 * 4;
       a += i * kAStride;
       b += i * kBStride;
     }
   }
 #endif
-  for (; i + 4 <= k; i += 4) {
+  for (; i + 4 <= steps; i += 4) {
     if (prefetch.from < prefetch.end) {
       __builtin_prefetch(prefetch.from, 0, 2);
       prefetch.from += kCacheLine;
     }
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      MultiplyStep(a, b, acc);
+      MultiplyStep<Number>(a, b, sums);
       a += kAStride;
       b += kBStride;
     }
   }
-  for (; i < k; ++i) {
-    MultiplyStep(a, b, acc);
+  for (; i < steps; ++i) {
+    MultiplyStep<Number>(a, b, sums);
     a += kAStride;
     b += kBStride;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = Number::ToFloat(sums[r][v]);
   }
 }
 
@@ -181,13 +240,14 @@ HWY_INLINE void MultiplyTileTo(std::int64_t k, const float* HWY_RESTRICT a,
 #if HWY_TARGET == HWY_AVX2
   if constexpr (kRows == 6 && kVectors == 2) {
     if (k >= 4 && k % 4 == 0) {
-      MultiplyFullTile<kAStride, kBStride>(k / 4, a, b, out, reinterpret_cast<const char*>(b), 0);
+      MultiplyFullTile<Float32, kAStride, kBStride>(k / 4, a, b, out,
+                                                    reinterpret_cast<const char*>(b), 0);
       return;
     }
   }
 #endif
   FloatVec acc[kRows][kVectors];
-  MultiplyTile<kRows, kVectors, kAStride, kBStride>(k, a, b, acc);
+  MultiplyTile<Float32, kRows, kVectors, kAStride, kBStride>(k, a, b, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -217,7 +277,8 @@ HWY_INLINE void StoreColumns(FloatVec value, float* to, std::int64_t count) {
   if (count > 0) std::memcpy(to, lanes, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-// rows x k of `from` -> [k][kTileRows] at `to`, four rows by four columns at a time.
+// rows x k of `from`, whatever the bits mean -> [k][kTileRows] at `to`, four rows by four columns
+// at a time.
 HWY_INLINE void PackRows(const float* const* from, std::int64_t rows, std::int64_t k, float* to) {
   std::int64_t r = 0;
 #if HWY_TARGET != HWY_SCALAR
