@@ -113,22 +113,35 @@ struct Quantizer {
   float scale = 0;   // integers -> elements
 };
 
-// sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(384)) and
+// sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(576)) and
 // the rounding of the sums below.
 constexpr float kMaxBlockNorm = 46320;
 constexpr float kMaxInteger = 32767;
 // Below it a factor would overflow; such a row counts as zero.
 constexpr float kMinMagnitude = 1e-30f;
 
+// The sum over vectors x of the row of body(x, sum so far), in four partial sums.
+template <class Body>
+HWY_INLINE FloatVec Reduce(const float* row, std::int64_t count, Body body) {
+  const FloatTag d;
+  FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) sums[j] = body(hn::LoadU(d, row + i + j * kLanes), sums[j]);
+  }
+  for (; i < count; i += kLanes) sums[0] = body(LoadColumns(row + i, count - i), sums[0]);
+  return hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+}
+
 Quantizer ChooseQuantizer(const float* row, std::int64_t k) {
   const FloatTag d;
   auto max_lanes = hn::Zero(d);
-  auto nan_lanes = hn::Zero(d);  // 0 * x is NaN for what is not finite, and stays so in a sum
-  for (std::int64_t i = 0; i < k; i += kLanes) {
-    const auto x = LoadColumns(row + i, k - i);
+  // 0 * x is NaN for what is not finite, and stays so in a sum.
+  const auto nan_lanes = Reduce(row, k, [&](FloatVec x, FloatVec sum) HWY_ATTR {
     max_lanes = hn::Max(max_lanes, hn::Abs(x));
-    nan_lanes = hn::MulAdd(x, hn::Zero(d), nan_lanes);
-  }
+    return hn::MulAdd(x, hn::Zero(d), sum);
+  });
   const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
   if (std::isnan(nan)) return {0, nan};
   const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
@@ -136,12 +149,11 @@ Quantizer ChooseQuantizer(const float* row, std::int64_t k) {
   const auto to_unit = hn::Set(d, 1 / max);
   float max_square = 0;
   for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockStepsInt16) {
-    const std::int64_t end = std::min(k, first + 2 * kGemmBlockStepsInt16);
-    auto squares = hn::Zero(d);
-    for (std::int64_t i = first; i < end; i += kLanes) {
-      const auto x = hn::Mul(LoadColumns(row + i, end - i), to_unit);
-      squares = hn::MulAdd(x, x, squares);
-    }
+    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockStepsInt16),
+                                [&](FloatVec x, FloatVec sum) HWY_ATTR {
+                                  const auto unit = hn::Mul(x, to_unit);
+                                  return hn::MulAdd(unit, unit, sum);
+                                });
     max_square = std::max(max_square, hn::GetLane(hn::SumOfLanes(d, squares)));
   }
   const float limit = std::min(kMaxInteger, kMaxBlockNorm / std::sqrt(max_square));
