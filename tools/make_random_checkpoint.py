@@ -28,19 +28,47 @@ SIZES = {
 }
 
 
-def make_model(size, layers=None, seed=0, outliers=0, vocabulary=32000, positions=64):
-    """A SiglipModel of one of SIZES; weights keep activations near 1, as in a trained network."""
-    torch.manual_seed(seed)
+def named_architecture(size, layers=None, vocabulary=32000, positions=64):
+    """(vision_config, text_config) of one of SIZES."""
     shared, vision = SIZES[size]
     shared = dict(shared)
     if layers:
         shared["num_hidden_layers"] = layers
-    config = transformers.SiglipConfig(
-        vision_config={**shared, **vision},
-        text_config={**shared, "vocab_size": vocabulary, "max_position_embeddings": positions,
-                     "projection_size": shared.get("hidden_size", 768)},
-    )
-    model = transformers.SiglipModel(config)
+    text = {**shared, "vocab_size": vocabulary, "max_position_embeddings": positions,
+            "projection_size": shared.get("hidden_size", 768)}
+    return {**shared, **vision}, text
+
+
+def random_tower(random):
+    """Widths, heads and MLPs that fit no vector and no tile; now and then a class default."""
+    if random.random() < 0.08:
+        return {"num_hidden_layers": random.randint(1, 2)}  # 768 wide, 12 heads, MLP 3072
+    head_dim = random.choice([1, 2, 5, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 47, 48, 63, 64, 65, 72, 80, 88, 96])
+    heads = random.choice([1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
+    heads = max(2 if head_dim == 1 else 1, min(heads, 800 // head_dim))  # one number alone has no layer norm
+    width = heads * head_dim
+    middle = random.choice([random.randint(1, 4 * width + 3), 4 * width, 4 * width - 1, 3 * width + 1])
+    return {"hidden_size": width, "intermediate_size": middle, "num_attention_heads": heads,
+            "num_hidden_layers": random.randint(1, 4), "layer_norm_eps": random.choice([1e-6, 1e-6, 1e-5, 1e-12])}
+
+
+def random_architecture(random, vocabulary):
+    """(vision_config, text_config) of a SigLIP 1 as nobody publishes it; at least `vocabulary` token embeddings."""
+    vision, text = random_tower(random), random_tower(random)
+    patch = random.choice([1, 2, 3, 5, 7, 8, 14, 14, 14, 16, 16, 16, 20, 32])
+    grid = random.choice([1, 1, 2, 3, 4, 5, 7, 9, 11, 13, 17])
+    vision |= {"patch_size": patch, "image_size": patch * grid + random.choice([0, random.randrange(patch)])}
+    text |= {"vocab_size": vocabulary + random.choice([0, 1, 13, 1000]),
+             "max_position_embeddings": random.choice([1, 2, 7, 16, 33, 64, random.randint(1, 90)]),
+             "projection_size": vision.get("hidden_size", 768)}
+    return vision, text
+
+
+def make_model(architecture, seed=0, outliers=0):
+    """A SiglipModel of (vision_config, text_config); weights keep activations near 1, as in a trained network."""
+    torch.manual_seed(seed)
+    vision, text = architecture
+    model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim >= 2 and "embedding" not in name and "probe" not in name:
@@ -62,8 +90,9 @@ def make_model(size, layers=None, seed=0, outliers=0, vocabulary=32000, position
     return model.eval()
 
 
-def write(model, out, dtype="float32", shard_size="50GB"):
-    """The snapshot folder: weights, configs, and the demo's tokenizer."""
+def write(model, out, dtype="float32", shard_size="50GB", preprocessor=None, max_length=None):
+    """The snapshot folder: weights, configs, and the demo's tokenizer. `preprocessor` overrides its settings,
+    `max_length` model_max_length."""
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, dtype)).save_pretrained(out, max_shard_size=shard_size)
@@ -74,10 +103,24 @@ def write(model, out, dtype="float32", shard_size="50GB"):
     text = (out / "preprocessor_config.json").read_text()
     settings = json.loads(text)
     settings["size"] = {"height": size, "width": size}
+    settings.update(preprocessor or {})
     (out / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     settings = json.loads((out / "tokenizer_config.json").read_text())
-    settings["model_max_length"] = model.config.text_config.max_position_embeddings
+    settings["model_max_length"] = max_length or model.config.text_config.max_position_embeddings
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def shorten_config(folder, dtype_key):
+    """config.json as the published ones are: no value that equals the class default; `torch_dtype` or `dtype`."""
+    path = pathlib.Path(folder) / "config.json"
+    full = json.loads(path.read_text())
+    short = {key: full[key] for key in ("architectures", "model_type", "initializer_factor") if key in full}
+    short[dtype_key] = full["dtype"]
+    for part, defaults in (("vision_config", transformers.SiglipVisionConfig()),
+                           ("text_config", transformers.SiglipTextConfig())):
+        defaults = {**defaults.to_dict(), "projection_size": full["text_config"]["hidden_size"]}
+        short[part] = {key: value for key, value in full[part].items() if key == "model_type" or value != defaults.get(key)}
+    path.write_text(json.dumps(short, indent=2) + "\n")
 
 
 def main():
@@ -90,7 +133,8 @@ def main():
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--shard-size", default="50GB")
     args = parser.parse_args()
-    write(make_model(args.size, args.layers, args.seed, args.outliers), args.out, args.dtype, args.shard_size)
+    architecture = named_architecture(args.size, args.layers)
+    write(make_model(architecture, args.seed, args.outliers), args.out, args.dtype, args.shard_size)
 
 
 if __name__ == "__main__":
