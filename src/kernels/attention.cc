@@ -22,6 +22,10 @@ inline constexpr std::int64_t kMaxTileRows = 12;
 inline constexpr std::int64_t kMaxTileColumns = 32;
 inline constexpr std::int64_t kMaxLanes = 16;
 
+// Weighted sums run over blocks of so many tokens, each from zero, as those of Gemm do: the
+// rounding of one sum over 729 tokens is a third larger.
+inline constexpr std::int64_t kBlockTokens = 256;
+
 // One worker's memory. A multiple of 16 floats each.
 struct AttentionScratch {
   float* keys = nullptr;     // [ceil(tokens / tile rows)][head_dim][tile rows]
@@ -133,8 +137,19 @@ struct WeightedSum {
 template <int kRows, int kVectors>
 HWY_NOINLINE void RunWeightedSum(const WeightedSum& call) {
   FloatVec acc[kRows][kVectors];
-  MultiplyTile<Float32, kRows, kVectors, kTileColumns, kVectors * kLanes>(call.tokens, call.weights,
-                                                                          call.values, acc);
+  MultiplyTile<Float32, kRows, kVectors, kTileColumns, kVectors * kLanes>(
+      std::min(call.tokens, kBlockTokens), call.weights, call.values, acc);
+  for (std::int64_t t = kBlockTokens; t < call.tokens; t += kBlockTokens) {
+    FloatVec block[kRows][kVectors];
+    MultiplyTile<Float32, kRows, kVectors, kTileColumns, kVectors * kLanes>(
+        std::min(call.tokens - t, kBlockTokens), call.weights + t * kTileColumns,
+        call.values + t * call.width, block);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Add(acc[r][v], block[r][v]);
+    }
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const auto scale = hn::Set(FloatTag(), call.inverse_sums[r]);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <vector>
 
 #include "base/aligned_buffer.h"
@@ -82,6 +83,19 @@ TEST(AttentionTest, LargeScoresDoNotOverflow) {
   const auto out = Attend(p, 1);
   // Scores of about 4000 carry an error of 4000 eps, which e^x takes over as a relative error.
   EXPECT_LT(RelativeError(out, Expected(p)), 2e-3);
+}
+
+TEST(AttentionTest, LongSumsRunInBlocks) {
+  // Zero queries weigh every token alike, which leaves the sum of the values, all near 1. Adding n
+  // of them rounds n times by up to n eps / 2, together sqrt(n) eps / 3 of the sum.
+  Problem p = MakeProblem({1, 4096, 1, 8, 0, 2}, 1e-3f);
+  for (std::int64_t t = 0; t < 4096; ++t) {
+    for (std::int64_t x = 0; x < 8; ++x) {
+      p.qkv[t * 24 + x] = 0;
+      p.qkv[t * 24 + 16 + x] += 1;
+    }
+  }
+  EXPECT_LT(RelativeError(Attend(p, 1), Expected(p)), std::sqrt(256) * 6e-8 / 3);
 }
 
 TEST(AttentionTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
