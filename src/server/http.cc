@@ -21,6 +21,8 @@ struct HttpServer::Impl {
   absl::Status Bind(const std::string& address, std::uint16_t port);
   void Accept();
   void OnAccept(boost::system::error_code error, Socket socket);
+  void Open(Socket socket);
+  void Drain();
   void Run();
 
   const std::string name;
@@ -28,10 +30,11 @@ struct HttpServer::Impl {
   HttpHandler& handler;
   const std::shared_ptr<ConnectionRegistry> registry = std::make_shared<ConnectionRegistry>();
   asio::io_context io;
-  // The acceptor and its timer are used on this strand alone once threads run.
+  // The acceptor, its timer and `draining` are used on this strand alone once threads run.
   HttpConnection::Strand accept_strand = asio::make_strand(io);
   tcp::acceptor acceptor{accept_strand};
   asio::steady_timer retry{accept_strand};
+  bool draining = false;
   std::uint16_t bound_port = 0;
   std::vector<std::thread> threads;
 };
@@ -64,6 +67,8 @@ void HttpServer::Impl::Accept() {
 }
 
 void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) {
+  // A connection may come in the moment that closes the acceptor.
+  if (!error) Open(std::move(socket));
   if (!acceptor.is_open()) return;
   if (error) {
     // Out of descriptors, mostly: trying again at once would spin.
@@ -74,13 +79,29 @@ void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) 
     });
     return;
   }
-  if (registry->size() < limits.connections) {
-    auto connection =
-        std::make_shared<HttpConnection>(std::move(socket), limits, handler, registry);
-    registry->Add(connection);
-    connection->Start();
-  }
   Accept();
+}
+
+void HttpServer::Impl::Open(Socket socket) {
+  if (registry->size() >= limits.connections) return;
+  auto connection = std::make_shared<HttpConnection>(std::move(socket), limits, handler, registry);
+  registry->Add(connection);
+  connection->Start();
+  if (draining) connection->Drain();
+}
+
+void HttpServer::Impl::Drain() {
+  boost::system::error_code error;
+  // Connections that the kernel has made but nobody accepted would be reset, with their requests.
+  acceptor.non_blocking(true, error);
+  for (int i = 0; !error && i < asio::socket_base::max_listen_connections; ++i) {
+    Socket socket = acceptor.accept(asio::make_strand(io), error);
+    if (!error) Open(std::move(socket));
+  }
+  draining = true;
+  acceptor.close(error);
+  retry.cancel();
+  for (const auto& connection : registry->All()) connection->Drain();
 }
 
 void HttpServer::Impl::Run() {
@@ -126,12 +147,7 @@ std::uint16_t HttpServer::port() const { return impl_->bound_port; }
 std::size_t HttpServer::num_connections() const { return impl_->registry->size(); }
 
 void HttpServer::BeginDrain() {
-  asio::dispatch(impl_->accept_strand, [impl = impl_.get()] {
-    boost::system::error_code ignored;
-    impl->acceptor.close(ignored);
-    impl->retry.cancel();
-    for (const auto& connection : impl->registry->All()) connection->Drain();
-  });
+  asio::dispatch(impl_->accept_strand, [impl = impl_.get()] { impl->Drain(); });
 }
 
 bool HttpServer::WaitDrained(std::chrono::steady_clock::time_point deadline) {

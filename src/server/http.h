@@ -92,6 +92,9 @@ struct HttpLimits {
   std::size_t body_bytes_per_s = 64 * 1024;
   // How long bytes are thrown away after a refusal, so that the client reads it before the reset.
   std::chrono::milliseconds linger_timeout{2000};
+  // How long a draining server leaves idle connections open: a round trip and more, so that
+  // requests that are on their way are answered.
+  std::chrono::milliseconds drain_grace{100};
 };
 
 // Thread-safe.
@@ -109,7 +112,8 @@ class HttpServer {
 
   std::uint16_t port() const;
   std::size_t num_connections() const;
-  // Stops accepting, closes idle connections, lets the others finish their request.
+  // Accepts the connections that wait, then none; answers what has been sent, closes idle
+  // connections.
   void BeginDrain();
   // True if every connection was done before `deadline`.
   bool WaitDrained(std::chrono::steady_clock::time_point deadline);

@@ -9,6 +9,7 @@
 
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/read.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/http/read.hpp>
@@ -29,8 +30,6 @@ namespace http = boost::beast::http;
 constexpr std::size_t kReadBytes = 16 * 1024;
 // Room in the buffer for a chunk's header line or trailer beside a full read.
 constexpr std::size_t kBufferBytes = 128 * 1024;
-// After a refusal no more than this is read and thrown away.
-constexpr std::size_t kLingerBytes = std::size_t{64} << 20;
 
 std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
@@ -123,7 +122,15 @@ void HttpConnection::Start() {
 void HttpConnection::Drain() {
   asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
     self->draining_ = true;
-    if (self->state_ == State::kIdle && self->buffer_.size() == 0) self->Shut();
+    if (self->state_ == State::kIdle) self->ShutIfStillIdle();
+  });
+}
+
+void HttpConnection::ShutIfStillIdle() {
+  auto timer = std::make_shared<asio::steady_timer>(stream_.get_executor(), limits_.drain_grace);
+  timer->async_wait([timer, weak = weak_from_this()](Error) {
+    const auto self = weak.lock();
+    if (self && self->state_ == State::kIdle) self->Shut();
   });
 }
 
@@ -142,7 +149,7 @@ void HttpConnection::Shut() {
 void HttpConnection::WaitForRequest() {
   state_ = State::kIdle;
   if (buffer_.size() != 0) return ReadHead();
-  if (draining_) return Shut();
+  if (draining_) ShutIfStillIdle();
   stream_.async_read_some(buffer_.prepare(kReadBytes),
                           [self = shared_from_this()](Error error, std::size_t bytes) {
                             if (error || self->state_ == State::kClosing) return;
@@ -387,9 +394,8 @@ void HttpConnection::OnWritten(Error error) {
 void HttpConnection::Linger() {
   buffer_.clear();
   stream_.async_read_some(buffer_.prepare(kReadBytes),
-                          [self = shared_from_this()](Error error, std::size_t bytes) {
-                            self->lingered_bytes_ += bytes;
-                            if (error || self->lingered_bytes_ > kLingerBytes) return self->Shut();
+                          [self = shared_from_this()](Error error, std::size_t) {
+                            if (error) return self->Shut();
                             self->Linger();
                           });
 }

@@ -107,6 +107,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Refuse(int status, std::string_view text);
   void Linger();
   void Shut();
+  // While draining: a client may have sent its next request before it could know. It has
+  // `drain_grace` to arrive.
+  void ShutIfStillIdle();
   std::chrono::steady_clock::duration TransferTimeout(std::size_t bytes) const;
 
   const HttpLimits& limits_;
@@ -125,7 +128,6 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   bool draining_ = false;
   bool watching_ = false;
   std::size_t chunk_count_ = 0;
-  std::size_t lingered_bytes_ = 0;
   // What is being written.
   std::string response_head_;
   HttpResponse response_;

@@ -1,5 +1,6 @@
 #include "server/http.h"
 
+#include <latch>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -222,6 +223,13 @@ TEST_F(HttpTest, GzipRequestAndResponse) {
   EXPECT_THAT(again.body, HasSubstr("Unable to find 'inputs'"));
 }
 
+TEST_F(HttpTest, ARefusedBodyMayBeSentToItsEnd) {
+  RawClient client(server_->port());
+  const std::string body(std::size_t{80} << 20, 'x');
+  EXPECT_TRUE(client.Send(Post(kInfer, body)));
+  EXPECT_EQ(client.Receive().status, 400);
+}
+
 TEST_F(HttpTest, AnswersComeBackFromOtherThreads) {
   service_.hold = true;
   std::vector<std::unique_ptr<RawClient>> clients;
@@ -279,6 +287,46 @@ TEST_F(HttpTest, DrainFinishesAcceptedWorkAndClosesIdleConnections) {
   busy.Close();
   EXPECT_TRUE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(5000)));
   EXPECT_FALSE(RawClient(server_->port()).connected());
+}
+
+// Holds its server's only thread until told to go on.
+class BlockingHandler final : public HttpHandler {
+ public:
+  void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
+    if (request.target == "/block") {
+      entered.count_down();
+      go_on.wait();
+    }
+    exchange->Respond([] { return HttpResponse(); });
+  }
+
+  std::latch entered{1};
+  std::latch go_on{1};
+};
+
+TEST(HttpDrainTest, WhatWasSentBeforeTheDrainIsAnswered) {
+  BlockingHandler handler;
+  auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, ShortLimits(), handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  RawClient kept((*server)->port());
+  EXPECT_EQ(kept.Ask(Get("/a")).status, 200);
+  RawClient blocking((*server)->port());
+  blocking.Send(Get("/block"));
+  handler.entered.wait();
+  kept.Send(Get("/b"));  // arrived, not read
+  RawClient fresh((*server)->port());
+  fresh.Send(Get("/c"));  // its connection is not even accepted
+  (*server)->BeginDrain();
+  handler.go_on.count_down();
+  EXPECT_EQ(blocking.Receive().status, 200);
+  for (RawClient* client : {&kept, &fresh}) {
+    const RawResponse response = client->Receive();
+    EXPECT_EQ(response.status, 200);
+    EXPECT_EQ(response.Header("Connection"), "close");
+    client->Close();
+  }
+  blocking.Close();
+  EXPECT_TRUE((*server)->WaitDrained(std::chrono::steady_clock::now() + milliseconds(5000)));
 }
 
 class HttpTimeoutTest : public HttpTest {
