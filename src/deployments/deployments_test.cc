@@ -158,7 +158,7 @@ class DeploymentsTest : public testing::Test {
     return values;
   }
 
-  const std::unique_ptr<ServiceImpl> service_;
+  std::unique_ptr<ServiceImpl> service_;
 };
 
 TEST_F(DeploymentsTest, DimsAreFilledFromTheCheckpoint) {
@@ -227,6 +227,25 @@ TEST_F(DeploymentsTest, EmbedModelMustBeKnownAndSuitable) {
   EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", {"a"}, {{"base64_encoded", std::string("true")}})
                 .status.code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(DeploymentsTest, ADoorOrAnEnsembleOfOneIsUnsuitable) {
+  std::vector<ModelConfig> configs = Six();
+  ModelConfig ensemble = configs.back();
+  ensemble.name = "around";
+  ensemble.ensemble_steps = {{.model_name = "embed_image",
+                              .input_map = {{"INPUT_IMAGE", "INPUT_IMAGE"}},
+                              .output_map = {{"EMBEDDING", "EMBEDDING"}}}};
+  configs.push_back(ensemble);
+  // Followed, these would send a request round for ever.
+  for (const char* target : {"embed_image", "embed_text", "around"}) {
+    std::vector<ModelConfig> looped = configs;
+    looped[3].parameters["embed_model"] = target;
+    service_ = *Load(std::move(looped));
+    const InferResponse answer = Send("embed_image", "INPUT_IMAGE", {"a"});
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(answer.status.message()), HasSubstr("is unsuitable: it leads to"));
+  }
 }
 
 TEST_F(DeploymentsTest, AnIdOutsideTheVocabularyIsNamed) {

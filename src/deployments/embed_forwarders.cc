@@ -57,6 +57,24 @@ absl::Status JoinErrors(const std::vector<absl::Status>& statuses) {
   return text.empty() ? absl::OkStatus() : absl::Status(code, text);
 }
 
+bool IsDoor(const ModelConfig& config) {
+  const auto step = config.parameters.find("step");
+  return step != config.parameters.end() && step->second.starts_with("embed_");
+}
+
+// Whether a request to `config` comes to a door: then it could go round for ever. Ensembles are
+// made of models and ensembles without a cycle.
+bool LeadsToDoor(const ModelAccess& models, const ModelConfig& config) {
+  if (IsDoor(config)) return true;
+  return std::any_of(
+      config.ensemble_steps.begin(), config.ensemble_steps.end(), [&](const EnsembleStep& step) {
+        const std::string version =
+            step.model_version < 0 ? std::string() : absl::StrCat(step.model_version);
+        const auto target = models.ReadyConfig(step.model_name, version);
+        return target.ok() && LeadsToDoor(models, **target);
+      });
+}
+
 // The rows of one request as the model below takes them, and what keeps them alive.
 struct Rows {
   InputTensor input;  // datatype and storage; elements of all rows, or data of all rows
@@ -192,6 +210,11 @@ class EmbedForwarder : public Forwarder {
           absl::StrCat("parameter 'embed_model': ", config.status().message()));
     }
     const ModelConfig& target = **config;
+    if (LeadsToDoor(models, target)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("parameter 'embed_model': model '", name,
+                       "' is unsuitable: it leads to embed_image or embed_text"));
+    }
     const bool takes = target.inputs.size() == 1 && target.inputs[0].datatype == input_type_ &&
                        target.inputs[0].dims == InputDims();
     const bool gives =
