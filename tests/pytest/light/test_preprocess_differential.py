@@ -1,7 +1,8 @@
 """src/image against live Pillow: the same files, byte for byte.
 
 Needs Pillow 13.0.0, numpy, pytest and the built tool siglip_preprocess_dump under SIGLIP_BUILD_DIR
-(default build/ci). SIGLIP_CORPORA names a folder with images/ and verdicts.json (skipped without).
+(default build/ci). SIGLIP_CORPORA names a folder with images/ and verdicts.json (skipped without). SIGLIP_SEED draws
+other damage than usual, SIGLIP_DAMAGED_FILES how much of it.
 Chroma samplings and arithmetic coding that Pillow cannot write come from cjpeg, if it is installed.
 """
 import hashlib
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 BUILD = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci")
 TOOL = BUILD / "tests/image_differential/siglip_preprocess_dump"
 BICUBIC, BILINEAR = 3, 2
+SEED = os.environ.get("SIGLIP_SEED")
 SIZES = [(1, 1), (1, 7), (7, 1), (1, 300), (300, 1), (13, 200), (200, 13), (64, 64), (97, 61), (500, 375), (386, 395)]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -351,7 +353,7 @@ def test_truncated_files_have_pillows_verdict(name, tmp_path):
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_damaged_files_have_pillows_verdict(name, tmp_path):
-    rng = np.random.default_rng(list(name.encode()))
+    rng = np.random.default_rng([*name.encode(), *([int(SEED)] if SEED else [])])
     files = {}
     for i in range(int(os.environ.get("SIGLIP_DAMAGED_FILES", "200"))):
         data = bytearray(SEEDS[name])
