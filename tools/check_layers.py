@@ -25,8 +25,9 @@ ALLOWED = {
     "deployments": {"base", "serving", "siglip"},
     "protocol": {"base", "serving"},
     "server": {"base", "protocol", "serving"},
+    "eval": {"base", "kernels"},
     "cli": {"base", "checkpoint", "image", "text", "kernels", "engine", "api", "siglip", "serving",
-            "deployments", "protocol", "server"},
+            "deployments", "protocol", "server", "eval"},
 }
 # Pattern of a third-party include -> folders that may have it.
 CONFINED = {
