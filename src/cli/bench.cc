@@ -7,9 +7,10 @@
 namespace siglip::cli {
 
 void AddBenchCommand(CLI::App& app, RunCommand& run) {
-  CLI::App* command = app.add_subcommand("bench", "Measure engine, preprocessing or a server");
+  CLI::App* command = app.add_subcommand("bench", "Measure engine, preprocessing, kNN or a server");
   command->require_subcommand(1);
   AddBenchEngineCommand(*command, run);
+  AddBenchKnnCommand(*command, run);
   AddBenchPreprocessCommand(*command, run);
   AddBenchServerCommand(*command, run);
 }

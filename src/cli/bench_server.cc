@@ -70,11 +70,11 @@ class LoadRun {
     for (int i = 0; i < flags_.concurrency; ++i) {
       SIGLIP_ASSIGN_OR_RETURN(
           std::unique_ptr<LoadClient> client,
-          (flags_.protocol == "http" ? ConnectHttp : ConnectGrpc)(flags_.url, flags_.model_name));
+          (flags_.protocol == "http" ? ConnectHttp : ConnectGrpc)({flags_.url, flags_.model_name}));
       clients.push_back(std::move(client));
     }
     // Not counted: fills caches, grows buffers.
-    SIGLIP_RETURN_IF_ERROR(clients[0]->Infer(images_[0]));
+    SIGLIP_RETURN_IF_ERROR(clients[0]->Infer(images_[0], nullptr));
     const double start = NowSeconds();
     deadline_ = start + flags_.seconds;
     double cpu_start = 0;
@@ -101,7 +101,7 @@ class LoadRun {
     std::size_t failures = 0;
     absl::Status first_failure;
     for (double now = NowSeconds(); now < deadline_;) {
-      const absl::Status status = client.Infer(images_[next_++ % images_.size()]);
+      const absl::Status status = client.Infer(images_[next_++ % images_.size()], nullptr);
       const double end = NowSeconds();
       if (status.ok()) {
         seconds.push_back(end - now);

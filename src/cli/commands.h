@@ -23,6 +23,8 @@ void AddServeCommand(CLI::App& app, RunCommand& run);
 void AddEmbedCommand(CLI::App& app, RunCommand& run);
 void AddClassifyCommand(CLI::App& app, RunCommand& run);
 void AddInspectCommand(CLI::App& app, RunCommand& run);
+void AddValidateCommand(CLI::App& app, RunCommand& run);
+void AddSampleImagenetCommand(CLI::App& app, RunCommand& run);
 void AddBenchCommand(CLI::App& app, RunCommand& run);
 
 }  // namespace siglip::cli

@@ -6,24 +6,34 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace siglip::cli {
 
+// Where requests go.
+struct LoadTarget {
+  std::string address;  // HOST:PORT
+  std::string model_name;
+  std::string input_name = "INPUT_IMAGE";  // of BYTES [1]; its one output is an embedding
+};
+
 // Confined to one thread.
 class LoadClient {
  public:
   virtual ~LoadClient() = default;
-  // Sends one image file to `model_name` and waits for the whole answer.
-  virtual absl::Status Infer(std::string_view image_bytes) = 0;
+  // Sends one image file or text and waits for the whole answer; `embedding`, if given, receives
+  // it. Unavailable: the connection is lost, or the server says so.
+  virtual absl::Status Infer(std::string_view content, std::vector<float>* embedding) = 0;
 };
 
-// `address` is HOST:PORT. Connects at once; the error names the address.
-absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const std::string& address,
-                                                        const std::string& model_name);
-absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const std::string& address,
-                                                        const std::string& model_name);
+// Connects at once; the error names the address.
+absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const LoadTarget& target);
+absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const LoadTarget& target);
+
+// `bytes` as little-endian floats. Internal: not a multiple of four, or none.
+absl::Status ParseEmbedding(std::string_view bytes, std::vector<float>& embedding);
 
 }  // namespace siglip::cli

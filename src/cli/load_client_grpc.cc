@@ -15,29 +15,37 @@ constexpr std::chrono::seconds kConnectTimeout{10};
 
 class GrpcLoadClient final : public LoadClient {
  public:
-  GrpcLoadClient(const std::shared_ptr<grpc::Channel>& channel, const std::string& model_name)
+  GrpcLoadClient(const std::shared_ptr<grpc::Channel>& channel, const LoadTarget& target)
       : stub_(inference::GRPCInferenceService::NewStub(channel)) {
-    request_.set_model_name(model_name);
+    request_.set_model_name(target.model_name);
     inference::ModelInferRequest::InferInputTensor* input = request_.add_inputs();
-    input->set_name("INPUT_IMAGE");
+    input->set_name(target.input_name);
     input->set_datatype("BYTES");
     input->add_shape(1);
     input->add_shape(1);
     request_.add_raw_input_contents();
   }
 
-  absl::Status Infer(std::string_view image_bytes) override {
+  absl::Status Infer(std::string_view bytes, std::vector<float>* embedding) override {
     // BYTES on the wire: little-endian uint32 length, then the bytes.
     std::string& content = *request_.mutable_raw_input_contents(0);
-    const auto length = static_cast<std::uint32_t>(image_bytes.size());
+    const auto length = static_cast<std::uint32_t>(bytes.size());
     content.clear();
     for (int shift = 0; shift < 32; shift += 8)
       content += static_cast<char>(length >> shift & 0xff);
-    content.append(image_bytes);
+    content.append(bytes);
     grpc::ClientContext context;
     const grpc::Status status = stub_->ModelInfer(&context, request_, &response_);
-    if (status.ok()) return absl::OkStatus();
-    return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+    if (!status.ok()) {
+      return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                          status.error_message());
+    }
+    if (embedding == nullptr) return absl::OkStatus();
+    if (response_.raw_output_contents_size() != 1) {
+      return absl::InternalError(absl::StrCat("answer: expected one raw output, got ",
+                                              response_.raw_output_contents_size()));
+    }
+    return ParseEmbedding(response_.raw_output_contents(0), *embedding);
   }
 
  private:
@@ -48,17 +56,16 @@ class GrpcLoadClient final : public LoadClient {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const std::string& address,
-                                                        const std::string& model_name) {
+absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const LoadTarget& target) {
   grpc::ChannelArguments arguments;
   // A connection per client, not one shared by all of the process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   const auto channel =
-      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+      grpc::CreateCustomChannel(target.address, grpc::InsecureChannelCredentials(), arguments);
   if (!channel->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout)) {
-    return absl::UnavailableError(absl::StrCat(address, ": no connection"));
+    return absl::UnavailableError(absl::StrCat(target.address, ": no connection"));
   }
-  return std::make_unique<GrpcLoadClient>(channel, model_name);
+  return std::make_unique<GrpcLoadClient>(channel, target);
 }
 
 }  // namespace siglip::cli

@@ -1,3 +1,4 @@
+#include <cstring>
 #include <exception>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include <boost/beast/http.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/checked_math.h"
 #include "cli/load_client.h"
 
 namespace siglip::cli {
@@ -27,26 +29,47 @@ class HttpLoadClient final : public LoadClient {
     stream_.socket().set_option(asio::ip::tcp::no_delay(true));
   }
 
-  absl::Status Infer(std::string_view image_bytes) override {
+  absl::Status Infer(std::string_view content, std::vector<float>* embedding) override {
     try {
       http::request<http::span_body<const char>> request(http::verb::post, target_, 11);
       request.set(http::field::host, host_);
       request.set(http::field::content_type, "application/octet-stream");
       request.set("Inference-Header-Content-Length", "0");
-      request.body() = {image_bytes.data(), image_bytes.size()};
+      request.body() = {content.data(), content.size()};
       request.prepare_payload();
       http::write(stream_, request);
       http::response<http::string_body> response;
       http::read(stream_, buffer_, response);
-      if (response.result() == http::status::ok) return absl::OkStatus();
-      return absl::UnknownError(
-          absl::StrCat("HTTP ", response.result_int(), ": ", response.body().substr(0, 200)));
+      if (response.result() != http::status::ok) return Refusal(response);
+      return embedding == nullptr ? absl::OkStatus() : ReadTail(response, *embedding);
     } catch (const std::exception& error) {
       return absl::UnavailableError(error.what());
     }
   }
 
  private:
+  using Response = http::response<http::string_body>;
+
+  static absl::Status Refusal(const Response& response) {
+    const auto code = response.result() == http::status::service_unavailable
+                          ? absl::StatusCode::kUnavailable
+                          : absl::StatusCode::kUnknown;
+    return absl::Status(
+        code, absl::StrCat("HTTP ", response.result_int(), ": ", response.body().substr(0, 200)));
+  }
+
+  // The answer's JSON head has the length that the header says; the floats follow it.
+  static absl::Status ReadTail(const Response& response, std::vector<float>& embedding) {
+    const std::string field(response["Inference-Header-Content-Length"]);
+    const auto head = ParseInt<std::uint64_t>(field);
+    if (!head || *head > response.body().size()) {
+      return absl::InternalError(
+          absl::StrCat("answer: expected Inference-Header-Content-Length of at most ",
+                       response.body().size(), ", got \"", field, "\""));
+    }
+    return ParseEmbedding(std::string_view(response.body()).substr(*head), embedding);
+  }
+
   const std::string host_;
   const std::string target_;
   asio::io_context context_;
@@ -56,17 +79,28 @@ class HttpLoadClient final : public LoadClient {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const std::string& address,
-                                                        const std::string& model_name) {
-  const std::size_t colon = address.rfind(':');
+absl::Status ParseEmbedding(std::string_view bytes, std::vector<float>& embedding) {
+  if (bytes.empty() || bytes.size() % sizeof(float) != 0) {
+    return absl::InternalError(
+        absl::StrCat("answer: expected an embedding of floats, got ", bytes.size(), " bytes"));
+  }
+  embedding.resize(bytes.size() / sizeof(float));
+  std::memcpy(embedding.data(), bytes.data(), bytes.size());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const LoadTarget& target) {
+  const std::size_t colon = target.address.rfind(':');
   if (colon == std::string::npos) {
-    return absl::InvalidArgumentError(absl::StrCat("address ", address, ": expected HOST:PORT"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("address ", target.address, ": expected HOST:PORT"));
   }
   try {
-    return std::make_unique<HttpLoadClient>(address.substr(0, colon), address.substr(colon + 1),
-                                            absl::StrCat("/v2/models/", model_name, "/infer"));
+    return std::make_unique<HttpLoadClient>(
+        target.address.substr(0, colon), target.address.substr(colon + 1),
+        absl::StrCat("/v2/models/", target.model_name, "/infer"));
   } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat(address, ": ", error.what()));
+    return absl::UnavailableError(absl::StrCat(target.address, ": ", error.what()));
   }
 }
 

@@ -38,6 +38,8 @@ int Main(int argc, char** argv) {
   siglip::cli::AddEmbedCommand(app, run);
   siglip::cli::AddClassifyCommand(app, run);
   siglip::cli::AddInspectCommand(app, run);
+  siglip::cli::AddValidateCommand(app, run);
+  siglip::cli::AddSampleImagenetCommand(app, run);
   siglip::cli::AddBenchCommand(app, run);
   try {
     app.parse(argc, argv);

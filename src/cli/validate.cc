@@ -1,0 +1,193 @@
+// `siglip validate`: the accuracy table of a checkpoint or a running server on an ImageNet folder.
+
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/file_map.h"
+#include "base/status_macros.h"
+#include "cli/commands.h"
+#include "cli/embedder.h"
+#include "cli/embedding_cache.h"
+#include "cli/embedding_writer.h"
+#include "cli/model_flags.h"
+#include "cli/progress.h"
+#include "cli/report.h"
+#include "cli/validation.h"
+#include "cli/validation_report.h"
+#include "eval/imagenet_folder.h"
+#include "eval/templates.h"
+
+namespace siglip::cli {
+namespace {
+
+struct ValidateFlags {
+  ModelFlags model;
+  ServerTarget server;
+  std::string data;
+  ValidationOptions options;
+  PipelineOptions pipeline;
+  std::string cache;
+  std::string html;
+  std::string json;
+  std::string predictions;
+  std::string embeddings;
+  std::string failures;
+  bool quiet = false;
+};
+
+absl::Status CheckFlags(const ValidateFlags& flags) {
+  if (flags.model.directory.empty() == flags.server.url.empty()) {
+    return absl::InvalidArgumentError("expected either --model DIR or --url HOST:PORT");
+  }
+  if (flags.options.unpadded && !flags.server.url.empty()) {
+    return absl::InvalidArgumentError("--no-padding: a server always pads; use --model");
+  }
+  if (!flags.predictions.empty() && !absl::EndsWith(flags.predictions, ".csv") &&
+      !absl::EndsWith(flags.predictions, ".jsonl")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--predictions ", flags.predictions, ": expected a name that ends in .csv or .jsonl"));
+  }
+  for (const std::string& text_template : flags.options.templates) {
+    SIGLIP_RETURN_IF_ERROR(CheckTemplate(text_template));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Validation> RunValidation(const ValidateFlags& flags) {
+  SIGLIP_ASSIGN_OR_RETURN(ImagenetFolder folder, OpenImagenetFolder(flags.data));
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Embedder> embedder;
+  if (flags.server.url.empty()) {
+    SIGLIP_ASSIGN_OR_RETURN(model, Model::Open(flags.model.directory, flags.model.options));
+    embedder = MakeModelEmbedder(*model, flags.pipeline);
+  } else {
+    SIGLIP_ASSIGN_OR_RETURN(embedder, ConnectEmbedder(flags.server));
+  }
+  std::unique_ptr<EmbeddingCache> cache;
+  if (!flags.cache.empty()) {
+    SIGLIP_ASSIGN_OR_RETURN(const std::string identity, Fingerprint(*embedder));
+    SIGLIP_ASSIGN_OR_RETURN(
+        cache, EmbeddingCache::Open(flags.cache, identity, embedder->embedding_size()));
+    std::cerr << "cache " << flags.cache << ": " << cache->size() << " embeddings\n";
+  }
+  return Validate(*embedder, cache.get(), std::move(folder), flags.options);
+}
+
+absl::Status WriteReports(const ValidateFlags& flags, const Validation& validation) {
+  if (!flags.json.empty()) {
+    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.json, ValidationJson(validation)));
+  }
+  if (!flags.predictions.empty()) {
+    const bool csv = absl::EndsWith(flags.predictions, ".csv");
+    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(
+        flags.predictions, csv ? PredictionsCsv(validation) : PredictionsJsonl(validation)));
+  }
+  if (!flags.embeddings.empty()) {
+    SIGLIP_RETURN_IF_ERROR(SaveEmbeddings(validation, flags.embeddings));
+  }
+  if (!flags.html.empty()) {
+    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.html, ValidationHtml(validation)));
+  }
+  if (!flags.failures.empty()) {
+    std::string lines;
+    for (const FailedItem& item : validation.failures) {
+      absl::StrAppend(&lines, "{\"name\":", JsonString(item.name),
+                      ",\"error\":", JsonString(item.error), "}\n");
+    }
+    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.failures, lines));
+  }
+  return absl::OkStatus();
+}
+
+int RunValidate(const ValidateFlags& flags) {
+  if (const absl::Status status = CheckFlags(flags); !status.ok()) {
+    std::cerr << "error: " << status.message() << '\n';
+    return kUsage;
+  }
+  const auto validation = RunValidation(flags);
+  if (!validation.ok()) return Fail(validation.status());
+  std::cout << MarkdownTable(*validation) << '\n' << SummaryText(*validation) << std::flush;
+  for (const FailedItem& item : validation->failures) {
+    std::cerr << "failed: " << item.name << ": " << item.error << '\n';
+  }
+  if (const absl::Status status = WriteReports(flags, *validation); !status.ok()) {
+    return Fail(status);
+  }
+  if (validation->failures.empty()) return kSuccess;
+  std::cerr << validation->failures.size() << " images failed and were left out\n";
+  return kSomeFailed;
+}
+
+void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
+  AddModelFlags(command, flags.model, false);
+  command.add_option("--batch-size", flags.pipeline.batch_size, "Items per engine call")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--decode-threads", flags.pipeline.preprocess_threads,
+                  "Decoding threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command.add_option("--url", flags.server.url,
+                     "HOST:PORT of a running server, instead of --model");
+  command.add_option("--protocol", flags.server.protocol, "grpc or http")
+      ->check(CLI::IsMember({"grpc", "http"}))
+      ->capture_default_str();
+  command.add_option("--concurrency", flags.server.concurrency, "Clients of the server at once")
+      ->check(CLI::Range(1, 10'000))
+      ->capture_default_str();
+}
+
+void AddReportFlags(CLI::App& command, ValidateFlags& flags) {
+  command.add_option("--html", flags.html, "Write a self-contained report with plots");
+  command.add_option("--json", flags.json, "Write the table, classes and failures as JSON");
+  command.add_option("--predictions", flags.predictions,
+                     "Write every prediction: FILE.csv or FILE.jsonl");
+  command.add_option("--save-embeddings", flags.embeddings,
+                     "Folder for all embeddings as .npy, so that scikit-learn can be given them");
+  command.add_option("--failures", flags.failures, "Write the images that failed, as JSON lines");
+  command.add_flag("-q,--quiet", flags.quiet, "No progress bar");
+}
+
+}  // namespace
+
+void AddValidateCommand(CLI::App& app, RunCommand& run) {
+  auto flags = std::make_shared<ValidateFlags>();
+  flags->options.templates = PublishedTemplates();
+  CLI::App* command = app.add_subcommand(
+      "validate", "Few-shot and zero-shot accuracy on an ImageNet folder, as scikit-learn's kNN");
+  AddSourceFlags(*command, *flags);
+  command
+      ->add_option("--data", flags->data,
+                   "Folder with train/<label>/, valid/<label>/ and LOC_synset_mapping.txt")
+      ->required();
+  command
+      ->add_option("--template", flags->options.templates,
+                   "Prompt with {text} or {label}; repeatable")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->capture_default_str();
+  command->add_flag("--no-padding", flags->options.unpadded,
+                    "Also a row whose texts are not padded (SigLIP was trained with padding)");
+  command->add_option("-k,--neighbors", flags->options.k, "Neighbours that vote")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  command->add_option("--cache", flags->cache,
+                      "Folder of embeddings that later runs take up, also after a kill");
+  AddReportFlags(*command, *flags);
+  command->footer("Exit code 3: done, but some images failed and were left out.");
+  command->callback([flags, &run] {
+    run = [flags] {
+      flags->options.show_progress = !flags->quiet && StderrIsTerminal();
+      flags->options.threads = flags->model.options.num_threads;
+      return RunValidate(*flags);
+    };
+  });
+}
+
+}  // namespace siglip::cli
