@@ -35,7 +35,7 @@ th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);verti
 th{font-weight:600;color:var(--soft);font-size:12px}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 ul{margin:6px 0;padding-left:20px}
 .two{display:grid;grid-template-columns:1fr 1fr;gap:32px}.plots{display:grid;
-grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:18px}
+grid-template-columns:repeat(auto-fill,minmax(240px,1fr));gap:18px;align-items:end}
 figure{margin:0}figcaption{font-size:12px;color:var(--soft);margin-bottom:4px}
 svg{display:block;width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--ink)}
 .samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:14px}
@@ -205,7 +205,7 @@ class Page {
   void HeatMap() {
     const std::vector<int> classes = HeatClasses();
     if (classes.empty()) return;
-    constexpr int kCell = 32, kLeft = 210, kTop = 130;
+    constexpr int kCell = 32, kLeft = 180, kTop = 110;
     const int side = kCell * static_cast<int>(classes.size());
     Add("<h2>Confusion of the most confused classes</h2><figure><figcaption>", SummaryName(),
         "; a line is a true class, a column what it was taken for, in images</figcaption>",
@@ -223,7 +223,7 @@ class Page {
     Add("</svg></figure>\n");
   }
   void HeatCell(const std::vector<int>& classes, std::size_t i, std::size_t j) {
-    constexpr int kCell = 32, kLeft = 210, kTop = 130;
+    constexpr int kCell = 32, kLeft = 180, kTop = 110;
     std::int64_t total = 0;
     for (const ClassAccuracy& c : summary_.confusion.PerClass()) {
       if (c.class_index == classes[i]) total = c.images;
