@@ -27,7 +27,7 @@ def test_version_names_codecs(siglip):
     assert "commit" in result.stdout and "libjpeg" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "embed", "classify", "inspect", "bench"])
+@pytest.mark.parametrize("command", ["serve", "embed", "classify", "inspect", "bench", "validate", "sample-imagenet"])
 def test_every_command_has_help(siglip, command):
     result = siglip(command, "--help")
     assert result.returncode == 0
