@@ -292,7 +292,8 @@ class Page {
       const int best = row.predictions[i].top[0];
       const bool hit = best == image.class_index;
       Add("<p class=\"soft\"><span class=\"", hit ? "ok\">✓ " : "no\">✗ ", Name(best, 40),
-          "</span> ", Escape(row.name), "</p>");
+          "</span> <span title=\"", Escape(row.text_template), "\">", Escape(row.name),
+          "</span></p>");
     }
     Add("</div>\n");
   }
