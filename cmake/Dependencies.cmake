@@ -39,11 +39,16 @@ pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
 # Portable SIMD with run-time dispatch. Package libhwy-dev.
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
 
+# Tar archives of `siglip embed`. Package libarchive-dev.
+find_package(LibArchive REQUIRED)
+# SHA-256 of checkpoints, job lists and goldens. Package libssl-dev.
+find_package(OpenSSL REQUIRED)
+# Parquet, optional: Apache Arrow out of the PyPI wheel pyarrow, which Debian 12 does not package.
+include(Arrow)
+
 # Packages libgtest-dev, libgmock-dev, libbenchmark-dev.
 if(SIGLIP_BUILD_TESTS)
   find_package(GTest REQUIRED)
-  # SHA-256 of goldens. Package libssl-dev.
-  find_package(OpenSSL REQUIRED)
 endif()
 if(SIGLIP_BUILD_BENCH)
   find_package(benchmark REQUIRED)

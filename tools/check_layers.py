@@ -26,8 +26,9 @@ ALLOWED = {
     "protocol": {"base", "serving"},
     "server": {"base", "protocol", "serving"},
     "eval": {"base", "kernels"},
-    "cli": {"base", "checkpoint", "image", "text", "kernels", "engine", "api", "siglip", "serving",
-            "deployments", "protocol", "server", "eval"},
+    "bulk": {"base"},
+    "cli": {"base", "bulk", "checkpoint", "image", "text", "kernels", "engine", "api", "siglip",
+            "serving", "deployments", "protocol", "server", "eval"},
 }
 # Pattern of a third-party include -> folders that may have it.
 CONFINED = {
@@ -36,6 +37,7 @@ CONFINED = {
     re.compile(r"sentencepiece"): {"text"},
     re.compile(r"(jpeglib|png\.h|tiffio|webp/|gif_lib|avif/|openjpeg|lcms2)"): {"image"},
     re.compile(r"prometheus/"): {"server"},
+    re.compile(r"^(arrow/|parquet/|archive\.h|archive_entry\.h)"): {"bulk"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 

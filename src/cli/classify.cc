@@ -1,4 +1,4 @@
-// `siglip classify`: zero-shot classification of image files.
+// `siglip classify`: zero-shot classification of images in any number.
 
 #include <algorithm>
 #include <cstdio>
@@ -8,15 +8,17 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
+#include "bulk/row_format.h"
 #include "cli/commands.h"
-#include "cli/embedding_writer.h"
-#include "cli/image_files.h"
 #include "cli/image_pipeline.h"
+#include "cli/input_flags.h"
+#include "cli/labels.h"
 #include "cli/model_flags.h"
+#include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/zero_shot.h"
 
@@ -25,85 +27,137 @@ namespace {
 
 struct ClassifyFlags {
   ModelFlags model;
-  std::vector<std::string> paths;
+  InputFlags inputs;
   std::string labels;
+  std::string labels_file;
   std::vector<std::string> templates;
-  int top = 5;
+  std::string templates_file;
+  std::string format;  // "" = table on a terminal, else jsonl
   bool json = false;
+  std::string failures;
+  int top = 5;
+  PipelineOptions pipeline;
 };
 
-constexpr int kBarColumns = 30;
+// A few lines; this only bounds a wrong file.
+constexpr std::uint64_t kMaxTemplatesBytes = 1 << 20;
 
-void PrintTable(const std::string& path, const ZeroShotClassifier& classifier,
-                const std::vector<double>& probabilities, const std::vector<std::size_t>& order) {
-  std::size_t width = 0;
-  for (const std::size_t i : order) width = std::max(width, classifier.labels()[i].size());
-  std::printf("%s\n", path.c_str());
-  for (const std::size_t i : order) {
-    const auto filled = static_cast<std::size_t>(probabilities[i] * kBarColumns + 0.5);
-    std::printf("  %-*s  %6.2f %%  %s\n", static_cast<int>(width), classifier.labels()[i].c_str(),
-                100 * probabilities[i], std::string(filled, '#').c_str());
-  }
+absl::StatusOr<std::vector<std::string>> AllLabels(const ClassifyFlags& flags) {
+  return flags.labels_file.empty() ? ParseLabels(flags.labels) : ReadLabels(flags.labels_file);
 }
 
-void PrintJson(const std::string& path, const ZeroShotClassifier& classifier,
-               const std::vector<double>& probabilities, const std::vector<std::size_t>& order) {
-  std::string line = absl::StrCat("{\"image\":", JsonString(path), ",\"labels\":[");
-  for (std::size_t k = 0; k < order.size(); ++k) {
-    absl::StrAppend(&line, k > 0 ? "," : "",
-                    "{\"label\":", JsonString(classifier.labels()[order[k]]), ",\"probability\":");
-    AppendJsonFloat(static_cast<float>(probabilities[order[k]]), line);
-    line += '}';
+// A template without a place for the label would give every label the same text.
+absl::Status CheckTemplates(const std::vector<std::string>& templates) {
+  for (const std::string& text_template : templates) {
+    if (FillTemplate(text_template, "") == text_template) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "template \"", text_template, "\": expected {text} or {label} in it, got neither"));
+    }
   }
-  std::printf("%s]}\n", line.c_str());
+  return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::string>> ParseLabels(const std::string& list) {
-  std::vector<std::string> labels;
-  const std::vector<std::string> parts = absl::StrSplit(list, ',', absl::SkipWhitespace());
-  for (const std::string& part : parts) {
-    labels.emplace_back(absl::StripAsciiWhitespace(part));
+std::vector<ScoredLabel> BestLabels(const ZeroShotClassifier& classifier,
+                                    std::span<const float> embedding, int top) {
+  const std::vector<double> probabilities = classifier.Probabilities(embedding);
+  std::vector<std::size_t> order(probabilities.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const std::size_t count = std::min(order.size(), static_cast<std::size_t>(top));
+  // Equal ones in the order of the labels.
+  std::partial_sort(
+      order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(),
+      [&](std::size_t a, std::size_t b) {
+        return probabilities[a] != probabilities[b] ? probabilities[a] > probabilities[b] : a < b;
+      });
+  std::vector<ScoredLabel> best;
+  for (std::size_t k = 0; k < count; ++k) {
+    best.push_back({classifier.labels()[order[k]], probabilities[order[k]]});
   }
-  if (labels.empty()) return absl::InvalidArgumentError("--labels: expected label,label,...");
-  return labels;
+  return best;
 }
 
-// Returns how many files failed.
-absl::StatusOr<std::size_t> ClassifyAll(const ClassifyFlags& flags,
-                                        const std::vector<std::string>& files) {
-  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> labels, ParseLabels(flags.labels));
+std::string FormatOf(const ClassifyFlags& flags) {
+  if (flags.json) return "jsonl";
+  if (!flags.format.empty()) return flags.format;
+  return StdoutIsTerminal() ? "table" : "jsonl";
+}
+
+absl::Status Print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size()) return absl::OkStatus();
+  return absl::ResourceExhaustedError("stdout: writing failed (disk full, or reader gone?)");
+}
+
+struct Counts {
+  std::uint64_t classified = 0;
+  std::uint64_t failed = 0;
+};
+
+absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
+  SIGLIP_RETURN_IF_ERROR(CheckTemplates(flags.templates));
+  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> labels, AllLabels(flags));
+  if (flags.inputs.paths.empty() && flags.inputs.files_from.empty()) {
+    return absl::InvalidArgumentError("nothing to classify: name images, folders or --files-from");
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const bulk::JobItems items, ListItems(flags.inputs));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
   SIGLIP_ASSIGN_OR_RETURN(const ZeroShotClassifier classifier,
                           ZeroShotClassifier::Create(*model, std::move(labels), flags.templates));
-  std::size_t num_failed = 0;
-  const auto print = [&](std::size_t i, const absl::Status& status,
-                         std::span<const float> embedding) {
-    if (!status.ok()) {
-      ++num_failed;
-      std::cerr << "failed: " << files[i] << ": " << status.message() << '\n';
-      return;
+  const std::unique_ptr<AnswerWriter> writer = AnswerWriter::Create(FormatOf(flags));
+  Counts counts;
+  std::string failures;
+  const auto answer = [&](const bulk::Item& item, const absl::Status& status,
+                          std::span<const float> embedding) {
+    if (status.ok()) {
+      ++counts.classified;
+      return Print(writer->Image(item.name, BestLabels(classifier, embedding, flags.top)));
     }
-    const std::vector<double> probabilities = classifier.Probabilities(embedding);
-    std::vector<std::size_t> order(probabilities.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return probabilities[a] > probabilities[b];
-    });
-    order.resize(std::min(order.size(), static_cast<std::size_t>(flags.top)));
-    (flags.json ? PrintJson : PrintTable)(files[i], classifier, probabilities, order);
+    ++counts.failed;
+    std::cerr << "failed: " << item.name << ": " << status.message() << '\n';
+    if (!flags.failures.empty()) {
+      failures += bulk::FailureLine(item.name, {status.message().data(), status.message().size()});
+    }
+    return absl::OkStatus();
   };
-  SIGLIP_RETURN_IF_ERROR(EmbedImageFiles(*model, files, PipelineOptions{}, print));
-  return num_failed;
+  SIGLIP_RETURN_IF_ERROR(Print(writer->Begin()));
+  const auto source = bulk::OpenItems(items, bulk::Shard{}, bulk::Position{});
+  SIGLIP_RETURN_IF_ERROR(EmbedItems(*model, *source, flags.pipeline, answer));
+  SIGLIP_RETURN_IF_ERROR(Print(writer->End()));
+  if (std::fflush(stdout) != 0) return absl::ErrnoToStatus(errno, "stdout");
+  if (!failures.empty()) SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.failures, failures));
+  return counts;
 }
 
-int Classify(const ClassifyFlags& flags) {
-  const auto files = ExpandImagePaths(flags.paths);
-  if (!files.ok()) return Fail(files.status());
-  const auto num_failed = ClassifyAll(flags, *files);
-  if (!num_failed.ok()) return Fail(num_failed.status());
-  if (*num_failed == 0) return kSuccess;
-  return *num_failed == files->size() ? kFailure : kSomeFailed;
+int Classify(ClassifyFlags flags) {
+  if (!flags.templates_file.empty()) {
+    const auto text = ReadFile(flags.templates_file, kMaxTemplatesBytes);
+    if (!text.ok()) return Fail(text.status());
+    flags.templates = absl::StrSplit(*text, '\n', absl::SkipWhitespace());
+  }
+  const auto counts = ClassifyAll(flags);
+  if (!counts.ok()) return Fail(counts.status());
+  if (counts->failed == 0) return kSuccess;
+  std::cerr << counts->failed << " of " << counts->failed + counts->classified << " images failed"
+            << (flags.failures.empty() ? "" : ", listed in " + flags.failures) << '\n';
+  return counts->classified == 0 ? kFailure : kSomeFailed;
+}
+
+void AddLabelFlags(CLI::App& command, ClassifyFlags& flags) {
+  CLI::Option_group* labels = command.add_option_group("labels");
+  labels->add_option("--labels", flags.labels, "label,label,...");
+  labels->add_option("--labels-file", flags.labels_file,
+                     "One label a line, or ImageNet's LOC_synset_mapping.txt");
+  labels->require_option(1);
+  CLI::Option* text_template =
+      command
+          .add_option("--template", flags.templates,
+                      "Text around the label, with {text}; repeatable, then averaged")
+          ->expected(1)
+          ->allow_extra_args(false)  // what follows is a path
+          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+          ->capture_default_str();
+  command.add_option("--templates-from", flags.templates_file, "A file of templates, one a line")
+      ->excludes(text_template);
 }
 
 }  // namespace
@@ -114,18 +168,27 @@ void AddClassifyCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command = app.add_subcommand(
       "classify", "Zero-shot classification: SigLIP's sigmoid probability of each label");
   AddModelFlags(*command, flags->model, true);
-  command->add_option("paths", flags->paths, "Image files and folders")->required();
-  command->add_option("--labels", flags->labels, "label,label,...")->required();
-  command
-      ->add_option("--template", flags->templates,
-                   "Text around the label, with {text}; repeatable, then averaged")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->capture_default_str();
+  AddInputFlags(*command, flags->inputs);
+  AddLabelFlags(*command, *flags);
   command->add_option("--top", flags->top, "Labels shown per image")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  command->add_flag("--json", flags->json, "One JSON object per image");
+  command
+      ->add_option("--format", flags->format,
+                   "table, json, jsonl or csv; default: table on a terminal, else jsonl")
+      ->check(CLI::IsMember({"table", "json", "jsonl", "csv"}));
+  command->add_flag("--json", flags->json, "The same as --format jsonl");
+  command->add_option("--failures", flags->failures, "Where to list images that failed, as jsonl");
+  command->add_option("--batch-size", flags->pipeline.batch_size, "Images per engine call")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      ->add_option("--decode-threads", flags->pipeline.preprocess_threads,
+                   "Decoding threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->footer(
+      "Exit code 3: done, but some images failed and are listed. See docs/classify.md.");
   command->callback([flags, &run] { run = [flags] { return Classify(*flags); }; });
 }
 

@@ -1,106 +1,214 @@
-// `siglip embed`: image files, folders and texts -> .npy or .jsonl.
+// `siglip embed`: images and texts in any number -> .npy, .jsonl or .parquet.
 
+#include <chrono>
+#include <csignal>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/str_cat.h"
-#include "base/file_map.h"
 #include "base/status_macros.h"
+#include "bulk/fingerprint.h"
+#include "bulk/listing.h"
+#include "bulk/output.h"
 #include "cli/commands.h"
-#include "cli/embedding_writer.h"
-#include "cli/image_files.h"
 #include "cli/image_pipeline.h"
+#include "cli/input_flags.h"
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "cli/report.h"
+#include "cli/version.h"
 
 namespace siglip::cli {
 namespace {
 
 struct EmbedFlags {
   ModelFlags model;
-  std::vector<std::string> paths;
+  InputFlags inputs;
   std::vector<std::string> texts;
-  std::string output;
-  std::string failures;
-  int batch_size = 8;
-  int decode_threads = 0;
+  std::string texts_from;
+  std::string shard = "1/1";
+  bulk::OutputOptions output;
+  bool normalize = false;
+  PipelineOptions pipeline;
+  int commit_every = 1000;
   bool quiet = false;
 };
 
-struct Failure {
-  std::string name;
-  absl::Status status;
-};
+// What a kill may cost, besides --commit-every items.
+constexpr std::chrono::seconds kCommitInterval{10};
+// More failures than these are only in their file.
+constexpr std::uint64_t kShownFailures = 20;
 
-std::string FailuresText(const std::vector<Failure>& failures) {
-  std::string text;
-  for (const Failure& failure : failures) {
-    absl::StrAppend(&text, "{\"name\":", JsonString(failure.name),
-                    ",\"error\":", JsonString(std::string(failure.status.message())), "}\n");
+absl::StatusOr<bulk::JobItems> ListAll(const EmbedFlags& flags) {
+  const bool lists = !flags.inputs.files_from.empty() || !flags.texts_from.empty();
+  if (flags.inputs.paths.empty() && flags.texts.empty() && !lists) {
+    return absl::InvalidArgumentError("nothing to embed: name images, folders, lists or --text");
   }
-  return text;
+  if (flags.inputs.files_from == "-" && flags.texts_from == "-") {
+    return absl::InvalidArgumentError(
+        "standard input can be one list: --files-from or --texts-from");
+  }
+  SIGLIP_ASSIGN_OR_RETURN(bulk::JobItems items, ListItems(flags.inputs));
+  for (const std::string& text : flags.texts) items.texts.Add(text);
+  if (!flags.texts_from.empty()) {
+    SIGLIP_RETURN_IF_ERROR(bulk::ReadNameList(
+        flags.texts_from, flags.inputs.null_separated ? '\0' : '\n', items.texts));
+  }
+  return items;
 }
 
-absl::StatusOr<std::vector<Failure>> EmbedAll(const EmbedFlags& flags,
-                                              const std::vector<std::string>& files) {
+// "cpu, AVX3, fp32, 2 threads" without the threads, which change no number.
+std::string EngineWithoutThreads(const std::string& engine) {
+  const std::size_t comma = engine.rfind(", ");
+  const bool threads =
+      comma != std::string::npos && engine.find(" thread", comma) != std::string::npos;
+  return threads ? engine.substr(0, comma) : engine;
+}
+
+// All that the rows depend on.
+absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, const ModelInfo& info,
+                                                   const bulk::JobItems& items) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::string checkpoint,
+                          bulk::CheckpointFingerprint(flags.model.directory));
+  return nlohmann::ordered_json{
+      {"siglip_version", VersionNumber()},
+      {"checkpoint_sha256", checkpoint},
+      {"engine", EngineWithoutThreads(info.engine)},
+      {"image_size", info.image_size},
+      {"pillow", flags.model.options.pillow},
+      {"embedding_size", info.embedding_size},
+      {"dtype", flags.output.dtype == bulk::DType::kFloat32 ? "float32" : "float16"},
+      {"normalized", flags.normalize},
+      {"shard", flags.shard},
+      {"inputs", items.inputs.size() + items.texts.size()},
+      {"inputs_sha256", bulk::ItemsFingerprint(items)}};
+}
+
+// Rows and failures on their way from the pipeline to the output.
+class Collector {
+ public:
+  Collector(const EmbedFlags& flags, bulk::Output& output, Progress& progress)
+      : flags_(flags), output_(output), progress_(progress) {}
+
+  absl::Status Add(const bulk::Item& item, const absl::Status& status,
+                   std::span<const float> embedding) {
+    progress_.Advance();
+    if (!status.ok()) {
+      Show(item, status);
+      SIGLIP_RETURN_IF_ERROR(
+          output_.AddFailure(item.name, {status.message().data(), status.message().size()}));
+    } else {
+      row_.assign(embedding.begin(), embedding.end());
+      if (flags_.normalize) bulk::NormalizeRow(row_);
+      SIGLIP_RETURN_IF_ERROR(output_.AddRow(item.kind, item.name, row_));
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (++uncommitted_ < flags_.commit_every && now - last_commit_ < kCommitInterval) {
+      return absl::OkStatus();
+    }
+    uncommitted_ = 0;
+    last_commit_ = now;
+    return output_.Commit(item.next);
+  }
+
+ private:
+  void Show(const bulk::Item& item, const absl::Status& status) {
+    if (!output_.failures_path().empty() && ++shown_ > kShownFailures) return;
+    std::cerr << (StderrIsTerminal() ? "\n" : "") << "failed: " << item.name << ": "
+              << status.message() << '\n';
+  }
+
+  const EmbedFlags& flags_;
+  bulk::Output& output_;
+  Progress& progress_;
+  std::vector<float> row_;
+  std::uint64_t shown_ = 0;
+  int uncommitted_ = 0;
+  std::chrono::steady_clock::time_point last_commit_ = std::chrono::steady_clock::now();
+};
+
+absl::Status EmbedRest(const EmbedFlags& flags, Model& model, const bulk::JobItems& items,
+                       const bulk::Shard& shard, bulk::Output& output) {
+  const bulk::OutputCounts& before = output.counts();
+  const std::uint64_t done = before.image_rows + before.text_rows + before.failures;
+  if (done > 0 && !flags.quiet) std::cerr << "going on after " << done << " items\n";
+  const bulk::ShardSize size = bulk::SizeOf(items, shard);
+  Progress progress({.what = "items",
+                     .total = size.archives > 0 ? 0 : size.items,
+                     .done = done,
+                     .quiet = flags.quiet});
+  Collector collector(flags, output, progress);
+  const auto source = bulk::OpenItems(items, shard, output.start());
+  SIGLIP_RETURN_IF_ERROR(EmbedItems(
+      model, *source, flags.pipeline,
+      [&](const bulk::Item& item, const absl::Status& status, std::span<const float> embedding) {
+        return collector.Add(item, status, embedding);
+      }));
+  return output.Finish();
+}
+
+// What the job came to, in words and as an exit code.
+int Report(const bulk::Output& output) {
+  const bulk::OutputCounts& counts = output.counts();
+  const std::uint64_t rows = counts.image_rows + counts.text_rows;
+  if (counts.failures == 0) return kSuccess;
+  const std::string& list = output.failures_path();
+  std::cerr << counts.failures << " of " << rows + counts.failures << " items failed"
+            << (list.empty() ? "" : ", listed in " + list) << '\n';
+  return rows == 0 ? kFailure : kSomeFailed;
+}
+
+absl::StatusOr<int> EmbedAll(const EmbedFlags& flags) {
+  SIGLIP_ASSIGN_OR_RETURN(const bulk::Shard shard, ParseShard(flags.shard));
+  SIGLIP_ASSIGN_OR_RETURN(const bulk::JobItems items, ListAll(flags));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
-  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<EmbeddingWriter> writer,
-                          EmbeddingWriter::Create(flags.output, model->info().embedding_size));
-  std::vector<Failure> failures;
-  absl::Status written;
-  Progress progress("items", files.size() + flags.texts.size(), !flags.quiet && StderrIsTerminal());
-  const auto report = [&](RowName::Kind kind, const std::string& name, const absl::Status& status,
-                          std::span<const float> embedding) {
-    progress.Advance();
-    if (!status.ok()) {
-      failures.push_back({name, status});
-    } else if (written.ok()) {
-      written = writer->Write({kind, name}, embedding);
-    }
-  };
-  SIGLIP_RETURN_IF_ERROR(EmbedImageFiles(
-      *model, files, {flags.decode_threads, flags.batch_size},
-      [&](std::size_t i, const absl::Status& status, std::span<const float> embedding) {
-        report(RowName::Kind::kImage, files[i], status, embedding);
-      }));
-  SIGLIP_RETURN_IF_ERROR(
-      EmbedTexts(*model, flags.texts, flags.batch_size,
-                 [&](std::size_t i, const absl::Status& status, std::span<const float> embedding) {
-                   report(RowName::Kind::kText, flags.texts[i], status, embedding);
-                 }));
-  SIGLIP_RETURN_IF_ERROR(written);
-  SIGLIP_RETURN_IF_ERROR(writer->Finish());
-  return failures;
+  SIGLIP_ASSIGN_OR_RETURN(const nlohmann::ordered_json job,
+                          DescribeJob(flags, model->info(), items));
+  bulk::OutputOptions options = flags.output;
+  options.width = model->info().embedding_size;
+  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<bulk::Output> output,
+                          bulk::Output::Open(options, job, {{"model", flags.model.directory}}));
+  if (!output->finished()) {
+    SIGLIP_RETURN_IF_ERROR(EmbedRest(flags, *model, items, shard, *output));
+  } else if (!flags.quiet) {
+    std::cerr << options.path << " is complete already\n";
+  }
+  return Report(*output);
 }
 
 int Embed(const EmbedFlags& flags) {
-  if (flags.paths.empty() && flags.texts.empty()) {
-    return Fail(absl::InvalidArgumentError("nothing to embed: name images, folders or --text"));
-  }
-  const auto files = ExpandImagePaths(flags.paths);
-  if (!files.ok()) return Fail(files.status());
-  const auto failures = EmbedAll(flags, *files);
-  if (!failures.ok()) return Fail(failures.status());
-  if (failures->empty()) return kSuccess;
+  // A file that grows past the limit of `ulimit -f` is then an error like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
+  const absl::StatusOr<int> exit_code = EmbedAll(flags);
+  return exit_code.ok() ? *exit_code : Fail(exit_code.status());
+}
 
-  for (const Failure& failure : *failures) {
-    std::cerr << "failed: " << failure.name << ": " << failure.status.message() << '\n';
-  }
-  std::string list = flags.failures;
-  if (list.empty() && !flags.output.empty() && flags.output != "-") {
-    list = flags.output + ".failures.jsonl";
-  }
-  if (!list.empty()) {
-    const absl::Status status = WriteFileAtomically(list, FailuresText(*failures));
-    if (!status.ok()) return Fail(status);
-  }
-  std::cerr << failures->size() << " of " << files->size() + flags.texts.size() << " items failed"
-            << (list.empty() ? "" : ", listed in " + list) << '\n';
-  return failures->size() == files->size() + flags.texts.size() ? kFailure : kSomeFailed;
+void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
+  command.add_option(
+      "-o,--output", flags.output.path,
+      "FILE.npy ([N,D], names beside it), FILE.parquet or FILE.jsonl; default: jsonl "
+      "on stdout");
+  command
+      .add_option("--dtype", flags.output.dtype, "float32, or float16 (rounded to nearest even)")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, bulk::DType>{
+          {"float32", bulk::DType::kFloat32}, {"float16", bulk::DType::kFloat16}}))
+      ->default_str("float32");
+  command.add_flag("--normalize", flags.normalize, "Scale every row to length 1");
+  command.add_flag("--overwrite", flags.output.overwrite,
+                   "Replace an output of another job, and begin a stopped job anew");
+  command.add_option("--failures", flags.output.failures_path,
+                     "Where to list items that failed; default: OUTPUT.failures.jsonl");
+  command
+      .add_option("--commit-every", flags.commit_every,
+                  "Items after which a stopped job goes on at the latest; 10 s otherwise")
+      ->check(CLI::Range(1, 1'000'000'000))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -108,27 +216,33 @@ int Embed(const EmbedFlags& flags) {
 void AddEmbedCommand(CLI::App& app, RunCommand& run) {
   auto flags = std::make_shared<EmbedFlags>();
   CLI::App* command = app.add_subcommand(
-      "embed", "Embed image files, folders of images, and texts: one row per item, not normalised");
+      "embed", "Embed images and texts in any number: one row per item, not normalised");
   AddModelFlags(*command, flags->model, true);
-  command->add_option("paths", flags->paths, "Image files and folders (walked recursively)");
+  AddInputFlags(*command, flags->inputs);
   command
       ->add_option("--text", flags->texts, "A text to embed; repeatable; rows follow the images'")
       ->expected(1)
+      ->allow_extra_args(false)  // what follows is a path
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_option(
-      "-o,--output", flags->output,
-      "File.npy (float32 [N,D], names beside it) or file.jsonl; default: jsonl on stdout");
-  command->add_option("--failures", flags->failures,
-                      "Where to list items that failed; default: OUTPUT.failures.jsonl");
-  command->add_option("--batch-size", flags->batch_size, "Items per engine call")
+  command->add_option("--texts-from", flags->texts_from,
+                      "A file of texts, one a line; - = standard input");
+  command
+      ->add_option("--shard", flags->shard,
+                   "K/N: only the K-th of N shares of the items, so that N machines share a job")
+      ->capture_default_str();
+  AddOutputFlags(*command, *flags);
+  command->add_option("--batch-size", flags->pipeline.batch_size, "Items per engine call")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command
-      ->add_option("--decode-threads", flags->decode_threads, "Decoding threads; 0 = one per core")
+      ->add_option("--decode-threads", flags->pipeline.preprocess_threads,
+                   "Decoding threads; 0 = one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  command->add_flag("-q,--quiet", flags->quiet, "No progress bar");
-  command->footer("Exit code 3: done, but some items failed and are listed.");
+  command->add_flag("-q,--quiet", flags->quiet, "No progress");
+  command->footer(
+      "A stopped job goes on when the same command is run again, and ends with the same bytes.\n"
+      "Exit code 3: done, but some items failed and are listed. See docs/embed.md.");
   command->callback([flags, &run] { run = [flags] { return Embed(*flags); }; });
 }
 

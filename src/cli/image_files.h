@@ -9,8 +9,7 @@
 
 namespace siglip::cli {
 
-// Files are taken as they are; folders are walked (symlinks to files are followed, to folders not)
-// and give their files with an image's extension, sorted by path. NotFound names what is not there.
+// As bulk/listing.h lists them, without the archives. NotFound names what is not there.
 absl::StatusOr<std::vector<std::string>> ExpandImagePaths(const std::vector<std::string>& paths);
 
 }  // namespace siglip::cli

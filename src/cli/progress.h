@@ -1,9 +1,10 @@
 #pragma once
 
-// A progress bar on stderr: count, rate, remaining time. Silent unless stderr is a terminal.
+// Progress on stderr: count, rate, remaining time. A bar on a terminal; elsewhere a line a minute,
+// for the logs of long jobs.
 
 #include <chrono>
-#include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace siglip::cli {
@@ -11,26 +12,32 @@ namespace siglip::cli {
 // Confined to one thread.
 class Progress {
  public:
-  // `what` is what is counted: "images".
-  Progress(std::string what, std::size_t total, bool enabled);
+  struct Options {
+    std::string what;         // what is counted: "items"
+    std::uint64_t total = 0;  // 0 = not known
+    std::uint64_t done = 0;   // by an earlier run
+    bool quiet = false;
+  };
+  explicit Progress(Options options);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  void Advance(std::size_t count = 1);
+  void Advance(std::uint64_t count = 1);
 
  private:
+  std::string Text() const;
   void Draw();
 
-  const std::string what_;
-  const std::size_t total_;
-  const bool enabled_;
+  const Options options_;
+  const bool terminal_;
   const std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point last_draw_;
-  std::size_t done_ = 0;
+  std::uint64_t advanced_ = 0;  // by this run
 };
 
-// True if stderr is a terminal.
+// True if the stream is a terminal.
 bool StderrIsTerminal();
+bool StdoutIsTerminal();
 
 }  // namespace siglip::cli

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "bulk/parquet.h"
 #include "engine/cuda/devices.h"
 #include "image/preprocess.h"
 #include "kernels/target.h"
@@ -22,9 +23,11 @@ std::string GpuText() {
 
 }  // namespace
 
+std::string VersionNumber() { return SIGLIP_VERSION; }
+
 std::string VersionText() {
   return absl::StrCat("siglip ", SIGLIP_VERSION, " (commit ", SIGLIP_COMMIT,
-                      ")\ncompiler: ", SIGLIP_COMPILER, "\ncodecs: ", CodecVersions(),
+                      ")\ncompiler: ", SIGLIP_COMPILER, "\ncodecs: ", CodecVersions(), "\nparquet: ", bulk::ParquetVersion(),
                       "\nkernels: ", absl::StrJoin(KernelTargets(), ", "), " (the first is used)\ngpus: ", GpuText());
 }
 

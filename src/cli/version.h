@@ -4,7 +4,11 @@
 
 namespace siglip::cli {
 
-// Version, commit, compiler, instruction sets, codec libraries: what numbers and pixels depend on.
+// "0.1.0".
+std::string VersionNumber();
+
+// Version, commit, compiler, instruction sets, codec libraries, Parquet: what numbers and pixels
+// depend on.
 std::string VersionText();
 
 }  // namespace siglip::cli

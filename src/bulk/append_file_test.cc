@@ -1,0 +1,59 @@
+#include "bulk/append_file.h"
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+
+#include "base/file_map.h"
+
+namespace siglip::bulk {
+namespace {
+
+class AppendFileTest : public testing::Test {
+ protected:
+  AppendFileTest() : path_(testing::TempDir() + "append_file_test") {
+    std::filesystem::remove_all(path_);
+  }
+  ~AppendFileTest() override { std::filesystem::remove_all(path_); }
+  std::string Contents() { return ReadFile(path_, 1 << 22).value_or("unreadable"); }
+  const std::string path_;
+};
+
+TEST_F(AppendFileTest, OpeningCutsToTheLengthAndGoesOnThere) {
+  {
+    auto file = AppendFile::Open(path_, 0);
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE(file->Append("kept, torn").ok());
+    ASSERT_TRUE(file->Flush().ok());
+    EXPECT_EQ(file->size(), 10u);
+  }
+  auto file = AppendFile::Open(path_, 5);
+  ASSERT_TRUE(file.ok());
+  ASSERT_TRUE(file->Append(" more").ok());
+  ASSERT_TRUE(file->Flush().ok());
+  EXPECT_EQ(Contents(), "kept, more");
+  ASSERT_TRUE(file->Overwrite("KEPT").ok());
+  ASSERT_TRUE(file->Append("!").ok());
+  ASSERT_TRUE(file->Flush().ok());
+  EXPECT_EQ(Contents(), "KEPT, more!");
+}
+
+TEST_F(AppendFileTest, AShorterFileIsDataLoss) {
+  EXPECT_EQ(AppendFile::Open(path_, 1).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(AppendFileTest, TheLockIsHeldOnce) {
+  const auto first = FileLock::Take(path_);
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(FileLock::Take(path_).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(AppendFileTest, MovesMayBeRepeated) {
+  ASSERT_TRUE(WriteFileAtomically(path_ + ".from", "x").ok());
+  EXPECT_TRUE(MoveIfThere(path_ + ".from", path_).ok());
+  EXPECT_TRUE(MoveIfThere(path_ + ".from", path_).ok());
+  EXPECT_EQ(Contents(), "x");
+}
+
+}  // namespace
+}  // namespace siglip::bulk

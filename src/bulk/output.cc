@@ -1,0 +1,351 @@
+#include "bulk/output.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/file_map.h"
+#include "base/status_macros.h"
+#include "bulk/append_file.h"
+#include "bulk/parquet.h"
+
+namespace siglip::bulk {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Raised when older manifests cannot be read any more.
+constexpr int kManifestVersion = 1;
+constexpr std::uint64_t kMaxManifestBytes = 1 << 20;
+
+enum class Format { kNpy, kJsonl, kParquet };
+
+absl::StatusOr<Format> FormatOf(const std::string& path) {
+  if (absl::EndsWith(path, ".npy")) return Format::kNpy;
+  if (absl::EndsWith(path, ".jsonl")) return Format::kJsonl;
+  if (!absl::EndsWith(path, ".parquet")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("output ", path, ": expected a name that ends in .npy, .jsonl or .parquet"));
+  }
+  if (ParquetIsBuiltIn()) return Format::kParquet;
+  return WriteParquet({}, path);  // says what is missing
+}
+
+// Names that are not UTF-8 are written too, with U+FFFD.
+std::string Dump(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + '\n';
+}
+
+absl::StatusOr<Json> ReadJson(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxManifestBytes));
+  Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) {
+    return absl::DataLossError(absl::StrCat(path, ": expected a JSON object, got something else"));
+  }
+  return json;
+}
+
+// "dtype was "float32", is now "float16"", for every member of `job` that `old` has otherwise.
+std::string Differences(const Json& old, const Json& job) {
+  std::vector<std::string> differences;
+  for (const auto& [key, value] : job.items()) {
+    const auto before = old.find(key);
+    if (before != old.end() && *before == value) continue;
+    differences.push_back(absl::StrCat(
+        key, " was ", before == old.end() ? "unknown" : before->dump(), ", is now ", value.dump()));
+  }
+  return absl::StrJoin(differences, "; ");
+}
+
+class StdoutOutput final : public Output {
+ public:
+  explicit StdoutOutput(const OutputOptions& options)
+      : dtype_(options.dtype), failures_path_(options.failures_path) {}
+
+  bool finished() const override { return false; }
+  Position start() const override { return {}; }
+  const OutputCounts& counts() const override { return counts_; }
+  const std::string& failures_path() const override { return failures_path_; }
+
+  absl::Status AddRow(Item::Kind kind, std::string_view name, std::span<const float> row) override {
+    line_.clear();
+    AppendJsonRow(dtype_, kind, name, row, line_);
+    ++(kind == Item::Kind::kImage ? counts_.image_rows : counts_.text_rows);
+    std::cout << line_;
+    return Checked();
+  }
+  absl::Status AddFailure(std::string_view name, std::string_view error) override {
+    ++counts_.failures;
+    if (!failures_path_.empty()) failures_ += FailureLine(name, error);
+    return absl::OkStatus();
+  }
+  // A reader at the other end of a pipe sees rows as they come.
+  absl::Status Commit(const Position&) override {
+    std::cout.flush();
+    return Checked();
+  }
+  absl::Status Finish() override {
+    std::cout.flush();
+    SIGLIP_RETURN_IF_ERROR(Checked());
+    if (failures_.empty()) return absl::OkStatus();
+    return WriteFileAtomically(failures_path_, failures_);
+  }
+
+ private:
+  static absl::Status Checked() {
+    if (std::cout) return absl::OkStatus();
+    return absl::ResourceExhaustedError("stdout: writing failed (disk full, or reader gone?)");
+  }
+
+  const DType dtype_;
+  const std::string failures_path_;
+  std::string failures_;
+  std::string line_;
+  OutputCounts counts_;
+};
+
+class FileOutput final : public Output {
+ public:
+  FileOutput(const OutputOptions& options, Format format, const Json& job, const Json& about)
+      : path_(options.path),
+        folder_(options.path + ".parts"),
+        failures_path_(options.failures_path.empty() ? options.path + ".failures.jsonl"
+                                                     : options.failures_path),
+        format_(format),
+        dtype_(options.dtype),
+        width_(options.width),
+        job_(job),
+        about_(about) {}
+
+  absl::Status Open(bool overwrite) {
+    std::error_code error;
+    const bool begun = std::filesystem::exists(folder_, error);
+    if (!begun && !overwrite && std::filesystem::exists(path_, error)) return OpenFinished();
+    std::filesystem::create_directory(folder_, error);
+    if (error) {
+      return absl::PermissionDeniedError(
+          absl::StrCat("cannot make folder '", folder_, "': ", error.message()));
+    }
+    SIGLIP_ASSIGN_OR_RETURN(lock_, FileLock::Take(Part("lock")));
+    std::optional<Json> manifest;
+    if (overwrite) {
+      std::filesystem::remove(Part("manifest.json"), error);
+    } else if (std::filesystem::exists(Part("manifest.json"), error)) {
+      SIGLIP_ASSIGN_OR_RETURN(manifest, ReadJson(Part("manifest.json")));
+      SIGLIP_RETURN_IF_ERROR(Restore(*manifest));
+    }
+    if (complete_) return Publish();  // the earlier run was stopped while it moved files
+    SIGLIP_RETURN_IF_ERROR(OpenParts());
+    return manifest.has_value() ? absl::OkStatus() : Commit({});
+  }
+
+  bool finished() const override { return complete_; }
+  Position start() const override { return next_; }
+  const OutputCounts& counts() const override { return counts_; }
+  const std::string& failures_path() const override { return failures_path_; }
+
+  absl::Status AddRow(Item::Kind kind, std::string_view name, std::span<const float> row) override {
+    row_.clear();
+    if (format_ == Format::kJsonl) {
+      AppendJsonRow(dtype_, kind, name, row, row_);
+    } else {
+      AppendNpyRow(dtype_, row, row_);
+      // JSON's escapes keep one line per row whatever bytes the name has.
+      SIGLIP_RETURN_IF_ERROR(names_->Append(JsonString(name) + '\n'));
+    }
+    ++(kind == Item::Kind::kImage ? counts_.image_rows : counts_.text_rows);
+    return rows_->Append(row_);
+  }
+
+  absl::Status AddFailure(std::string_view name, std::string_view error) override {
+    ++counts_.failures;
+    return failures_->Append(FailureLine(name, error));
+  }
+
+  absl::Status Commit(const Position& next) override {
+    for (AppendFile* file : {&*rows_, &*names_, &*failures_}) SIGLIP_RETURN_IF_ERROR(file->Flush());
+    next_ = next;
+    return WriteManifest();
+  }
+
+  absl::Status Finish() override {
+    if (format_ == Format::kNpy) {
+      SIGLIP_RETURN_IF_ERROR(
+          rows_->Overwrite(NpyHeader(dtype_, NumRows(), static_cast<std::uint64_t>(width_))));
+    }
+    // Nothing comes after the last item.
+    SIGLIP_RETURN_IF_ERROR(Commit({std::numeric_limits<std::uint64_t>::max(), 0}));
+    if (format_ == Format::kParquet) {
+      SIGLIP_RETURN_IF_ERROR(WriteParquet(Table(), Part("table.parquet")));
+    }
+    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(Part("meta.json"), Dump(Meta(), 2)));
+    complete_ = true;
+    SIGLIP_RETURN_IF_ERROR(WriteManifest());
+    return Publish();
+  }
+
+ private:
+  std::string Part(std::string_view name) const {
+    return absl::StrCat(folder_, "/", absl::string_view(name.data(), name.size()));
+  }
+  std::string MetaPath() const { return path_ + ".meta.json"; }
+  std::uint64_t NumRows() const { return counts_.image_rows + counts_.text_rows; }
+
+  // There is an output and no job begun.
+  absl::Status OpenFinished() {
+    const absl::StatusOr<Json> meta = ReadJson(MetaPath());
+    if (!meta.ok()) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(path_, " exists: --overwrite replaces it, or name another output"));
+    }
+    const std::string differences = Differences(*meta, job_);
+    if (!differences.empty()) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(path_, " exists and is of another job (", differences,
+                       "): --overwrite replaces it, or name another output"));
+    }
+    counts_ = {meta->value("images", std::uint64_t{0}), meta->value("texts", std::uint64_t{0}),
+               meta->value("failed", std::uint64_t{0})};
+    complete_ = true;
+    return absl::OkStatus();
+  }
+
+  // Takes over what the manifest of an earlier run says.
+  absl::Status Restore(const Json& manifest) {
+    const std::string path = Part("manifest.json");
+    try {
+      if (manifest.at("manifest").get<int>() != kManifestVersion) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(path, ": expected version ", kManifestVersion, ", got ",
+                         manifest.at("manifest").get<int>(), ": --overwrite begins anew"));
+      }
+      const std::string differences = Differences(manifest.at("job"), job_);
+      if (!differences.empty()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(folder_, " holds a job that was begun otherwise: ", differences,
+                         ". Run it with the old options to go on, or --overwrite to begin anew"));
+      }
+      manifest.at("complete").get_to(complete_);
+      manifest.at("next_input").get_to(next_.input);
+      manifest.at("next_member").get_to(next_.member);
+      manifest.at("images").get_to(counts_.image_rows);
+      manifest.at("texts").get_to(counts_.text_rows);
+      manifest.at("failed").get_to(counts_.failures);
+      manifest.at("rows_bytes").get_to(rows_bytes_);
+      manifest.at("names_bytes").get_to(names_bytes_);
+      manifest.at("failures_bytes").get_to(failures_bytes_);
+      return absl::OkStatus();
+    } catch (const Json::exception& error) {
+      return absl::DataLossError(
+          absl::StrCat(path, ": ", error.what(), ": --overwrite begins anew"));
+    }
+  }
+
+  absl::Status OpenParts() {
+    SIGLIP_ASSIGN_OR_RETURN(rows_, AppendFile::Open(Part("rows"), rows_bytes_));
+    SIGLIP_ASSIGN_OR_RETURN(names_, AppendFile::Open(Part("names.txt"), names_bytes_));
+    SIGLIP_ASSIGN_OR_RETURN(failures_, AppendFile::Open(Part("failures.jsonl"), failures_bytes_));
+    if (rows_bytes_ > 0 || format_ == Format::kJsonl) return absl::OkStatus();
+    // Parquet's rows wait as .npy too.
+    return rows_->Append(NpyHeader(dtype_, 0, static_cast<std::uint64_t>(width_)));
+  }
+
+  absl::Status WriteManifest() {
+    const Json manifest = {{"manifest", kManifestVersion},
+                           {"complete", complete_},
+                           {"next_input", next_.input},
+                           {"next_member", next_.member},
+                           {"images", counts_.image_rows},
+                           {"texts", counts_.text_rows},
+                           {"failed", counts_.failures},
+                           {"rows_bytes", rows_->size()},
+                           {"names_bytes", names_->size()},
+                           {"failures_bytes", failures_->size()},
+                           {"job", job_}};
+    return WriteFileAtomically(Part("manifest.json"), Dump(manifest, 1));
+  }
+
+  Json Meta() const {
+    Json meta = about_;
+    meta.update(job_);
+    meta["images"] = counts_.image_rows;
+    meta["texts"] = counts_.text_rows;
+    meta["failed"] = counts_.failures;
+    return meta;
+  }
+
+  ParquetTable Table() const {
+    ParquetTable table{.rows_path = rows_->path(),
+                       .rows_offset = kNpyHeaderBytes,
+                       .names_path = names_->path(),
+                       .num_rows = NumRows(),
+                       .num_image_rows = counts_.image_rows,
+                       .width = width_,
+                       .half = dtype_ == DType::kFloat16,
+                       .metadata = {}};
+    const Json meta = Meta();
+    for (const auto& [key, value] : meta.items()) {
+      table.metadata.emplace_back("siglip." + key,
+                                  value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    return table;
+  }
+
+  // Moves the parts to their places. May be stopped and repeated: the output itself comes last, and
+  // the folder goes after it.
+  absl::Status Publish() {
+    std::error_code error;
+    if (format_ == Format::kNpy) {
+      SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("names.txt"), path_ + ".names.txt"));
+    }
+    if (counts_.failures > 0) {
+      SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("failures.jsonl"), failures_path_));
+    } else {
+      std::filesystem::remove(failures_path_, error);  // of an older job
+    }
+    SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("meta.json"), MetaPath()));
+    const bool table = format_ == Format::kParquet;
+    SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part(table ? "table.parquet" : "rows"), path_));
+    SIGLIP_RETURN_IF_ERROR(FlushFolderOf(path_));
+    std::filesystem::remove_all(folder_, error);
+    return absl::OkStatus();
+  }
+
+  const std::string path_;
+  const std::string folder_;
+  const std::string failures_path_;
+  const Format format_;
+  const DType dtype_;
+  const std::int64_t width_;
+  const Json job_;
+  const Json about_;
+  std::unique_ptr<FileLock> lock_;
+  std::optional<AppendFile> rows_, names_, failures_;
+  std::uint64_t rows_bytes_ = 0, names_bytes_ = 0, failures_bytes_ = 0;  // of the earlier run
+  OutputCounts counts_;
+  Position next_;
+  bool complete_ = false;
+  std::string row_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& options, const Json& job,
+                                                     const Json& about) {
+  if (options.path.empty() || options.path == "-") return std::make_unique<StdoutOutput>(options);
+  SIGLIP_ASSIGN_OR_RETURN(const Format format, FormatOf(options.path));
+  auto output = std::make_unique<FileOutput>(options, format, job, about);
+  SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite));
+  return output;
+}
+
+}  // namespace siglip::bulk

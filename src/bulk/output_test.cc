@@ -1,0 +1,219 @@
+#include "bulk/output.h"
+
+#include <filesystem>
+#include <map>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "base/file_map.h"
+#include "bulk/parquet.h"
+
+namespace siglip::bulk {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+class OutputTest : public testing::TestWithParam<std::string> {
+ protected:
+  OutputTest() : folder_(testing::TempDir() + "output_test/"), path_(folder_ + "out" + GetParam()) {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    if (GetParam() == ".parquet" && !ParquetIsBuiltIn()) skipped_ = true;
+  }
+  ~OutputTest() override { fs::remove_all(folder_); }
+
+  absl::StatusOr<std::unique_ptr<Output>> Open(const Json& job = {{"dtype", "float32"}},
+                                               bool overwrite = false) {
+    return Output::Open({.path = path_, .failures_path = "", .width = 2, .overwrite = overwrite},
+                        job, {{"model", "m"}});
+  }
+  // Adds items [output.start(), end) of a job of ten; item 3 and 7 fail, 8 and 9 are texts.
+  static absl::Status Add(Output& output, std::uint64_t end, bool commit_each = true) {
+    for (std::uint64_t i = output.start().input; i < std::min<std::uint64_t>(end, 10); ++i) {
+      const std::vector<float> row = {static_cast<float>(i), 0.5f};
+      const std::string name = absl::StrCat("item ", i);
+      const absl::Status status =
+          i == 3 || i == 7
+              ? output.AddFailure(name, "bad")
+              : output.AddRow(i < 8 ? Item::Kind::kImage : Item::Kind::kText, name, row);
+      if (!status.ok()) return status;
+      if (commit_each && !output.Commit({i + 1, 0}).ok()) return absl::InternalError("commit");
+    }
+    return absl::OkStatus();
+  }
+  // Every file in the folder, with its content.
+  std::map<std::string, std::string> Files() {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(folder_)) {
+      if (!entry.is_regular_file()) continue;
+      files[entry.path().string()] = ReadFile(entry.path().string(), 1 << 20).value_or("?");
+    }
+    return files;
+  }
+  // The files of a run that nothing stops.
+  std::map<std::string, std::string> Uninterrupted() {
+    auto output = Open();
+    EXPECT_TRUE(output.ok()) << output.status();
+    EXPECT_TRUE(Add(**output, 10).ok());
+    EXPECT_TRUE((*output)->Finish().ok());
+    output->reset();
+    const auto files = Files();
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    return files;
+  }
+
+  const std::string folder_;
+  const std::string path_;
+  bool skipped_ = false;
+};
+
+#define SIGLIP_SKIP_WITHOUT_PARQUET() \
+  if (skipped_) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: Parquet is not built in"
+
+TEST_P(OutputTest, AppearsWholeAtTheEndOnly) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  auto output = Open();
+  ASSERT_TRUE(output.ok()) << output.status();
+  ASSERT_TRUE(Add(**output, 10).ok());
+  EXPECT_FALSE(fs::exists(path_));
+  ASSERT_TRUE((*output)->Finish().ok());
+  EXPECT_TRUE(fs::exists(path_));
+  EXPECT_FALSE(fs::exists(path_ + ".parts"));
+  const auto files = Files();
+  EXPECT_EQ(files.at(path_ + ".failures.jsonl"),
+            "{\"name\":\"item 3\",\"error\":\"bad\"}\n{\"name\":\"item 7\",\"error\":\"bad\"}\n");
+  const Json meta = Json::parse(files.at(path_ + ".meta.json"));
+  EXPECT_EQ(meta.at("images"), 6);
+  EXPECT_EQ(meta.at("texts"), 2);
+  EXPECT_EQ(meta.at("failed"), 2);
+  EXPECT_EQ(meta.at("model"), "m");
+  EXPECT_EQ(meta.at("dtype"), "float32");
+  if (GetParam() == ".npy") {
+    EXPECT_EQ(files.at(path_).size(), kNpyHeaderBytes + 8 * 8);
+    EXPECT_EQ(files.at(path_).substr(0, kNpyHeaderBytes), NpyHeader(DType::kFloat32, 8, 2));
+    EXPECT_TRUE(files.at(path_ + ".names.txt").starts_with("\"item 0\"\n\"item 1\"\n"));
+  }
+}
+
+TEST_P(OutputTest, StoppedAnywhereItEndsWithTheSameBytes) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  const auto expected = Uninterrupted();
+  for (std::uint64_t stop = 0; stop <= 10; ++stop) {
+    {
+      auto output = Open();
+      ASSERT_TRUE(output.ok()) << output.status();
+      ASSERT_TRUE(Add(**output, stop).ok());
+    }
+    // Bytes after the last commit are there, or a part of them.
+    fs::resize_file(path_ + ".parts/rows", fs::file_size(path_ + ".parts/rows") + 5);
+    fs::resize_file(path_ + ".parts/failures.jsonl",
+                    fs::file_size(path_ + ".parts/failures.jsonl") + 3);
+    auto output = Open();
+    ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_EQ((*output)->start().input, stop);
+    ASSERT_TRUE(Add(**output, 10, false).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+    output->reset();
+    EXPECT_EQ(Files(), expected) << stop;
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+}
+
+TEST_P(OutputTest, StoppedWhileMovingFilesItMovesTheRest) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  const auto expected = Uninterrupted();
+  // The state just before the moves: a run into a place where a folder is in the way of the last.
+  fs::create_directories(path_ + "/in the way");
+  auto output = Open({{"dtype", "float32"}}, true);
+  ASSERT_TRUE(output.ok()) << output.status();
+  ASSERT_TRUE(Add(**output, 10).ok());
+  EXPECT_FALSE((*output)->Finish().ok());
+  output->reset();
+  fs::remove_all(path_);
+  output = Open();
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_TRUE((*output)->finished());
+  EXPECT_EQ((*output)->counts().failures, 2u);
+  output->reset();
+  EXPECT_EQ(Files(), expected);
+}
+
+TEST_P(OutputTest, AnotherJobIsRefusedByNameUntilOverwritten) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 4).ok());
+  }
+  const auto refused = Open({{"dtype", "float16"}});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.status().message().find("dtype was \"float32\", is now \"float16\""),
+            std::string::npos)
+      << refused.status();
+  auto output = Open({{"dtype", "float16"}}, true);
+  ASSERT_TRUE(output.ok());
+  EXPECT_EQ((*output)->start().input, 0u);
+  ASSERT_TRUE(Add(**output, 10).ok());
+  ASSERT_TRUE((*output)->Finish().ok());
+}
+
+TEST_P(OutputTest, AFinishedJobIsNotDoneAgainAndNotOverwritten) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+  }
+  const auto files = Files();
+  const auto again = Open();
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE((*again)->finished());
+  EXPECT_EQ((*again)->counts().failures, 2u);
+  EXPECT_EQ(Open({{"dtype", "float16"}}).status().code(), absl::StatusCode::kAlreadyExists);
+  fs::remove(path_ + ".meta.json");
+  EXPECT_EQ(Open().status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST_P(OutputTest, TwoProcessesCannotDoOneJob) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  const auto output = Open();
+  EXPECT_EQ(Open().status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_P(OutputTest, ADamagedManifestOrPartIsNamed) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 4).ok());
+  }
+  const std::string manifest = path_ + ".parts/manifest.json";
+  const std::string text = ReadFile(manifest, 1 << 20).value_or("");
+  for (const char* damaged : {"", "[]", "{\"manifest\":1}", "{\"manifest\":2}",
+                              R"({"manifest":1,"job":{"dtype":"float32"},"complete":3})"}) {
+    ASSERT_TRUE(WriteFileAtomically(manifest, damaged).ok());
+    const auto output = Open();
+    ASSERT_FALSE(output.ok()) << damaged;
+    EXPECT_NE(output.status().message().find(manifest), std::string::npos) << output.status();
+  }
+  ASSERT_TRUE(WriteFileAtomically(manifest, text).ok());
+  fs::resize_file(path_ + ".parts/rows", 1);
+  EXPECT_EQ(Open().status().code(), absl::StatusCode::kDataLoss);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, OutputTest, testing::Values(".npy", ".jsonl", ".parquet"),
+                         [](const auto& format) { return format.param.substr(1); });
+
+TEST(OutputOpenTest, UnknownExtensionsAndMissingFoldersAreNamed) {
+  EXPECT_EQ(Output::Open({.path = "a.csv", .failures_path = ""}, {}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  const auto output = Output::Open({.path = "/nonexistent/a.npy", .failures_path = ""}, {}, {});
+  ASSERT_FALSE(output.ok());
+  EXPECT_NE(output.status().message().find("/nonexistent/a.npy"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace siglip::bulk

@@ -1,0 +1,138 @@
+#include "cli/labels.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "base/file_map.h"
+#include "base/status_macros.h"
+#include "bulk/row_format.h"
+
+namespace siglip::cli {
+namespace {
+
+// A million labels of a line each; this only bounds a wrong file.
+constexpr std::uint64_t kMaxLabelsBytes = 64u << 20;
+constexpr int kBarColumns = 30;
+
+// The stripped, non-empty ones of `parts`.
+absl::StatusOr<std::vector<std::string>> CheckedLabels(const std::vector<std::string>& parts,
+                                                       const std::string& where) {
+  std::vector<std::string> labels;
+  std::set<std::string> seen;
+  for (const std::string& part : parts) {
+    std::string label(absl::StripAsciiWhitespace(part));
+    if (label.empty()) continue;
+    if (!seen.insert(label).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": expected every label once, got \"", label, "\" twice"));
+    }
+    labels.push_back(std::move(label));
+  }
+  if (labels.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": expected labels, got none"));
+  }
+  return labels;
+}
+
+// "n01440764 tench": n, eight digits, a space.
+bool HasSynset(std::string_view line) {
+  return line.size() > 10 && line[0] == 'n' && line[9] == ' ' &&
+         std::all_of(line.begin() + 1, line.begin() + 9,
+                     [](unsigned char c) { return absl::ascii_isdigit(c); });
+}
+
+class TableWriter final : public AnswerWriter {
+ public:
+  std::string Image(std::string_view name, const std::vector<ScoredLabel>& labels) override {
+    std::size_t width = 0;
+    for (const ScoredLabel& label : labels) width = std::max(width, label.label.size());
+    std::string text = absl::StrCat(absl::string_view(name.data(), name.size()), "\n");
+    for (const ScoredLabel& label : labels) {
+      const auto filled = static_cast<std::size_t>(label.probability * kBarColumns + 0.5);
+      absl::StrAppendFormat(&text, "  %-*s  %6.2f %%  %s\n", static_cast<int>(width),
+                            std::string(label.label), 100 * label.probability,
+                            std::string(filled, '#'));
+    }
+    return text;
+  }
+};
+
+std::string JsonObject(std::string_view name, const std::vector<ScoredLabel>& labels) {
+  std::string text = absl::StrCat("{\"image\":", bulk::JsonString(name), ",\"labels\":[");
+  for (std::size_t k = 0; k < labels.size(); ++k) {
+    absl::StrAppend(&text, k > 0 ? "," : "", "{\"label\":", bulk::JsonString(labels[k].label),
+                    ",\"probability\":");
+    bulk::AppendJsonFloat(static_cast<float>(labels[k].probability), text);
+    text += '}';
+  }
+  return text + "]}";
+}
+
+class JsonlWriter final : public AnswerWriter {
+ public:
+  std::string Image(std::string_view name, const std::vector<ScoredLabel>& labels) override {
+    return JsonObject(name, labels) + '\n';
+  }
+};
+
+class JsonWriter final : public AnswerWriter {
+ public:
+  std::string Begin() override { return "["; }
+  std::string Image(std::string_view name, const std::vector<ScoredLabel>& labels) override {
+    std::string text = absl::StrCat(first_ ? "\n" : ",\n", JsonObject(name, labels));
+    first_ = false;
+    return text;
+  }
+  std::string End() override { return "\n]\n"; }
+
+ private:
+  bool first_ = true;
+};
+
+std::string CsvField(std::string_view text) {
+  if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
+  return absl::StrCat("\"", absl::StrReplaceAll(std::string(text), {{"\"", "\"\""}}), "\"");
+}
+
+class CsvWriter final : public AnswerWriter {
+ public:
+  std::string Begin() override { return "image,rank,label,probability\n"; }
+  std::string Image(std::string_view name, const std::vector<ScoredLabel>& labels) override {
+    std::string text;
+    for (std::size_t k = 0; k < labels.size(); ++k) {
+      absl::StrAppend(&text, CsvField(name), ",", k + 1, ",", CsvField(labels[k].label), ",");
+      bulk::AppendJsonFloat(static_cast<float>(labels[k].probability), text);
+      text += '\n';
+    }
+    return text;
+  }
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::string>> ParseLabels(std::string_view list) {
+  return CheckedLabels(absl::StrSplit(std::string(list), ','), "--labels");
+}
+
+absl::StatusOr<std::vector<std::string>> ReadLabels(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxLabelsBytes));
+  std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
+  if (std::all_of(lines.begin(), lines.end(), HasSynset)) {
+    for (std::string& line : lines) line.erase(0, line.find(' ') + 1);
+  }
+  return CheckedLabels(lines, path);
+}
+
+std::unique_ptr<AnswerWriter> AnswerWriter::Create(std::string_view format) {
+  if (format == "table") return std::make_unique<TableWriter>();
+  if (format == "json") return std::make_unique<JsonWriter>();
+  if (format == "csv") return std::make_unique<CsvWriter>();
+  return std::make_unique<JsonlWriter>();
+}
+
+}  // namespace siglip::cli

@@ -1,0 +1,133 @@
+"""Parquet in and out, against pyarrow: run in the environment arrow, whose wheel siglip is linked with."""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
+FILES = sorted((ROOT / "data/demo/train").glob("*/*.JPEG"))[::8]
+
+
+def embed(*arguments, **options):
+    command = [SIGLIP, "embed", "--model", ROOT / "models/demo", *arguments]
+    command = list(map(str, command))
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, **options)
+
+
+@pytest.fixture(name="rows", scope="module")
+def rows_fixture(tmp_path_factory):
+    out = tmp_path_factory.mktemp("rows") / "out.npy"
+    result = embed(*FILES, "-o", out)
+    assert result.returncode == 0, result.stderr
+    return np.load(out)
+
+
+def images():
+    return [file.read_bytes() for file in FILES]
+
+
+def names_of(out):
+    return [json.loads(line) for line in pathlib.Path(f"{out}.names.txt").read_text().splitlines()]
+
+
+def test_parquet_is_built_in():
+    result = subprocess.run([SIGLIP, "--version"], capture_output=True, text=True, check=True)
+    assert f"parquet: Arrow {pa.__version__}" in result.stdout
+
+
+@pytest.mark.parametrize("type", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("row_group_size", [7, 1000])
+def test_a_column_of_bytes_gives_the_rows_of_the_files(rows, tmp_path, type, row_group_size):
+    table = pa.table({"id": [f"#{i}" for i in range(len(FILES))], "jpg": pa.array(images(), type)})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=row_group_size, compression="zstd")
+    out = tmp_path / "out.npy"
+    result = embed(tmp_path / "in.parquet", "--id-column", "id", "-o", out)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(out), rows)
+    assert names_of(out) == [f"{tmp_path}/in.parquet/#{i}" for i in range(len(FILES))]
+
+
+def test_a_column_as_hugging_face_writes_it(rows, tmp_path):
+    structs = [{"bytes": image, "path": file.name} for image, file in zip(images(), FILES)]
+    table = pa.table({"image": structs, "blob": [b"x"] * len(FILES), "label": list(range(len(FILES)))})
+    pq.write_table(table, tmp_path / "in.parquet")
+    out = tmp_path / "out.npy"
+    result = embed(tmp_path / "in.parquet", "-o", tmp_path / "ambiguous.npy")
+    assert result.returncode == 1 and "--image-column" in result.stderr and "blob" in result.stderr
+    result = embed(tmp_path / "in.parquet", "--image-column", "image", "-o", out)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(out), rows)
+    assert names_of(out) == [f"{tmp_path}/in.parquet/{file.name}" for file in FILES]
+
+
+def test_nulls_and_bad_images_fail_alone(rows, tmp_path):
+    table = pa.table({"image": [images()[0], None, b"no image", images()[1]]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    out = tmp_path / "out.npy"
+    assert embed(tmp_path / "in.parquet", "-o", out).returncode == 3
+    np.testing.assert_array_equal(np.load(out), rows[:2])
+    failed = [json.loads(line)["name"] for line in pathlib.Path(f"{out}.failures.jsonl").read_text().splitlines()]
+    assert failed == [f"{tmp_path}/in.parquet/1", f"{tmp_path}/in.parquet/2"]
+
+
+@pytest.mark.parametrize("where", [0.05, 0.5, 0.95])
+def test_a_damaged_table_fails_alone(rows, tmp_path, where):
+    pq.write_table(pa.table({"image": images()}), tmp_path / "whole.parquet", compression="none")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: int(len(whole) * where)])
+    damaged = bytearray(whole)
+    for i in range(int(len(whole) * where), min(len(whole), int(len(whole) * where) + 64)):
+        damaged[i] ^= 0x55
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
+    out = tmp_path / "out.npy"
+    result = embed(tmp_path / "cut.parquet", tmp_path / "damaged.parquet", FILES[0], "-o", out)
+    assert result.returncode == 3, result.stderr
+    np.testing.assert_array_equal(np.load(out)[-1], rows[0])
+    assert "cut.parquet" in pathlib.Path(f"{out}.failures.jsonl").read_text()
+
+
+@pytest.mark.parametrize("dtype,arrow", [("float32", pa.float32()), ("float16", pa.float16())])
+def test_what_is_written_is_a_table_with_metadata(rows, tmp_path, dtype, arrow):
+    out = tmp_path / "out.parquet"
+    result = embed(*FILES, "--text", "ü \"x\"\n", "--dtype", dtype, "-o", out)
+    assert result.returncode == 0, result.stderr
+    table = pq.read_table(out)
+    assert table.schema.field("embedding").type == pa.list_(pa.field("element", arrow, False), rows.shape[1])
+    assert table["name"].to_pylist() == [str(file) for file in FILES] + ['ü "x"\n']
+    assert table["kind"].to_pylist() == ["image"] * len(FILES) + ["text"]
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy())[:-1], rows.astype(dtype))
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert metadata["siglip.normalized"] == "false" and metadata["siglip.dtype"] == dtype
+    meta = json.loads(pathlib.Path(f"{out}.meta.json").read_text())
+    assert metadata["siglip.checkpoint_sha256"] == meta["checkpoint_sha256"]
+
+
+def test_a_killed_job_ends_with_the_same_bytes(tmp_path):
+    pq.write_table(pa.table({"image": images() * 20}), tmp_path / "in.parquet", row_group_size=100)
+    arguments = [tmp_path / "in.parquet", "--text", "x", "--commit-every", "7"]
+    start = time.monotonic()
+    assert embed(*arguments, "-o", tmp_path / "whole.parquet").returncode == 0
+    duration = time.monotonic() - start
+    choose, kills = random.Random(1), 0
+    while True:
+        command = [SIGLIP, "embed", "--model", ROOT / "models/demo", *arguments, "-o", tmp_path / "killed.parquet"]
+        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=choose.uniform(0.2, 0.6) * duration if kills < 8 else None)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert process.returncode == 0 and kills >= 2
+    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not (tmp_path / "killed.parquet.parts").exists()
