@@ -36,8 +36,8 @@ absl::StatusOr<Format> FormatOf(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat("output ", path, ": expected a name that ends in .npy, .jsonl or .parquet"));
   }
-  if (ParquetIsBuiltIn()) return Format::kParquet;
-  return WriteParquet({}, path);  // says what is missing
+  SIGLIP_RETURN_IF_ERROR(ParquetIsBuiltIn());
+  return Format::kParquet;
 }
 
 // Names that are not UTF-8 are written too, with U+FFFD.

@@ -21,7 +21,7 @@ class OutputTest : public testing::TestWithParam<std::string> {
   OutputTest() : folder_(testing::TempDir() + "output_test/"), path_(folder_ + "out" + GetParam()) {
     fs::remove_all(folder_);
     fs::create_directories(folder_);
-    if (GetParam() == ".parquet" && !ParquetIsBuiltIn()) skipped_ = true;
+    if (GetParam() == ".parquet" && !ParquetIsBuiltIn().ok()) skipped_ = true;
   }
   ~OutputTest() override { fs::remove_all(folder_); }
 
@@ -102,7 +102,7 @@ TEST_P(OutputTest, AppearsWholeAtTheEndOnly) {
 TEST_P(OutputTest, StoppedAnywhereItEndsWithTheSameBytes) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
   const auto expected = Uninterrupted();
-  for (std::uint64_t stop = 0; stop <= 10; ++stop) {
+  for (const std::uint64_t stop : {0, 3, 4, 9, 10}) {  // around a failure and the texts
     {
       auto output = Open();
       ASSERT_TRUE(output.ok()) << output.status();

@@ -1,7 +1,7 @@
 #pragma once
 
-// Writing a Parquet table. Reading one is OpenParquet in bulk/archive.h. The build picks
-// parquet_arrow.cc (Apache Arrow found) or parquet_none.cc.
+// Writing a Parquet table. Reading one is OpenParquet in bulk/archive.h. Both are in a module that
+// is loaded when it is first used, and built if CMake finds Apache Arrow (bulk/parquet_module.h).
 
 #include <cstdint>
 #include <string>
@@ -14,7 +14,8 @@ namespace siglip::bulk {
 
 // "Arrow 26.0.1", or "not built in".
 std::string ParquetVersion();
-bool ParquetIsBuiltIn();
+// Unimplemented, with the reason, if not.
+absl::Status ParquetIsBuiltIn();
 
 // A table that lies in two files: rows as raw float32 or float16, one JSON string per line as
 // names.

@@ -1,4 +1,5 @@
-// Parquet through Apache Arrow. Arrow throws as well as it returns: everything is caught here.
+// The Parquet module: Parquet through Apache Arrow, which throws as well as it returns. Everything
+// is caught here.
 
 #include <algorithm>
 #include <exception>
@@ -22,6 +23,7 @@
 #include "base/status_macros.h"
 #include "bulk/archive.h"
 #include "bulk/parquet.h"
+#include "bulk/parquet_module.h"
 
 namespace siglip::bulk {
 namespace {
@@ -275,21 +277,16 @@ absl::Status Flush(const std::string& path) {
                  : absl::ErrnoToStatus(error, absl::StrCat("cannot flush '", path, "'"));
 }
 
-}  // namespace
+std::string Version() { return absl::StrCat("Arrow ", arrow::GetBuildInfo().version_string); }
 
-std::string ParquetVersion() {
-  return absl::StrCat("Arrow ", arrow::GetBuildInfo().version_string);
-}
-bool ParquetIsBuiltIn() { return true; }
-
-absl::StatusOr<std::unique_ptr<Archive>> OpenParquet(const std::string& path,
-                                                     const ParquetColumns& columns) {
+absl::StatusOr<std::unique_ptr<Archive>> OpenImages(const std::string& path,
+                                                    const ParquetColumns& columns) {
   auto images = std::make_unique<ParquetImages>(path, columns);
   SIGLIP_RETURN_IF_ERROR(images->Open());
   return images;
 }
 
-absl::Status WriteParquet(const ParquetTable& table, const std::string& path) {
+absl::Status WriteTable(const ParquetTable& table, const std::string& path) {
   const absl::Status status = Caught(path, [&]() -> absl::Status {
     std::ifstream rows(table.rows_path, std::ios::binary), names(table.names_path);
     rows.seekg(static_cast<std::streamoff>(table.rows_offset));
@@ -322,4 +319,11 @@ absl::Status WriteParquet(const ParquetTable& table, const std::string& path) {
   return Flush(path);
 }
 
+constexpr ParquetFunctions kFunctions = {Version, OpenImages, WriteTable};
+
+}  // namespace
 }  // namespace siglip::bulk
+
+extern "C" const siglip::bulk::ParquetFunctions* siglip_parquet_functions() {
+  return &siglip::bulk::kFunctions;
+}
