@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file_map.h"
+#include "base/status_macros.h"
 #include "bulk/parquet.h"
 
 namespace siglip::bulk {
@@ -31,18 +32,15 @@ class OutputTest : public testing::TestWithParam<std::string> {
                         job, {{"model", "m"}});
   }
   // Adds items [output.start(), end) of a job of ten; item 3 and 7 fail, 8 and 9 are texts.
-  static absl::Status Add(Output& output, std::uint64_t end, bool commit_each = true) {
-    for (std::uint64_t i = output.start().input; i < std::min<std::uint64_t>(end, 10); ++i) {
+  static absl::Status Add(Output& output, std::uint64_t end) {
+    for (std::uint64_t i = output.start().input; i < end; ++i) {
       const std::vector<float> row = {static_cast<float>(i), 0.5f};
       const std::string name = absl::StrCat("item ", i);
-      const absl::Status status =
-          i == 3 || i == 7
-              ? output.AddFailure(name, "bad")
-              : output.AddRow(i < 8 ? Item::Kind::kImage : Item::Kind::kText, name, row);
-      if (!status.ok()) return status;
-      if (commit_each && !output.Commit({i + 1, 0}).ok()) return absl::InternalError("commit");
+      const Item::Kind kind = i < 8 ? Item::Kind::kImage : Item::Kind::kText;
+      SIGLIP_RETURN_IF_ERROR(i == 3 || i == 7 ? output.AddFailure(name, "bad")
+                                              : output.AddRow(kind, name, row));
     }
-    return absl::OkStatus();
+    return output.Commit({end, 0});
   }
   // Every file in the folder, with its content.
   std::map<std::string, std::string> Files() {
@@ -115,7 +113,7 @@ TEST_P(OutputTest, StoppedAnywhereItEndsWithTheSameBytes) {
     auto output = Open();
     ASSERT_TRUE(output.ok()) << output.status();
     EXPECT_EQ((*output)->start().input, stop);
-    ASSERT_TRUE(Add(**output, 10, false).ok());
+    ASSERT_TRUE(Add(**output, 10).ok());
     ASSERT_TRUE((*output)->Finish().ok());
     output->reset();
     EXPECT_EQ(Files(), expected) << stop;

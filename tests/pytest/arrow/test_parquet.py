@@ -112,8 +112,8 @@ def test_what_is_written_is_a_table_with_metadata(rows, tmp_path, dtype, arrow):
 
 
 def test_a_killed_job_ends_with_the_same_bytes(tmp_path):
-    pq.write_table(pa.table({"image": images() * 20}), tmp_path / "in.parquet", row_group_size=100)
-    arguments = [tmp_path / "in.parquet", "--text", "x", "--commit-every", "7"]
+    pq.write_table(pa.table({"image": images() * 10}), tmp_path / "in.parquet", row_group_size=100)
+    arguments = [tmp_path / "in.parquet", "--text", "x", "--commit-every", "50"]
     start = time.monotonic()
     assert embed(*arguments, "-o", tmp_path / "whole.parquet").returncode == 0
     duration = time.monotonic() - start
