@@ -10,10 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
+#include "bulk/row_format.h"
 #include "cli/commands.h"
 #include "cli/embedder.h"
 #include "cli/embedding_cache.h"
-#include "cli/embedding_writer.h"
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "cli/report.h"
@@ -96,8 +96,7 @@ absl::Status WriteReports(const ValidateFlags& flags, const Validation& validati
   if (!flags.failures.empty()) {
     std::string lines;
     for (const FailedItem& item : validation.failures) {
-      absl::StrAppend(&lines, "{\"name\":", JsonString(item.name),
-                      ",\"error\":", JsonString(item.error), "}\n");
+      lines += bulk::FailureLine(item.name, item.error);
     }
     SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.failures, lines));
   }

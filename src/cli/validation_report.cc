@@ -11,7 +11,7 @@
 #include "base/check.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
-#include "cli/embedding_writer.h"
+#include "bulk/row_format.h"
 #include "eval/templates.h"
 
 namespace siglip::cli {
@@ -86,16 +86,16 @@ nlohmann::json RowJson(const Validation& validation, const ValidationRow& row) {
   return object;
 }
 
+// .npy, float32 [names, width], and the names beside it, one JSON string a line.
 absl::Status SaveRows(const std::string& path, std::span<const float> rows,
                       const std::vector<std::string>& names) {
   const std::size_t width = rows.size() / names.size();
-  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<EmbeddingWriter> writer,
-                          EmbeddingWriter::Create(path, static_cast<std::int64_t>(width)));
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    SIGLIP_RETURN_IF_ERROR(
-        writer->Write({RowName::Kind::kImage, names[i]}, rows.subspan(i * width, width)));
-  }
-  return writer->Finish();
+  std::string content = bulk::NpyHeader(bulk::DType::kFloat32, names.size(), width);
+  bulk::AppendNpyRow(bulk::DType::kFloat32, rows, content);
+  SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(path, content));
+  std::string lines;
+  for (const std::string& name : names) absl::StrAppend(&lines, bulk::JsonString(name), "\n");
+  return WriteFileAtomically(path + ".names.txt", lines);
 }
 
 absl::Status SaveImages(const std::string& path, const EmbeddedImages& images) {
