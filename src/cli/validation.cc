@@ -42,7 +42,10 @@ class CachedEmbedding {
       wanted.push_back(i);
       missing.push_back(items[i]);
     }
-    Progress progress(what, missing.size(), show_progress_);
+    Progress progress({.what = what,
+                       .total = items.size(),
+                       .done = items.size() - missing.size(),
+                       .quiet = !show_progress_});
     absl::Status cached;
     const auto take = [&](std::size_t j, const absl::Status& status, std::span<const float> row) {
       progress.Advance();
