@@ -182,7 +182,7 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
   command->footer("Exit code 3: done, but some images failed and were left out.");
   command->callback([flags, &run] {
     run = [flags] {
-      flags->options.show_progress = !flags->quiet && StderrIsTerminal();
+      flags->options.show_progress = !flags->quiet;
       flags->options.threads = flags->model.options.num_threads;
       return RunValidate(*flags);
     };
