@@ -70,7 +70,7 @@ class OutputTest : public testing::TestWithParam<std::string> {
 };
 
 #define SIGLIP_SKIP_WITHOUT_PARQUET() \
-  if (skipped_) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: Parquet is not built in"
+  if (skipped_) GTEST_SKIP() << "Parquet is not built in"
 
 TEST_P(OutputTest, AppearsWholeAtTheEndOnly) {
   SIGLIP_SKIP_WITHOUT_PARQUET();

@@ -13,13 +13,13 @@ namespace {
 // What is written is read by pyarrow, and what pyarrow writes is read, in tests/pytest/arrow.
 
 TEST(ParquetTest, WithoutArrowEveryUseSaysSo) {
-  if (ParquetIsBuiltIn().ok()) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: Parquet is built in";
+  if (ParquetIsBuiltIn().ok()) GTEST_SKIP() << "Parquet is built in";
   EXPECT_EQ(OpenParquet("a.parquet", {}).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(WriteParquet({}, "a.parquet").code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST(ParquetTest, WhatArrowThrowsOrReturnsIsAStatus) {
-  if (!ParquetIsBuiltIn().ok()) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: Parquet is not built in";
+  if (!ParquetIsBuiltIn().ok()) GTEST_SKIP() << "Parquet is not built in";
   const std::string path = testing::TempDir() + "parquet_test.parquet";
   for (const std::string& content : {std::string(), std::string("PAR1"), std::string(1000, 'x'),
                                      "PAR1" + std::string(100, '\xff') + "PAR1"}) {
@@ -33,7 +33,7 @@ TEST(ParquetTest, WhatArrowThrowsOrReturnsIsAStatus) {
 }
 
 TEST(ParquetTest, MissingRowsAreDataLoss) {
-  if (!ParquetIsBuiltIn().ok()) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: Parquet is not built in";
+  if (!ParquetIsBuiltIn().ok()) GTEST_SKIP() << "Parquet is not built in";
   const std::string path = testing::TempDir() + "parquet_test";
   std::ofstream(path + ".rows") << "12345678";
   std::ofstream(path + ".names") << "\"a\"\n\"b\"\n";

@@ -84,5 +84,49 @@ TEST_F(ImagePipelineTest, TextsComeBackInOrderAndBadOnesFailAlone) {
   EXPECT_EQ(lengths, (std::vector<float>{1, -1, 3}));
 }
 
+// Files, then texts, as given.
+bulk::JobItems Items(const std::vector<std::string>& files, const std::vector<std::string>& texts) {
+  bulk::JobItems items;
+  for (const std::string& file : files) items.inputs.Add(file);
+  for (const std::string& text : texts) items.texts.Add(text);
+  return items;
+}
+
+TEST_F(ImagePipelineTest, BadItemsLeaveNoHolesInBatches) {
+  auto paths = WriteFiles(20);
+  for (std::size_t i = 0; i < paths.size(); i += 2) std::ofstream(paths[i]) << "bad";
+  ASSERT_TRUE(EmbedImageFiles(model_, paths, {.preprocess_threads = 2, .batch_size = 4},
+                              [](std::size_t, const absl::Status&, auto) {})
+                  .ok());
+  EXPECT_EQ(model_.batches(), (std::vector<std::size_t>{4, 4, 2}));
+}
+
+TEST_F(ImagePipelineTest, ImagesAndTextsOfAJobComeInOrder) {
+  const bulk::JobItems items = Items(WriteFiles(5), {"a", "\xff", "abc"});
+  const auto source = bulk::OpenItems(items, {}, {});
+  std::vector<float> seen;
+  ASSERT_TRUE(EmbedItems(model_, *source, {.preprocess_threads = 2, .batch_size = 4},
+                         [&](const bulk::Item& item, const absl::Status& status, auto row) {
+                           EXPECT_EQ(item.next.input, seen.size() + 1);
+                           seen.push_back(status.ok() ? row[0] : -1);
+                           return absl::OkStatus();
+                         })
+                  .ok());
+  EXPECT_EQ(seen, (std::vector<float>{1, 2, 3, 4, 5, 1, -1, 3}));
+}
+
+TEST_F(ImagePipelineTest, AnErrorOfTheReceiverEndsTheJob) {
+  const bulk::JobItems items = Items(WriteFiles(50), {});
+  const auto source = bulk::OpenItems(items, {}, {});
+  int reported = 0;
+  const absl::Status status = EmbedItems(
+      model_, *source, {.preprocess_threads = 2, .batch_size = 4},
+      [&](const bulk::Item&, const absl::Status&, auto) {
+        return ++reported == 6 ? absl::ResourceExhaustedError("disk full") : absl::OkStatus();
+      });
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(reported, 6);
+}
+
 }  // namespace
 }  // namespace siglip::cli
