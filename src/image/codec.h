@@ -38,7 +38,7 @@ extern const Codec kPnmCodec;
 extern const Codec kTiffCodec;
 extern const Codec kWebpCodec;
 
-// InvalidArgument "FORMAT: what".
+// InvalidArgument "FORMAT: what" on one line: libraries write some of their messages on two.
 absl::Status BadImage(std::string_view format, std::string_view what);
 
 // Uninitialised pixels. REQUIRES: a positive size within kPillowMaxPixels.

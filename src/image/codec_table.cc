@@ -1,5 +1,6 @@
 #include "image/codec.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -13,7 +14,10 @@ std::span<const Codec> AllCodecs() {
 }
 
 absl::Status BadImage(std::string_view format, std::string_view what) {
-  return absl::InvalidArgumentError(std::string(format) + ": " + std::string(what));
+  std::string text = std::string(format) + ": " + std::string(what);
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, ' ');
+  return absl::InvalidArgumentError(text);
 }
 
 RgbImage AllocateRgb(std::int64_t width, std::int64_t height) {

@@ -38,10 +38,10 @@ absl::StatusOr<const Codec*> FindCodec(std::string_view bytes) {
   }
   std::string start;
   for (const char c : bytes.substr(0, 8)) {
-    absl::StrAppend(&start, absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2), " ");
+    absl::StrAppend(&start, " ", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
   }
   return absl::InvalidArgumentError(absl::StrCat("image: expected an image file, got ",
-                                                 bytes.size(), " bytes that start with ", start));
+                                                 bytes.size(), " bytes that start with", start));
 }
 
 absl::StatusOr<ImageHeader> CheckedHeader(const Codec& codec, std::string_view bytes,

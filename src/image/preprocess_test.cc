@@ -1,6 +1,7 @@
 #include "image/preprocess.h"
 
 #include "base/file_map.h"
+#include "image/codec.h"
 #include "image/sha256_for_test.h"
 
 #include <fstream>
@@ -138,6 +139,11 @@ TEST(Preprocess, FailureLeavesThePixelsAlone) {
   const Preprocessor preprocessor(Options(Resample::kBicubic, PillowVersion::k13));
   EXPECT_FALSE(preprocessor.Preprocess(Load("short_data.png").substr(0, 60), pixels.data()).ok());
   for (const float pixel : pixels) EXPECT_EQ(pixel, 42.0F);
+}
+
+TEST(Preprocess, ErrorsAreOneLine) {
+  EXPECT_EQ(BadImage("TIFF", "factors 1,3\nshould be\t1,1\x7f").message(),
+            "TIFF: factors 1,3 should be 1,1 ");
 }
 
 TEST(Preprocess, NamesItsCodecs) {
