@@ -21,7 +21,7 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
   command.add_option("--device", flags.options.device, "auto or cpu")->capture_default_str();
   command
       .add_option("--isa", flags.options.isa,
-                  "Instruction set of the kernels: auto, or avx512, avx2, sse4 to force one")
+                  "Instruction set of the kernels: auto, or one of those that --version names")
       ->capture_default_str();
   command
       .add_option("--pillow", flags.options.pillow,
