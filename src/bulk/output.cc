@@ -126,10 +126,10 @@ class FileOutput final : public Output {
         job_(job),
         about_(about) {}
 
-  absl::Status Open(bool overwrite) {
+  absl::Status Open(bool overwrite, bool keep_finished) {
     std::error_code error;
     const bool begun = std::filesystem::exists(folder_, error);
-    if (!begun && !overwrite && std::filesystem::exists(path_, error)) return OpenFinished();
+    if (!begun && keep_finished && std::filesystem::exists(path_, error)) return OpenFinished();
     std::filesystem::create_directory(folder_, error);
     if (error) {
       return absl::PermissionDeniedError(
@@ -205,13 +205,13 @@ class FileOutput final : public Output {
     const absl::StatusOr<Json> meta = ReadJson(MetaPath());
     if (!meta.ok()) {
       return absl::AlreadyExistsError(
-          absl::StrCat(path_, " exists: --overwrite replaces it, or name another output"));
+          absl::StrCat(path_, " exists and does not say of which job it is: name another output"));
     }
     const std::string differences = Differences(*meta, job_);
     if (!differences.empty()) {
       return absl::AlreadyExistsError(
           absl::StrCat(path_, " exists and is of another job (", differences,
-                       "): --overwrite replaces it, or name another output"));
+                       "): name another output, or leave out --keep-finished"));
     }
     counts_ = {meta->value("images", std::uint64_t{0}), meta->value("texts", std::uint64_t{0}),
                meta->value("failed", std::uint64_t{0})};
@@ -344,7 +344,7 @@ absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& option
   if (options.path.empty() || options.path == "-") return std::make_unique<StdoutOutput>(options);
   SIGLIP_ASSIGN_OR_RETURN(const Format format, FormatOf(options.path));
   auto output = std::make_unique<FileOutput>(options, format, job, about);
-  SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite));
+  SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite, options.keep_finished));
   return output;
 }
 

@@ -28,7 +28,8 @@ struct OutputOptions {
   std::string failures_path;  // "" = path + ".failures.jsonl"
   std::int64_t width = 0;     // D
   DType dtype = DType::kFloat32;
-  bool overwrite = false;  // an old output is replaced, a job begun earlier thrown away
+  bool overwrite = false;      // a job begun earlier is thrown away
+  bool keep_finished = false;  // a finished output of this very job is not made again
 };
 
 // Of the whole job, earlier runs included.
@@ -45,7 +46,8 @@ class Output {
 
   // `job` holds all that the rows depend on, as a flat object: another value is another job.
   // `about` is only written down. Both go into OUTPUT.meta.json and Parquet's metadata.
-  // Errors: InvalidArgument (extension), AlreadyExists (a finished output of another job),
+  // An old output at `path` stays until the new one is finished, unless keep_finished.
+  // Errors: InvalidArgument (extension), AlreadyExists (keep_finished, and it is of another job),
   // FailedPrecondition (begun with another `job`: names what differs), Unavailable (another process
   // is at it), DataLoss (files of the earlier run are damaged), Unimplemented (no Parquet).
   static absl::StatusOr<std::unique_ptr<Output>> Open(const OutputOptions& options,

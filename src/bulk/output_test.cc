@@ -27,8 +27,12 @@ class OutputTest : public testing::TestWithParam<std::string> {
   ~OutputTest() override { fs::remove_all(folder_); }
 
   absl::StatusOr<std::unique_ptr<Output>> Open(const Json& job = {{"dtype", "float32"}},
-                                               bool overwrite = false) {
-    return Output::Open({.path = path_, .failures_path = "", .width = 2, .overwrite = overwrite},
+                                               bool overwrite = false, bool keep_finished = false) {
+    return Output::Open({.path = path_,
+                         .failures_path = "",
+                         .width = 2,
+                         .overwrite = overwrite,
+                         .keep_finished = keep_finished},
                         job, {{"model", "m"}});
   }
   // Adds items [output.start(), end) of a job of ten; item 3 and 7 fail, 8 and 9 are texts.
@@ -159,7 +163,7 @@ TEST_P(OutputTest, AnotherJobIsRefusedByNameUntilOverwritten) {
   ASSERT_TRUE((*output)->Finish().ok());
 }
 
-TEST_P(OutputTest, AFinishedJobIsNotDoneAgainAndNotOverwritten) {
+TEST_P(OutputTest, AFinishedJobIsKeptIfAskedForAndElseReplacedAtTheEnd) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
   {
     auto output = Open();
@@ -167,13 +171,28 @@ TEST_P(OutputTest, AFinishedJobIsNotDoneAgainAndNotOverwritten) {
     ASSERT_TRUE((*output)->Finish().ok());
   }
   const auto files = Files();
-  const auto again = Open();
+  const auto again = Open({{"dtype", "float32"}}, false, true);
   ASSERT_TRUE(again.ok());
   EXPECT_TRUE((*again)->finished());
   EXPECT_EQ((*again)->counts().failures, 2u);
-  EXPECT_EQ(Open({{"dtype", "float16"}}).status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Open({{"dtype", "float16"}}, false, true).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Files(), files);
+  {
+    auto other = Open({{"dtype", "float16"}});
+    ASSERT_TRUE(other.ok());
+    EXPECT_FALSE((*other)->finished());
+    ASSERT_TRUE(Add(**other, 2).ok());
+    const auto during = Files();
+    for (const auto& [name, content] : files) EXPECT_EQ(during.at(name), content) << name;
+    ASSERT_TRUE((*other)->Finish().ok());
+  }
+  const auto after = Files();
+  EXPECT_NE(after, files);
+  EXPECT_EQ(after.count("out" + GetParam() + ".failures.jsonl"), 0u);
   fs::remove(path_ + ".meta.json");
-  EXPECT_EQ(Open().status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Open({{"dtype", "float16"}}, false, true).status().code(),
+            absl::StatusCode::kAlreadyExists);
 }
 
 TEST_P(OutputTest, TwoProcessesCannotDoOneJob) {

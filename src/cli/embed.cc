@@ -201,7 +201,9 @@ void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
       ->default_str("float32");
   command.add_flag("--normalize", flags.normalize, "Scale every row to length 1");
   command.add_flag("--overwrite", flags.output.overwrite,
-                   "Replace an output of another job, and begin a stopped job anew");
+                   "Begin a stopped job anew instead of going on");
+  command.add_flag("--keep-finished", flags.output.keep_finished,
+                   "Do nothing if OUTPUT of this very job is finished (names count, not contents)");
   command.add_option("--failures", flags.output.failures_path,
                      "Where to list items that failed; default: OUTPUT.failures.jsonl");
   command

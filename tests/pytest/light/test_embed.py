@@ -201,29 +201,29 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(siglip, demo, folder,
         break
     assert process.returncode == 3 and kills >= 2
     assert contents(killed) == contents(whole)
-    again = siglip(*arguments, "-o", killed / f"out.{suffix}")
+    again = siglip(*arguments, "--keep-finished", "-o", killed / f"out.{suffix}")
     assert again.returncode == 3 and "complete already" in again.stderr
     assert contents(killed) == contents(whole)
 
 
-def test_another_job_is_refused_and_says_why(siglip, demo, folder, tmp_path):
+def test_a_kept_output_of_another_job_is_refused_and_says_why(siglip, demo, folder, tmp_path):
     out = tmp_path / "out.npy"
     assert siglip("embed", "--model", demo, folder, "-o", out).returncode == 0
     before = contents(tmp_path)
-    result = siglip("embed", "--model", demo, folder, "--dtype", "float16", "-o", out)
+    result = siglip("embed", "--model", demo, folder, "--dtype", "float16", "--keep-finished", "-o", out)
     assert result.returncode == 1
-    assert "dtype" in result.stderr and "float16" in result.stderr and "--overwrite" in result.stderr
-    result = siglip("embed", "--model", demo, folder, "--text", "more", "-o", out)
+    assert "dtype" in result.stderr and "float16" in result.stderr and "--keep-finished" in result.stderr
+    result = siglip("embed", "--model", demo, folder, "--text", "more", "--keep-finished", "-o", out)
     assert result.returncode == 1 and "inputs" in result.stderr
     other = tmp_path / "model"
     shutil.copytree(demo, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config, indent=3))
-    result = siglip("embed", "--model", other, folder, "-o", out)
+    result = siglip("embed", "--model", other, folder, "--keep-finished", "-o", out)
     assert result.returncode == 1 and "checkpoint_sha256" in result.stderr
     shutil.rmtree(other)
     assert contents(tmp_path) == before
-    assert siglip("embed", "--model", demo, folder, "--dtype", "float16", "--overwrite", "-o", out).returncode == 0
+    assert siglip("embed", "--model", demo, folder, "--dtype", "float16", "-o", out).returncode == 0
     assert np.load(out).dtype == np.float16
 
 
