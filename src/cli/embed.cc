@@ -196,8 +196,11 @@ void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
       "on stdout");
   command
       .add_option("--dtype", flags.output.dtype, "float32, or float16 (rounded to nearest even)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, bulk::DType>{
-          {"float32", bulk::DType::kFloat32}, {"float16", bulk::DType::kFloat16}}))
+      ->transform(CLI::CheckedTransformer(
+                      std::map<std::string, bulk::DType>{{"float32", bulk::DType::kFloat32},
+                                                         {"float16", bulk::DType::kFloat16}})
+                      .description(""))
+      ->type_name("TYPE")
       ->default_str("float32");
   command.add_flag("--normalize", flags.normalize, "Scale every row to length 1");
   command.add_flag("--overwrite", flags.output.overwrite,

@@ -26,11 +26,13 @@ int Main(int argc, char** argv) {
   siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   app.add_option("--log-level", log_level, "debug, info, warn, error or off")
       ->transform(CLI::CheckedTransformer(
-          std::map<std::string, siglip::LogLevel>{{"debug", siglip::LogLevel::kDebug},
-                                                  {"info", siglip::LogLevel::kInfo},
-                                                  {"warn", siglip::LogLevel::kWarn},
-                                                  {"error", siglip::LogLevel::kError},
-                                                  {"off", siglip::LogLevel::kOff}}))
+                      std::map<std::string, siglip::LogLevel>{{"debug", siglip::LogLevel::kDebug},
+                                                              {"info", siglip::LogLevel::kInfo},
+                                                              {"warn", siglip::LogLevel::kWarn},
+                                                              {"error", siglip::LogLevel::kError},
+                                                              {"off", siglip::LogLevel::kOff}})
+                      .description(""))
+      ->type_name("LEVEL")
       ->default_str("info");
 
   siglip::cli::RunCommand run;
