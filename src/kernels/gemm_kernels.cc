@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -195,14 +196,17 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
     quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k);
     block.scales()[first + r] = quantizers[r].scale;
   }
-  HWY_ALIGN float integers[kTileRows * kGemmBlockStepsInt16];
+  HWY_ALIGN float packed[kTileRows * kGemmBlockStepsInt16];
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
   const float* from[kTileRows];
-  for (std::int64_t r = 0; r < rows; ++r) from[r] = integers + r * kGemmBlockStepsInt16;
+  for (std::int64_t r = 0; r < rows; ++r) from[r] = packed + r * kGemmBlockStepsInt16;
   for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
     const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
     for (std::int64_t r = 0; r < rows; ++r) {
       Quantize(row + r * call.a_stride, 2 * step, std::min(2 * steps, k - 2 * step), quantizers[r],
-               reinterpret_cast<std::int16_t*>(integers + r * kGemmBlockStepsInt16));
+               integers);
+      std::memcpy(packed + r * kGemmBlockStepsInt16, integers,
+                  static_cast<std::size_t>(steps) * sizeof(float));
     }
     PackRows(from, rows, steps, block.Tile(first, step, steps));
   }
