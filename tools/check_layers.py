@@ -25,7 +25,7 @@ ALLOWED = {
     "deployments": {"base", "serving", "siglip"},
     "protocol": {"base", "serving"},
     "server": {"base", "protocol", "serving"},
-    "eval": {"base", "kernels"},
+    "eval": {"base", "kernels", "text"},
     "bulk": {"base"},
     "cli": {"base", "bulk", "checkpoint", "image", "text", "kernels", "engine", "api", "siglip",
             "serving", "deployments", "protocol", "server", "eval"},

@@ -6,9 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
+#include "text/canonicalize.h"
+#include "text/utf8.h"
 
 namespace siglip {
 namespace {
@@ -26,6 +29,17 @@ std::string NameSome(const std::vector<std::string>& names) {
   std::string text = absl::StrJoin(names.begin(), names.begin() + static_cast<long>(shown), ", ");
   if (names.size() > shown) absl::StrAppend(&text, " and ", names.size() - shown, " more");
   return text;
+}
+
+// Python's str.split().
+std::vector<std::string> SplitWords(std::u32string_view line) {
+  std::vector<std::string> words;
+  for (auto end = line.begin(); end != line.end();) {
+    const auto begin = std::find_if_not(end, line.end(), IsWhiteSpace);
+    end = std::find_if(begin, line.end(), IsWhiteSpace);
+    if (begin != end) words.push_back(EncodeUtf8(std::u32string_view(begin, end)));
+  }
+  return words;
 }
 
 absl::StatusOr<std::vector<std::string>> ListFolders(const std::string& folder) {
@@ -88,11 +102,17 @@ absl::StatusOr<std::vector<ImagenetClass>> ParseSynsetMapping(std::string_view c
                                                               const std::string& path) {
   std::map<std::string, std::string> texts;
   int line_number = 0;
-  for (const absl::string_view line :
-       absl::StrSplit(absl::string_view(content.data(), content.size()), '\n')) {
+  // Lines as Python's text files have them.
+  const std::string lines = absl::StrReplaceAll(absl::string_view(content.data(), content.size()),
+                                                {{"\r\n", "\n"}, {"\r", "\n"}});
+  for (const absl::string_view line : absl::StrSplit(lines, '\n')) {
     ++line_number;
-    const std::vector<std::string> words =
-        absl::StrSplit(line, absl::ByAnyChar(" \t\r\v\f"), absl::SkipEmpty());
+    const absl::StatusOr<std::u32string> decoded = DecodeUtf8({line.data(), line.size()});
+    if (!decoded.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ":", line_number, ": ", decoded.status().message()));
+    }
+    const std::vector<std::string> words = SplitWords(*decoded);
     if (words.empty()) continue;
     if (words.size() == 1) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "text/utf8.h"
+
 namespace siglip {
 namespace {
 
@@ -23,11 +25,37 @@ TEST(SynsetMappingTest, SplitsAtWhiteSpaceAndSortsByCodePoint) {
   EXPECT_EQ((*classes)[2].text, "great white shark, man-eater");
 }
 
+// oracle: [c for c in map(chr, range(0x110000)) if len(f"a{c}b".split()) == 2] in Python 3.11
+TEST(SynsetMappingTest, SplitsWherePythonDoes) {
+  std::u32string spaces = U"\t\v\f\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000";
+  for (char32_t c = 0x2000; c <= 0x200a; ++c) spaces += c;
+  for (char32_t c = 0; c < 0x110000; ++c) {
+    if (c == '\n' || c == '\r' || (c >= 0xd800 && c < 0xe000)) continue;
+    const std::string between = EncodeUtf8({&c, 1});
+    const auto classes = ParseSynsetMapping("n1 a" + between + between + "b" + between, "map");
+    ASSERT_TRUE(classes.ok()) << classes.status();
+    ASSERT_EQ((*classes)[0].text, spaces.find(c) == std::u32string::npos
+                                      ? "a" + between + between + "b" + between
+                                      : "a b")
+        << "U+" << std::hex << static_cast<std::uint32_t>(c);
+  }
+}
+
+TEST(SynsetMappingTest, LinesEndAsInPythonsTextFiles) {
+  const auto classes = ParseSynsetMapping("a one\rb two\r\nc three\u2028more\r\r\n", "map");
+  ASSERT_TRUE(classes.ok()) << classes.status();
+  ASSERT_EQ(classes->size(), 3u);
+  EXPECT_EQ((*classes)[0].text, "one");
+  EXPECT_EQ((*classes)[2].text, "three more");
+}
+
 TEST(SynsetMappingTest, WrongLinesAreNamed) {
   EXPECT_THAT(std::string(ParseSynsetMapping("a b\nlonely\n", "map").status().message()),
               HasSubstr("map:2: expected a label and a text"));
   EXPECT_THAT(std::string(ParseSynsetMapping("a b\nb c\na d\n", "map").status().message()),
               HasSubstr("map:3: label a appears a second time"));
+  EXPECT_THAT(std::string(ParseSynsetMapping("a b\r\nc \xff\r\n", "map").status().message()),
+              HasSubstr("map:2: "));
   EXPECT_FALSE(ParseSynsetMapping("\n \n", "map").ok());
 }
 
