@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "bulk/archive.h"
 #include "bulk/listing.h"
@@ -16,6 +17,8 @@ namespace {
 
 // What libarchive reads at once.
 constexpr std::size_t kBlockBytes = 1 << 18;
+// POSIX pax: two blocks of zeros end an archive.
+constexpr la_int64_t kEndBytes = 1024;
 
 struct FreeReader {
   void operator()(::archive* reader) const { ::archive_read_free(reader); }
@@ -33,6 +36,7 @@ class Tar final : public Archive {
 
   absl::StatusOr<bool> Next() override {
     while (true) {
+      SIGLIP_RETURN_IF_ERROR(SkipToHeader());
       const int result = ::archive_read_next_header(reader_.get(), &entry_);
       // A damaged header: what follows it is searched, and the damage told at the end.
       if (result == ARCHIVE_RETRY) {
@@ -41,9 +45,9 @@ class Tar final : public Archive {
       }
       if (result == ARCHIVE_EOF) return End();
       if (result != ARCHIVE_OK && result != ARCHIVE_WARN) {
-        return absl::DataLossError(absl::StrCat(path_, ": ", ErrorText(reader_.get()), ", after ",
-                                                num_members_, " members"));
+        return Damaged();
       }
+      in_member_ = true;
       ++num_members_;
       name_ = EntryName();
       if (::archive_entry_filetype(entry_) != AE_IFDIR && HasImageExtension(name_)) return true;
@@ -83,7 +87,29 @@ class Tar final : public Archive {
     }
   }
 
+  // Past the member's bytes and their padding, so that what End measures is the marker alone.
+  absl::Status SkipToHeader() {
+    if (std::exchange(in_member_, false)) {
+      const int result = ::archive_read_data_skip(reader_.get());
+      if (result == ARCHIVE_EOF || result == ARCHIVE_FATAL) return Damaged();
+    }
+    header_offset_ = ::archive_filter_bytes(reader_.get(), 0);
+    return absl::OkStatus();
+  }
+
+  absl::Status Damaged() const {
+    return absl::DataLossError(
+        absl::StrCat(path_, ": ", ErrorText(reader_.get()), ", after ", num_members_, " members"));
+  }
+
+  // An archive without its end marker is whole to Python's tarfile and to GNU tar, and some writers
+  // leave it out; but one that was cut between two members looks the same.
   absl::StatusOr<bool> End() const {
+    if (::archive_filter_bytes(reader_.get(), 0) - header_offset_ < kEndBytes) {
+      SIGLIP_LOG_WARN(
+          "archive={} ends after {} members without the two zero blocks of a whole tar: cut?",
+          LogSafe(path_), num_members_);
+    }
     if (num_damaged_ == 0) return false;
     return absl::DataLossError(absl::StrCat(path_, ": expected headers of members, got ",
                                             num_damaged_, " damaged blocks"));
@@ -122,7 +148,9 @@ class Tar final : public Archive {
   const std::string path_;
   const Reader reader_;
   ::archive_entry* entry_ = nullptr;  // owned by reader_
+  bool in_member_ = false;
   std::string name_;
+  la_int64_t header_offset_ = 0;  // in the unpacked archive
   std::uint64_t num_members_ = 0;
   std::uint64_t num_damaged_ = 0;  // blocks of 512 bytes
 };

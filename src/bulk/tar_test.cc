@@ -126,6 +126,30 @@ TEST_F(TarTest, ACutArchiveGivesWhatIsWholeAndAnError) {
   EXPECT_EQ(Read(whole.substr(0, 512 + 512 + 100)), (Images{"a.jpg=A", "!"}));
 }
 
+// Cut inside a member that is passed over, beyond what libarchive has read: skipped, not read.
+TEST_F(TarTest, ACutMemberThatIsPassedOverIsAnError) {
+  const std::string whole =
+      Member("a.jpg", "A") + Member("a.txt", std::string(3'000'000, 'T')) + Member("b.jpg", "B");
+  EXPECT_EQ(Read(whole.substr(0, 2'000'000)), (Images{"a.jpg=A", "!"}));
+  EXPECT_EQ(Read(whole.substr(0, 1536 + 3'000'000)), (Images{"a.jpg=A", "!"}));  // in the padding
+}
+
+TEST_F(TarTest, AnArchiveWithoutItsEndIsWholeAndMayBeCutSoItWarns) {
+  const std::string members = Member("a.jpg", "A") + Member("b.jpg", "B");
+  const Images both{"a.jpg=A", "b.jpg=B"};
+  // Where spdlog writes before ConfigureLog.
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(Read(members + kEnd), both);
+  EXPECT_EQ(Read(members + kEnd + kEnd + kEnd), both);
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  for (const std::size_t end_bytes : {0, 512}) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(Read(members + kEnd.substr(0, end_bytes)), both);
+    const std::string log = testing::internal::GetCapturedStdout();
+    EXPECT_NE(log.find(path_ + " ends after 2 members without"), std::string::npos) << log;
+  }
+}
+
 TEST_F(TarTest, WhatIsNoTarIsRefused) {
   EXPECT_EQ(Read("not a tar"), (Images{"!"}));
   EXPECT_EQ(Read(""), (Images{"!"}));
