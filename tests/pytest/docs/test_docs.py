@@ -1,0 +1,81 @@
+"""Every command of README.md, CONTRIBUTING.md and docs/ is run, or says why not."""
+
+import os
+import re
+
+import pytest
+
+import pages
+import scratch
+
+BLOCKS = {page: pages.read_blocks(page) for page in pages.pages()}
+SIGLIP = pages.ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def name_of(page):
+    return str(page.relative_to(pages.ROOT))
+
+
+@pytest.mark.parametrize("page", [p for p, blocks in BLOCKS.items() if any(not b.reason for b in blocks)], ids=name_of)
+def test_page(page, ports, tmp_path):
+    environment = scratch.build(tmp_path, SIGLIP)
+    for block in BLOCKS[page]:
+        pages.run_block(pages.at_ports(block, ports), tmp_path, environment)
+
+
+@pytest.mark.parametrize("block", [b for blocks in BLOCKS.values() for b in blocks if b.reason], ids=str)
+def test_not_run(block):
+    pytest.skip(f"{block}: norun: {block.reason}")
+
+
+@pytest.mark.parametrize("page", BLOCKS, ids=name_of)
+def test_links_lead_somewhere(page):
+    targets = LINK.findall(page.read_text(encoding="utf-8"))
+    lost = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not lost
+
+
+BROKEN = {
+    "a command that fails": "```sh\nsiglip embed --model nowhere pictures/\n```",
+    "the first command of two": "```sh\nfalse\ntrue\n```",
+    "a pipe": "```sh\nfalse | cat\n```",
+    "an option that is not there": "```sh\nsiglip serve --model DIR --no-such-option\n```",
+    "another output": "```console\n$ echo one\ntwo\n```",
+    "output without a command": "```console\none\n```",
+    "a file that an earlier block did not make": "```sh\nrm -f a\n```\n```python\nopen('a')\n```",
+    "Python": "```python\nimport numpy\nassert numpy.zeros(3).sum() == 1\n```",
+    "C++": '```cpp\n#include "siglip/siglip.h"\nauto model = siglip::Model::NoSuchFunction("models/demo");\n```',
+    "a field that the configuration does not have": "```pbtxt\nmax_batch_size: 61\n```",
+    "an untagged block": "```\nsiglip --help\n```",
+    "an unknown language": "```bash\ntrue\n```",
+    "norun without a reason": "```sh norun\ntrue\n```",
+    "a command in a text block": "```text\nsiglip serve --model DIR\n```",
+    "no end": "```sh\ntrue\n",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_page_fails(case, tmp_path):
+    page = tmp_path / "embed_image.md"
+    page.write_text(BROKEN[case])
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    environment = scratch.build(folder, SIGLIP)
+    with pytest.raises(pages.BrokenPage, match="embed_image.md:[1-9]"):
+        for block in pages.read_blocks(page, tmp_path):
+            pages.run_block(block, folder, environment)
+
+
+def test_a_whole_page_passes(tmp_path):
+    """What test_a_broken_page_fails demands is not the fault of its folder."""
+    page = tmp_path / "embed_image.md"
+    page.write_text("```sh\nsiglip embed -q --model DIR pictures/ -o a.npy\n```\n```console\n$ echo one 2\none ...\n```\n"
+                    "```python\nimport numpy\nassert numpy.load('a.npy').shape == (3, 128)\n```\n"
+                    '```cpp\n#include "siglip/siglip.h"\nauto model = siglip::Model::Open("models/demo");\n```\n'
+                    "```pbtxt\nmax_batch_size: 60\n```\n```sh norun (fails)\nfalse\n```\n```text\none\n```\n")
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    environment = scratch.build(folder, SIGLIP)
+    for block in pages.read_blocks(page, tmp_path):
+        pages.run_block(block, folder, environment)
