@@ -5,12 +5,15 @@ import os
 import pathlib
 import random
 import subprocess
-import time
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from killed_jobs import run_with_kills
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
@@ -114,20 +117,10 @@ def test_what_is_written_is_a_table_with_metadata(rows, tmp_path, dtype, arrow):
 def test_a_killed_job_ends_with_the_same_bytes(tmp_path):
     pq.write_table(pa.table({"image": images() * 10}), tmp_path / "in.parquet", row_group_size=100)
     arguments = [tmp_path / "in.parquet", "--text", "x", "--commit-every", "50"]
-    start = time.monotonic()
     assert embed(*arguments, "-o", tmp_path / "whole.parquet").returncode == 0
-    duration = time.monotonic() - start
-    choose, kills = random.Random(1), 0
-    while True:
-        command = [SIGLIP, "embed", "--model", ROOT / "models/demo", *arguments, "-o", tmp_path / "killed.parquet"]
-        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=choose.uniform(0.2, 0.6) * duration if kills < 8 else None)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    assert process.returncode == 0 and kills >= 2
+    killed = tmp_path / "killed.parquet"
+    command = [SIGLIP, "embed", "--model", ROOT / "models/demo", *arguments, "-o", killed]
+    code, kills = run_with_kills(command, killed, random.Random(1), ROOT)
+    assert code == 0 and kills >= 2
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not (tmp_path / "killed.parquet.parts").exists()

@@ -8,12 +8,15 @@ import random
 import resource
 import shutil
 import subprocess
+import sys
 import tarfile
-import time
 
 import numpy as np
 import pytest
 from conftest import DEMO, ROOT, SIGLIP
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from killed_jobs import run_with_kills
 
 IMAGES = sorted((ROOT / "data/demo/train").glob("*/*.JPEG"))[::8]
 
@@ -181,25 +184,12 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(siglip, demo, folder,
     arguments = ["embed", "--model", demo, tar, "--files-from", tmp_path / "list", "--text", "x", "--commit-every", "25"]
     whole = tmp_path / "whole"
     whole.mkdir()
-    start = time.monotonic()
     assert siglip(*arguments, "-o", whole / f"out.{suffix}").returncode == 3
-    duration = time.monotonic() - start
     killed = tmp_path / "killed"
     killed.mkdir()
-    choose = random.Random(suffix)
-    kills = 0
-    for _ in range(40):
-        command = [SIGLIP, *arguments, "-o", killed / f"out.{suffix}"]
-        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-        try:
-            process.communicate(timeout=choose.uniform(0.2, 0.6) * duration if kills < 12 else None)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            continue
-        break
-    assert process.returncode == 3 and kills >= 2
+    out = killed / f"out.{suffix}"
+    code, kills = run_with_kills([SIGLIP, *arguments, "-o", out], out, random.Random(suffix), ROOT)
+    assert code == 3 and kills >= 2
     assert contents(killed) == contents(whole)
     again = siglip(*arguments, "--keep-finished", "-o", killed / f"out.{suffix}")
     assert again.returncode == 3 and "complete already" in again.stderr
