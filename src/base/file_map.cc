@@ -35,7 +35,19 @@ class FileDescriptor {
 struct OpenFile {
   std::unique_ptr<FileDescriptor> fd;
   std::uint64_t size;
+  FileIdentity identity;
 };
+
+FileIdentity IdentityOf(const struct stat& info) {
+  const auto nanoseconds = [](const timespec& time) {
+    return static_cast<std::int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+  };
+  return {.device = info.st_dev,
+          .inode = info.st_ino,
+          .bytes = static_cast<std::uint64_t>(info.st_size),
+          .modified_ns = nanoseconds(info.st_mtim),
+          .changed_ns = nanoseconds(info.st_ctim)};
+}
 
 absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
   auto fd = std::make_unique<FileDescriptor>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -47,7 +59,7 @@ absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
   if (!S_ISREG(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat("'", path, "' is not a regular file"));
   }
-  return OpenFile{std::move(fd), static_cast<std::uint64_t>(info.st_size)};
+  return OpenFile{std::move(fd), static_cast<std::uint64_t>(info.st_size), IdentityOf(info)};
 }
 
 absl::Status WriteAll(int fd, std::string_view content, const std::string& path) {
@@ -64,25 +76,44 @@ absl::Status WriteAll(int fd, std::string_view content, const std::string& path)
 
 absl::StatusOr<FileMap> FileMap::Open(const std::string& path) {
   SIGLIP_ASSIGN_OR_RETURN(OpenFile file, OpenRegularFile(path));
-  if (file.size == 0) return FileMap();
+  if (file.size == 0) return FileMap(nullptr, 0, file.identity);
   void* data = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd->get(), 0);
   if (data == MAP_FAILED) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot map '", path, "'"));
   }
-  return FileMap(data, file.size);
+  return FileMap(data, file.size, file.identity);
 }
 
 FileMap::FileMap(FileMap&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      identity_(other.identity_) {}
 
 FileMap& FileMap::operator=(FileMap&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(identity_, other.identity_);
   return *this;
 }
 
 FileMap::~FileMap() {
   if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+absl::StatusOr<FileIdentity> IdentifyFile(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat '", path, "'"));
+  }
+  return IdentityOf(info);
+}
+
+void DropPages(std::span<const std::byte> bytes) {
+  const std::uintptr_t page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(bytes.data());
+  const std::uintptr_t first = (begin + page - 1) / page * page;
+  const std::uintptr_t end = (begin + bytes.size()) / page * page;
+  if (first < end) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes) {

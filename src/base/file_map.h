@@ -12,6 +12,19 @@
 
 namespace siglip {
 
+// Which file, and which state of it: a write changes the times, a replacement the inode.
+struct FileIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t bytes = 0;
+  std::int64_t modified_ns = 0;  // content, as the writer may set it
+  std::int64_t changed_ns = 0;   // content or attributes, set by the kernel alone
+
+  bool operator==(const FileIdentity&) const = default;
+};
+// Of the file that `path` names now.
+absl::StatusOr<FileIdentity> IdentifyFile(const std::string& path);
+
 // A read-only private mapping of a whole regular file; symlinks are followed. Renaming or unlinking
 // the file while it is mapped is harmless, truncating it makes later reads raise SIGBUS.
 // Thread-safe once opened. Movable.
@@ -26,12 +39,20 @@ class FileMap {
   ~FileMap();
 
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+  // Of the file when it was opened.
+  const FileIdentity& identity() const { return identity_; }
 
  private:
-  FileMap(void* data, std::size_t size) : data_(data), size_(size) {}
+  FileMap(void* data, std::size_t size, const FileIdentity& identity)
+      : data_(data), size_(size), identity_(identity) {}
   void* data_ = nullptr;
   std::size_t size_ = 0;
+  FileIdentity identity_;
 };
+
+// Gives the memory of `bytes`, which are part of a FileMap, back to the kernel; reading them again
+// reads the file again. Only a hint: whole pages, and errors do not matter.
+void DropPages(std::span<const std::byte> bytes);
 
 // The whole content of a regular file. ResourceExhausted if it has more than `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes);

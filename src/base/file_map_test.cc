@@ -26,6 +26,30 @@ TEST_F(FileMapTest, MapAndReadGiveWhatWasWritten) {
   EXPECT_EQ(ReadFile(path, 4).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(FileMapTest, IdentityTellsAnotherFileAndAnotherState) {
+  const std::string path = Path("identity");
+  ASSERT_TRUE(WriteFileAtomically(path, "hello").ok());
+  const auto map = FileMap::Open(path);
+  ASSERT_TRUE(map.ok()) << map.status();
+  EXPECT_EQ(map->identity(), IdentifyFile(path).value());
+  EXPECT_EQ(map->identity().bytes, 5u);
+  ASSERT_TRUE(WriteFileAtomically(path, "hallo").ok());
+  EXPECT_NE(map->identity(), IdentifyFile(path).value());
+  EXPECT_EQ(IdentifyFile(Path("none")).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(FileMapTest, DroppedPagesAreReadAgain) {
+  const std::string path = Path("dropped");
+  const std::string content(100'000, 'x');
+  ASSERT_TRUE(WriteFileAtomically(path, content).ok());
+  const auto map = FileMap::Open(path);
+  ASSERT_TRUE(map.ok()) << map.status();
+  for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 100'000}, {5, 3}, {5000, 50'000}, {0, 0}}) {
+    DropPages(map->bytes().subspan(first, count));
+    EXPECT_EQ(std::memcmp(map->bytes().data(), content.data(), content.size()), 0);
+  }
+}
+
 TEST_F(FileMapTest, UnlinkedFileStaysReadable) {
   const std::string path = Path("b");
   ASSERT_TRUE(WriteFileAtomically(path, "x").ok());

@@ -228,8 +228,9 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
   const std::string config_path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string config, ReadFile(config_path, kMaxConfigBytes));
-  SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_, ParseSiglipConfig(config, config_path));
+  SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_text_, ReadFile(config_path, kMaxConfigBytes));
+  SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_,
+                          ParseSiglipConfig(checkpoint.config_text_, config_path));
   const std::string preprocessor_path = directory + "/preprocessor_config.json";
   SIGLIP_ASSIGN_OR_RETURN(const std::string preprocessor,
                           ReadFile(preprocessor_path, kMaxConfigBytes));
@@ -252,19 +253,31 @@ const StoredTensor& Checkpoint::tensor(std::string_view name) const {
   return found->second;
 }
 
+std::vector<FileIdentity> Checkpoint::weight_file_identities() const {
+  std::vector<FileIdentity> identities;
+  for (const SafetensorsFile& file : files_) identities.push_back(file.identity());
+  return identities;
+}
+
 void Checkpoint::CopyFloat(std::string_view name, std::span<float> out) const {
   const StoredTensor& stored = tensor(name);
-  const std::byte* in = stored.bytes.data();
   SIGLIP_CHECK(out.size() * DtypeSizeBytes(stored.dtype) == stored.bytes.size());
-  if (stored.dtype == TensorDtype::kF32) {
-    std::memcpy(out.data(), in, stored.bytes.size());
+  CopyFloats(stored, 0, out);
+}
+
+void CopyFloats(const StoredTensor& tensor, std::int64_t first, std::span<float> out) {
+  const std::size_t size = DtypeSizeBytes(tensor.dtype);
+  const std::span<const std::byte> bytes =
+      tensor.bytes.subspan(static_cast<std::size_t>(first) * size, out.size() * size);
+  if (tensor.dtype == TensorDtype::kF32) {
+    if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
     return;
   }
   // Tensors start anywhere in the file: 16-bit values may be unaligned.
   for (std::size_t i = 0; i < out.size(); ++i) {
     std::uint16_t bits;
-    std::memcpy(&bits, in + 2 * i, 2);
-    out[i] = stored.dtype == TensorDtype::kBF16
+    std::memcpy(&bits, bytes.data() + 2 * i, 2);
+    out[i] = tensor.dtype == TensorDtype::kBF16
                  ? std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16)
                  : FloatFromHalf(bits);
   }

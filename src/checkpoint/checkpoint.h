@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/file_map.h"
 #include "checkpoint/config.h"
 #include "checkpoint/preprocessor_config.h"
 #include "checkpoint/safetensors.h"
@@ -31,6 +32,10 @@ class Checkpoint {
   const PreprocessorConfig& preprocessor() const { return preprocessor_; }
   // The files that hold weights, sorted.
   const std::vector<std::string>& weight_files() const { return weight_files_; }
+  // Of each weight file, when it was mapped.
+  std::vector<FileIdentity> weight_file_identities() const;
+  // What config.json holds.
+  const std::string& config_text() const { return config_text_; }
   // In the files, but of no use to the towers. Sorted. Named, not refused.
   const std::vector<std::string>& extra_tensors() const { return extra_tensors_; }
   // Needed tensors by name.
@@ -50,6 +55,7 @@ class Checkpoint {
   absl::Status OpenWeights();
 
   std::string directory_;
+  std::string config_text_;
   SiglipConfig config_;
   PreprocessorConfig preprocessor_;
   std::vector<SafetensorsFile> files_;
@@ -60,6 +66,10 @@ class Checkpoint {
   float logit_scale_ = 0;
   float logit_bias_ = 0;
 };
+
+// Elements [first, first + out.size()) as float32, exactly. REQUIRES: they are in range, of F32, F16
+// or BF16.
+void CopyFloats(const StoredTensor& tensor, std::int64_t first, std::span<float> out);
 
 struct RequiredTensor {
   std::string name;

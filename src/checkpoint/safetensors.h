@@ -52,6 +52,7 @@ class SafetensorsFile {
 
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const FileIdentity& identity() const { return file_.identity(); }
 
  private:
   FileMap file_;

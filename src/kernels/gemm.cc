@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/parallel.h"
+#include "kernels/target.h"
 
 namespace siglip {
 namespace {
@@ -19,6 +21,12 @@ constexpr std::int64_t kPackedFloats = std::int64_t{4} << 20;
 constexpr std::int64_t kCoarsePiecesPerThread = 4;
 constexpr std::int64_t kFinePiecesPerThread = 16;
 constexpr std::int64_t kMaxPieceColumns = 576;
+
+// Part of PackedLayoutName: to be raised when bytes change that its other parts do not tell, as the
+// choice of int16's scale.
+constexpr int kPackedVersion = 1;
+// Steps of W that are transposed at a time: one cache line of each row is read whole.
+constexpr std::int64_t kTransposedSteps = 16;
 
 // Rows of A that are packed at once; a multiple of kGemmBlockRows.
 std::int64_t RowsAtOnce(std::int64_t steps) {
@@ -69,41 +77,98 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format)
-    : n_(n), k_(k), format_(format) {
+std::string PackedLayoutName(GemmFormat format) {
+  const TileShape shape = GemmTileShape();
+  const bool fp32 = format == GemmFormat::kFp32;
+  return absl::StrCat(fp32 ? "fp32" : "int16", "-", KernelTargetName(), "-", shape.columns, "x",
+                      shape.lanes, "-", fp32 ? kGemmBlockK : kGemmBlockStepsInt16, "-v",
+                      kPackedVersion);
+}
+
+std::size_t PackedMatrix::MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format) {
+  const std::int64_t lanes = GemmTileShape().lanes;
+  const std::int64_t columns = DivideUp(n, lanes) * lanes;
+  const std::int64_t scales = format == GemmFormat::kInt16 ? 1 : 0;
+  return static_cast<std::size_t>(columns * (Steps(k, format) + scales));
+}
+
+PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format,
+                           std::span<const float> memory)
+    : n_(n), k_(k), format_(format), memory_(memory) {
   const std::int64_t lanes = GemmTileShape().lanes;
   padded_n_ = DivideUp(n, lanes) * lanes;
-  data_ = AlignedBuffer<float>(static_cast<std::size_t>(padded_n_ * steps()));
-  std::fill(data_.span().begin(), data_.span().end(), 0.0f);
+  SIGLIP_CHECK(memory.size() == MemoryFloats(n, k, format));
+}
+
+PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format)
+    : n_(n), k_(k), format_(format), owned_(MemoryFloats(n, k, format)), memory_(owned_.span()) {
+  const std::int64_t lanes = GemmTileShape().lanes;
+  padded_n_ = DivideUp(n, lanes) * lanes;
+  if (padded_n_ == n) return;
+  const std::int64_t width = GemmTileShape().columns;
+  const std::int64_t panel = n / width * width;
+  const std::int64_t stride = padded_n_ - panel;
+  for (std::int64_t step = 0; step < steps(); step += block_steps()) {
+    const std::int64_t block = std::min(block_steps(), steps() - step);
+    float* to = owned_.data() + step * padded_n_ + panel * block;
+    for (std::int64_t i = 0; i < block; ++i) {
+      std::fill(to + i * stride + (n - panel), to + (i + 1) * stride, 0.0f);
+    }
+  }
   if (format == GemmFormat::kInt16) {
-    scales_ = AlignedBuffer<float>(static_cast<std::size_t>(padded_n_));
-    std::fill(scales_.span().begin(), scales_.span().end(), 0.0f);
+    std::fill(owned_.data() + padded_n_ * steps() + n, owned_.data() + owned_.size(), 0.0f);
   }
 }
 
 void PackedMatrix::SetRows(std::int64_t first, std::int64_t count, const float* rows) {
-  std::vector<float> integers(static_cast<std::size_t>(steps()));
-  for (std::int64_t row = 0; row < count; ++row) {
-    const float* from = rows + row * k_;
-    if (format_ == GemmFormat::kInt16) {
-      QuantizeRow(from, k_, reinterpret_cast<std::int16_t*>(integers.data()),
-                  scales_.data() + first + row);
-      from = integers.data();
-    }
-    SetColumn(first + row, from);
-  }
+  ThreadTeam alone(1);
+  SetRows(alone, first, count, [&](std::int64_t row, std::int64_t some, float* to) {
+    std::copy_n(rows + row * k_, some * k_, to);
+  });
 }
 
-void PackedMatrix::SetColumn(std::int64_t column, const float* row) {
+void PackedMatrix::SetRows(ThreadTeam& team, std::int64_t first, std::int64_t count,
+                           const ReadRows& read) {
+  const std::int64_t width = GemmTileShape().columns;
+  const std::int64_t rows_floats = width * k_;
+  const std::int64_t worker_floats = rows_floats + width * steps();
+  AlignedBuffer<float> scratch(static_cast<std::size_t>(team.num_threads() * worker_floats));
+  const std::int64_t panel = first / width;
+  ParallelFor(team, DivideUp(first + count, width) - panel, [&](int worker, std::int64_t i) {
+    const std::int64_t begin = std::max(first, (panel + i) * width);
+    const std::int64_t end = std::min(first + count, (panel + i + 1) * width);
+    float* rows = scratch.data() + worker * worker_floats;
+    read(begin - first, end - begin, rows);
+    SetColumns(begin, end - begin, rows, rows + rows_floats);
+  });
+}
+
+void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const float* rows,
+                              float* integers) {
+  const float* from = rows;
+  if (format_ == GemmFormat::kInt16) {
+    float* scales = owned_.data() + padded_n_ * steps();
+    for (std::int64_t c = 0; c < count; ++c) {
+      QuantizeRow(rows + c * k_, k_, reinterpret_cast<std::int16_t*>(integers + c * steps()),
+                  scales + column + c);
+    }
+    from = integers;
+  }
   const std::int64_t width = GemmTileShape().columns;
   const std::int64_t panel = column / width * width;
   const std::int64_t stride = std::min(width, padded_n_ - panel);
   for (std::int64_t step = 0; step < steps(); step += block_steps()) {
     const std::int64_t block = std::min(block_steps(), steps() - step);
-    float* to = data_.data() + step * padded_n_ + panel * block + (column - panel);
-    for (std::int64_t i = 0; i < block; ++i) {
-      // Integers must not pass through a float register that could change them.
-      std::memcpy(to + i * stride, row + step + i, sizeof(float));
+    float* to = owned_.data() + step * padded_n_ + panel * block + (column - panel);
+    for (std::int64_t i = 0; i < block; i += kTransposedSteps) {
+      const std::int64_t some = std::min(kTransposedSteps, block - i);
+      for (std::int64_t c = 0; c < count; ++c) {
+        const float* row = from + c * steps() + step + i;
+        // Integers must not pass through a float register that could change them.
+        for (std::int64_t j = 0; j < some; ++j) {
+          std::memcpy(to + (i + j) * stride + c, row + j, sizeof(float));
+        }
+      }
     }
   }
 }

@@ -5,6 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
@@ -22,44 +25,64 @@ enum class GemmFormat {
   kInt16,
 };
 
+// How PackedMatrix lays out memory on the instruction set in use, in letters, digits and dashes.
+// Where it is equal, matrices may borrow each other's memory.
+std::string PackedLayoutName(GemmFormat format);
+
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
 // k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
 // float, or two integers (the last may be half empty). The last panel is as narrow as whole vectors
 // allow; its surplus is zero. Thread-compatible.
 class PackedMatrix {
  public:
-  PackedMatrix() = default;
-  PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format = GemmFormat::kFp32);
+  // Writes rows [first, first + count) of what is being set to `to` [count,k].
+  using ReadRows = std::function<void(std::int64_t first, std::int64_t count, float* to)>;
 
-  // Rows [first, first + count) of W from `rows` [count,k].
+  PackedMatrix() = default;
+  // Its own memory. Rows that are never set are undefined.
+  PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format = GemmFormat::kFp32);
+  // Borrows the memory() of an equal matrix, which must outlive this one. REQUIRES: MemoryFloats()
+  // floats, 64-byte aligned, of the same PackedLayoutName(). For reading only.
+  PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format, std::span<const float> memory);
+
+  static std::size_t MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format);
+
+  // Rows [first, first + count) of W from `rows` [count,k]. REQUIRES: the memory is its own.
   void SetRows(std::int64_t first, std::int64_t count, const float* rows);
+  // The same, a panel at a time; `read` is called by several workers at once and must not throw.
+  void SetRows(ThreadTeam& team, std::int64_t first, std::int64_t count, const ReadRows& read);
 
   std::int64_t n() const { return n_; }
   std::int64_t k() const { return k_; }
   GemmFormat format() const { return format_; }
-  std::int64_t steps() const { return format_ == GemmFormat::kFp32 ? k_ : (k_ + 1) / 2; }
+  std::int64_t steps() const { return Steps(k_, format_); }
   // Steps of a block of K.
   std::int64_t block_steps() const;
   std::int64_t padded_n() const { return padded_n_; }
-  std::size_t bytes() const { return (data_.size() + scales_.size()) * sizeof(float); }
+  std::span<const float> memory() const { return memory_; }
+  std::size_t bytes() const { return memory_.size() * sizeof(float); }
   // The panel of columns of C [column, column + panel width) for the steps from `first`, which
   // start a block of `block` steps. REQUIRES: `column` starts a panel.
   const float* Panel(std::int64_t column, std::int64_t first, std::int64_t block) const {
-    return data_.data() + first * padded_n_ + column * block;
+    return memory_.data() + first * padded_n_ + column * block;
   }
   // [padded_n]: an integer times its row's scale is the weight. kInt16 only.
-  const float* scales() const { return scales_.data(); }
+  const float* scales() const { return memory_.data() + padded_n_ * steps(); }
 
  private:
-  // Column `column` of C: `row` [steps] of W.
-  void SetColumn(std::int64_t column, const float* row);
+  static std::int64_t Steps(std::int64_t k, GemmFormat format) {
+    return format == GemmFormat::kFp32 ? k : (k + 1) / 2;
+  }
+  // Columns [column, column + count) of C, which are in one panel. rows: [count,k] of W; integers:
+  // [count, steps], unused for kFp32.
+  void SetColumns(std::int64_t column, std::int64_t count, const float* rows, float* integers);
 
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
   GemmFormat format_ = GemmFormat::kFp32;
   std::int64_t padded_n_ = 0;
-  AlignedBuffer<float> data_;
-  AlignedBuffer<float> scales_;
+  AlignedBuffer<float> owned_;
+  std::span<const float> memory_;  // panels, then scales: owned_, or borrowed
 };
 
 // Sums run over blocks of so many steps, each block from zero, blocks added in order: the rounding of

@@ -179,7 +179,8 @@ TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {
   const Problem problem(20, 5, 3);
   ThreadTeam team(1);
   std::vector<float> scratch(GemmScratchFloats(20, 3));
-  PackedMatrix w(5, 3);  // zero weights: C is the residual
+  PackedMatrix w(5, 3);
+  w.SetRows(0, 5, std::vector<float>(15).data());  // zero weights: C is the residual
   std::vector<float> c(100);
   GemmCall call;
   call.m = 20;
