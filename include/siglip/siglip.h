@@ -29,6 +29,9 @@ struct ModelOptions {
   std::string device = "auto";     // "auto" or "cpu"
   // Instruction set of the kernels: "auto" or "avx512", "avx2", ... One per process.
   std::string isa = "auto";
+  // Folder that keeps packed weights between starts, so that the next one only maps them; made if it
+  // is not there, safe to delete at any time. Empty: none.
+  std::string cache_dir = {};
 };
 
 struct ModelInfo {

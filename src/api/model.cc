@@ -126,6 +126,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.num_threads = options.num_threads;
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
+  engine_options.cache_dir = options.cache_dir;
   engine_options.precision = options.precision == "int16" ? Precision::kInt16 : Precision::kFp32;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
   ModelInfo info;

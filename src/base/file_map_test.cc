@@ -44,7 +44,8 @@ TEST_F(FileMapTest, DroppedPagesAreReadAgain) {
   ASSERT_TRUE(WriteFileAtomically(path, content).ok());
   const auto map = FileMap::Open(path);
   ASSERT_TRUE(map.ok()) << map.status();
-  for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 100'000}, {5, 3}, {5000, 50'000}, {0, 0}}) {
+  for (const auto& [first, count] :
+       {std::pair<std::size_t, std::size_t>{0, 100'000}, {5, 3}, {5000, 50'000}, {0, 0}}) {
     DropPages(map->bytes().subspan(first, count));
     EXPECT_EQ(std::memcmp(map->bytes().data(), content.data(), content.size()), 0);
   }

@@ -67,8 +67,8 @@ class Checkpoint {
   float logit_bias_ = 0;
 };
 
-// Elements [first, first + out.size()) as float32, exactly. REQUIRES: they are in range, of F32, F16
-// or BF16.
+// Elements [first, first + out.size()) as float32, exactly. REQUIRES: they are in range, of F32,
+// F16 or BF16.
 void CopyFloats(const StoredTensor& tensor, std::int64_t first, std::span<float> out);
 
 struct RequiredTensor {

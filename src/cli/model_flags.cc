@@ -23,6 +23,8 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
       .add_option("--isa", flags.options.isa,
                   "Instruction set of the kernels: auto, or one of those that --version names")
       ->capture_default_str();
+  command.add_option("--cache-dir", flags.options.cache_dir,
+                     "Folder that keeps packed weights: the next start maps them and packs nothing");
   command
       .add_option("--pillow", flags.options.pillow,
                   "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")

@@ -17,7 +17,8 @@ struct ModelFlags {
   ModelOptions options;
 };
 
-// --model (required if `required`), --threads, --max-batch-size, --precision, --device, --pillow.
+// --model (required if `required`), --threads, --engine-batch-size, --precision, --device, --isa,
+// --cache-dir, --pillow.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required);
 
 }  // namespace siglip::cli

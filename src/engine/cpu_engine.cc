@@ -29,10 +29,6 @@ void ForEachPass(std::size_t items, std::size_t per_pass, Body&& body) {
   }
 }
 
-GemmFormat FormatOf(Precision precision) {
-  return precision == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
-}
-
 absl::Status SizesDiffer(const char* what, std::size_t inputs, std::size_t outputs) {
   return absl::InvalidArgumentError(
       absl::StrCat("expected as many embeddings as ", what, " (", inputs, "), got ", outputs));
@@ -40,19 +36,25 @@ absl::Status SizesDiffer(const char* what, std::size_t inputs, std::size_t outpu
 
 }  // namespace
 
-CpuEngine::CpuEngine(const Checkpoint& checkpoint, const EngineOptions& options)
+LoadedTowers LoadTowers(WeightLoader& weights, GemmFormat format) {
+  VisionTower vision(weights, format);
+  TextTower text(weights, format);
+  return {.file = std::nullopt, .vision = std::move(vision), .text = std::move(text)};
+}
+
+CpuEngine::CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOptions& options)
     : num_threads_(options.num_threads),
       precision_(options.precision),
-      text_config_(checkpoint.config().text),
-      vision_(checkpoint, FormatOf(options.precision)),
-      text_(checkpoint, FormatOf(options.precision)),
-      images_per_pass_(ItemsPerPass(vision_.tokens(), options)),
+      text_config_(text),
+      towers_(std::move(towers)),
+      images_per_pass_(ItemsPerPass(towers_.vision.tokens(), options)),
       texts_per_pass_(ItemsPerPass(text_config_.max_position_embeddings, options)),
-      workspace_(WorkspaceSizes::Max(vision_.Sizes(static_cast<std::int64_t>(images_per_pass_)),
-                                     text_.Sizes(static_cast<std::int64_t>(texts_per_pass_))),
-                 options.num_threads),
-      memory_bytes_(
-          static_cast<std::int64_t>(vision_.bytes() + text_.bytes() + workspace_.bytes())) {}
+      workspace_(
+          WorkspaceSizes::Max(towers_.vision.Sizes(static_cast<std::int64_t>(images_per_pass_)),
+                              towers_.text.Sizes(static_cast<std::int64_t>(texts_per_pass_))),
+          options.num_threads),
+      memory_bytes_(static_cast<std::int64_t>(towers_.vision.bytes() + towers_.text.bytes() +
+                                              workspace_.bytes())) {}
 
 absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
                                      std::span<float* const> embeddings) {
@@ -62,8 +64,8 @@ absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
   MutexLock lock(mu_);
   ForEachPass(images.size(), images_per_pass_,
               [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
-                vision_.Run(workspace_, images.subspan(first, count),
-                            embeddings.subspan(first, count));
+                towers_.vision.Run(workspace_, images.subspan(first, count),
+                                   embeddings.subspan(first, count));
               });
   return absl::OkStatus();
 }
@@ -89,8 +91,8 @@ absl::Status CpuEngine::EncodeTexts(std::span<const std::int64_t* const> ids,
   MutexLock lock(mu_);
   ForEachPass(ids.size(), texts_per_pass_,
               [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
-                text_.Run(workspace_, ids.subspan(first, count), num_tokens,
-                          embeddings.subspan(first, count));
+                towers_.text.Run(workspace_, ids.subspan(first, count), num_tokens,
+                                 embeddings.subspan(first, count));
               });
   return absl::OkStatus();
 }

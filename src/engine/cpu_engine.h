@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -11,15 +12,26 @@
 #include "engine/engine.h"
 #include "engine/text_tower.h"
 #include "engine/vision_tower.h"
+#include "engine/weight_file.h"
+#include "engine/weights.h"
 #include "engine/workspace.h"
 
 namespace siglip {
+
+// Both towers, and what they borrow their weights from, if they do.
+struct LoadedTowers {
+  std::optional<WeightFile> file;
+  VisionTower vision;
+  TextTower text;
+};
+// format: of the linear layers of the transformer blocks. `file` is left out.
+LoadedTowers LoadTowers(WeightLoader& weights, GemmFormat format);
 
 // Thread-safe.
 class CpuEngine final : public Engine {
  public:
   // REQUIRES: options.num_threads > 0, options.max_batch_size > 0. Throws std::bad_alloc.
-  CpuEngine(const Checkpoint& checkpoint, const EngineOptions& options);
+  CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOptions& options);
 
   absl::Status EncodeImages(std::span<const float* const> images,
                             std::span<float* const> embeddings) override;
@@ -34,8 +46,7 @@ class CpuEngine final : public Engine {
   const int num_threads_;
   const Precision precision_;
   const TextConfig text_config_;
-  const VisionTower vision_;
-  const TextTower text_;
+  const LoadedTowers towers_;
   // Items of one pass over the weights.
   const std::size_t images_per_pass_;
   const std::size_t texts_per_pass_;

@@ -38,8 +38,8 @@ void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, 
   LayerNorm(workspace.team, call);
 }
 
-Encoder::Encoder(const Checkpoint& checkpoint, const TowerConfig& config,
-                 const std::string& tower_name, EncoderOutput output, GemmFormat format)
+Encoder::Encoder(WeightLoader& weights, const TowerConfig& config, const std::string& tower_name,
+                 EncoderOutput output, GemmFormat format)
     : config_(config), tower_name_(tower_name) {
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = absl::StrCat(tower_name, ".encoder.layers.", i, ".");
@@ -47,20 +47,20 @@ Encoder::Encoder(const Checkpoint& checkpoint, const TowerConfig& config,
     Block block;
     block.last_token_only =
         output == EncoderOutput::kLastToken && i + 1 == config.num_hidden_layers;
-    block.norm1 = LoadNorm(checkpoint, layer + "layer_norm1");
-    block.norm2 = LoadNorm(checkpoint, layer + "layer_norm2");
+    block.norm1 = weights.LoadNorm(layer + "layer_norm1");
+    block.norm2 = weights.LoadNorm(layer + "layer_norm2");
     const std::string q = attention + "q_proj";
     const std::string k = attention + "k_proj";
     const std::string v = attention + "v_proj";
     if (block.last_token_only) {
-      block.query = LoadLinear(checkpoint, q, format);
-      block.key_value = LoadStackedLinears(checkpoint, {k, v}, format);
+      block.query = weights.LoadLinear(q, format);
+      block.key_value = weights.LoadStackedLinears({k, v}, format);
     } else {
-      block.qkv = LoadStackedLinears(checkpoint, {q, k, v}, format);
+      block.qkv = weights.LoadStackedLinears({q, k, v}, format);
     }
-    block.out = LoadLinear(checkpoint, attention + "out_proj", format);
-    block.fc1 = LoadLinear(checkpoint, layer + "mlp.fc1", format);
-    block.fc2 = LoadLinear(checkpoint, layer + "mlp.fc2", format);
+    block.out = weights.LoadLinear(attention + "out_proj", format);
+    block.fc1 = weights.LoadLinear(layer + "mlp.fc1", format);
+    block.fc2 = weights.LoadLinear(layer + "mlp.fc2", format);
     blocks_.push_back(std::move(block));
   }
 }

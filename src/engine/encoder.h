@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/config.h"
 #include "engine/weights.h"
 #include "engine/workspace.h"
 
@@ -35,7 +35,7 @@ enum class EncoderOutput { kEveryToken, kLastToken };
 class Encoder {
  public:
   // tower_name: "vision_model" or "text_model".
-  Encoder(const Checkpoint& checkpoint, const TowerConfig& config, const std::string& tower_name,
+  Encoder(WeightLoader& weights, const TowerConfig& config, const std::string& tower_name,
           EncoderOutput output, GemmFormat format);
 
   // What `batch` items of `tokens` tokens need (nothing for the head).

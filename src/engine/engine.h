@@ -28,6 +28,9 @@ struct EngineOptions {
   // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
   // engine's choice binds the later ones.
   std::string isa = "auto";
+  // Folder that keeps packed weights between starts (see weight_cache.h); empty: none. One that
+  // cannot be used costs a warning and the time to pack, no error.
+  std::string cache_dir = {};
 };
 
 // Thread-safe: calls from several threads queue, since one call already uses every worker.
@@ -35,8 +38,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // Packs the weights for the CPU's kernels and allocates all scratch memory. The checkpoint is not
-  // needed afterwards.
+  // Packs the weights for the CPU's kernels, or maps them from options.cache_dir, and allocates all
+  // scratch memory. The checkpoint is not needed afterwards.
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const Checkpoint& checkpoint,
                                                       const EngineOptions& options);
 

@@ -4,13 +4,13 @@
 
 namespace siglip {
 
-TextTower::TextTower(const Checkpoint& checkpoint, GemmFormat format)
-    : config_(checkpoint.config().text),
-      token_embedding_(LoadTensor(checkpoint, "text_model.embeddings.token_embedding.weight")),
-      positions_(LoadTensor(checkpoint, "text_model.embeddings.position_embedding.weight")),
-      encoder_(checkpoint, config_, "text_model", EncoderOutput::kLastToken, format),
-      final_norm_(LoadNorm(checkpoint, "text_model.final_layer_norm")),
-      head_(LoadLinear(checkpoint, "text_model.head")) {}
+TextTower::TextTower(WeightLoader& weights, GemmFormat format)
+    : config_(weights.checkpoint().config().text),
+      token_embedding_(weights.Tensor("text_model.embeddings.token_embedding.weight")),
+      positions_(weights.Tensor("text_model.embeddings.position_embedding.weight")),
+      encoder_(weights, config_, "text_model", EncoderOutput::kLastToken, format),
+      final_norm_(weights.LoadNorm("text_model.final_layer_norm")),
+      head_(weights.LoadLinear("text_model.head")) {}
 
 WorkspaceSizes TextTower::Sizes(std::int64_t batch) const {
   WorkspaceSizes sizes = encoder_.Sizes(batch, config_.max_position_embeddings);

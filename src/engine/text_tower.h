@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/config.h"
 #include "engine/encoder.h"
 #include "engine/weights.h"
 #include "engine/workspace.h"
@@ -17,7 +17,7 @@ namespace siglip {
 class TextTower {
  public:
   // format: of the linear layers of the transformer blocks.
-  TextTower(const Checkpoint& checkpoint, GemmFormat format);
+  TextTower(WeightLoader& weights, GemmFormat format);
 
   // For any number of tokens up to the longest.
   WorkspaceSizes Sizes(std::int64_t batch) const;
@@ -32,8 +32,8 @@ class TextTower {
                    std::int64_t tokens) const;
 
   TextConfig config_;
-  AlignedBuffer<float> token_embedding_;  // [vocabulary, width]
-  AlignedBuffer<float> positions_;        // [max_position_embeddings, width]
+  WeightArray token_embedding_;  // [vocabulary, width]
+  WeightArray positions_;        // [max_position_embeddings, width]
   Encoder encoder_;
   Norm final_norm_;
   Linear head_;

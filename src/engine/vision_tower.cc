@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/checked_math.h"
+#include "base/file_map.h"
+#include "checkpoint/checkpoint.h"
 #include "kernels/pooling.h"
 
 namespace siglip {
@@ -35,40 +39,50 @@ std::vector<float> FoldProbe(std::span<const float> probe, std::span<const float
   return rounded;
 }
 
-AlignedBuffer<float> CopyOf(std::span<const float> values) {
-  AlignedBuffer<float> copy(values.size());
-  std::copy(values.begin(), values.end(), copy.data());
-  return copy;
+std::vector<float> LoadTensor(const Checkpoint& checkpoint, const std::string& name) {
+  const std::optional<std::int64_t> count = ElementCount(checkpoint.tensor(name).shape);
+  std::vector<float> values(static_cast<std::size_t>(*count));
+  checkpoint.CopyFloat(name, values);
+  return values;
 }
 
 }  // namespace
 
-VisionTower::VisionTower(const Checkpoint& checkpoint, GemmFormat format)
-    : config_(checkpoint.config().vision),
-      patch_embedding_(LoadLinear(checkpoint, "vision_model.embeddings.patch_embedding")),
-      positions_(LoadTensor(checkpoint, "vision_model.embeddings.position_embedding.weight")),
-      encoder_(checkpoint, config_, "vision_model", EncoderOutput::kEveryToken, format),
-      post_norm_(LoadNorm(checkpoint, "vision_model.post_layernorm")) {
-  LoadPoolingHead(checkpoint);
+VisionTower::VisionTower(WeightLoader& weights, GemmFormat format)
+    : config_(weights.checkpoint().config().vision),
+      patch_embedding_(weights.LoadLinear("vision_model.embeddings.patch_embedding")),
+      positions_(weights.Tensor("vision_model.embeddings.position_embedding.weight")),
+      encoder_(weights, config_, "vision_model", EncoderOutput::kEveryToken, format),
+      post_norm_(weights.LoadNorm("vision_model.post_layernorm")) {
+  LoadPoolingHead(weights);
 }
 
-void VisionTower::LoadPoolingHead(const Checkpoint& checkpoint) {
+void VisionTower::LoadPoolingHead(WeightLoader& weights) {
   const std::string head = kHead;
+  const std::string projections = head + "attention.in_proj_weight";
+  const std::string biases = head + "attention.in_proj_bias";
+  const Checkpoint& checkpoint = weights.checkpoint();
   const std::int64_t width = config_.hidden_size;
-  const std::size_t square = static_cast<std::size_t>(width * width);
-  const AlignedBuffer<float> probe = LoadTensor(checkpoint, head + "probe");
-  const AlignedBuffer<float> weight = LoadTensor(checkpoint, head + "attention.in_proj_weight");
-  const AlignedBuffer<float> bias = LoadTensor(checkpoint, head + "attention.in_proj_bias");
-  const std::vector<float> folded =
-      FoldProbe(probe.span(), weight.span(), bias.span(), config_.num_attention_heads);
-  probe_.w = PackedMatrix(config_.num_attention_heads, width);
-  probe_.w.SetRows(0, config_.num_attention_heads, folded.data());
-  value_weight_ = CopyOf(weight.span().subspan(2 * square));
-  value_bias_ = CopyOf(bias.span().subspan(2 * static_cast<std::size_t>(width)));
-  out_ = LoadLinear(checkpoint, head + "attention.out_proj");
-  fc1_ = LoadLinear(checkpoint, head + "mlp.fc1");
-  fc2_ = LoadLinear(checkpoint, head + "mlp.fc2");
-  head_norm_ = LoadNorm(checkpoint, head + "layernorm");
+  const std::int64_t heads = config_.num_attention_heads;
+  probe_.w =
+      weights.Matrix(head + "probe.folded", heads, width, GemmFormat::kFp32, [&](PackedMatrix& w) {
+        const std::vector<float> folded =
+            FoldProbe(LoadTensor(checkpoint, head + "probe"), LoadTensor(checkpoint, projections),
+                      LoadTensor(checkpoint, biases), heads);
+        w.SetRows(0, heads, folded.data());
+      });
+  value_weight_ = weights.Array(
+      head + "value.weight", static_cast<std::size_t>(width * width), [&](std::span<float> values) {
+        CopyFloats(checkpoint.tensor(projections), 2 * width * width, values);
+        DropPages(checkpoint.tensor(projections).bytes);
+      });
+  value_bias_ = weights.Array(
+      head + "value.bias", static_cast<std::size_t>(width),
+      [&](std::span<float> values) { CopyFloats(checkpoint.tensor(biases), 2 * width, values); });
+  out_ = weights.LoadLinear(head + "attention.out_proj");
+  fc1_ = weights.LoadLinear(head + "mlp.fc1");
+  fc2_ = weights.LoadLinear(head + "mlp.fc2");
+  head_norm_ = weights.LoadNorm(head + "layernorm");
 }
 
 std::int64_t VisionTower::HeadFloats(std::int64_t batch) const {

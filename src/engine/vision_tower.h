@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/config.h"
 #include "engine/encoder.h"
 #include "engine/weights.h"
 #include "engine/workspace.h"
@@ -16,7 +16,7 @@ namespace siglip {
 class VisionTower {
  public:
   // format: of the linear layers of the transformer blocks.
-  VisionTower(const Checkpoint& checkpoint, GemmFormat format);
+  VisionTower(WeightLoader& weights, GemmFormat format);
 
   std::int64_t tokens() const { return config_.num_patches(); }
   WorkspaceSizes Sizes(std::int64_t batch) const;
@@ -39,20 +39,20 @@ class VisionTower {
   std::int64_t HeadFloats(std::int64_t batch) const;
   HeadBuffers DivideHead(float* memory, std::int64_t batch) const;
 
-  void LoadPoolingHead(const Checkpoint& checkpoint);
+  void LoadPoolingHead(WeightLoader& weights);
   void EmbedPatches(Workspace& workspace, std::span<const float* const> images) const;
   // workspace.x [batch * tokens, width] -> [batch, width] at the returned place.
   const float* Pool(Workspace& workspace, std::int64_t batch) const;
 
   VisionConfig config_;
   Linear patch_embedding_;
-  AlignedBuffer<float> positions_;  // [tokens, width]
+  WeightArray positions_;  // [tokens, width]
   Encoder encoder_;
   Norm post_norm_;
   // The pooling head. Its scores are x . probe_[head] (see kernels/pooling.h).
-  Linear probe_;                       // [heads, width], no bias
-  AlignedBuffer<float> value_weight_;  // [width, width]
-  AlignedBuffer<float> value_bias_;
+  Linear probe_;              // [heads, width], no bias
+  WeightArray value_weight_;  // [width, width]
+  WeightArray value_bias_;
   Linear out_, fc1_, fc2_;
   Norm head_norm_;
 };

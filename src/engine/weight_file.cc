@@ -79,7 +79,8 @@ absl::Status Bad(const std::string& path, std::string_view what) {
 absl::StatusOr<Head> ReadHead(const std::string& path, std::span<const std::byte> bytes) {
   Head head;
   if (bytes.size() < sizeof(head)) {
-    return Bad(path, absl::StrCat("expected at least ", sizeof(head), " bytes, got ", bytes.size()));
+    return Bad(path,
+               absl::StrCat("expected at least ", sizeof(head), " bytes, got ", bytes.size()));
   }
   std::memcpy(&head, bytes.data(), sizeof(head));
   if (head.magic != kMagic) return Bad(path, "expected packed weights, got another kind of file");
@@ -154,7 +155,7 @@ std::span<const float> WeightFile::Next(std::string_view name, std::size_t count
 
 WeightFileWriter::WeightFileWriter(int fd, std::string path, std::string_view label)
     : fd_(fd), path_(std::move(path)), label_(label) {
-  Write(std::as_bytes(std::span(std::vector<char>(sizeof(Head)))));  // in place of the head
+  Write(std::vector<std::byte>(sizeof(Head)));  // in place of the head
 }
 
 void WeightFileWriter::Write(std::span<const std::byte> bytes) {
@@ -194,8 +195,8 @@ absl::Status WeightFileWriter::Finish(ThreadTeam& team) {
   head.file_bytes = bytes_;
   SIGLIP_ASSIGN_OR_RETURN(const FileMap map, FileMap::Open(path_));
   if (map.bytes().size() != bytes_) {
-    return absl::DataLossError(absl::StrCat("'", path_, "': wrote ", bytes_, " bytes, found ",
-                                            map.bytes().size()));
+    return absl::DataLossError(
+        absl::StrCat("'", path_, "': wrote ", bytes_, " bytes, found ", map.bytes().size()));
   }
   head.hash = HashInParallel(team, map.bytes().subspan(sizeof(head)), AfterHash::kDropPages);
   head.head_hash = HashOf(head);

@@ -1,12 +1,12 @@
 #pragma once
 
 // The file that holds a model's packed weights: arrays of floats by name, as the kernels want them,
-// mapped and never copied. It is written and read by this program alone; what is damaged, cut off or
-// foreign is refused.
+// mapped and never copied. It is written and read by this program alone; what is damaged, cut off
+// or foreign is refused.
 //
-//   head       64 bytes: magic, file size, place of the directory, hash of all that follows the head
-//   arrays     each at a multiple of 64 bytes
-//   directory  the label, then each array's place, size and name
+//   head       64 bytes: magic, file size, place of the directory, hash of all that follows the
+//   head arrays     each at a multiple of 64 bytes directory  the label, then each array's place,
+//   size and name
 
 #include <cstddef>
 #include <cstdint>
@@ -29,12 +29,13 @@ std::uint64_t HashInParallel(ThreadTeam& team, std::span<const std::byte> bytes,
 // Arrays in the order in which they were appended. Confined to one thread.
 class WeightFile {
  public:
-  // Maps the file and reads all of it once, for its hash. InvalidArgument (not such a file, cut off,
-  // or of another label) or DataLoss (changed) says what was expected and what came.
+  // Maps the file and reads all of it once, for its hash. InvalidArgument (not such a file, cut
+  // off, or of another label) or DataLoss (changed) says what was expected and what came.
   static absl::StatusOr<WeightFile> Open(const std::string& path, std::string_view label,
                                          ThreadTeam& team);
 
-  // The next array, borrowed. If it is not `name` with `count` floats: nothing, and status() says so.
+  // The next array, borrowed. If it is not `name` with `count` floats: nothing, and status() says
+  // so.
   std::span<const float> Next(std::string_view name, std::size_t count);
   // Of every Next so far.
   const absl::Status& status() const { return status_; }

@@ -85,12 +85,12 @@ class PackedMatrix {
   std::span<const float> memory_;  // panels, then scales: owned_, or borrowed
 };
 
-// Sums run over blocks of so many steps, each block from zero, blocks added in order: the rounding of
-// an element depends on nothing but its row of A, its row of W and the instruction set. 256 x 32
+// Sums run over blocks of so many steps, each block from zero, blocks added in order: the rounding
+// of an element depends on nothing but its row of A, its row of W and the instruction set. 256 x 32
 // floats of W are 32 kB: they fit the first-level cache beside A's.
 inline constexpr std::int64_t kGemmBlockK = 256;
-// 576 integers, half the width of so400m: short enough for 13 bits, long enough that adding blocks does
-// not show (192 steps: 3 % slower; 384 and more: no faster).
+// 576 integers, half the width of so400m: short enough for 13 bits, long enough that adding blocks
+// does not show (192 steps: 3 % slower; 384 and more: no faster).
 inline constexpr std::int64_t kGemmBlockStepsInt16 = 288;
 
 inline std::int64_t PackedMatrix::block_steps() const {
