@@ -4,9 +4,9 @@
 // mapped and never copied. It is written and read by this program alone; what is damaged, cut off
 // or foreign is refused.
 //
-//   head       64 bytes: magic, file size, place of the directory, hash of all that follows the
-//   head arrays     each at a multiple of 64 bytes directory  the label, then each array's place,
-//   size and name
+// head: 64 bytes: magic, file size, place of the directory, hash of all that follows the head;
+// arrays, each at a multiple of 64 bytes;
+// directory: the label, then each array's place, size and name.
 
 #include <cstddef>
 #include <cstdint>
