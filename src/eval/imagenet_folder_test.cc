@@ -29,8 +29,11 @@ TEST(SynsetMappingTest, SplitsAtWhiteSpaceAndSortsByCodePoint) {
 TEST(SynsetMappingTest, SplitsWherePythonDoes) {
   std::u32string spaces = U"\t\v\f\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000";
   for (char32_t c = 0x2000; c <= 0x200a; ++c) spaces += c;
-  for (char32_t c = 0; c < 0x110000; ++c) {
-    if (c == '\n' || c == '\r' || (c >= 0xd800 && c < 0xe000)) continue;
+  // Above come no more, but U+FEFF is often taken for one.
+  std::u32string tried = U"\ufeff\U0001f600\U0010ffff";
+  for (char32_t c = 0; c < 0x3100; ++c) tried += c;
+  for (const char32_t c : tried) {
+    if (c == '\n' || c == '\r') continue;
     const std::string between = EncodeUtf8({&c, 1});
     const auto classes = ParseSynsetMapping("n1 a" + between + between + "b" + between, "map");
     ASSERT_TRUE(classes.ok()) << classes.status();
