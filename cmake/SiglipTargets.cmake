@@ -39,6 +39,13 @@ endfunction()
 # only if none failed.
 set(SIGLIP_SKIPPED "\\[  SKIPPED \\] [^\n]*\n*$")
 
+# Each test has a folder for its files: two of them, or two builds, may run at once.
+function(siglip_test_folder name result)
+  set(folder "${CMAKE_BINARY_DIR}/test_files/${name}")
+  file(MAKE_DIRECTORY "${folder}")
+  set(${result} "TMPDIR=${folder}" PARENT_SCOPE)
+endfunction()
+
 # siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...])
 # Tests run from the source directory's root, so that they name committed files by relative path.
 function(siglip_add_test name)
@@ -50,7 +57,8 @@ function(siglip_add_test name)
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
   siglip_compile_settings(${name})
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS "unit;${ARG_LABELS}" ENVIRONMENT "${ARG_ENV}"
+  siglip_test_folder(${name} folder)
+  set_tests_properties(${name} PROPERTIES LABELS "unit;${ARG_LABELS}" ENVIRONMENT "${folder};${ARG_ENV}"
                        TIMEOUT 600 SKIP_REGULAR_EXPRESSION "${SIGLIP_SKIPPED}")
 endfunction()
 
@@ -61,7 +69,8 @@ function(siglip_add_test_variants name)
   endif()
   foreach(isa ${ARGN})
     add_test(NAME ${name}_${isa} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${name}_${isa} PROPERTIES LABELS "unit" ENVIRONMENT "SIGLIP_TEST_ISA=${isa}"
+    siglip_test_folder(${name}_${isa} folder)
+    set_tests_properties(${name}_${isa} PROPERTIES LABELS "unit" ENVIRONMENT "${folder};SIGLIP_TEST_ISA=${isa}"
                          TIMEOUT 600 SKIP_REGULAR_EXPRESSION "${SIGLIP_SKIPPED}")
   endforeach()
 endfunction()
