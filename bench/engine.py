@@ -6,7 +6,7 @@
 Every engine sits in a process of its own, holds the same random weights and the same inputs, and waits while another
 one runs. The best of all rounds counts, and the median beside it; the multiply-add peak is measured in the same
 rounds. FLOP are nominal (2 per multiply-add, nothing saved); cosine is against torch float32. The last line says
-pass or fail: the goals are those of performance.md's table, quoted in bench/README.md.
+pass or fail by GOALS; bench/README.md says what was reached.
 """
 
 import argparse

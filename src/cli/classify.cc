@@ -179,14 +179,7 @@ void AddClassifyCommand(CLI::App& app, RunCommand& run) {
       ->check(CLI::IsMember({"table", "json", "jsonl", "csv"}));
   command->add_flag("--json", flags->json, "The same as --format jsonl");
   command->add_option("--failures", flags->failures, "Where to list images that failed, as jsonl");
-  command->add_option("--batch-size", flags->pipeline.batch_size, "Images per engine call")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  command
-      ->add_option("--decode-threads", flags->pipeline.preprocess_threads,
-                   "Decoding threads; 0 = one per core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddPipelineFlags(*command, flags->pipeline);
   command->footer(
       "Exit code 3: done, but some images failed and are listed. See docs/classify.md.");
   command->callback([flags, &run] { run = [flags] { return Classify(*flags); }; });

@@ -236,14 +236,7 @@ void AddEmbedCommand(CLI::App& app, RunCommand& run) {
                    "K/N: only the K-th of N shares of the items, so that N machines share a job")
       ->capture_default_str();
   AddOutputFlags(*command, *flags);
-  command->add_option("--batch-size", flags->pipeline.batch_size, "Items per engine call")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  command
-      ->add_option("--decode-threads", flags->pipeline.preprocess_threads,
-                   "Decoding threads; 0 = one per core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddPipelineFlags(*command, flags->pipeline);
   command->add_flag("-q,--quiet", flags->quiet, "No progress");
   command->footer(
       "A stopped job goes on when the same command is run again, and ends with the same bytes.\n"

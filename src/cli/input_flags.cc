@@ -27,6 +27,17 @@ void AddInputFlags(CLI::App& command, InputFlags& flags) {
       "Parquet: column that names the rows; default: the image's path or the number");
 }
 
+void AddPipelineFlags(CLI::App& command, PipelineOptions& options) {
+  command.add_option("--batch-size", options.batch_size, "Items per engine call")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--decode-threads", options.preprocess_threads,
+                  "Decoding threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
 absl::StatusOr<bulk::JobItems> ListItems(const InputFlags& flags) {
   bulk::JobItems items;
   items.columns = flags.columns;

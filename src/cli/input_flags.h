@@ -1,6 +1,6 @@
 #pragma once
 
-// The inputs of `siglip embed` and `siglip classify`: what the command line names -> a job's items.
+// The inputs of bulk commands: what the command line names -> a job's items, and how these are run.
 
 #include <string>
 #include <vector>
@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "bulk/item_source.h"
+#include "cli/image_pipeline.h"
 
 namespace siglip::cli {
 
@@ -21,6 +22,9 @@ struct InputFlags {
 
 // Paths, --files-from, --null, --image-column, --id-column.
 void AddInputFlags(CLI::App& command, InputFlags& flags);
+
+// --batch-size, --decode-threads.
+void AddPipelineFlags(CLI::App& command, PipelineOptions& options);
 
 // The images: `paths`, then the list. InvalidArgument if paths were named and hold no image.
 absl::StatusOr<bulk::JobItems> ListItems(const InputFlags& flags);

@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/embedder.h"
 #include "cli/embedding_cache.h"
+#include "cli/input_flags.h"
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "cli/report.h"
@@ -124,14 +125,7 @@ int RunValidate(const ValidateFlags& flags) {
 
 void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
   AddModelFlags(command, flags.model, false);
-  command.add_option("--batch-size", flags.pipeline.batch_size, "Items per engine call")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  command
-      .add_option("--decode-threads", flags.pipeline.preprocess_threads,
-                  "Decoding threads; 0 = one per core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddPipelineFlags(command, flags.pipeline);
   command.add_option("--url", flags.server.url,
                      "HOST:PORT of a running server, instead of --model");
   command.add_option("--protocol", flags.server.protocol, "grpc or http")
