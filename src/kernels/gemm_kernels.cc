@@ -248,16 +248,28 @@ struct FinishedTile {
   const float* row_scales = nullptr;  // [rows], kInt16 only
 };
 
+const float* ResidualRow(const GemmCall& call, std::int64_t row) {
+  const std::int64_t from = call.residual_period == 0 ? row : row % call.residual_period;
+  return call.residual + from * call.residual_stride;
+}
+
+// Asks for a tile's part of the residual, to be there when the tile's sums are.
+void PrefetchResidual(const GemmCall& call, std::int64_t row, std::int64_t rows,
+                      std::int64_t column) {
+  if (call.residual == nullptr) return;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* from = ResidualRow(call, row + r) + column;
+    __builtin_prefetch(from);
+    __builtin_prefetch(from + kTileColumns - 1);
+  }
+}
+
 HWY_NOINLINE void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
   const FloatTag d;
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     float* c = tile.c + r * tile.c_stride;
-    const float* residual = nullptr;
-    if (call.residual != nullptr) {
-      const std::int64_t row = tile.row + r;
-      const std::int64_t from = call.residual_period == 0 ? row : row % call.residual_period;
-      residual = call.residual + from * call.residual_stride + tile.column;
-    }
+    const float* residual =
+        call.residual == nullptr ? nullptr : ResidualRow(call, tile.row + r) + tile.column;
     for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
       const std::int64_t count = tile.columns - x;
       auto value = hn::LoadU(d, c + x);
@@ -361,6 +373,7 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
       if (!tile.first) CopyColumns(c, call.c_stride, rows, columns, ragged, kTileColumns);
     }
     tile.prefetch = prefetch.Next(tile.steps);
+    if (last) PrefetchResidual(call, block.first_row + row, rows, column);
     if (width > kLanes) {
       RunTileOfRows<Number, 2>(rows, tile);
     } else {
