@@ -137,6 +137,7 @@ void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t ba
   attention.query_count = tokens / step;
   attention.out = normed;
   attention.out_stride = width;
+  attention.format = block.out.w.format();
   Attention(workspace.team, attention, workspace.scratch.data());
 
   RunLinear(workspace, block.out,

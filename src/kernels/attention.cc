@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/parallel.h"
 
@@ -12,6 +13,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/micro_kernel-inl.h"
+#include "kernels/quantize-inl.h"
 
 #ifndef SIGLIP_KERNELS_ATTENTION_ONCE_
 #define SIGLIP_KERNELS_ATTENTION_ONCE_
@@ -28,10 +30,11 @@ inline constexpr std::int64_t kBlockTokens = 256;
 
 // One worker's memory. A multiple of 16 floats each.
 struct AttentionScratch {
-  float* keys = nullptr;     // [ceil(tokens / tile rows)][head_dim][tile rows]
-  float* values = nullptr;   // panels of columns: [tokens][tile columns]
-  float* queries = nullptr;  // [head_dim][tile columns], scaled
-  float* scores = nullptr;   // [tokens, rounded up to tile rows][tile columns]
+  float* keys = nullptr;        // [ceil(tokens / tile rows)][steps][tile rows]
+  float* key_scales = nullptr;  // [tokens, rounded up to tile rows], kInt16 only
+  float* values = nullptr;      // panels of columns: [tokens][tile columns]
+  float* queries = nullptr;     // [steps][tile columns]
+  float* scores = nullptr;      // [tokens, rounded up to tile rows][tile columns]
 };
 
 inline std::int64_t RoundUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b * b; }
@@ -70,12 +73,60 @@ void PackValues(const float* v, std::int64_t tokens, std::int64_t stride, std::i
   }
 }
 
-void PackQueries(const float* q, std::int64_t count, std::int64_t stride, std::int64_t head_dim,
-                 float scale, float* to) {
-  if (count < kTileColumns) std::fill(to, to + head_dim * kTileColumns, 0.0f);
-  for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t x = 0; x < head_dim; ++x)
-      to[x * kTileColumns + i] = q[i * stride + x] * scale;
+// A row of a factor of Q K^T as integers, two to a step.
+struct IntegerRow {
+  IntegerRow(const float* row, std::int64_t count) {
+    const Quantizer quantizer = ChooseQuantizer(row, count);
+    scale = quantizer.scale;
+    Quantize(row, 0, count, quantizer, integers);
+  }
+
+  float scale = 0;
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+};
+
+void PackKeysInt16(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
+                   const AttentionScratch& scratch) {
+  const std::int64_t steps = (head_dim + 1) / 2;
+  float* to = scratch.keys;
+  float* scales = scratch.key_scales;
+  HWY_ALIGN float rows[kTileRows * kGemmBlockStepsInt16];
+  const float* from[kTileRows];
+  for (std::int64_t r = 0; r < kTileRows; ++r) from[r] = rows + r * steps;
+  for (std::int64_t token = 0; token < tokens; token += kTileRows) {
+    const std::int64_t count = std::min<std::int64_t>(kTileRows, tokens - token);
+    for (std::int64_t r = 0; r < count; ++r) {
+      const IntegerRow row(k + (token + r) * stride, head_dim);
+      std::memcpy(rows + r * steps, row.integers, static_cast<std::size_t>(steps) * sizeof(float));
+      scales[r] = row.scale;
+    }
+    if (count < kTileRows) {
+      std::fill(to, to + steps * kTileRows, 0.0f);
+      std::fill(scales + count, scales + kTileRows, 0.0f);
+    }
+    PackRows(from, count, steps, to);
+    to += steps * kTileRows;
+    scales += kTileRows;
+  }
+}
+
+// Query i is column i of the tile; its scores times scales[i] are what softmax is taken of.
+void PackQueries(const AttentionCall& call, bool integers, const float* q, std::int64_t count,
+                 float* to, float* scales) {
+  const std::int64_t steps = integers ? (call.head_dim + 1) / 2 : call.head_dim;
+  const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
+  if (count < kTileColumns) std::fill(to, to + steps * kTileColumns, 0.0f);
+  std::fill(scales, scales + kTileColumns, scale);
+  for (std::int64_t i = 0; i < count; ++i, q += call.row_stride) {
+    if (integers) {
+      const IntegerRow row(q, call.head_dim);
+      for (std::int64_t x = 0; x < steps; ++x) {
+        std::memcpy(to + x * kTileColumns + i, row.integers + 2 * x, sizeof(float));
+      }
+      scales[i] *= row.scale;
+    } else {
+      for (std::int64_t x = 0; x < steps; ++x) to[x * kTileColumns + i] = q[x];
+    }
   }
 }
 
@@ -91,11 +142,32 @@ void Scores(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t h
   }
 }
 
-// e^(score - max) in place; 1 / sum of each query. Four sums per lane, token mod 4.
-void Softmax(float* scores, std::int64_t tokens, float* inverse_sums) {
+void ScoresInt16(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t steps) {
+  const float* keys = scratch.keys;
+  float* to = scratch.scores;
+  for (std::int64_t token = 0; token < tokens; token += kTileRows) {
+    FloatVec acc[kTileRows][kTileVectors];
+    MultiplyTile<Int16Pair, kTileRows, kTileVectors, kTileRows, kTileColumns>(steps, keys,
+                                                                              scratch.queries, acc);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+      const auto scale = hn::Set(FloatTag(), scratch.key_scales[token + r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVectors; ++v) {
+        hn::Store(hn::Mul(acc[r][v], scale), FloatTag(), to + r * kTileColumns + v * kLanes);
+      }
+    }
+    keys += steps * kTileRows;
+    to += kTileRows * kTileColumns;
+  }
+}
+
+// e^(scale (score - max)) in place; 1 / sum of each query. Four sums per lane, token mod 4.
+void Softmax(float* scores, std::int64_t tokens, const float* scales, float* inverse_sums) {
   const FloatTag d;
   for (int v = 0; v < kTileVectors; ++v) {
     float* column = scores + v * kLanes;
+    const auto scale = hn::Load(d, scales + v * kLanes);
     auto max = hn::Load(d, column);
     for (std::int64_t t = 1; t < tokens; ++t) {
       max = hn::Max(hn::Load(d, column + t * kTileColumns), max);
@@ -106,14 +178,14 @@ void Softmax(float* scores, std::int64_t tokens, float* inverse_sums) {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         float* at = column + (t + i) * kTileColumns;
-        const auto weight = Exp(hn::Sub(hn::Load(d, at), max));
+        const auto weight = Exp(hn::Mul(hn::Sub(hn::Load(d, at), max), scale));
         hn::Store(weight, d, at);
         sums[i] = hn::Add(sums[i], weight);
       }
     }
     for (; t < tokens; ++t) {
       float* at = column + t * kTileColumns;
-      const auto weight = Exp(hn::Sub(hn::Load(d, at), max));
+      const auto weight = Exp(hn::Mul(hn::Sub(hn::Load(d, at), max), scale));
       hn::Store(weight, d, at);
       sums[0] = hn::Add(sums[0], weight);
     }
@@ -213,16 +285,26 @@ void WeightValues(const AttentionScratch& scratch, std::int64_t tokens, std::int
 void AttentionHeadTarget(const AttentionCall& call, std::int64_t item, std::int64_t head,
                          std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
   const std::int64_t first = item * call.tokens * call.row_stride + head * call.head_dim;
-  PackKeys(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch.keys);
+  const bool integers =
+      call.format == GemmFormat::kInt16 && call.head_dim <= 2 * kGemmBlockStepsInt16;
+  if (integers) {
+    PackKeysInt16(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch);
+  } else {
+    PackKeys(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch.keys);
+  }
   PackValues(call.v + first, call.tokens, call.row_stride, call.head_dim, scratch.values);
-  const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
+  HWY_ALIGN float scales[kTileColumns];
   HWY_ALIGN float inverse_sums[kTileColumns];
   for (std::int64_t query = begin; query < end; query += kTileColumns) {
     const std::int64_t count = std::min<std::int64_t>(kTileColumns, end - query);
-    PackQueries(call.q + first + (call.query_begin + query) * call.row_stride, count,
-                call.row_stride, call.head_dim, scale, scratch.queries);
-    Scores(scratch, call.tokens, call.head_dim);
-    Softmax(scratch.scores, call.tokens, inverse_sums);
+    PackQueries(call, integers, call.q + first + (call.query_begin + query) * call.row_stride,
+                count, scratch.queries, scales);
+    if (integers) {
+      ScoresInt16(scratch, call.tokens, (call.head_dim + 1) / 2);
+    } else {
+      Scores(scratch, call.tokens, call.head_dim);
+    }
+    Softmax(scratch.scores, call.tokens, scales, inverse_sums);
     float* out =
         call.out + (item * call.query_count + query) * call.out_stride + head * call.head_dim;
     WeightValues(scratch, call.tokens, count, call.head_dim, inverse_sums, out, call.out_stride);
@@ -243,7 +325,8 @@ AttentionScratch Divide(std::int64_t tokens, std::int64_t head_dim, float* memor
   AttentionScratch scratch;
   const std::int64_t rows = tokens + kMaxTileRows;
   scratch.keys = memory;
-  scratch.values = scratch.keys + RoundUp(rows * head_dim, 16);
+  scratch.key_scales = scratch.keys + RoundUp(rows * head_dim, 16);
+  scratch.values = scratch.key_scales + RoundUp(rows, 16);
   scratch.queries = scratch.values + RoundUp(tokens * (head_dim + kMaxLanes), 16);
   scratch.scores = scratch.queries + head_dim * kMaxTileColumns;
   return scratch;

@@ -1,11 +1,12 @@
 #pragma once
 
-// softmax(Q K^T / sqrt(head_dim)) V without a mask, in fp32.
+// softmax(Q K^T / sqrt(head_dim)) V without a mask.
 
 #include <cstddef>
 #include <cstdint>
 
 #include "base/thread_pool.h"
+#include "kernels/gemm.h"
 
 namespace siglip {
 
@@ -26,6 +27,9 @@ struct AttentionCall {
   // Query j of item i goes to row i * query_count + j.
   float* out = nullptr;
   std::int64_t out_stride = 0;
+  // Of Q K^T: each query and each key is a row of a factor. The rest is in fp32, and so is Q K^T if
+  // a head is wider than one of the format's blocks of K.
+  GemmFormat format = GemmFormat::kFp32;
 };
 
 // Floats of scratch memory that one worker needs.

@@ -25,7 +25,7 @@ Problem MakeProblem(std::array<std::int64_t, 6> sizes, float scale) {
   return p;
 }
 
-std::vector<float> Attend(const Problem& p, int threads) {
+std::vector<float> Attend(const Problem& p, int threads, GemmFormat format = GemmFormat::kFp32) {
   ThreadTeam team(threads);
   AlignedBuffer<float> scratch(AttentionScratchFloats(p.tokens, p.head_dim) *
                                static_cast<std::size_t>(threads));
@@ -43,6 +43,7 @@ std::vector<float> Attend(const Problem& p, int threads) {
   call.query_count = p.query_count;
   call.out = out.data();
   call.out_stride = p.width();
+  call.format = format;
   Attention(team, call, scratch.data());
   return out;
 }
@@ -78,6 +79,30 @@ TEST(AttentionTest, EqualsFloat64AtOddSizes) {
   }
 }
 
+TEST(AttentionTest, Int16ScoresAreNearFloat64) {
+  for (const auto& sizes : std::vector<std::array<std::int64_t, 6>>{{1, 1, 1, 1, 0, 1},
+                                                                    {2, 9, 3, 12, 0, 9},
+                                                                    {1, 33, 2, 9, 0, 33},
+                                                                    {2, 64, 2, 64, 63, 1},
+                                                                    {1, 77, 2, 72, 0, 77},
+                                                                    {1, 20, 1, 576, 0, 20}}) {
+    SCOPED_TRACE(testing::PrintToString(sizes));
+    const Problem p = MakeProblem(sizes, 1);
+    // Elements are off by max / 32767 / sqrt(12), so a score of unit vectors by 9e-6 (max q + max
+    // k), maxima being about 4 (or by 2e-4 where 576 elements share the norm's limit); e^x and the
+    // weighted sum take that over as a relative error.
+    const double error = RelativeError(Attend(p, 2, GemmFormat::kInt16), Expected(p));
+    EXPECT_LT(error, 2e-4);
+    const double float32 = p.tokens == 1 ? 0 : 2e-6;  // one token weighs 1 in any format
+    EXPECT_GE(error, float32) << "not in int16";
+  }
+}
+
+TEST(AttentionTest, HeadsWiderThanABlockAreFp32) {
+  const Problem p = MakeProblem({1, 12, 1, 578, 0, 12}, 1);
+  EXPECT_EQ(Attend(p, 1, GemmFormat::kInt16), Attend(p, 1, GemmFormat::kFp32));
+}
+
 TEST(AttentionTest, LargeScoresDoNotOverflow) {
   const Problem p = MakeProblem({1, 40, 2, 16, 0, 40}, 30);
   const auto out = Attend(p, 1);
@@ -98,14 +123,18 @@ TEST(AttentionTest, LongSumsRunInBlocks) {
   EXPECT_LT(RelativeError(Attend(p, 1), Expected(p)), std::sqrt(256) * 6e-8 / 3);
 }
 
-TEST(AttentionTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
+class AttentionLawTest : public testing::TestWithParam<GemmFormat> {};
+INSTANTIATE_TEST_SUITE_P(Formats, AttentionLawTest,
+                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16));
+
+TEST_P(AttentionLawTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
   const Problem all = MakeProblem({3, 50, 2, 20, 0, 50}, 1);
-  const auto want = Attend(all, 1);
-  EXPECT_EQ(Attend(all, 4), want);
+  const auto want = Attend(all, 1, GetParam());
+  EXPECT_EQ(Attend(all, 4, GetParam()), want);
   Problem last = all;
   last.query_begin = 49;
   last.query_count = 1;
-  const auto got = Attend(last, 2);
+  const auto got = Attend(last, 2, GetParam());
   const std::int64_t w = all.width();
   for (std::int64_t item = 0; item < 3; ++item) {
     EXPECT_TRUE(std::equal(got.begin() + item * w, got.begin() + (item + 1) * w,
@@ -113,18 +142,18 @@ TEST(AttentionTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
   }
   Problem second = MakeProblem({1, 50, 2, 20, 0, 50}, 1);
   std::copy_n(all.qkv.begin() + 50 * 3 * w, 50 * 3 * w, second.qkv.begin());
-  const auto alone = Attend(second, 1);
+  const auto alone = Attend(second, 1, GetParam());
   EXPECT_TRUE(std::equal(alone.begin(), alone.end(), want.begin() + 50 * w));
 }
 
-TEST(AttentionTest, NotANumberInAValueReachesEveryQueryOfItsHeadOnly) {
+TEST_P(AttentionLawTest, NotANumberInAValueReachesEveryQueryOfItsHeadOnly) {
   Problem p = MakeProblem({1, 20, 2, 8, 0, 20}, 1);
   p.qkv[4 * 48 + 32 + 3] = NAN;  // value of token 4, head 0
-  const auto out = Attend(p, 1);
+  const auto out = Attend(p, 1, GetParam());
   for (std::int64_t i = 0; i < 20 * 16; ++i) EXPECT_EQ(std::isnan(out[i]), i % 16 == 3) << i;
   p.qkv[4 * 48 + 32 + 3] = 0;
   p.qkv[4 * 48 + 16 + 3] = NAN;  // key of token 4, head 0
-  const auto by_key = Attend(p, 1);
+  const auto by_key = Attend(p, 1, GetParam());
   for (std::int64_t i = 0; i < 20 * 16; ++i) EXPECT_EQ(std::isnan(by_key[i]), i % 16 < 8) << i;
 }
 
