@@ -32,7 +32,7 @@ inline constexpr std::int64_t kBlockTokens = 256;
 struct AttentionScratch {
   float* keys = nullptr;        // [ceil(tokens / tile rows)][steps][tile rows]
   float* key_scales = nullptr;  // [tokens, rounded up to tile rows], kInt16 only
-  float* values = nullptr;      // panels of columns: [tokens][tile columns]
+  float* values = nullptr;      // panels of columns: [tokens][value columns]
   float* queries = nullptr;     // [steps][tile columns]
   float* scores = nullptr;      // [tokens, rounded up to tile rows][tile columns]
 };
@@ -48,6 +48,12 @@ namespace HWY_NAMESPACE {
 
 static_assert(kTileRows <= kMaxTileRows && kTileColumns <= kMaxTileColumns && kLanes <= kMaxLanes);
 
+// The tile of the weighted sums: as many accumulators as the other, but its rows divide a tile of
+// queries, and its columns heads 72 wide.
+inline constexpr int kValueRows = HWY_TARGET <= HWY_AVX3 ? 8 : 4;
+inline constexpr int kValueVectors = 3;
+inline constexpr int kValueColumns = kValueVectors * kLanes;
+
 void PackKeys(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
               float* to) {
   for (std::int64_t token = 0; token < tokens; token += kTileRows, to += head_dim * kTileRows) {
@@ -61,9 +67,9 @@ void PackKeys(const float* k, std::int64_t tokens, std::int64_t stride, std::int
 
 void PackValues(const float* v, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
                 float* to) {
-  for (std::int64_t column = 0; column < head_dim; column += kTileColumns) {
+  for (std::int64_t column = 0; column < head_dim; column += kValueColumns) {
     const std::int64_t width =
-        std::min<std::int64_t>(kTileColumns, RoundUp(head_dim - column, kLanes));
+        std::min<std::int64_t>(kValueColumns, RoundUp(head_dim - column, kLanes));
     const FloatTag d;
     for (std::int64_t token = 0; token < tokens; ++token, to += width) {
       for (std::int64_t x = 0; x < width; x += kLanes) {
@@ -218,14 +224,14 @@ HWY_NOINLINE void RunWeightedSum(const WeightedSum& call) {
         call.values + t * call.width, block);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) acc[r][v] = hn::Add(acc[r][v], block[r][v]);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const auto scale = hn::Set(FloatTag(), call.inverse_sums[r]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       StoreColumns(hn::Mul(acc[r][v], scale), call.out + r * call.out_stride + v * kLanes,
                    call.columns - v * kLanes);
@@ -242,15 +248,11 @@ HWY_INLINE void WeightedSumOfRows(std::int64_t rows, const WeightedSum& call) {
     RunWeightedSum<2, kVectors>,
     RunWeightedSum<3, kVectors>,
     RunWeightedSum<4, kVectors>,
+#if HWY_TARGET <= HWY_AVX3
     RunWeightedSum<5, kVectors>,
     RunWeightedSum<6, kVectors>,
-#if HWY_TARGET <= HWY_AVX3
     RunWeightedSum<7, kVectors>,
     RunWeightedSum<8, kVectors>,
-    RunWeightedSum<9, kVectors>,
-    RunWeightedSum<10, kVectors>,
-    RunWeightedSum<11, kVectors>,
-    RunWeightedSum<12, kVectors>,
 #endif
   };
   kByRows[rows - 1](call);
@@ -263,15 +265,17 @@ void WeightValues(const AttentionScratch& scratch, std::int64_t tokens, std::int
   call.tokens = tokens;
   call.out_stride = out_stride;
   call.values = scratch.values;
-  for (std::int64_t column = 0; column < head_dim; column += kTileColumns) {
-    call.width = std::min<std::int64_t>(kTileColumns, RoundUp(head_dim - column, kLanes));
+  for (std::int64_t column = 0; column < head_dim; column += kValueColumns) {
+    call.width = std::min<std::int64_t>(kValueColumns, RoundUp(head_dim - column, kLanes));
     call.columns = std::min(call.width, head_dim - column);
-    for (std::int64_t query = 0; query < queries; query += kTileRows) {
-      const std::int64_t rows = std::min<std::int64_t>(kTileRows, queries - query);
+    for (std::int64_t query = 0; query < queries; query += kValueRows) {
+      const std::int64_t rows = std::min<std::int64_t>(kValueRows, queries - query);
       call.weights = scratch.scores + query;
       call.inverse_sums = inverse_sums + query;
       call.out = out + query * out_stride + column;
-      if (call.width > kLanes) {
+      if (call.width == kValueColumns) {
+        WeightedSumOfRows<kValueVectors>(rows, call);
+      } else if (call.width > kLanes) {
         WeightedSumOfRows<2>(rows, call);
       } else {
         WeightedSumOfRows<1>(rows, call);

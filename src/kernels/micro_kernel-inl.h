@@ -76,12 +76,12 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
                              typename Number::Sum (&acc)[kRows][kVectors]) {
   const FloatTag d;
   FloatVec columns[kVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     const auto row = hn::Set(d, a[r]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       acc[r][v] = Number::MultiplyAdd(row, columns[v], acc[r][v]);
     }
@@ -89,9 +89,10 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
 }
 
 #if HWY_TARGET == HWY_AVX2
-// Four steps of the full tile. Compilers differ: g++ 12 spills an accumulator and moves others,
-// which costs up to 15 % of the speed (and half of it with integers); written out, the loop runs at
-// 99 % of the multiply-add peak. The same operations in the same order as MultiplyStep.
+// Four steps of a full tile: 6 rows by 2 vectors, or 4 by 3. Compilers differ: g++ 12 spills an
+// accumulator and moves others, which costs up to 15 % of the speed (and half of it with integers);
+// written out, the loop runs at 99 % of the multiply-add peak. The same operations in the same
+// order as MultiplyStep.
 #define SIGLIP_FLOAT_ROW(step, r, c0, c1, previous, x, y) \
   "vbroadcastss (%c[a_stride]*" #step "+" #r              \
   ")*4(%[a]), %%ymm14\n\t"                                \
@@ -99,6 +100,14 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
   "\n\t"                                                  \
   "vfmadd231ps %%ymm13, %%ymm14, %%ymm" #c1 "\n\t"
 #define SIGLIP_FLOAT_END ""
+#define SIGLIP_FLOAT_ROW_OF_3(step, r, c0, c1, c2) \
+  "vbroadcastss (%c[a_stride]*" #step "+" #r       \
+  ")*4(%[a]), %%ymm15\n\t"                         \
+  "vfmadd231ps %%ymm12, %%ymm15, %%ymm" #c0        \
+  "\n\t"                                           \
+  "vfmadd231ps %%ymm13, %%ymm15, %%ymm" #c1        \
+  "\n\t"                                           \
+  "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #c2 "\n\t"
 // Registers x and y change places from row to row: y still holds the second product of the row
 // before, whose sum is `previous`. Multiplications and additions take turns on the ports so.
 #define SIGLIP_INT16_ROW(step, r, c0, c1, previous, x, y)          \
@@ -112,6 +121,13 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
   "\n\t"                                                           \
   "vpaddd %%ymm" #y ", %%ymm" #c0 ", %%ymm" #c0 "\n\t"
 #define SIGLIP_INT16_END "vpaddd %%ymm15, %%ymm11, %%ymm11\n\t"
+#define SIGLIP_TILE_STEP_OF_3(ROW, step)                                           \
+  "vmovups (%c[b_stride]*" #step                                                   \
+  ")*4(%[b]), %%ymm12\n\t"                                                         \
+  "vmovups (%c[b_stride]*" #step                                                   \
+  "+8)*4(%[b]), %%ymm13\n\t"                                                       \
+  "vmovups (%c[b_stride]*" #step "+16)*4(%[b]), %%ymm14\n\t" ROW(step, 0, 0, 1, 2) \
+      ROW(step, 1, 3, 4, 5) ROW(step, 2, 6, 7, 8) ROW(step, 3, 9, 10, 11)
 #define SIGLIP_TILE_STEP(ROW, step)                                                             \
   "vmovups (%c[b_stride]*" #step                                                                \
   ")*4(%[b]), %%ymm12\n\t"                                                                      \
@@ -119,7 +135,7 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
       ROW(step, 1, 2, 3, 1, 15, 14) ROW(step, 2, 4, 5, 3, 14, 15) ROW(step, 3, 6, 7, 5, 15, 14) \
           ROW(step, 4, 8, 9, 7, 14, 15) ROW(step, 5, 10, 11, 9, 15, 14)
 // clang-format off
-#define SIGLIP_TILE_LOOP(ROW, END)                                                             \
+#define SIGLIP_TILE_LOOP(STEP, ROW, END)                                                          \
   asm volatile(                                                                                \
       "vxorps %%xmm0, %%xmm0, %%xmm0\n\t"                                                      \
       "vxorps %%xmm1, %%xmm1, %%xmm1\n\t"                                                      \
@@ -137,10 +153,10 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
       ".p2align 5\n"                                                                           \
       "1:\n\t"                                                                                 \
       "prefetcht1 (%[p])\n\t"                                                                  \
-      SIGLIP_TILE_STEP(ROW, 0)                                                                 \
-      SIGLIP_TILE_STEP(ROW, 1)                                                                 \
-      SIGLIP_TILE_STEP(ROW, 2)                                                                 \
-      SIGLIP_TILE_STEP(ROW, 3)                                                                 \
+      STEP(ROW, 0)                                                                             \
+      STEP(ROW, 1)                                                                             \
+      STEP(ROW, 2)                                                                             \
+      STEP(ROW, 3)                                                                             \
       "add %[p_step], %[p]\n\t"                                                                \
       "add %[a_step], %[a]\n\t"                                                                \
       "add %[b_step], %[b]\n\t"                                                                \
@@ -166,19 +182,28 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
         "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
 // clang-format on
 
-// tile [6][16] = the sum over 4 * quads steps, of floats or of pairs of 16-bit integers (then of
-// 32-bit integers). REQUIRES: quads >= 1.
-template <class Number, int kAStride, int kBStride>
+template <class Number, int kRows, int kVectors>
+inline constexpr bool kIsFullTile = (kRows == 6 && kVectors == 2) ||
+                                    (kRows == 4 && kVectors == 3 &&
+                                     std::is_same_v<Number, Float32>);
+
+// tile [kRows][kVectors * kLanes] = the sum over 4 * quads steps, of floats or of pairs of 16-bit
+// integers (then of 32-bit integers). REQUIRES: quads >= 1.
+template <class Number, int kVectors, int kAStride, int kBStride>
 HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float* b, float* tile,
                                  const char* prefetch, std::int64_t prefetch_step) {
-  if constexpr (std::is_same_v<Number, Float32>) {
-    SIGLIP_TILE_LOOP(SIGLIP_FLOAT_ROW, SIGLIP_FLOAT_END);
+  if constexpr (kVectors == 3) {
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP_OF_3, SIGLIP_FLOAT_ROW_OF_3, SIGLIP_FLOAT_END);
+  } else if constexpr (std::is_same_v<Number, Float32>) {
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_FLOAT_ROW, SIGLIP_FLOAT_END);
   } else {
-    SIGLIP_TILE_LOOP(SIGLIP_INT16_ROW, SIGLIP_INT16_END);
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_INT16_ROW, SIGLIP_INT16_END);
   }
 }
 #undef SIGLIP_TILE_LOOP
 #undef SIGLIP_TILE_STEP
+#undef SIGLIP_TILE_STEP_OF_3
+#undef SIGLIP_FLOAT_ROW_OF_3
 #undef SIGLIP_INT16_END
 #undef SIGLIP_INT16_ROW
 #undef SIGLIP_FLOAT_END
@@ -194,24 +219,24 @@ HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
   typename Number::Sum sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) sums[r][v] = Number::Zero();
   }
   std::int64_t i = 0;
 #if HWY_TARGET == HWY_AVX2
-  if constexpr (kRows == 6 && kVectors == 2) {
+  if constexpr (kIsFullTile<Number, kRows, kVectors>) {
     if (steps >= 4) {
       const bool some = prefetch.from < prefetch.end;
-      HWY_ALIGN float tile[6 * 16];
-      MultiplyFullTile<Number, kAStride, kBStride>(
+      HWY_ALIGN float tile[kRows * kVectors * kLanes];
+      MultiplyFullTile<Number, kVectors, kAStride, kBStride>(
           steps / 4, a, b, tile, some ? prefetch.from : reinterpret_cast<const char*>(b),
           some ? kCacheLine : 0);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < kVectors; ++v) {
           sums[r][v] = hn::BitCast(hn::DFromV<typename Number::Sum>(),
-                                   hn::Load(FloatTag(), tile + (2 * r + v) * kLanes));
+                                   hn::Load(FloatTag(), tile + (kVectors * r + v) * kLanes));
         }
       }
       i = steps / 4 * 4;
@@ -239,7 +264,7 @@ HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) acc[r][v] = Number::ToFloat(sums[r][v]);
   }
 }
@@ -249,10 +274,10 @@ template <int kRows, int kVectors, int kAStride, int kBStride>
 HWY_INLINE void MultiplyTileTo(std::int64_t k, const float* HWY_RESTRICT a,
                                const float* HWY_RESTRICT b, float* HWY_RESTRICT out) {
 #if HWY_TARGET == HWY_AVX2
-  if constexpr (kRows == 6 && kVectors == 2) {
+  if constexpr (kIsFullTile<Float32, kRows, kVectors>) {
     if (k >= 4 && k % 4 == 0) {
-      MultiplyFullTile<Float32, kAStride, kBStride>(k / 4, a, b, out,
-                                                    reinterpret_cast<const char*>(b), 0);
+      MultiplyFullTile<Float32, kVectors, kAStride, kBStride>(k / 4, a, b, out,
+                                                              reinterpret_cast<const char*>(b), 0);
       return;
     }
   }
@@ -261,7 +286,7 @@ HWY_INLINE void MultiplyTileTo(std::int64_t k, const float* HWY_RESTRICT a,
   MultiplyTile<Float32, kRows, kVectors, kAStride, kBStride>(k, a, b, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       hn::StoreU(acc[r][v], FloatTag(), out + (r * kVectors + v) * kLanes);
     }
