@@ -5,24 +5,10 @@ find_package(PkgConfig REQUIRED)
 
 # Errors, strings, base64, spans. Package libabsl-dev (grpc++ brings it).
 find_package(absl REQUIRED)
-# Messages of the protocol, config.pbtxt. Packages libprotobuf-dev, protobuf-compiler.
-find_package(Protobuf REQUIRED)
-# Linked from the archive: see src/protocol/CMakeLists.txt.
-find_library(SIGLIP_PROTOBUF_ARCHIVE NAMES libprotobuf.a REQUIRED)
-# Packages libgrpc++-dev, protobuf-compiler-grpc.
-find_package(gRPC CONFIG REQUIRED)
-# HTTP: Boost.Beast and Asio, header-only. Package libboost1.81-dev.
-find_package(Boost 1.81 REQUIRED)
-# Requests' JSON. Package libsimdjson-dev.
-find_package(simdjson REQUIRED)
 # Configs' JSON. Package nlohmann-json3-dev.
 find_package(nlohmann_json REQUIRED)
-# Metrics in Prometheus' text form. Package prometheus-cpp-dev.
-find_package(prometheus-cpp CONFIG REQUIRED)
 # Logs. Package libspdlog-dev.
 find_package(spdlog REQUIRED)
-# Flags. Package libcli11-dev.
-find_package(CLI11 REQUIRED)
 # Image codecs, the ones Pillow uses. Packages libjpeg62-turbo-dev, libpng-dev, libwebp-dev,
 # libgif-dev, libtiff-dev, libavif-dev, libopenjp2-7-dev, liblcms2-dev.
 find_package(JPEG REQUIRED)
@@ -38,13 +24,33 @@ pkg_check_modules(lcms2 REQUIRED IMPORTED_TARGET lcms2)
 pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece)
 # Portable SIMD with run-time dispatch. Package libhwy-dev.
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
-
-# Tar archives of `siglip embed`. Package libarchive-dev.
-find_package(LibArchive REQUIRED)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")  # all Arm machines run NEON: docs/instruction-sets.md says why not SVE
+  target_compile_definitions(PkgConfig::hwy INTERFACE "HWY_DISABLED_TARGETS=(HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)")
+endif()
 # SHA-256 of checkpoints, job lists and goldens. Package libssl-dev.
 find_package(OpenSSL REQUIRED)
-# Parquet, optional: Apache Arrow out of the PyPI wheel pyarrow, which Debian 12 does not package.
-include(Arrow)
+
+# The server and the command line.
+if(SIGLIP_BUILD_PROGRAM)
+  # Messages of the protocol, config.pbtxt. Packages libprotobuf-dev, protobuf-compiler.
+  find_package(Protobuf REQUIRED)
+  # Linked from the archive: see src/protocol/CMakeLists.txt.
+  find_library(SIGLIP_PROTOBUF_ARCHIVE NAMES libprotobuf.a REQUIRED)
+  # Packages libgrpc++-dev, protobuf-compiler-grpc.
+  find_package(gRPC CONFIG REQUIRED)
+  # HTTP: Boost.Beast and Asio, header-only. Package libboost1.81-dev.
+  find_package(Boost 1.81 REQUIRED)
+  # Requests' JSON. Package libsimdjson-dev.
+  find_package(simdjson REQUIRED)
+  # Metrics in Prometheus' text form. Package prometheus-cpp-dev.
+  find_package(prometheus-cpp CONFIG REQUIRED)
+  # Flags. Package libcli11-dev.
+  find_package(CLI11 REQUIRED)
+  # Tar archives of `siglip embed`. Package libarchive-dev.
+  find_package(LibArchive REQUIRED)
+  # Parquet, optional: Apache Arrow out of the PyPI wheel pyarrow, which Debian 12 does not package.
+  include(Arrow)
+endif()
 
 # Packages libgtest-dev, libgmock-dev, libbenchmark-dev.
 if(SIGLIP_BUILD_TESTS)

@@ -62,9 +62,14 @@ function(siglip_add_test name)
                        TIMEOUT 600 SKIP_REGULAR_EXPRESSION "${SIGLIP_SKIPPED}")
 endfunction()
 
-# siglip_add_test_variants(NAME isa...): the same program on the kernels of each instruction set.
+# siglip_add_test_variants(NAME isa...): the same program on the kernels of each of these x86 instruction sets. On Arm
+# there is one, and NAME demands it.
 function(siglip_add_test_variants name)
   if(NOT SIGLIP_BUILD_TESTS)
+    return()
+  endif()
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")
+    set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT SIGLIP_TEST_ISA=neon)
     return()
   endif()
   foreach(isa ${ARGN})

@@ -2,6 +2,7 @@
 # Installs what siglip.cpp needs: Debian packages that are missing, and Python environments in .venv/.
 #   tools/setup/install.sh debian                 packages of debian-packages.txt
 #   tools/setup/install.sh fuzz                   the compiler of the fuzz preset
+#   tools/setup/install.sh arm64                  cross compiler and qemu; build/sysroot-arm64 from arm64-packages.txt
 #   tools/setup/install.sh venv NAME              .venv/NAME from requirements-NAME.txt
 # Does nothing when everything is there already. Needs root or sudo only to install Debian packages.
 set -euo pipefail
@@ -27,6 +28,30 @@ install_debian() {  # install_debian PACKAGES...
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# Apt resolves and fetches the packages in a state folder of its own, so this needs no root, and the system's packages
+# stay as they are (multi-arch -dev packages would conflict with them).
+make_arm64_sysroot() {
+  local list=tools/setup/arm64-packages.txt root=$PWD/build/sysroot-arm64 packages package
+  cmp -s "$list" "$root/.installed" && return
+  echo "Making build/sysroot-arm64"
+  rm -rf "$root"
+  local state=$root/.apt
+  mkdir -p "$state"/{lists,archives}/partial
+  : >"$state/status"
+  local apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State="$state"
+    -o Dir::State::status="$state/status" -o Dir::Cache="$state" -o Debug::NoLocking=1 -o APT::Sandbox::User=root)
+  mapfile -t packages < <(grep -v '^#' "$list")
+  "${apt[@]}" update
+  "${apt[@]}" install -y --no-install-recommends --download-only "${packages[@]}" >/dev/null
+  for package in "$state"/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
+  rm -rf "$state"
+  local link
+  find "$root" -type l -lname '/*' | while read -r link; do  # they would lead out of the sysroot
+    ln -snf "$(realpath -m --relative-to="$(dirname "$link")" "$root$(readlink "$link")")" "$link"
+  done
+  cp "$list" "$root/.installed"
+}
+
 install_venv() {
   local name=$1 requirements=tools/setup/requirements-$1.txt stamp=.venv/$1/.installed
   [[ -f $requirements ]] || { echo "error: no $requirements" >&2; exit 1; }
@@ -46,6 +71,10 @@ case "${1:-}" in
     install_debian "${packages[@]}"
     ;;
   fuzz) install_debian clang-14 libclang-rt-14-dev ;;
+  arm64)
+    install_debian g++-aarch64-linux-gnu qemu-user
+    make_arm64_sysroot
+    ;;
   venv) install_venv "${2:?name of the environment}" ;;
-  *) sed -n '2,6p' "$0"; exit 2 ;;
+  *) sed -n '2,7p' "$0"; exit 2 ;;
 esac
