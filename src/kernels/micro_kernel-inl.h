@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "hwy/highway.h"
 
@@ -24,8 +25,9 @@ using FloatTag = hn::CappedTag<float, 16>;
 using FloatVec = hn::Vec<FloatTag>;
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 // The tile's accumulators, two vectors of B and one broadcast fill the registers without a spill:
-// 24 + 2 of 32 on AVX-512, 12 + 2 + 1 of 16 on AVX2 and SSE4.
-inline constexpr int kTileRows = HWY_TARGET <= HWY_AVX3 ? 12 : 6;
+// 24 + 2 of 32 on AVX-512, 24 + 2 + 3 of 32 on NEON (which holds rows of A, not a broadcast),
+// 12 + 2 + 1 of 16 on AVX2 and SSE4.
+inline constexpr int kTileRows = HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON ? 12 : 6;
 inline constexpr int kTileVectors = 2;
 inline constexpr int kTileColumns = kTileVectors * kLanes;
 
@@ -70,6 +72,61 @@ struct Int16Pair {
   }
 };
 
+#if HWY_TARGET == HWY_NEON
+// sums[v] += columns[v] * lane kLane of rows.
+template <int kLane, int kVectors>
+HWY_INLINE void MultiplyLane(Float32, FloatVec rows, const FloatVec (&columns)[kVectors],
+                             Float32::Sum (&sums)[kVectors]) {
+#pragma GCC unroll 3
+  for (int v = 0; v < kVectors; ++v) {
+    sums[v].raw = vfmaq_laneq_f32(sums[v].raw, columns[v].raw, rows.raw, kLane);
+  }
+}
+
+// The multiplications widen half a vector, so the pairs of all columns are split into their first
+// and their second integers: once for all rows, the compiler sees to it.
+template <int kLane, int kVectors>
+HWY_INLINE void MultiplyLane(Int16Pair, FloatVec rows, const FloatVec (&columns)[kVectors],
+                             Int16Pair::Sum (&sums)[kVectors]) {
+  static_assert(kVectors <= 2);
+  const int16x8_t row = vreinterpretq_s16_f32(rows.raw);
+  const int16x8_t left = vreinterpretq_s16_f32(columns[0].raw);
+  const int16x8_t right = vreinterpretq_s16_f32(columns[kVectors - 1].raw);
+  const int16x8_t first = vuzp1q_s16(left, right);
+  const int16x8_t second = vuzp2q_s16(left, right);
+  sums[0].raw = vmlal_laneq_s16(sums[0].raw, vget_low_s16(first), row, 2 * kLane);
+  sums[0].raw = vmlal_laneq_s16(sums[0].raw, vget_low_s16(second), row, 2 * kLane + 1);
+  if constexpr (kVectors == 2) {
+    sums[1].raw = vmlal_high_laneq_s16(sums[1].raw, first, row, 2 * kLane);
+    sums[1].raw = vmlal_high_laneq_s16(sums[1].raw, second, row, 2 * kLane + 1);
+  }
+}
+
+template <class Number, int kRows, int kVectors, int... kRow>
+HWY_INLINE void MultiplyLanes(std::integer_sequence<int, kRow...>, const FloatVec* rows,
+                              const FloatVec (&columns)[kVectors],
+                              typename Number::Sum (&acc)[kRows][kVectors]) {
+  (MultiplyLane<kRow % 4>(Number(), rows[kRow / 4], columns, acc[kRow]), ...);
+}
+
+// One step of the tile. A broadcast from memory takes an arithmetic pipe; so four rows come by one
+// plain load and are multiplied lane by lane. REQUIRES: memory exists past row kRows up to a
+// multiple of four.
+template <class Number, int kRows, int kVectors>
+HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
+                             typename Number::Sum (&acc)[kRows][kVectors]) {
+  const FloatTag d;
+  FloatVec columns[kVectors];
+#pragma GCC unroll 3
+  for (int v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(d, b + v * kLanes);
+  FloatVec rows[(kRows + 3) / 4];
+#pragma GCC unroll 3
+  for (int q = 0; q < (kRows + 3) / 4; ++q) rows[q] = hn::LoadU(d, a + 4 * q);
+  MultiplyLanes<Number>(std::make_integer_sequence<int, kRows>(), rows, columns, acc);
+  // Left alone, g++ 12 loads the next step early, and has to spill two accumulators for it.
+  asm volatile("" ::: "memory");
+}
+#else
 // One step of the tile.
 template <class Number, int kRows, int kVectors>
 HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
@@ -87,6 +144,7 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
     }
   }
 }
+#endif
 
 #if HWY_TARGET == HWY_AVX2
 // Four steps of a full tile: 6 rows by 2 vectors, or 4 by 3. Compilers differ: g++ 12 spills an
@@ -360,6 +418,9 @@ HWY_INLINE FloatVec Exp(FloatVec x) {
   // Its Min and Max lose NaN.
   x = hn::IfThenElse(hn::Lt(x, low), low, x);
   x = hn::IfThenElse(hn::Gt(x, high), high, x);
+#elif HWY_TARGET == HWY_NEON
+  // So do Highway's on NEON, but not these.
+  x.raw = vminq_f32(high.raw, vmaxq_f32(low.raw, x.raw));
 #else
   // x is the second operand: x86 returns that one if either is NaN.
   x = hn::Min(high, hn::Max(low, x));
