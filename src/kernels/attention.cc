@@ -50,7 +50,7 @@ static_assert(kTileRows <= kMaxTileRows && kTileColumns <= kMaxTileColumns && kL
 
 // The tile of the weighted sums: as many accumulators as the other, but its rows divide a tile of
 // queries, and its columns heads 72 wide.
-inline constexpr int kValueRows = HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON ? 8 : 4;
+inline constexpr int kValueRows = SIGLIP_TILE_OF_12_ROWS ? 8 : 4;
 inline constexpr int kValueVectors = 3;
 inline constexpr int kValueColumns = kValueVectors * kLanes;
 
@@ -248,7 +248,7 @@ HWY_INLINE void WeightedSumOfRows(std::int64_t rows, const WeightedSum& call) {
     RunWeightedSum<2, kVectors>,
     RunWeightedSum<3, kVectors>,
     RunWeightedSum<4, kVectors>,
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
+#if SIGLIP_TILE_OF_12_ROWS
     RunWeightedSum<5, kVectors>,
     RunWeightedSum<6, kVectors>,
     RunWeightedSum<7, kVectors>,

@@ -32,7 +32,7 @@ double FmaLoopTarget(std::int64_t rounds, float* sink) {
 #pragma GCC unroll 16
     for (int i = 0; i < kChains; ++i) chains[i] = hn::MulAdd(factor, chains[i], factor);
   }
-  auto sum = chains[0];
+  hn::Vec<FloatTag> sum = chains[0];
 #pragma GCC unroll 16
   for (int i = 1; i < kChains; ++i) sum = hn::Add(sum, chains[i]);
   *sink = hn::GetLane(sum);

@@ -75,7 +75,7 @@ HWY_INLINE void RunTileOfRows(std::int64_t rows, const TileCall& call) {
     RunTile<Number, 4, kVectors>,
     RunTile<Number, 5, kVectors>,
     RunTile<Number, 6, kVectors>,
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
+#if SIGLIP_TILE_OF_12_ROWS
     RunTile<Number, 7, kVectors>,
     RunTile<Number, 8, kVectors>,
     RunTile<Number, 9, kVectors>,

@@ -22,12 +22,24 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // At most 16 lanes: nothing wider exists, and the packed layout counts on a known width.
 using FloatTag = hn::CappedTag<float, 16>;
+using IntTag = hn::RebindToSigned<FloatTag>;
+#if HWY_TARGET == HWY_SVE_256
+// SVE's own types have no size, and arrays of them cannot be; these have, in sources compiled for
+// registers of 256 bits (see CMakeLists.txt), and convert from and to the others. Only templates
+// that look for the traits of a type, as GetLane, do not know them.
+typedef svfloat32_t FloatVec __attribute__((arm_sve_vector_bits(256)));
+typedef svint32_t IntVec __attribute__((arm_sve_vector_bits(256)));
+#else
 using FloatVec = hn::Vec<FloatTag>;
+using IntVec = hn::Vec<IntTag>;
+#endif
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
 // The tile's accumulators, two vectors of B and one broadcast fill the registers without a spill:
-// 24 + 2 of 32 on AVX-512, 24 + 2 + 3 of 32 on NEON (which holds rows of A, not a broadcast),
+// 24 + 2 (+ 1) of 32 on AVX-512 and SVE, 24 + 2 + 3 of 32 on NEON (rows of A, not a broadcast),
 // 12 + 2 + 1 of 16 on AVX2 and SSE4.
-inline constexpr int kTileRows = HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON ? 12 : 6;
+#define SIGLIP_TILE_OF_12_ROWS \
+  (HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_SVE_256)
+inline constexpr int kTileRows = SIGLIP_TILE_OF_12_ROWS ? 12 : 6;
 inline constexpr int kTileVectors = 2;
 inline constexpr int kTileColumns = kTileVectors * kLanes;
 
@@ -51,8 +63,8 @@ struct Float32 {
 };
 
 struct Int16Pair {
-  using Tag = hn::RebindToSigned<FloatTag>;
-  using Sum = hn::Vec<Tag>;
+  using Tag = IntTag;
+  using Sum = IntVec;
   static HWY_INLINE Sum Zero() { return hn::Zero(Tag()); }
   static HWY_INLINE FloatVec ToFloat(Sum sum) { return hn::ConvertTo(FloatTag(), sum); }
   // Exact: see GemmFormat::kInt16.
@@ -414,12 +426,12 @@ HWY_INLINE FloatVec Exp(FloatVec x) {
   const hn::RebindToSigned<FloatTag> di;
   const auto low = hn::Set(d, -87.3f);
   const auto high = hn::Set(d, 88.3f);
-#if HWY_TARGET == HWY_SCALAR
-  // Its Min and Max lose NaN.
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_SVE_256
+  // Their Min and Max lose NaN.
   x = hn::IfThenElse(hn::Lt(x, low), low, x);
   x = hn::IfThenElse(hn::Gt(x, high), high, x);
 #elif HWY_TARGET == HWY_NEON
-  // So do Highway's on NEON, but not these.
+  // Highway's Min and Max lose NaN, these do not.
   x.raw = vminq_f32(high.raw, vmaxq_f32(low.raw, x.raw));
 #else
   // x is the second operand: x86 returns that one if either is NaN.

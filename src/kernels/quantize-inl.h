@@ -35,7 +35,7 @@ inline constexpr float kMinMagnitude = 1e-30f;
 
 // The sum over vectors x of the row of body(x, sum so far), in four partial sums.
 template <class Body>
-HWY_INLINE FloatVec Reduce(const float* row, std::int64_t count, Body body) {
+HWY_INLINE hn::Vec<FloatTag> Reduce(const float* row, std::int64_t count, Body body) {
   const FloatTag d;
   FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   std::int64_t i = 0;

@@ -1,0 +1,102 @@
+// The demo checkpoint against transformers in float64 (tests/golden/demo.json), from files and
+// texts to embeddings, on the instruction set that SIGLIP_TEST_ISA names.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "base/file_map.h"
+#include "siglip/siglip.h"
+
+namespace siglip {
+namespace {
+
+// docs/numerics.md: twice the error of transformers' own float32 run, at least eight roundings of
+// float32; in 16-bit integers 2e-4 for each linear layer, of which the longer tower has 4 x 4, by
+// the root of their number.
+constexpr double kErrorRatio = 2;
+constexpr double kErrorFloor = 5e-7;
+constexpr double kInt16Error = 2e-4 * 4;
+
+using Rows = std::vector<std::vector<double>>;
+
+double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
+  if (got.size() != want.size()) return INFINITY;
+  double error = 0;
+  double norm = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
+}
+
+class GoldenTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const char* isa = std::getenv("SIGLIP_TEST_ISA");
+    auto model = Model::Open(
+        "models/demo",
+        {.num_threads = 2, .precision = GetParam(), .isa = isa == nullptr ? "auto" : isa});
+    if (absl::StrContains(model.status().message(), "on this machine")) {
+      GTEST_SKIP() << model.status();
+    }
+    ASSERT_TRUE(model.ok()) << model.status();
+    model_ = *std::move(model);
+    if (isa != nullptr) EXPECT_THAT(model_->info().engine, testing::HasSubstr(isa));
+    golden_ = nlohmann::json::parse(std::ifstream("tests/golden/demo.json"));
+  }
+
+  double Bound(double error_of_float32) const {
+    if (GetParam() == std::string("int16")) return kInt16Error;
+    return std::max(kErrorFloor, kErrorRatio * error_of_float32);
+  }
+
+  std::unique_ptr<Model> model_;
+  nlohmann::json golden_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Precisions, GoldenTest, testing::Values("fp32", "int16"),
+                         [](const auto& precision) { return std::string(precision.param); });
+
+TEST_P(GoldenTest, ImagesAreNearTransformersInFloat64) {
+  const auto names = golden_["images"].get<std::vector<std::string>>();
+  const auto want = golden_["image_embeddings"].get<Rows>();
+  const auto float32 = golden_["image_error_of_float32"].get<std::vector<double>>();
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const auto got = model_->EmbedImage(*ReadFile(names[i], 1 << 24));
+    ASSERT_TRUE(got.ok()) << names[i] << ": " << got.status();
+    EXPECT_LE(RelativeError(*got, want[i]), Bound(float32[i])) << names[i];
+  }
+}
+
+TEST_P(GoldenTest, TextsAreNearTransformersInFloat64) {
+  const auto texts = golden_["texts"].get<std::vector<std::string>>();
+  const auto want = golden_["text_embeddings"].get<Rows>();
+  const auto float32 = golden_["text_error_of_float32"].get<std::vector<double>>();
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const auto got = model_->EmbedText(texts[i]);
+    ASSERT_TRUE(got.ok()) << texts[i] << ": " << got.status();
+    EXPECT_LE(RelativeError(*got, want[i]), Bound(float32[i])) << texts[i];
+  }
+}
+
+TEST(GoldenComparisonTest, CanFail) {
+  const std::vector<double> want = {1, 2, 2};
+  EXPECT_EQ(RelativeError({1, 2, 2}, want), 0);
+  EXPECT_GT(RelativeError({1.00001f, 2.00002f, 2.00002f}, want), kErrorFloor);
+  EXPECT_GT(RelativeError({-1, -2, -2}, want), 1);
+  EXPECT_EQ(RelativeError({1, 2, NAN}, want), INFINITY);
+  EXPECT_EQ(RelativeError({1, 2}, want), INFINITY);
+}
+
+}  // namespace
+}  // namespace siglip
