@@ -25,8 +25,8 @@ using FloatTag = hn::CappedTag<float, 16>;
 using IntTag = hn::RebindToSigned<FloatTag>;
 #if HWY_TARGET == HWY_SVE_256
 // SVE's own types have no size, and arrays of them cannot be; these have, in sources compiled for
-// registers of 256 bits (see CMakeLists.txt), and convert from and to the others. Only templates
-// that look for the traits of a type, as GetLane, do not know them.
+// registers of 256 bits (cmake/Dependencies.cmake), and convert from and to the others. Only the
+// templates that look for the traits of a type, as GetLane, do not know them.
 typedef svfloat32_t FloatVec __attribute__((arm_sve_vector_bits(256)));
 typedef svint32_t IntVec __attribute__((arm_sve_vector_bits(256)));
 #else
@@ -429,7 +429,7 @@ HWY_INLINE FloatVec Exp(FloatVec x) {
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_SVE_256
   // Their Min and Max lose NaN.
   x = hn::IfThenElse(hn::Lt(x, low), low, x);
-  x = hn::IfThenElse(hn::Gt(x, high), high, x);
+  x = hn::IfThenElse(hn::Lt(high, x), high, x);
 #elif HWY_TARGET == HWY_NEON
   // Highway's Min and Max lose NaN, these do not.
   x.raw = vminq_f32(high.raw, vmaxq_f32(low.raw, x.raw));
