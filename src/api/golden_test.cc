@@ -51,7 +51,7 @@ class GoldenTest : public testing::TestWithParam<const char*> {
     }
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
-    if (isa != nullptr) EXPECT_THAT(model_->info().engine, testing::HasSubstr(isa));
+    EXPECT_THAT(model_->info().engine, testing::HasSubstr(isa == nullptr ? "cpu" : isa));
     golden_ = nlohmann::json::parse(std::ifstream("tests/golden/demo.json"));
   }
 
