@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/parallel.h"
+#include "kernels/target.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/attention.cc"
@@ -148,13 +149,15 @@ void Scores(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t h
   }
 }
 
+// Number: Int16Pair or Int16PairVnni.
+template <class Number>
 void ScoresInt16(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t steps) {
   const float* keys = scratch.keys;
   float* to = scratch.scores;
   for (std::int64_t token = 0; token < tokens; token += kTileRows) {
     FloatVec acc[kTileRows][kTileVectors];
-    MultiplyTile<Int16Pair, kTileRows, kTileVectors, kTileRows, kTileColumns>(steps, keys,
-                                                                              scratch.queries, acc);
+    MultiplyTile<Number, kTileRows, kTileVectors, kTileRows, kTileColumns>(steps, keys,
+                                                                           scratch.queries, acc);
 #pragma GCC unroll 16
     for (int r = 0; r < kTileRows; ++r) {
       const auto scale = hn::Set(FloatTag(), scratch.key_scales[token + r]);
@@ -304,7 +307,8 @@ void AttentionHeadTarget(const AttentionCall& call, std::int64_t item, std::int6
     PackQueries(call, integers, call.q + first + (call.query_begin + query) * call.row_stride,
                 count, scratch.queries, scales);
     if (integers) {
-      ScoresInt16(scratch, call.tokens, (call.head_dim + 1) / 2);
+      (KernelUsesVnni() ? ScoresInt16<Int16PairVnni>
+                        : ScoresInt16<Int16Pair>)(scratch, call.tokens, (call.head_dim + 1) / 2);
     } else {
       Scores(scratch, call.tokens, call.head_dim);
     }

@@ -80,7 +80,7 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 std::string PackedLayoutName(GemmFormat format) {
   const TileShape shape = GemmTileShape();
   const bool fp32 = format == GemmFormat::kFp32;
-  return absl::StrCat(fp32 ? "fp32" : "int16", "-", KernelTargetName(), "-", shape.columns, "x",
+  return absl::StrCat(fp32 ? "fp32" : "int16", "-", PackingTargetName(), "-", shape.columns, "x",
                       shape.lanes, "-", fp32 ? kGemmBlockK : kGemmBlockStepsInt16, "-v",
                       kPackedVersion);
 }

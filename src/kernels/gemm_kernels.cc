@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/target.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/gemm_kernels.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
@@ -277,7 +279,7 @@ PrefetchQueue AfterPanel(const GemmCall& call, const PackedRows& block, std::int
 template <class Number>
 void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t step,
                    std::int64_t column, PrefetchQueue prefetch) {
-  constexpr bool kInteger = std::is_same_v<Number, Int16Pair>;
+  constexpr bool kInteger = !std::is_same_v<Number, Float32>;
   const PackedMatrix& w = *call.w;
   const std::int64_t width = std::min<std::int64_t>(kTileColumns, w.padded_n() - column);
   const std::int64_t columns = std::min(width, w.n() - column);
@@ -322,8 +324,10 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
 void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
                      std::int64_t column_end) {
   const PackedMatrix& w = *call.w;
-  const auto multiply =
-      w.format() == GemmFormat::kFp32 ? MultiplyPanel<Float32> : MultiplyPanel<Int16Pair>;
+  auto multiply = MultiplyPanel<Float32>;
+  if (w.format() == GemmFormat::kInt16) {
+    multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16Pair>;
+  }
   for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
     for (std::int64_t column = column_begin; column < column_end; column += kTileColumns) {
       multiply(call, block, step, column,

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "kernels/kernel_test_util.h"
 #include "kernels/reference.h"
+#include "kernels/target.h"
 #include "kernels/test_isa.h"
 
 namespace siglip {
@@ -173,6 +175,23 @@ TEST(GemmInt16Test, SizesOfRowsAndColumnsDoNotMatterAndZeroRowsAreZero) {
       EXPECT_LT(RelativeError(part, exact), kInt16Tolerance) << "row " << row;
     }
   }
+}
+
+// Full tiles and less, wide panels and a narrow one, two blocks of K. kernels_test_*-vnni are
+// skipped where there is nothing to compare.
+TEST(GemmInt16Test, VnniChangesNoBit) {
+  const std::string in_use = KernelTargetName();
+  const Problem problem(25, 50, 603);
+  for (const std::string& target : KernelTargets()) {
+    if (!target.ends_with("-vnni")) continue;
+    ASSERT_TRUE(SelectKernelTarget(target));
+    EXPECT_TRUE(KernelUsesVnni());
+    const std::vector<float> vnni = Multiply(problem, 1, true, true, true, GemmFormat::kInt16);
+    ASSERT_TRUE(SelectKernelTarget(PackingTargetName()));
+    EXPECT_FALSE(KernelUsesVnni());
+    EXPECT_EQ(Multiply(problem, 1, true, true, true, GemmFormat::kInt16), vnni) << target;
+  }
+  ASSERT_TRUE(SelectKernelTarget(in_use));
 }
 
 TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {

@@ -1,8 +1,12 @@
 #include "kernels/target.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
+#include <cstddef>
 #include <cstdint>
+
+#include "kernels/cpu_features.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/target.cc"
@@ -24,7 +28,20 @@ HWY_EXPORT(OwnTarget);
 
 namespace {
 
-std::string NameOf(std::int64_t target) {
+struct Target {
+  std::int64_t highway = 0;
+  bool vnni = false;
+};
+
+bool HasVnni([[maybe_unused]] std::int64_t highway) {
+#if HWY_ARCH_X86
+  if (highway == HWY_AVX3) return CpuHasAvx512Vnni();
+  if (highway == HWY_AVX2) return CpuHasAvxVnni();
+#endif
+  return false;
+}
+
+std::string HighwayName(std::int64_t target) {
   if (target == HWY_AVX3) return "avx512";
   std::string name = hwy::TargetName(target);
   std::transform(name.begin(), name.end(), name.begin(),
@@ -32,34 +49,54 @@ std::string NameOf(std::int64_t target) {
   return name;
 }
 
-// Of Highway's targets, of which the better have the lower bits. Asked once: Highway 1.0.3 forgets
-// a choice when it is asked again.
-const std::vector<std::int64_t>& Available() {
-  static const std::vector<std::int64_t> available = [] {
-    std::vector<std::int64_t> targets;
+std::string NameOf(const Target& target) {
+  return HighwayName(target.highway) + (target.vnni ? "-vnni" : "");
+}
+
+// Best first: of Highway's targets the better have the lower bits. Asked once: Highway 1.0.3
+// forgets a choice when it is asked again.
+const std::vector<Target>& Available() {
+  static const std::vector<Target> available = [] {
+    std::vector<Target> targets;
     for (std::int64_t rest = hwy::SupportedTargets() & HWY_TARGETS; rest != 0; rest &= rest - 1) {
-      targets.push_back(rest & -rest);
+      const std::int64_t highway = rest & -rest;
+      if (HasVnni(highway)) targets.push_back({highway, true});
+      targets.push_back({highway, false});
     }
     return targets;
   }();
   return available;
 }
 
+// Whether the target in use is one with VNNI. Written by SelectKernelTarget, read by any thread;
+// Highway keeps its part of the choice in such a variable too.
+std::atomic<bool>& UsesVnni() {
+  static std::atomic<bool> uses_vnni{Available().front().vnni};
+  return uses_vnni;
+}
+
 }  // namespace
 
 std::vector<std::string> KernelTargets() {
   std::vector<std::string> names;
-  for (const std::int64_t target : Available()) names.push_back(NameOf(target));
+  for (const Target& target : Available()) names.push_back(NameOf(target));
   return names;
 }
 
-std::string KernelTargetName() { return NameOf(HWY_DYNAMIC_DISPATCH(OwnTarget)()); }
+std::string PackingTargetName() { return HighwayName(HWY_DYNAMIC_DISPATCH(OwnTarget)()); }
+
+bool KernelUsesVnni() { return UsesVnni().load(std::memory_order_relaxed); }
+
+std::string KernelTargetName() {
+  return NameOf({HWY_DYNAMIC_DISPATCH(OwnTarget)(), KernelUsesVnni()});
+}
 
 bool SelectKernelTarget(std::string_view name) {
-  for (const std::int64_t target : Available()) {
+  for (const Target& target : Available()) {
     if (NameOf(target) != name) continue;
-    hwy::DisableTargets(target - 1);
+    hwy::DisableTargets(target.highway - 1);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    UsesVnni().store(target.vnni, std::memory_order_relaxed);
     return true;
   }
   return false;

@@ -8,10 +8,15 @@
 
 namespace siglip {
 
-// "avx512", "avx2", "sse4", "scalar", "neon", ...: what can be chosen here, best first.
+// "avx512-vnni", "avx512", "avx2-vnni", "avx2", "sse4", "scalar", "neon", ...: what can be chosen
+// here, best first. With "-vnni" products of integers take one instruction instead of two; nothing
+// else differs, and no bit of a result does.
 std::vector<std::string> KernelTargets();
 // The one in use.
 std::string KernelTargetName();
+// Its name without "-vnni": matrices are packed alike.
+std::string PackingTargetName();
+bool KernelUsesVnni();
 // Uses `name` and nothing better from here on; false if it cannot run here. REQUIRES: nothing has
 // been packed yet, since packed matrices have the layout of one instruction set. Not thread-safe.
 [[nodiscard]] bool SelectKernelTarget(std::string_view name);
