@@ -1,6 +1,7 @@
 #pragma once
 
 // A fixed-size array of trivial elements, 64-byte aligned (one cache line, one AVX-512 register).
+// Large ones ask the system for huge pages.
 
 #include <cstddef>
 #include <cstdlib>
@@ -13,6 +14,9 @@ namespace siglip {
 
 inline constexpr std::size_t kBufferAlignment = 64;
 
+// `bytes` of memory for std::free, or nothing. REQUIRES: bytes is a multiple of kBufferAlignment.
+void* AllocateBuffer(std::size_t bytes);
+
 // Thread-compatible. Elements are not initialised. Allocation failure throws std::bad_alloc.
 template <class T>
 class AlignedBuffer {
@@ -22,10 +26,11 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::size_t size) : size_(size) {
     if (size == 0) return;
-    if (size > (static_cast<std::size_t>(-1) - kBufferAlignment) / sizeof(T)) throw std::bad_alloc();
+    if (size > (static_cast<std::size_t>(-1) - kBufferAlignment) / sizeof(T))
+      throw std::bad_alloc();
     const std::size_t bytes =
         (size * sizeof(T) + kBufferAlignment - 1) / kBufferAlignment * kBufferAlignment;
-    void* memory = std::aligned_alloc(kBufferAlignment, bytes);
+    void* memory = AllocateBuffer(bytes);
     if (memory == nullptr) throw std::bad_alloc();
     data_.reset(static_cast<T*>(memory));
   }
