@@ -5,7 +5,7 @@
     .venv/oracle/bin/python bench/compare.py v0.1 HEAD --pairs 30    two commits
 
 BASE (and HEAD, if given) is checked out as a git worktree in build/compare and built there; the working tree is built in
-build/release. Benches: engine (a few layers of base and so400m, each tower and precision), preprocess (a small JPEG and
+build/PRESET. Benches: engine (a few layers of base and so400m, each tower and precision), preprocess (a small JPEG and
 one of 12 megapixels), gemm (products of so400m). In each pair both sides run in processes of their own, in an order that
 is drawn; a side's value is the least of a few runs. A bench that only one side has is left out.
 
@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ERROR_RATE = 0.05  # of all intervals together
 # Of tools/make_random_checkpoint.py, and layers: enough that the layers are what is timed.
 MODELS = {"base-224": 3, "so400m": 1}
-GEMM_FILTER = r"BM_Gemm(Int16)?/m:729/n:(3456|1152|4304)/k:(1152|4304)/threads:[12]/"
+GEMM_FILTER = r"BM_Gemm(Int16)?/m:729/n:(3456|1152|4304)/k:(1152|4304)/threads:\d+/"
 PRODUCT_SECONDS = 0.1
 ENGINE_RUNS = 5
 PREPROCESS_SECONDS = 0.3
@@ -119,10 +119,10 @@ def check_out(commit, name):
     return folder
 
 
-def build(folder):
-    run("cmake", "--preset", "release", "-DSIGLIP_BUILD_TESTS=OFF", "-DSIGLIP_BUILD_BENCH=ON", cwd=folder, capture_output=True)
-    run("cmake", "--build", "--preset", "release", "--target", "siglip", "gemm_bench", cwd=folder, stdout=sys.stderr)
-    return Side(folder / "build/release")
+def build(folder, preset):
+    run("cmake", "--preset", preset, cwd=folder, capture_output=True)
+    run("cmake", "--build", "--preset", preset, "--target", "siglip", "gemm_bench", cwd=folder, stdout=sys.stderr)
+    return Side(folder / "build" / preset)
 
 
 def engine_seconds(side, model, tower, precision, threads):
@@ -194,6 +194,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="a commit")
     parser.add_argument("head", nargs="?", help="a commit; default: the working tree")
+    parser.add_argument("--preset", default="release", help="of CMakePresets.json")
     parser.add_argument("--benches", nargs="+", choices=BENCHES, default=list(BENCHES))
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--tolerance", type=float, default=0.02, help="a slowdown that is no failure")
@@ -204,8 +205,8 @@ def main():
     args = parser.parse_args()
     if args.pairs < 10:
         parser.error(f"--pairs: expected at least 10, got {args.pairs}")
-    base = build(check_out(args.base, "base"))
-    head = build(check_out(args.head, "head") if args.head else ROOT)
+    base = build(check_out(args.base, "base"), args.preset)
+    head = build(check_out(args.head, "head") if args.head else ROOT, args.preset)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         if "engine" in args.benches and not args.models:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Time src/image against Pillow + numpy on one core: bytes -> float32 [3, SIZE, SIZE].
+"""Time src/image against Pillow + numpy on one core: bytes -> float32 [3, SIZE, SIZE], whole and by stages.
 
-Usage: preprocess.py [--size 384] [--rounds 8] [--build build/release]
+    .venv/light/bin/python bench/preprocess.py [--size 384] [--rounds 8] [--build build/release]
+
 Needs Pillow and numpy, and siglip_preprocess_dump in the build folder. Both sides run in turns on the
 same core; the least time of all rounds counts. The pixels of both are compared first.
 """
@@ -18,7 +19,11 @@ import numpy as np
 import PIL
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import tables  # noqa: E402
+
 HALF = np.float32(0.5)
+STAGES = ["decode", "resize", "normalize", "all"]
 
 
 def photo(width, height, channels=3):
@@ -52,8 +57,7 @@ def cases():
     yield "TIFF LZW 500x375", save(rgb, "TIFF", compression="tiff_lzw")
 
 
-def with_pillow(data, size):
-    image = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+def normalized(image):
     x = np.asarray(image).astype(np.float32)
     x /= np.float32(255)
     x -= HALF
@@ -61,12 +65,23 @@ def with_pillow(data, size):
     return np.ascontiguousarray(x.transpose(2, 0, 1))
 
 
+def with_pillow(data, size):
+    return normalized(Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+
+
 def time_pillow(data, size, runs=10):
-    least = float("inf")
+    """Least ns of STAGES over some runs."""
+    least = [float("inf")] * 4
     for _ in range(runs):
         start = time.perf_counter_ns()
-        with_pillow(data, size)
-        least = min(least, time.perf_counter_ns() - start)
+        decoded = Image.open(io.BytesIO(data)).convert("RGB")
+        decoded_at = time.perf_counter_ns()
+        resized = decoded.resize((size, size), Image.Resampling.BICUBIC)
+        resized_at = time.perf_counter_ns()
+        normalized(resized)
+        end = time.perf_counter_ns()
+        stages = [decoded_at - start, resized_at - decoded_at, end - resized_at, end - start]
+        least = [min(pair) for pair in zip(least, stages)]
     return least
 
 
@@ -82,30 +97,45 @@ class Tool:
             sys.exit(f"{path}: {fields}")
         return self.process.stdout.read(int(fields[4]))
 
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--build", default="build/release")
-    options = parser.parse_args()
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    tool = Tool(Path(options.build) / "tests/image_differential/siglip_preprocess_dump")
-    print(f"Pillow {PIL.__version__}, numpy {np.__version__}, {options.size} px, least of {options.rounds} x 10 runs, ms")
-    print(f"{'':28}{'Pillow':>9}{'siglip':>9}{'ratio':>7}")
+
+def measure(build, size, rounds):
+    """What tables.preprocess_table shows."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    tool = Tool(Path(build) / "tests/image_differential/siglip_preprocess_dump")
+    rows = []
     with tempfile.NamedTemporaryFile() as file:
         for name, data in cases():
             file.seek(0)
             file.truncate()
             file.write(data)
             file.flush()
-            if tool.ask("pixels", options.size, file.name) != with_pillow(data, options.size).tobytes():
+            if tool.ask("pixels", size, file.name) != with_pillow(data, size).tobytes():
                 sys.exit(f"{name}: the pixels differ")
-            pillow = siglip = float("inf")
-            for _ in range(options.rounds):
-                pillow = min(pillow, time_pillow(data, options.size))
-                siglip = min(siglip, int(tool.ask("time", options.size, file.name)))
-            print(f"{name:28}{pillow / 1e6:9.3f}{siglip / 1e6:9.3f}{pillow / siglip:7.2f}", flush=True)
+            pillow, siglip = [float("inf")] * 4, [float("inf")] * 4
+            for _ in range(rounds):
+                pillow = [min(pair) for pair in zip(pillow, time_pillow(data, size))]
+                siglip = [min(pair) for pair in zip(siglip, map(int, tool.ask("time", size, file.name).split()))]
+            rows.append({"image": name, "pillow_ms": dict(zip(STAGES, (ns / 1e6 for ns in pillow))),
+                         "siglip_ms": dict(zip(STAGES, (ns / 1e6 for ns in siglip)))})
+    tool.stop()
+    os.sched_setaffinity(0, cores)
+    return {"size": size, "rounds": rounds, "rows": rows}
 
 
-main()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=384)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--build", default="build/release")
+    options = parser.parse_args()
+    print(f"Pillow {PIL.__version__}, numpy {np.__version__}")
+    print(tables.preprocess_table(measure(options.build, options.size, options.rounds)), end="")
+
+
+if __name__ == "__main__":
+    main()

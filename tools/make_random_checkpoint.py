@@ -128,13 +128,16 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--size", choices=SIZES, default="so400m")
     parser.add_argument("--layers", type=int, help="fewer layers than the real size")
+    parser.add_argument("--tower", choices=["vision", "text"], help="the other tower has one layer only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--outliers", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--shard-size", default="50GB")
     args = parser.parse_args()
-    architecture = named_architecture(args.size, args.layers)
-    write(make_model(architecture, args.seed, args.outliers), args.out, args.dtype, args.shard_size)
+    vision, text = named_architecture(args.size, args.layers)
+    if args.tower:
+        (text if args.tower == "vision" else vision)["num_hidden_layers"] = 1
+    write(make_model((vision, text), args.seed, args.outliers), args.out, args.dtype, args.shard_size)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ int Threads(const BenchEngineFlags& flags) {
 }
 
 // One answer for each line of standard input, for a program that lets several engines take turns.
-absl::Status Interact(TowerBatch& batch, int threads) {
+absl::Status Interact(TowerBatch& batch, int threads, double flop) {
   SIGLIP_RETURN_IF_ERROR(batch.Run());
   std::cout << "ready" << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
@@ -164,13 +164,15 @@ absl::Status Interact(TowerBatch& batch, int threads) {
       std::cout << absl::StrFormat("%.6f", NowSeconds() - start) << std::endl;
     } else if (line == "peak") {
       std::cout << absl::StrFormat("%.3f", MeasureFmaPeak(threads, kPeakSeconds)) << std::endl;
+    } else if (line == "flop") {
+      std::cout << absl::StrFormat("%.0f", flop) << std::endl;
     } else if (line.starts_with("outputs ")) {
       SIGLIP_RETURN_IF_ERROR(batch.Run());
       SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(line.substr(8), batch.embedding_bytes()));
       std::cout << "saved" << std::endl;
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("standard input: expected run, peak or outputs FILE, got '", line, "'"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "standard input: expected run, peak, flop or outputs FILE, got '", line, "'"));
     }
   }
   return absl::OkStatus();
@@ -182,14 +184,14 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
                           Model::Open(flags.model.directory, flags.model.options));
   SIGLIP_ASSIGN_OR_RETURN(TowerBatch batch, MakeBatch(*model, flags));
   const int threads = Threads(flags);
-  if (flags.interactive) return Interact(batch, threads);
+  const double flop = flags.tower == "vision" ? VisionFlop(config.vision) : TextFlop(config.text);
+  if (flags.interactive) return Interact(batch, threads, flop);
   double peak = MeasureFmaPeak(threads, kPeakSeconds);
   const double cpu_start = ProcessCpuSeconds();
   SIGLIP_ASSIGN_OR_RETURN(const Samples samples, MeasureTower(batch, flags.seconds));
   const double repetitions = static_cast<double>(samples.seconds.size() + 1);
   const double cpu_per_item =
       (ProcessCpuSeconds() - cpu_start) / (repetitions * static_cast<double>(flags.batch));
-  const double flop = flags.tower == "vision" ? VisionFlop(config.vision) : TextFlop(config.text);
   peak = std::max(peak, MeasureFmaPeak(threads, kPeakSeconds));
   const double best = samples.Best() / flags.batch;
   const double median = samples.Median() / flags.batch;
@@ -233,7 +235,8 @@ void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
                       "default: random");
   command->add_flag("--interactive", flags->interactive,
                     "Read lines: `run` prints seconds, `peak` the multiply-add GFLOP/s, "
-                    "`outputs FILE` writes float32 embeddings");
+                    "`flop` the nominal operations per item, `outputs FILE` writes float32 "
+                    "embeddings");
   command->callback([flags, &run] {
     run = [flags] {
       const absl::Status status = BenchEngine(*flags);

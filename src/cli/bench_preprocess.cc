@@ -1,5 +1,6 @@
 // `siglip bench preprocess`: decoding, resizing and normalising of image files held in memory.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <limits>
@@ -28,14 +29,19 @@ struct BenchPreprocessFlags {
   bool json = false;
 };
 
-// Seconds of each stage for one image, summed over the files of a pass.
+// Seconds of each stage, summed over the files of a pass.
 struct StageSeconds {
   double decode = 0, resize = 0, normalize = 0;
 };
 
-absl::StatusOr<StageSeconds> TimeStages(const Preprocessor& preprocessor,
-                                        const std::vector<std::string>& images,
-                                        std::vector<float>& pixels) {
+StageSeconds Least(const StageSeconds& a, const StageSeconds& b) {
+  return {std::min(a.decode, b.decode), std::min(a.resize, b.resize),
+          std::min(a.normalize, b.normalize)};
+}
+
+absl::StatusOr<StageSeconds> StagesOfPass(const Preprocessor& preprocessor,
+                                          const std::vector<std::string>& images,
+                                          std::vector<float>& pixels) {
   StageSeconds sum;
   for (const std::string& bytes : images) {
     const double start = NowSeconds();
@@ -50,6 +56,19 @@ absl::StatusOr<StageSeconds> TimeStages(const Preprocessor& preprocessor,
     sum.normalize += NowSeconds() - resize_end;
   }
   return sum;
+}
+
+// The least of each stage over passes of at least `min_seconds` together.
+absl::StatusOr<StageSeconds> TimeStages(const Preprocessor& preprocessor,
+                                        const std::vector<std::string>& images,
+                                        std::vector<float>& pixels, double min_seconds) {
+  const double start = NowSeconds();
+  SIGLIP_ASSIGN_OR_RETURN(StageSeconds least, StagesOfPass(preprocessor, images, pixels));
+  while (NowSeconds() - start < min_seconds) {
+    SIGLIP_ASSIGN_OR_RETURN(const StageSeconds pass, StagesOfPass(preprocessor, images, pixels));
+    least = Least(least, pass);
+  }
+  return least;
 }
 
 absl::Status BenchPreprocess(const BenchPreprocessFlags& flags) {
@@ -81,7 +100,8 @@ absl::Status BenchPreprocess(const BenchPreprocessFlags& flags) {
       }
     });
   });
-  SIGLIP_ASSIGN_OR_RETURN(const StageSeconds stages, TimeStages(preprocessor, images, pixels[0]));
+  SIGLIP_ASSIGN_OR_RETURN(const StageSeconds stages,
+                          TimeStages(preprocessor, images, pixels[0], flags.seconds));
   if (failed) return absl::InvalidArgumentError("an image was refused: see `siglip embed`");
   const double count = static_cast<double>(images.size());
   const char* format =
@@ -89,7 +109,7 @@ absl::Status BenchPreprocess(const BenchPreprocessFlags& flags) {
           ? "{\"images\":%zu,\"threads\":%d,\"best_ms\":%.4f,\"median_ms\":%.4f,"
             "\"images_per_s\":%.2f,\"decode_ms\":%.4f,\"resize_ms\":%.4f,\"normalize_ms\":%.4f}\n"
           : "%zu images, %d threads: best %.3f ms, median %.3f ms per image (%.1f images/s)\n"
-            "  one thread, last pass: decode %.3f ms, resize %.3f ms, normalize %.3f ms\n";
+            "  one thread, best of each: decode %.3f ms, resize %.3f ms, normalize %.3f ms\n";
   std::printf(format, images.size(), flags.threads, 1e3 * samples.Best() / count,
               1e3 * samples.Median() / count, count / samples.Median(), 1e3 * stages.decode / count,
               1e3 * stages.resize / count, 1e3 * stages.normalize / count);
@@ -111,7 +131,9 @@ void AddBenchPreprocessCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--threads", flags->threads, "Images side by side")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command->add_option("--seconds", flags->seconds, "Measure at least so long")
+  command
+      ->add_option("--seconds", flags->seconds,
+                   "Measure at least so long, the whole and then the stages")
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
   command->callback([flags, &run] {

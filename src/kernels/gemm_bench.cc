@@ -1,7 +1,12 @@
-// Products at the shapes of siglip-so400m-patch14-384, as GFLOP/s beside the roof.
+// Products at the shapes of the published checkpoints, as GFLOP/s beside the two roofs:
+// multiply-adds on registers and reading of memory. bench/cpu.py draws the roofline from it.
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <thread>
 #include <vector>
 
 #include "kernels/fma_peak.h"
@@ -11,21 +16,49 @@
 namespace siglip {
 namespace {
 
+const std::int64_t kAllThreads = std::max(1u, std::thread::hardware_concurrency());
+
 void BM_FmaPeak(benchmark::State& state) {
   double peak = 0;
   for (auto _ : state) peak = MeasureFmaPeak(static_cast<int>(state.range(0)), 1);
   state.counters["GFLOPs"] = peak;
 }
-BENCHMARK(BM_FmaPeak)->Arg(1)->Arg(2)->Iterations(1)->UseRealTime();
+BENCHMARK(BM_FmaPeak)->Arg(1)->Arg(kAllThreads)->Iterations(1)->UseRealTime();
 
-void BM_Gemm(benchmark::State& state) {
+// Reading far more than the caches hold.
+void BM_MemoryRead(benchmark::State& state) {
+  constexpr std::size_t kWords = std::size_t{32} << 20;  // 256 MB
+  const int threads = static_cast<int>(state.range(0));
+  ThreadTeam team(threads);
+  const AlignedBuffer<std::uint64_t> words = [] {
+    AlignedBuffer<std::uint64_t> filled(kWords);
+    std::fill_n(filled.data(), kWords, 1);
+    return filled;
+  }();
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads));
+  for (auto _ : state) {
+    team.RunOnAll([&](int worker) {
+      const std::size_t part = kWords / static_cast<std::size_t>(threads);
+      const std::uint64_t* begin = words.data() + static_cast<std::size_t>(worker) * part;
+      sums[static_cast<std::size_t>(worker)] =
+          std::accumulate(begin, begin + part, std::uint64_t{0});
+    });
+    benchmark::DoNotOptimize(sums.data());
+    benchmark::ClobberMemory();
+  }
+  state.counters["GBs"] = benchmark::Counter(8e-9 * static_cast<double>(kWords),
+                                             benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(BM_MemoryRead)->Arg(1)->Arg(kAllThreads)->UseRealTime();
+
+void Measure(benchmark::State& state, GemmFormat format) {
   const std::int64_t m = state.range(0);
   const std::int64_t n = state.range(1);
   const std::int64_t k = state.range(2);
   const int threads = static_cast<int>(state.range(3));
   ThreadTeam team(threads);
   AlignedBuffer<float> scratch(GemmScratchFloats(m, k));
-  PackedMatrix w(n, k);
+  PackedMatrix w(n, k, format);
   const std::vector<float> rows = RandomFloats(k, 1, 0.03f);
   for (std::int64_t i = 0; i < n; ++i) w.SetRows(i, 1, rows.data());
   const std::vector<float> a = RandomFloats(m * k, 2);
@@ -39,17 +72,41 @@ void BM_Gemm(benchmark::State& state) {
   call.c = c.data();
   call.c_stride = n;
   call.bias = bias.data();
-  call.gelu = n == 4304;
+  call.gelu = n > k && n != 3 * k;  // the first layer of an MLP
   for (auto _ : state) Gemm(team, call, scratch.data());
   state.counters["GFLOPs"] = benchmark::Counter(2e-9 * static_cast<double>(m * n * k),
                                                 benchmark::Counter::kIsIterationInvariantRate);
 }
+
+void BM_Gemm(benchmark::State& state) { Measure(state, GemmFormat::kFp32); }
+void BM_GemmInt16(benchmark::State& state) { Measure(state, GemmFormat::kInt16); }
+
+// Query, key and value in one product; attention's output; the two layers of the MLP.
+void Layer(benchmark::internal::Benchmark* bench, std::int64_t rows, std::int64_t width,
+           std::int64_t mlp) {
+  for (const std::int64_t threads : {std::int64_t{1}, kAllThreads}) {
+    bench->Args({rows, 3 * width, width, threads});
+    bench->Args({rows, width, width, threads});
+    bench->Args({rows, mlp, width, threads});
+    bench->Args({rows, width, mlp, threads});
+  }
+}
+
+void Shapes(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"m", "n", "k", "threads"})->UseRealTime();
+  Layer(bench, 729, 1152, 4304);      // so400m-patch14-384
+  Layer(bench, 64, 1152, 4304);       // its text tower
+  Layer(bench, 196, 768, 3072);       // base-patch16-224
+  Layer(bench, 16 * 196, 768, 3072);  // 16 images of it
+  Layer(bench, 256, 1024, 4096);      // large-patch16-256
+}
 BENCHMARK(BM_Gemm)
-    ->ArgNames({"m", "n", "k", "threads"})
-    ->ArgsProduct({{729}, {1152}, {588, 1152, 4304}, {1, 2}})
-    ->ArgsProduct({{729}, {3456, 4304}, {1152}, {1, 2}})
-    ->ArgsProduct({{64, 1}, {4304}, {1152}, {2}})
-    ->UseRealTime();
+    ->Apply(Shapes)
+    ->Args({729, 1152, 588, 1})  // patches of so400m
+    ->Args({729, 1152, 588, kAllThreads})
+    ->Args({1, 4304, 1152, kAllThreads});  // its pooling head
+
+BENCHMARK(BM_GemmInt16)->Apply(Shapes);
 
 }  // namespace
 }  // namespace siglip

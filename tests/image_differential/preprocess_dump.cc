@@ -1,7 +1,8 @@
 // siglip_preprocess_dump: what src/image makes of files, for comparison with live Pillow.
 // Reads lines from stdin: WHAT <tab> SIZE <tab> RESAMPLE <tab> PILLOW <tab> PATH, where WHAT is
 //   header, rgb (full size), resized (SIZE x SIZE), pixels (float32 [3,SIZE,SIZE]) or
-//   time (the least nanoseconds of some runs of Preprocess, in digits: for bench/preprocess.py).
+//   time (least nanoseconds over some runs of: decode, resize, normalise, all of Preprocess; in
+//   digits, blanks between: for bench/preprocess.py).
 // Answers each on stdout with a line
 //   ok <tab> FORMAT <tab> WIDTH <tab> HEIGHT <tab> BYTES       followed by that many bytes, or
 //   error <tab> MESSAGE
@@ -12,7 +13,10 @@
 #include "base/status_macros.h"
 #include "image/preprocess.h"
 
+#include "absl/strings/str_join.h"
+
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <iostream>
 #include <limits>
@@ -63,14 +67,30 @@ absl::StatusOr<std::vector<char>> Time(const Preprocessor& preprocessor, const s
   constexpr int kRuns = 10;
   const std::size_t side = static_cast<std::size_t>(preprocessor.options().image_size);
   std::vector<float> pixels(3 * side * side);
-  std::int64_t least_ns = std::numeric_limits<std::int64_t>::max();
+  std::array<std::int64_t, 4> least_ns;
+  least_ns.fill(std::numeric_limits<std::int64_t>::max());
   const SystemClock clock;
+  std::int64_t last = 0;
+  const auto lap = [&](std::size_t stage) {
+    least_ns[stage] = std::min(least_ns[stage], clock.NowNs() - last);
+    last = clock.NowNs();
+  };
   for (int i = 0; i < kRuns; ++i) {
-    const std::int64_t start = clock.NowNs();
+    {
+      last = clock.NowNs();
+      SIGLIP_ASSIGN_OR_RETURN(const RgbImage image,
+                              DecodeRgb(file, preprocessor.options().max_pixels));
+      lap(0);
+      SIGLIP_ASSIGN_OR_RETURN(const RgbImage resized, preprocessor.Resize(image));
+      lap(1);
+      preprocessor.Normalize(resized, pixels.data());
+      lap(2);
+    }
+    last = clock.NowNs();
     SIGLIP_RETURN_IF_ERROR(preprocessor.Preprocess(file, pixels.data()));
-    least_ns = std::min(least_ns, clock.NowNs() - start);
+    lap(3);
   }
-  const std::string digits = std::to_string(least_ns);
+  const std::string digits = absl::StrJoin(least_ns, " ");
   return std::vector<char>(digits.begin(), digits.end());
 }
 
