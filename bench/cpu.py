@@ -120,10 +120,10 @@ def main():
 
     build = pathlib.Path(args.siglip).resolve().parents[2]
     if "gemm" in args.parts and not result["gemm"]:
-        result["gemm"] = measure_products(build / "kernels/gemm_bench", args.quick)
+        result["gemm"] = measure_products(build / "src/kernels/gemm_bench", args.quick)
         save()
     if "preprocess" in args.parts and not result["preprocess"]:
-        result["preprocess"] = preprocess.measure(build.parent, 384, 1 if args.quick else 4)
+        result["preprocess"] = preprocess.measure(build, 384, 1 if args.quick else 4)
         save()
     if "engine" in args.parts:
         measure_engines(args, result, save)
