@@ -29,7 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ERROR_RATE = 0.05  # of all intervals together
 # Of tools/make_random_checkpoint.py, and layers: enough that the layers are what is timed.
 MODELS = {"base-224": 3, "so400m": 1}
-GEMM_FILTER = r"BM_Gemm(Int16)?/m:729/n:(3456|1152|4304)/k:(1152|4304)/threads:\d+/"
+# A POSIX expression.
+GEMM_FILTER = "BM_Gemm(Int16)?/m:729/n:(3456|1152|4304)/k:(1152|4304)/threads:[0-9]+/"
 PRODUCT_SECONDS = 0.1
 ENGINE_RUNS = 5
 PREPROCESS_SECONDS = 0.3
