@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import tty
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STORE = ROOT / "build" / "emulated_cpu"
@@ -34,6 +35,7 @@ MEMORY_MIB = 512
 INSTRUCTIONS_PER_SECOND = 100_000_000
 FAILED = 125
 DONE = re.compile(rb"emulated_cpu: exit code (\d+)")
+SCREEN = re.compile(rb'connected to screen "([^"]+)"')
 STARTED = b"emulated_cpu: started\n"
 
 BOOT_MENU = """\
@@ -41,7 +43,7 @@ default linux
 label linux
   kernel /linux
   initrd /initrd
-  append console=ttyS0 quiet mitigations=off lsm= panic=-1 tsc=reliable nosmp clearcpuid=321,323,515
+  append console=ttyS0 quiet mitigations=off lsm= panic=-1 tsc=reliable nosmp idle=halt clearcpuid=321,323,515
 """
 
 BOCHS = """\
@@ -199,12 +201,19 @@ class Serial:
 
 
 def drain(terminal: int) -> None:
-    """Bochs draws the guest's screen; nobody looks."""
+    """Reads and drops what Bochs writes, also to the terminal that it opens to draw the guest's screen on: it stands
+    still when that is full."""
+    screen = None
+    said = b""
     try:
-        while os.read(terminal, 65536):
-            pass
+        while data := os.read(terminal, 65536):
+            said = said[-1000:] + data
+            if screen is None and (screen := SCREEN.search(said)) is not None:
+                other = os.open(screen.group(1), os.O_RDWR | os.O_NOCTTY)
+                tty.setraw(other)
+                threading.Thread(target=drain, args=[other], daemon=True).start()
     except OSError:
-        pass
+        pass  # Bochs has ended
 
 
 def run(model: str, image: pathlib.Path, folder: pathlib.Path, timeout_s: float) -> int:

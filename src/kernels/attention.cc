@@ -300,6 +300,7 @@ void AttentionHeadTarget(const AttentionCall& call, std::int64_t item, std::int6
     PackKeys(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch.keys);
   }
   PackValues(call.v + first, call.tokens, call.row_stride, call.head_dim, scratch.values);
+  const auto scores_int16 = KernelUsesVnni() ? ScoresInt16<Int16PairVnni> : ScoresInt16<Int16Pair>;
   HWY_ALIGN float scales[kTileColumns];
   HWY_ALIGN float inverse_sums[kTileColumns];
   for (std::int64_t query = begin; query < end; query += kTileColumns) {
@@ -307,8 +308,7 @@ void AttentionHeadTarget(const AttentionCall& call, std::int64_t item, std::int6
     PackQueries(call, integers, call.q + first + (call.query_begin + query) * call.row_stride,
                 count, scratch.queries, scales);
     if (integers) {
-      (KernelUsesVnni() ? ScoresInt16<Int16PairVnni>
-                        : ScoresInt16<Int16Pair>)(scratch, call.tokens, (call.head_dim + 1) / 2);
+      scores_int16(scratch, call.tokens, (call.head_dim + 1) / 2);
     } else {
       Scores(scratch, call.tokens, call.head_dim);
     }
