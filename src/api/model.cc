@@ -31,7 +31,7 @@ absl::Status CheckOptions(const ModelOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("pillow: expected 12 or 13, got ", options.pillow));
   }
-  if (options.precision != "auto" && options.precision != "fp32" && options.precision != "int16") {
+  if (!ParsePrecision(options.precision)) {
     return absl::InvalidArgumentError(
         absl::StrCat("precision: expected auto, fp32 or int16, got ", options.precision));
   }
@@ -127,7 +127,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
-  engine_options.precision = options.precision == "int16" ? Precision::kInt16 : Precision::kFp32;
+  engine_options.precision = *ParsePrecision(options.precision);
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
   ModelInfo info;
   info.directory = directory;
@@ -138,6 +138,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   info.logit_scale = checkpoint.logit_scale();
   info.logit_bias = checkpoint.logit_bias();
   info.engine = engine->Describe();
+  info.precision_choice = engine->PrecisionChoice();
   return std::make_unique<LoadedModel>(std::move(info),
                                        OptionsOf(checkpoint.preprocessor(), options),
                                        std::move(tokenizer), std::move(engine));

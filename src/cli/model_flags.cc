@@ -15,16 +15,19 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command
-      .add_option("--precision", flags.options.precision,
-                  "auto, fp32, or int16 (1.5 times as fast, cosine 0.99999 to fp32)")
+      .add_option(
+          "--precision", flags.options.precision,
+          "fp32; int16 (faster, cosine to fp32 within 1e-5 of 1); or auto: int16 where it is "
+          "faster and a check with this checkpoint passes, else fp32")
       ->capture_default_str();
   command.add_option("--device", flags.options.device, "auto or cpu")->capture_default_str();
   command
       .add_option("--isa", flags.options.isa,
                   "Instruction set of the kernels: auto, or one of those that --version names")
       ->capture_default_str();
-  command.add_option("--cache-dir", flags.options.cache_dir,
-                     "Folder that keeps packed weights: the next start maps them and packs nothing");
+  command.add_option(
+      "--cache-dir", flags.options.cache_dir,
+      "Folder that keeps packed weights: the next start maps them and packs nothing");
   command
       .add_option("--pillow", flags.options.pillow,
                   "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")

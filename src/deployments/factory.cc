@@ -144,6 +144,9 @@ std::vector<std::string> DeploymentsFactory::DescribeModels() const {
     lines.push_back(absl::StrCat("checkpoint ", info.directory, ": S ", info.image_size, ", D ",
                                  info.embedding_size, ", T ", info.text_length, "; ", info.engine,
                                  "; pixels of Pillow ", key.second));
+    if (!info.precision_choice.empty()) {
+      lines.push_back(absl::StrCat("precision auto: ", info.precision_choice));
+    }
   }
   return lines;
 }

@@ -42,9 +42,11 @@ LoadedTowers LoadTowers(WeightLoader& weights, GemmFormat format) {
   return {.file = std::nullopt, .vision = std::move(vision), .text = std::move(text)};
 }
 
-CpuEngine::CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOptions& options)
+CpuEngine::CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOptions& options,
+                     std::string precision_choice)
     : num_threads_(options.num_threads),
       precision_(options.precision),
+      precision_choice_(std::move(precision_choice)),
       text_config_(text),
       towers_(std::move(towers)),
       images_per_pass_(ItemsPerPass(towers_.vision.tokens(), options)),

@@ -30,14 +30,17 @@ LoadedTowers LoadTowers(WeightLoader& weights, GemmFormat format);
 // Thread-safe.
 class CpuEngine final : public Engine {
  public:
-  // REQUIRES: options.num_threads > 0, options.max_batch_size > 0. Throws std::bad_alloc.
-  CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOptions& options);
+  // precision_choice: as PrecisionChoice() gives it. REQUIRES: options.num_threads > 0,
+  // options.max_batch_size > 0, options.precision is that of `towers`. Throws std::bad_alloc.
+  CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOptions& options,
+            std::string precision_choice = {});
 
   absl::Status EncodeImages(std::span<const float* const> images,
                             std::span<float* const> embeddings) override;
   absl::Status EncodeTexts(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
                            std::span<float* const> embeddings) override;
   std::string Describe() const override;
+  std::string PrecisionChoice() const override { return precision_choice_; }
   std::int64_t memory_bytes() const override { return memory_bytes_; }
 
   void SetObserver(StageObserver observer);
@@ -45,6 +48,7 @@ class CpuEngine final : public Engine {
  private:
   const int num_threads_;
   const Precision precision_;
+  const std::string precision_choice_;
   const TextConfig text_config_;
   const LoadedTowers towers_;
   // Items of one pass over the weights.

@@ -40,29 +40,34 @@ void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, 
 
 Encoder::Encoder(WeightLoader& weights, const TowerConfig& config, const std::string& tower_name,
                  EncoderOutput output, GemmFormat format)
-    : config_(config), tower_name_(tower_name) {
+    : config_(config), tower_name_(tower_name), output_(output) {
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    const std::string layer = absl::StrCat(tower_name, ".encoder.layers.", i, ".");
-    const std::string attention = layer + "self_attn.";
-    Block block;
-    block.last_token_only =
-        output == EncoderOutput::kLastToken && i + 1 == config.num_hidden_layers;
-    block.norm1 = weights.LoadNorm(layer + "layer_norm1");
-    block.norm2 = weights.LoadNorm(layer + "layer_norm2");
-    const std::string q = attention + "q_proj";
-    const std::string k = attention + "k_proj";
-    const std::string v = attention + "v_proj";
-    if (block.last_token_only) {
-      block.query = weights.LoadLinear(q, format);
-      block.key_value = weights.LoadStackedLinears({k, v}, format);
-    } else {
-      block.qkv = weights.LoadStackedLinears({q, k, v}, format);
-    }
-    block.out = weights.LoadLinear(attention + "out_proj", format);
-    block.fc1 = weights.LoadLinear(layer + "mlp.fc1", format);
-    block.fc2 = weights.LoadLinear(layer + "mlp.fc2", format);
-    blocks_.push_back(std::move(block));
+    blocks_.push_back(LoadBlock(weights, i, format));
   }
+}
+
+Encoder::Block Encoder::LoadBlock(WeightLoader& weights, std::int64_t layer,
+                                  GemmFormat format) const {
+  const std::string prefix = absl::StrCat(tower_name_, ".encoder.layers.", layer, ".");
+  const std::string attention = prefix + "self_attn.";
+  Block block;
+  block.last_token_only =
+      output_ == EncoderOutput::kLastToken && layer + 1 == config_.num_hidden_layers;
+  block.norm1 = weights.LoadNorm(prefix + "layer_norm1");
+  block.norm2 = weights.LoadNorm(prefix + "layer_norm2");
+  const std::string q = attention + "q_proj";
+  const std::string k = attention + "k_proj";
+  const std::string v = attention + "v_proj";
+  if (block.last_token_only) {
+    block.query = weights.LoadLinear(q, format);
+    block.key_value = weights.LoadStackedLinears({k, v}, format);
+  } else {
+    block.qkv = weights.LoadStackedLinears({q, k, v}, format);
+  }
+  block.out = weights.LoadLinear(attention + "out_proj", format);
+  block.fc1 = weights.LoadLinear(prefix + "mlp.fc1", format);
+  block.fc2 = weights.LoadLinear(prefix + "mlp.fc2", format);
+  return block;
 }
 
 WorkspaceSizes Encoder::Sizes(std::int64_t batch, std::int64_t tokens) const {
@@ -76,12 +81,23 @@ WorkspaceSizes Encoder::Sizes(std::int64_t batch, std::int64_t tokens) const {
   return sizes;
 }
 
-void Encoder::Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens) const {
+void Encoder::Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
+                  const Fp32Blocks* fp32) const {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    RunBlock(workspace, blocks_[i], batch, tokens);
+    const std::int64_t rows = blocks_[i].last_token_only ? batch : batch * tokens;
+    if (fp32 == nullptr) {
+      RunBlock(workspace, blocks_[i], batch, tokens);
+    } else {
+      RunBlock(workspace, LoadBlock(fp32->weights, static_cast<std::int64_t>(i), GemmFormat::kFp32),
+               batch, tokens);
+      if (fp32->after_block != nullptr) {
+        fp32->after_block(
+            workspace.x.span().first(static_cast<std::size_t>(rows * config_.hidden_size)));
+      }
+    }
     if (workspace.observer) {
-      workspace.Observe(absl::StrCat(tower_name_, ".encoder.layers.", i), workspace.x.data(),
-                        blocks_[i].last_token_only ? batch : batch * tokens, config_.hidden_size);
+      workspace.Observe(absl::StrCat(tower_name_, ".encoder.layers.", i), workspace.x.data(), rows,
+                        config_.hidden_size);
     }
   }
 }

@@ -3,6 +3,7 @@
 // The transformer blocks of either tower (pre-norm, no mask, GELU-tanh).
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,15 @@ void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, 
 // Which tokens leave the last layer.
 enum class EncoderOutput { kEveryToken, kLastToken };
 
+// Makes a pass compute in float32, for a measure of what another format costs: each block is loaded
+// from `weights` when it is needed and dropped after it, so that one of them is in memory at a
+// time.
+struct Fp32Blocks {
+  WeightLoader& weights;  // from a checkpoint
+  // Called after each block with what left it; may change it.
+  std::function<void(std::span<float> x)> after_block;
+};
+
 // Immutable after construction.
 class Encoder {
  public:
@@ -42,7 +52,9 @@ class Encoder {
   WorkspaceSizes Sizes(std::int64_t batch, std::int64_t tokens) const;
   // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if only the last
   // token leaves, [batch, width]: then the last layer computes only what that token needs.
-  void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens) const;
+  // fp32: if set, the blocks come from it.
+  void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
+           const Fp32Blocks* fp32 = nullptr) const;
 
   std::size_t bytes() const;
 
@@ -55,6 +67,7 @@ class Encoder {
     Linear out, fc1, fc2;
   };
 
+  Block LoadBlock(WeightLoader& weights, std::int64_t layer, GemmFormat format) const;
   void Project(Workspace& workspace, const Block& block, std::int64_t rows,
                std::int64_t tokens) const;
   void RunBlock(Workspace& workspace, const Block& block, std::int64_t batch,
@@ -62,6 +75,7 @@ class Encoder {
 
   TowerConfig config_;
   std::string tower_name_;
+  EncoderOutput output_;
   std::vector<Block> blocks_;
 };
 

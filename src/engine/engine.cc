@@ -1,10 +1,14 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <new>
+#include <optional>
+#include <string>
 #include <thread>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -13,6 +17,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "engine/cpu_engine.h"
+#include "engine/precision_check.h"
 #include "engine/weight_cache.h"
 #include "engine/weights.h"
 #include "kernels/target.h"
@@ -54,6 +59,28 @@ GemmFormat FormatOf(Precision precision) {
   return precision == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
 }
 
+void WarnUnusable(const absl::Status& status) {
+  SIGLIP_LOG_WARN("weights cache=unusable, packing in memory error=\"{}\"",
+                  LogSafe(std::string(status.message())));
+}
+
+// Beside the int16 weights that it is about.
+std::string VerdictPath(const WeightCache& cache) {
+  return std::filesystem::path(cache.path())
+      .replace_extension(absl::StrCat("check", kPrecisionCheckVersion));
+}
+
+// Nothing if there is none that can be used.
+std::optional<WeightCache> OpenCache(const Checkpoint& checkpoint, const EngineOptions& options,
+                                     GemmFormat format, ThreadTeam& team) {
+  if (options.cache_dir.empty()) return std::nullopt;
+  absl::StatusOr<WeightCache> cache =
+      WeightCache::Open(options.cache_dir, checkpoint, format, team);
+  if (cache.ok()) return *std::move(cache);
+  WarnUnusable(cache.status());
+  return std::nullopt;
+}
+
 // Towers that borrow from the file in `cache`.
 absl::StatusOr<LoadedTowers> MapTowers(WeightCache& cache, const Checkpoint& checkpoint,
                                        GemmFormat format, ThreadTeam& team) {
@@ -66,11 +93,8 @@ absl::StatusOr<LoadedTowers> MapTowers(WeightCache& cache, const Checkpoint& che
 }
 
 // The same, after packing them into the file if there is none that can be used.
-absl::StatusOr<LoadedTowers> MapOrPackTowers(const Checkpoint& checkpoint,
-                                             const EngineOptions& options, ThreadTeam& team) {
-  const GemmFormat format = FormatOf(options.precision);
-  SIGLIP_ASSIGN_OR_RETURN(WeightCache cache,
-                          WeightCache::Open(options.cache_dir, checkpoint, format, team));
+absl::StatusOr<LoadedTowers> MapOrPackTowers(WeightCache& cache, const Checkpoint& checkpoint,
+                                             GemmFormat format, ThreadTeam& team) {
   absl::StatusOr<LoadedTowers> towers = MapTowers(cache, checkpoint, format, team);
   if (towers.ok()) {
     SIGLIP_LOG_INFO("weights cache=hit file={}", LogSafe(cache.path()));
@@ -87,22 +111,90 @@ absl::StatusOr<LoadedTowers> MapOrPackTowers(const Checkpoint& checkpoint,
   return MapTowers(cache, checkpoint, format, team);
 }
 
-LoadedTowers OpenTowers(const Checkpoint& checkpoint, const EngineOptions& options) {
-  ThreadTeam team(options.num_threads);
-  if (!options.cache_dir.empty()) {
-    absl::StatusOr<LoadedTowers> towers = MapOrPackTowers(checkpoint, options, team);
+LoadedTowers OpenTowers(std::optional<WeightCache>& cache, const Checkpoint& checkpoint,
+                        GemmFormat format, ThreadTeam& team) {
+  if (cache) {
+    absl::StatusOr<LoadedTowers> towers = MapOrPackTowers(*cache, checkpoint, format, team);
     if (towers.ok()) return *std::move(towers);
-    SIGLIP_LOG_WARN("weights cache=unusable, packing in memory error=\"{}\"",
-                    LogSafe(std::string(towers.status().message())));
+    WarnUnusable(towers.status());
   }
   WeightLoader weights(checkpoint, team);
-  return LoadTowers(weights, FormatOf(options.precision));
+  return LoadTowers(weights, format);
+}
+
+// Towers of one precision, and why of that one.
+struct ChosenTowers {
+  LoadedTowers towers;
+  Precision precision = Precision::kFp32;
+  std::string choice;  // empty if it was asked for
+};
+
+ChosenTowers OpenAs(Precision precision, std::string choice, const Checkpoint& checkpoint,
+                    const EngineOptions& options, ThreadTeam& team) {
+  const GemmFormat format = FormatOf(precision);
+  std::optional<WeightCache> cache = OpenCache(checkpoint, options, format, team);
+  return {OpenTowers(cache, checkpoint, format, team), precision, std::move(choice)};
+}
+
+// int16 towers if they pass their check. What is left of them otherwise is the verdict.
+std::variant<ChosenTowers, PrecisionVerdict> OpenInt16IfItPasses(const Checkpoint& checkpoint,
+                                                                 const EngineOptions& options,
+                                                                 ThreadTeam& team) {
+  std::optional<WeightCache> cache = OpenCache(checkpoint, options, GemmFormat::kInt16, team);
+  const std::string path = cache ? VerdictPath(*cache) : std::string();
+  std::optional<PrecisionVerdict> verdict = cache ? ReadVerdict(path) : std::nullopt;
+  if (verdict && !verdict->int16_passes) return *verdict;
+  LoadedTowers towers = OpenTowers(cache, checkpoint, GemmFormat::kInt16, team);
+  if (!verdict) {
+    verdict = CheckInt16(checkpoint, towers, team.num_threads());
+    if (cache) {
+      const absl::Status status = WriteVerdict(path, *verdict);
+      if (!status.ok()) WarnUnusable(status);
+    }
+  }
+  if (!verdict->int16_passes) return *verdict;
+  return ChosenTowers{std::move(towers), Precision::kInt16,
+                      absl::StrCat("int16 (", verdict->reason, ")")};
+}
+
+ChosenTowers OpenAuto(const Checkpoint& checkpoint, const EngineOptions& options,
+                      ThreadTeam& team) {
+  const std::string isa = KernelTargetName();
+  std::string choice = absl::StrCat("fp32 (int16 is not known to be faster on ", isa, ")");
+  if (Int16IsFaster(isa)) {
+    auto int16 = OpenInt16IfItPasses(checkpoint, options, team);
+    if (auto* chosen = std::get_if<ChosenTowers>(&int16)) return std::move(*chosen);
+    choice = absl::StrCat(
+        "fp32 (int16 failed its self-check: ", std::get<PrecisionVerdict>(int16).reason, ")");
+  }
+  return OpenAs(Precision::kFp32, std::move(choice), checkpoint, options, team);
+}
+
+ChosenTowers OpenChosen(const Checkpoint& checkpoint, const EngineOptions& options) {
+  ThreadTeam team(options.num_threads);
+  if (options.precision == Precision::kAuto) return OpenAuto(checkpoint, options, team);
+  return OpenAs(options.precision, {}, checkpoint, options, team);
 }
 
 }  // namespace
 
 std::string PrecisionName(Precision precision) {
-  return precision == Precision::kFp32 ? "fp32" : "int16";
+  switch (precision) {
+    case Precision::kFp32:
+      return "fp32";
+    case Precision::kInt16:
+      return "int16";
+    case Precision::kAuto:
+      return "auto";
+  }
+  return {};
+}
+
+std::optional<Precision> ParsePrecision(std::string_view name) {
+  for (const Precision precision : {Precision::kFp32, Precision::kInt16, Precision::kAuto}) {
+    if (name == PrecisionName(precision)) return precision;
+  }
+  return std::nullopt;
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoint,
@@ -116,8 +208,11 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoin
     resolved.num_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }
   try {
-    return std::make_unique<CpuEngine>(OpenTowers(checkpoint, resolved), checkpoint.config().text,
-                                       resolved);
+    ChosenTowers chosen = OpenChosen(checkpoint, resolved);
+    if (!chosen.choice.empty()) SIGLIP_LOG_INFO("precision auto: {}", chosen.choice);
+    resolved.precision = chosen.precision;
+    return std::make_unique<CpuEngine>(std::move(chosen.towers), checkpoint.config().text, resolved,
+                                       std::move(chosen.choice));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrCat("engine: no memory for the weights of ", checkpoint.directory()));

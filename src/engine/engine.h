@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -18,8 +20,12 @@ namespace siglip {
 enum class Precision {
   kFp32,
   kInt16,  // GemmFormat::kInt16
+  // The fastest of them whose embeddings stay near float32's with the weights at hand: decided at
+  // load by calibration inputs, the same for every start (see precision_check.h).
+  kAuto,
 };
-std::string PrecisionName(Precision precision);  // "fp32", "int16"
+std::string PrecisionName(Precision precision);  // "fp32", "int16", "auto"
+std::optional<Precision> ParsePrecision(std::string_view name);
 
 struct EngineOptions {
   int num_threads = 0;      // CPU workers; 0 = one per core
@@ -39,7 +45,8 @@ class Engine {
   virtual ~Engine() = default;
 
   // Packs the weights for the CPU's kernels, or maps them from options.cache_dir, and allocates all
-  // scratch memory. The checkpoint is not needed afterwards.
+  // scratch memory. kAuto also embeds calibration inputs, unless options.cache_dir remembers what
+  // came of it. The checkpoint is not needed afterwards.
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const Checkpoint& checkpoint,
                                                       const EngineOptions& options);
 
@@ -54,8 +61,10 @@ class Engine {
   virtual absl::Status EncodeTexts(std::span<const std::int64_t* const> ids,
                                    std::int64_t num_tokens, std::span<float* const> embeddings) = 0;
 
-  // "cpu, avx512, fp32, 2 threads".
+  // "cpu, avx512, fp32, 2 threads": the precision that is used.
   virtual std::string Describe() const = 0;
+  // "int16 (1-cos ...)": what kAuto chose and why; empty if it was not asked.
+  virtual std::string PrecisionChoice() const = 0;
   // Bytes of packed weights and scratch memory.
   virtual std::int64_t memory_bytes() const = 0;
 };

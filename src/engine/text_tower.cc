@@ -34,12 +34,13 @@ void TextTower::EmbedTokens(Workspace& workspace, std::span<const std::int64_t* 
 }
 
 void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> ids,
-                    std::int64_t tokens, std::span<float* const> embeddings) const {
+                    std::int64_t tokens, std::span<float* const> embeddings,
+                    const Fp32Blocks* fp32) const {
   const std::int64_t batch = static_cast<std::int64_t>(ids.size());
   const std::int64_t width = config_.hidden_size;
   const std::int64_t projected = config_.projection_size;
   EmbedTokens(workspace, ids, tokens);
-  encoder_.Run(workspace, batch, tokens);
+  encoder_.Run(workspace, batch, tokens, fp32);
   float* normed = workspace.normed.data();
   RunNorm(workspace, final_norm_, config_.layer_norm_eps, workspace.x.data(), batch, width, normed);
   workspace.Observe("text_model.final_layer_norm", normed, batch, width);

@@ -110,12 +110,13 @@ WorkspaceSizes VisionTower::Sizes(std::int64_t batch) const {
   return sizes;
 }
 
-void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* const> images) const {
+void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* const> images,
+                               std::int64_t per_side) const {
   const PatchRows patches{images.data(), config_.num_channels, config_.image_size,
-                          config_.patch_size, config_.patches_per_side()};
+                          config_.patch_size, per_side};
   const std::int64_t width = config_.hidden_size;
   GemmCall call;
-  call.m = static_cast<std::int64_t>(images.size()) * tokens();
+  call.m = static_cast<std::int64_t>(images.size()) * per_side * per_side;
   call.patches = &patches;
   call.w = &patch_embedding_.w;
   call.c = workspace.x.data();
@@ -123,15 +124,16 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* cons
   call.bias = patch_embedding_.bias.data();
   call.residual = positions_.data();
   call.residual_stride = width;
-  call.residual_period = tokens();
+  call.residual_period = per_side * per_side;
   Gemm(workspace.team, call, workspace.packed.data());
   workspace.Observe("vision_model.embeddings", call.c, call.m, width);
 }
 
-const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch) const {
+const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch,
+                               std::int64_t tokens) const {
   const std::int64_t width = config_.hidden_size;
   const std::int64_t heads = config_.num_attention_heads;
-  const std::int64_t rows = batch * tokens();
+  const std::int64_t rows = batch * tokens;
   const HeadBuffers head = DivideHead(workspace.head.data(), batch);
   const float* x = workspace.normed.data();
   RunNorm(workspace, post_norm_, config_.layer_norm_eps, workspace.x.data(), rows, width,
@@ -140,7 +142,7 @@ const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch) const {
 
   RunLinear(workspace, probe_,
             {.rows = rows, .a = x, .a_stride = width, .y = head.scores, .y_stride = heads});
-  PoolTokens(workspace.team, {batch, tokens(), heads, width, x, head.scores, head.sums});
+  PoolTokens(workspace.team, {batch, tokens, heads, width, x, head.scores, head.sums});
   ProjectHeads(workspace.team, {batch, heads, width, head.sums, value_weight_.data(),
                                 value_bias_.data(), head.pooled});
   RunLinear(workspace, out_,
@@ -165,12 +167,14 @@ const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch) const {
   return head.pooled;
 }
 
-void VisionTower::Run(Workspace& workspace, std::span<const float* const> images,
-                      std::span<float* const> embeddings) const {
+void VisionTower::RunCorner(Workspace& workspace, std::span<const float* const> images,
+                            std::int64_t per_side, std::span<float* const> embeddings,
+                            const Fp32Blocks* fp32) const {
   const std::int64_t batch = static_cast<std::int64_t>(images.size());
-  EmbedPatches(workspace, images);
-  encoder_.Run(workspace, batch, tokens());
-  const float* pooled = Pool(workspace, batch);
+  const std::int64_t tokens = per_side * per_side;
+  EmbedPatches(workspace, images, per_side);
+  encoder_.Run(workspace, batch, tokens, fp32);
+  const float* pooled = Pool(workspace, batch, tokens);
   workspace.Observe("vision_model.pooled", pooled, batch, config_.hidden_size);
   for (std::int64_t i = 0; i < batch; ++i) {
     std::copy_n(pooled + i * config_.hidden_size, config_.hidden_size, embeddings[i]);

@@ -23,13 +23,19 @@ class VisionTower {
   // images[i]: [channels,S,S]; embeddings[i]: [D]. REQUIRES: the workspace has
   // Sizes(images.size()).
   void Run(Workspace& workspace, std::span<const float* const> images,
-           std::span<float* const> embeddings) const;
+           std::span<float* const> embeddings) const {
+    RunCorner(workspace, images, config_.patches_per_side(), embeddings);
+  }
+  // The same for the upper left corner of the images, `per_side` by `per_side` patches. fp32: see
+  // Encoder::Run. REQUIRES: 1 <= per_side <= those of a whole image.
+  void RunCorner(Workspace& workspace, std::span<const float* const> images, std::int64_t per_side,
+                 std::span<float* const> embeddings, const Fp32Blocks* fp32 = nullptr) const;
   std::size_t bytes() const;
 
  private:
   // Places in workspace.head.
   struct HeadBuffers {
-    float* scores;  // [batch, tokens, heads]
+    float* scores;  // [batch, tokens, heads] of whole images
     float* sums;    // [batch, heads, width]
     float* pooled;  // [batch, width]
     float* y;       // [batch, width]
@@ -40,9 +46,10 @@ class VisionTower {
   HeadBuffers DivideHead(float* memory, std::int64_t batch) const;
 
   void LoadPoolingHead(WeightLoader& weights);
-  void EmbedPatches(Workspace& workspace, std::span<const float* const> images) const;
+  void EmbedPatches(Workspace& workspace, std::span<const float* const> images,
+                    std::int64_t per_side) const;
   // workspace.x [batch * tokens, width] -> [batch, width] at the returned place.
-  const float* Pool(Workspace& workspace, std::int64_t batch) const;
+  const float* Pool(Workspace& workspace, std::int64_t batch, std::int64_t tokens) const;
 
   VisionConfig config_;
   Linear patch_embedding_;

@@ -20,6 +20,11 @@ std::int64_t Inputs(const StoredTensor& weight) {
 
 }  // namespace
 
+void WeightLoader::Read(const StoredTensor& tensor, std::int64_t first, std::span<float> to) const {
+  CopyFloats(tensor, first, to);
+  if (change_ != nullptr) change_(to);
+}
+
 WeightArray WeightLoader::Array(std::string_view name, std::size_t count, const Fill& fill) {
   if (file_ != nullptr) return WeightArray(file_->Next(name, count));
   AlignedBuffer<float> values(count);
@@ -46,7 +51,7 @@ WeightArray WeightLoader::Tensor(const std::string& name) {
   const StoredTensor& tensor = checkpoint_.tensor(name);
   return Array(name, static_cast<std::size_t>(Outputs(tensor) * Inputs(tensor)),
                [&](std::span<float> values) {
-                 CopyFloats(tensor, 0, values);
+                 Read(tensor, 0, values);
                  DropPages(tensor.bytes);
                });
 }
@@ -65,10 +70,10 @@ Linear WeightLoader::LoadStackedLinears(std::initializer_list<std::string> names
     std::int64_t begin = 0;
     for (const std::string& name : names) {
       const StoredTensor& tensor = checkpoint_.tensor(name + ".weight");
-      w.SetRows(
-          team_, begin, Outputs(tensor), [&](std::int64_t first, std::int64_t count, float* to) {
-            CopyFloats(tensor, first * inputs, {to, static_cast<std::size_t>(count * inputs)});
-          });
+      w.SetRows(team_, begin, Outputs(tensor),
+                [&](std::int64_t first, std::int64_t count, float* to) {
+                  Read(tensor, first * inputs, {to, static_cast<std::size_t>(count * inputs)});
+                });
       // Packed and stored, the weights must not be in memory twice.
       DropPages(tensor.bytes);
       begin += Outputs(tensor);
@@ -78,7 +83,7 @@ Linear WeightLoader::LoadStackedLinears(std::initializer_list<std::string> names
     for (const std::string& name : names) {
       const StoredTensor& tensor = checkpoint_.tensor(name + ".bias");
       const std::size_t count = static_cast<std::size_t>(Outputs(tensor));
-      CopyFloats(tensor, 0, bias.first(count));
+      Read(tensor, 0, bias.first(count));
       bias = bias.subspan(count);
     }
   });

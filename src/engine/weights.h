@@ -54,10 +54,12 @@ class WeightLoader {
  public:
   using Fill = std::function<void(std::span<float>)>;
   using Pack = std::function<void(PackedMatrix&)>;
+  // Changes the values of a tensor, or of some rows of it; called by several workers at once.
+  using Change = void (*)(std::span<float>);
 
-  // From the checkpoint, into memory.
-  WeightLoader(const Checkpoint& checkpoint, ThreadTeam& team)
-      : checkpoint_(checkpoint), team_(team) {}
+  // From the checkpoint, into memory. change: what is done to every Tensor, Linear and Norm.
+  WeightLoader(const Checkpoint& checkpoint, ThreadTeam& team, Change change = nullptr)
+      : checkpoint_(checkpoint), team_(team), change_(change) {}
   // From `file`, which the parts borrow from: look at its status() before using them.
   WeightLoader(const Checkpoint& checkpoint, ThreadTeam& team, WeightFile& file)
       : checkpoint_(checkpoint), team_(team), file_(&file) {}
@@ -80,8 +82,11 @@ class WeightLoader {
                       const Pack& pack);
 
  private:
+  void Read(const StoredTensor& tensor, std::int64_t first, std::span<float> to) const;
+
   const Checkpoint& checkpoint_;
   ThreadTeam& team_;
+  Change change_ = nullptr;
   WeightFile* file_ = nullptr;
   WeightFileWriter* writer_ = nullptr;
 };

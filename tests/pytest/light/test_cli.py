@@ -1,6 +1,7 @@
 """The command line: exit codes, outputs that numpy and json read, bad items that fail alone."""
 
 import json
+import re
 import pathlib
 import shutil
 
@@ -111,6 +112,20 @@ def test_inspect_names_what_is_wrong(siglip, demo, tmp_path):
     result = siglip("inspect", broken)
     assert result.returncode == 1
     assert "model.safetensors" in result.stdout and "spiece.model" in result.stdout
+
+
+def test_auto_is_the_default_and_says_what_it_chose(siglip, demo, tmp_path):
+    result = siglip("embed", "--model", demo, "--text", "a", "-o", tmp_path / "default.npy")
+    line = re.search(r"precision auto: (fp32|int16) \(.+\)$", result.stderr, re.MULTILINE)
+    assert line, result.stderr
+    # The same choice wherever it is asked for, and its numbers are those of the precision that it names.
+    facts = json.loads(siglip("inspect", "--json", "--precision", "auto", demo).stdout)["facts"]
+    assert line[0].endswith(facts["precision auto"])
+    assert f", {line[1]}, " in facts["engine"]
+    assert line[0] in siglip("serve", "--model", demo, "--dry-run").stdout.splitlines()
+    result = siglip("embed", "--model", demo, "--precision", line[1], "--text", "a", "-o", tmp_path / "named.npy")
+    assert "precision auto" not in result.stderr
+    assert (tmp_path / "named.npy").read_bytes() == (tmp_path / "default.npy").read_bytes()
 
 
 def test_bench_measures_engine_and_preprocessing(siglip, demo):

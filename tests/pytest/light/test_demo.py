@@ -22,10 +22,10 @@ def golden_fixture():
     return json.loads((ROOT / "tests/golden/demo.json").read_text())
 
 
-def embed(siglip, tmp_path, demo, images=(), texts=()):
+def embed(siglip, tmp_path, demo, images=(), texts=(), precision="fp32"):
     out = tmp_path / "rows.npy"
     arguments = [item for text in texts for item in ("--text", text)]
-    result = siglip("embed", "--model", demo, *images, *arguments, "-o", out)
+    result = siglip("embed", "--model", demo, "--precision", precision, *images, *arguments, "-o", out)
     assert result.returncode == 0, result.stderr
     return np.load(out).astype(np.float64)
 
@@ -47,6 +47,14 @@ def test_images_equal_transformers(siglip, demo, golden, tmp_path):
 def test_texts_equal_transformers(siglip, demo, golden, tmp_path):
     rows = embed(siglip, tmp_path, demo, texts=golden["texts"])
     assert_near(rows, golden["text_embeddings"], golden["text_error_of_float32"])
+
+
+def test_the_precision_that_auto_chooses_keeps_the_angle(siglip, demo, golden, tmp_path):
+    for kind in ("image", "text"):
+        rows = embed(siglip, tmp_path, demo, **{f"{kind}s": golden[f"{kind}s"]}, precision="auto")
+        expected = np.array(golden[f"{kind}_embeddings"])
+        cosine = (rows * expected).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(expected, axis=1)
+        assert cosine.min() >= 0.99999  # docs/numerics.md
 
 
 def test_the_comparison_can_fail(golden):
@@ -90,4 +98,4 @@ def test_ten_shot_accuracy(sets):
 
 def test_zero_shot_accuracy(siglip, demo, sets, tmp_path):
     texts = [f"A photo of {name}." for _, name in CLASSES]
-    check_bars(embed(siglip, tmp_path, demo, texts=texts), np.arange(len(CLASSES)), sets["valid"])
+    check_bars(embed(siglip, tmp_path, demo, texts=texts, precision="auto"), np.arange(len(CLASSES)), sets["valid"])

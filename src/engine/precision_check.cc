@@ -1,0 +1,242 @@
+#include "engine/precision_check.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/content_hash.h"
+#include "base/file_map.h"
+#include "engine/encoder.h"
+#include "engine/workspace.h"
+
+namespace siglip {
+namespace {
+
+// The goals of --precision int16, which tests/oracle/int16_oracle.py holds it to as well.
+constexpr double kMaxOneMinusCosine = 1e-5;
+constexpr double kMaxRatioToBf16 = 0.25;
+
+// The cost is in rows, and what int16 does to a row does not depend on how many there are; the head
+// averages over fewer, so the error of the corner is not smaller than the picture's.
+constexpr std::int64_t kMaxPatchesPerSide = 8;
+constexpr std::int64_t kInputs = 2;  // of each tower
+// Ids of the short text before its padding.
+constexpr std::int64_t kShortText = 5;
+
+constexpr std::string_view kPassed = "int16 passed: ";
+constexpr std::string_view kFailed = "int16 failed: ";
+// A reason has some hundred bytes.
+constexpr std::uint64_t kMaxVerdictBytes = 4096;
+
+// A number that looks random and is the same everywhere. Source: SplitMix64's finalizer.
+std::uint64_t Scramble(std::uint64_t x) {
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+  x = (x ^ x >> 27) * 0x94d049bb133111eb;
+  return x ^ x >> 31;
+}
+std::uint64_t Scramble(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+  return Scramble(Scramble(Scramble(a + 1) + b) + c);
+}
+// In [-1, 1).
+double Noise(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+  return static_cast<double>(Scramble(a, b, c) >> 11) * 0x1p-52 - 1;
+}
+
+// [3,S,S], normalised as the checkpoint wants it. Squares of 1, 2, 4, ... pixels with independent
+// values of equal variance: the spectrum of photographs, and their edges. `contrast` above 1 clips:
+// large black and white areas.
+std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t seed,
+                                    double contrast) {
+  const VisionConfig& config = checkpoint.config().vision;
+  const PreprocessorConfig& preprocessor = checkpoint.preprocessor();
+  const std::int64_t side = config.image_size;
+  std::vector<float> pixels;
+  pixels.reserve(static_cast<std::size_t>(config.num_channels * side * side));
+  for (std::int64_t channel = 0; channel < config.num_channels; ++channel) {
+    const std::size_t of = static_cast<std::size_t>(std::min<std::int64_t>(channel, 2));
+    for (std::int64_t y = 0; y < side; ++y) {
+      for (std::int64_t x = 0; x < side; ++x) {
+        double sum = 0;
+        int octaves = 0;
+        for (std::int64_t square = 1; square <= side; square *= 2, ++octaves) {
+          const std::uint64_t place = static_cast<std::uint64_t>(y / square * side + x / square);
+          const std::uint64_t octave = static_cast<std::uint64_t>(square);
+          // Half of it in every channel, as most things are nearly grey.
+          sum += Noise(seed, octave, place) +
+                 Noise(seed + 1 + static_cast<std::uint64_t>(channel), octave, place);
+        }
+        const double value =
+            std::clamp(0.5 + 0.5 * contrast * sum / std::sqrt(2 * octaves), 0., 1.);
+        pixels.push_back(
+            static_cast<float>((value - preprocessor.image_mean[of]) / preprocessor.image_std[of]));
+      }
+    }
+  }
+  return pixels;
+}
+
+// As many ids as the text tower takes; those past `words` are one and the same, as padding is.
+std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
+                                          std::int64_t words) {
+  const std::uint64_t vocabulary = static_cast<std::uint64_t>(config.vocab_size);
+  std::vector<std::int64_t> ids;
+  for (std::int64_t i = 0; i < config.max_position_embeddings; ++i) {
+    const std::uint64_t id = i < words
+                                 ? Scramble(seed, static_cast<std::uint64_t>(i), 0) % vocabulary
+                                 : std::min<std::uint64_t>(1, vocabulary - 1);
+    ids.push_back(static_cast<std::int64_t>(id));
+  }
+  return ids;
+}
+
+// To the nearest value of 8 significant bits, ties to even.
+void RoundToBf16(std::span<float> values) {
+  for (float& value : values) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+    value = std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+  }
+}
+
+struct Error {
+  bool finite = true;
+  double one_minus_cosine = 0;
+  double relative_l2 = 0;
+};
+
+Error ErrorOf(std::span<const float> got, std::span<const float> want) {
+  double dot = 0, got_square = 0, want_square = 0, error_square = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double g = static_cast<double>(got[i]);
+    const double w = static_cast<double>(want[i]);
+    dot += g * w;
+    got_square += g * g;
+    want_square += w * w;
+    error_square += (g - w) * (g - w);
+  }
+  // Two zeros, too, are equal, though they have no angle.
+  if (error_square == 0) return {};
+  Error error;
+  error.one_minus_cosine = 1 - dot / std::sqrt(got_square * want_square);
+  error.relative_l2 = std::sqrt(error_square / want_square);
+  error.finite = std::isfinite(error.one_minus_cosine) && std::isfinite(error.relative_l2);
+  return error;
+}
+
+// The worst input of one tower.
+struct TowerReport {
+  std::string name;
+  bool finite = true;
+  double one_minus_cosine = 0;
+  double ratio_to_bf16 = 0;
+
+  bool passed() const {
+    return finite && one_minus_cosine <= kMaxOneMinusCosine && ratio_to_bf16 <= kMaxRatioToBf16;
+  }
+};
+
+// run(inputs, embeddings, fp32): a pass of the tower.
+template <class Input, class Run>
+TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, ThreadTeam& team,
+                       const std::vector<Input>& inputs, const Run& run) {
+  const std::size_t width = static_cast<std::size_t>(checkpoint.config().embedding_size());
+  std::vector<decltype(inputs[0].data())> places;
+  for (const Input& input : inputs) places.push_back(input.data());
+  const auto embed = [&](const Fp32Blocks* fp32) {
+    std::vector<std::vector<float>> rows(inputs.size(), std::vector<float>(width));
+    std::vector<float*> to;
+    for (std::vector<float>& row : rows) to.push_back(row.data());
+    run(places, to, fp32);
+    return rows;
+  };
+  WeightLoader exact(checkpoint, team);
+  WeightLoader rounded(checkpoint, team, RoundToBf16);
+  const Fp32Blocks fp32_blocks{exact, nullptr};
+  const Fp32Blocks bf16_blocks{rounded, RoundToBf16};
+  const auto int16_rows = embed(nullptr);
+  const auto fp32_rows = embed(&fp32_blocks);
+  const auto bf16_rows = embed(&bf16_blocks);
+
+  TowerReport report;
+  report.name = name;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Error int16 = ErrorOf(int16_rows[i], fp32_rows[i]);
+    const Error bf16 = ErrorOf(bf16_rows[i], fp32_rows[i]);
+    report.finite = report.finite && int16.finite && bf16.finite;
+    report.one_minus_cosine = std::max(report.one_minus_cosine, int16.one_minus_cosine);
+    if (int16.relative_l2 > 0) {
+      report.ratio_to_bf16 = std::max(report.ratio_to_bf16, int16.relative_l2 / bf16.relative_l2);
+    }
+  }
+  return report;
+}
+
+std::string TowerText(const TowerReport& tower) {
+  if (!tower.finite) return absl::StrCat(tower.name, " not finite");
+  return absl::StrFormat("%s 1-cos %.2g and %.2g of bfloat16's error", tower.name,
+                         tower.one_minus_cosine, tower.ratio_to_bf16);
+}
+
+std::string SealedText(const PrecisionVerdict& verdict) {
+  const std::string text =
+      absl::StrCat(std::string(verdict.int16_passes ? kPassed : kFailed), verdict.reason, "\n");
+  const std::uint64_t hash = ContentHash(std::as_bytes(std::span(text)));
+  return absl::StrCat(text, absl::Hex(hash, absl::kZeroPad16), "\n");
+}
+
+}  // namespace
+
+bool Int16IsFaster(const std::string& isa) {
+  return isa == "avx512" || isa == "avx2" || isa == "sse4";
+}
+
+PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& towers,
+                            int num_threads) {
+  const std::int64_t batch = kInputs;
+  // Sized for whole pictures, used and hence backed by memory for corners.
+  Workspace workspace(WorkspaceSizes::Max(towers.vision.Sizes(batch), towers.text.Sizes(batch)),
+                      num_threads);
+  const SiglipConfig& config = checkpoint.config();
+  const std::int64_t per_side = std::min(kMaxPatchesPerSide, config.vision.patches_per_side());
+  const std::int64_t tokens = config.text.max_position_embeddings;
+  const TowerReport vision = CheckTower(
+      "vision", checkpoint, workspace.team,
+      std::vector{CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
+      [&](const auto& images, const auto& embeddings, const Fp32Blocks* fp32) {
+        towers.vision.RunCorner(workspace, images, per_side, embeddings, fp32);
+      });
+  const TowerReport text =
+      CheckTower("text", checkpoint, workspace.team,
+                 std::vector{CalibrationText(config.text, 300, tokens),
+                             CalibrationText(config.text, 400, kShortText)},
+                 [&](const auto& ids, const auto& embeddings, const Fp32Blocks* fp32) {
+                   towers.text.Run(workspace, ids, tokens, embeddings, fp32);
+                 });
+  return {.int16_passes = vision.passed() && text.passed(),
+          .reason = absl::StrFormat("%s, %s, on %d calibration inputs; limits %g and %g",
+                                    TowerText(vision), TowerText(text), 2 * kInputs,
+                                    kMaxOneMinusCosine, kMaxRatioToBf16)};
+}
+
+std::optional<PrecisionVerdict> ReadVerdict(const std::string& path) {
+  const auto content = ReadFile(path, kMaxVerdictBytes);
+  if (!content.ok()) return std::nullopt;
+  PrecisionVerdict verdict;
+  verdict.int16_passes = content->starts_with(kPassed);
+  const std::string_view start = verdict.int16_passes ? kPassed : kFailed;
+  if (!content->starts_with(start)) return std::nullopt;
+  verdict.reason = content->substr(start.size(), content->find('\n') - start.size());
+  if (SealedText(verdict) != *content) return std::nullopt;
+  return verdict;
+}
+
+absl::Status WriteVerdict(const std::string& path, const PrecisionVerdict& verdict) {
+  return WriteFileAtomically(path, SealedText(verdict));
+}
+
+}  // namespace siglip
