@@ -22,9 +22,10 @@ namespace {
 constexpr double kMaxOneMinusCosine = 1e-5;
 constexpr double kMaxRatioToBf16 = 0.25;
 
-// The cost is in rows, and what int16 does to a row does not depend on how many there are; the head
-// averages over fewer, so the error of the corner is not smaller than the picture's.
-constexpr std::int64_t kMaxPatchesPerSide = 8;
+// What int16 does to a row does not depend on how many there are, and a head that averages over
+// fewer of them hides less. So few that loading the blocks takes longer than multiplying by them.
+constexpr std::int64_t kMaxPatchesPerSide = 4;
+constexpr std::int64_t kMaxTokens = 16;
 constexpr std::int64_t kInputs = 2;  // of each tower
 // Ids of the short text before its padding.
 constexpr std::int64_t kShortText = 5;
@@ -81,12 +82,12 @@ std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t 
   return pixels;
 }
 
-// As many ids as the text tower takes; those past `words` are one and the same, as padding is.
+// Ids past `words` are one and the same, as padding is.
 std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
-                                          std::int64_t words) {
+                                          std::int64_t tokens, std::int64_t words) {
   const std::uint64_t vocabulary = static_cast<std::uint64_t>(config.vocab_size);
   std::vector<std::int64_t> ids;
-  for (std::int64_t i = 0; i < config.max_position_embeddings; ++i) {
+  for (std::int64_t i = 0; i < tokens; ++i) {
     const std::uint64_t id = i < words
                                  ? Scramble(seed, static_cast<std::uint64_t>(i), 0) % vocabulary
                                  : std::min<std::uint64_t>(1, vocabulary - 1);
@@ -198,12 +199,12 @@ bool Int16IsFaster(const std::string& isa) {
 PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& towers,
                             int num_threads) {
   const std::int64_t batch = kInputs;
-  // Sized for whole pictures, used and hence backed by memory for corners.
+  // Sized for whole pictures, used and hence backed by memory for less.
   Workspace workspace(WorkspaceSizes::Max(towers.vision.Sizes(batch), towers.text.Sizes(batch)),
                       num_threads);
   const SiglipConfig& config = checkpoint.config();
   const std::int64_t per_side = std::min(kMaxPatchesPerSide, config.vision.patches_per_side());
-  const std::int64_t tokens = config.text.max_position_embeddings;
+  const std::int64_t tokens = std::min(kMaxTokens, config.text.max_position_embeddings);
   const TowerReport vision = CheckTower(
       "vision", checkpoint, workspace.team,
       std::vector{CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
@@ -212,8 +213,8 @@ PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& to
       });
   const TowerReport text =
       CheckTower("text", checkpoint, workspace.team,
-                 std::vector{CalibrationText(config.text, 300, tokens),
-                             CalibrationText(config.text, 400, kShortText)},
+                 std::vector{CalibrationText(config.text, 300, tokens, tokens),
+                             CalibrationText(config.text, 400, tokens, kShortText)},
                  [&](const auto& ids, const auto& embeddings, const Fp32Blocks* fp32) {
                    towers.text.Run(workspace, ids, tokens, embeddings, fp32);
                  });
