@@ -188,6 +188,7 @@ TEST_F(PrecisionCheckTest, TheCacheRemembersAVerdictUnlessItIsDamaged) {
   EXPECT_EQ(Open(Precision::kAuto, cache_)->PrecisionChoice(), "int16 (planted)");
   const std::string good = ReadFile(path, 4096).value();
   std::string flipped = good;
+  ASSERT_THAT(good, HasSubstr("planted"));
   flipped[flipped.find("planted")] = 'P';
   for (const std::string& bad : {std::string(), good.substr(0, good.size() - 1), good + "x",
                                  flipped, std::string("int16 passed: \n")}) {
