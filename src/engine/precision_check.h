@@ -17,7 +17,7 @@ namespace siglip {
 // verdicts of another version are not used.
 inline constexpr int kPrecisionCheckVersion = 1;
 
-// On the instruction set `isa`, as measured (bench/README.md).
+// On the instruction set `isa`, as PackingTargetName() names it (docs/adr/0006).
 bool Int16IsFaster(const std::string& isa);
 
 struct PrecisionVerdict {

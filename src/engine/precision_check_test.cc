@@ -132,7 +132,7 @@ class PrecisionCheckTest : public testing::Test {
 };
 
 // Where int16 is not the faster one, the verdict on it is not asked for.
-bool Asked() { return Int16IsFaster(KernelTargetName()); }
+bool Asked() { return Int16IsFaster(PackingTargetName()); }
 
 TEST_F(PrecisionCheckTest, AutoTakesInt16WithUsualWeightsWhereItIsFaster) {
   WriteCheckpoint(UsualWeight);
