@@ -1,23 +1,122 @@
 #include "base/log.h"
 
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 
 #include <cstdio>
 #include <memory>
 
+#include "base/log_settings.h"
+#include "base/mutex.h"
+
 namespace siglip {
+namespace {
+
+// Passes on what the settings let through. spdlog's own level is a threshold, which cannot leave
+// out warnings and keep infos.
+class SettingsSink final : public spdlog::sinks::sink {
+ public:
+  SettingsSink() { Reopen(""); }
+
+  void log(const spdlog::details::log_msg& message) override {
+    MutexLock lock(mu_);
+    if (Wanted(message.level)) target_->log(message);
+  }
+  void flush() override {
+    MutexLock lock(mu_);
+    target_->flush();
+  }
+  void set_pattern(const std::string& pattern) override {
+    MutexLock lock(mu_);
+    target_->set_pattern(pattern);
+  }
+  void set_formatter(std::unique_ptr<spdlog::formatter> formatter) override {
+    MutexLock lock(mu_);
+    target_->set_formatter(std::move(formatter));
+  }
+
+  bool Change(const LogSettings& settings) {
+    MutexLock lock(mu_);
+    if (settings.file != settings_.file && !Reopen(settings.file)) return false;
+    settings_ = settings;
+    const char* pattern =
+        settings.iso8601 ? "%Y-%m-%dT%H:%M:%SZ %^%L%$ %P] %v" : "%Y-%m-%dT%H:%M:%S.%eZ %^%l%$ %v";
+    target_->set_formatter(std::make_unique<spdlog::pattern_formatter>(
+        pattern, spdlog::pattern_time_type::utc));
+    return true;
+  }
+  LogSettings settings() const {
+    MutexLock lock(mu_);
+    return settings_;
+  }
+
+ private:
+  bool Wanted(spdlog::level::level_enum level) const SIGLIP_REQUIRES(mu_) {
+    switch (level) {
+      case spdlog::level::info:
+        return settings_.info;
+      case spdlog::level::warn:
+        return settings_.warning;
+      case spdlog::level::err:
+      case spdlog::level::critical:
+        return settings_.error;
+      default:
+        return settings_.verbose_level > 0;
+    }
+  }
+  bool Reopen(const std::string& file) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
+    try {
+      if (file.empty()) {
+        target_ = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+      } else {
+        target_ = std::make_shared<spdlog::sinks::basic_file_sink_mt>(file);
+      }
+      return true;
+    } catch (const spdlog::spdlog_ex&) {
+      return false;
+    }
+  }
+
+  mutable Mutex mu_;
+  LogSettings settings_ SIGLIP_GUARDED_BY(mu_);
+  std::shared_ptr<spdlog::sinks::sink> target_ SIGLIP_GUARDED_BY(mu_);
+};
+
+std::shared_ptr<SettingsSink> CurrentSink() {
+  const auto& sinks = spdlog::default_logger_raw()->sinks();
+  return sinks.empty() ? nullptr : std::dynamic_pointer_cast<SettingsSink>(sinks[0]);
+}
+
+}  // namespace
 
 void ConfigureLog(LogLevel level) {
-  auto logger = spdlog::stderr_color_mt("siglip");
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %^%l%$ %v", spdlog::pattern_time_type::utc);
-  switch (level) {
-    case LogLevel::kDebug: logger->set_level(spdlog::level::debug); break;
-    case LogLevel::kInfo: logger->set_level(spdlog::level::info); break;
-    case LogLevel::kWarn: logger->set_level(spdlog::level::warn); break;
-    case LogLevel::kError: logger->set_level(spdlog::level::err); break;
-    case LogLevel::kOff: logger->set_level(spdlog::level::off); break;
-  }
+  auto logger = std::make_shared<spdlog::logger>("siglip", std::make_shared<SettingsSink>());
+  logger->flush_on(spdlog::level::trace);
   spdlog::set_default_logger(std::move(logger));
+  LogSettings settings;
+  settings.verbose_level = level == LogLevel::kDebug ? 1 : 0;
+  settings.info = level <= LogLevel::kInfo;
+  settings.warning = level <= LogLevel::kWarn;
+  settings.error = level <= LogLevel::kError;
+  ChangeLog(settings);
+}
+
+bool ChangeLog(const LogSettings& settings) {
+  const std::shared_ptr<SettingsSink> sink = CurrentSink();
+  if (sink == nullptr || !sink->Change(settings)) return false;
+  // Lines that nobody wants are not even formatted.
+  spdlog::default_logger_raw()->set_level(settings.verbose_level > 0 ? spdlog::level::debug
+                                          : settings.info            ? spdlog::level::info
+                                          : settings.warning         ? spdlog::level::warn
+                                          : settings.error           ? spdlog::level::err
+                                                                     : spdlog::level::off);
+  return true;
+}
+
+LogSettings CurrentLog() {
+  const std::shared_ptr<SettingsSink> sink = CurrentSink();
+  return sink == nullptr ? LogSettings{} : sink->settings();
 }
 
 std::string LogSafe(std::string_view text) {

@@ -1,6 +1,12 @@
 #include "base/log.h"
 
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
 #include <gtest/gtest.h>
+
+#include "base/log_settings.h"
 
 namespace siglip {
 namespace {
@@ -8,6 +14,37 @@ namespace {
 TEST(LogSafe, ControlCharactersCannotForgeALine) {
   EXPECT_EQ(LogSafe("a\nb\x1b[0m\x7f"), "a\\x0ab\\x1b[0m\\x7f");
   EXPECT_LE(LogSafe(std::string(10000, 'x')).size(), 300u);
+}
+
+TEST(LogSettings, EachLevelIsSwitchedAlone) {
+  ConfigureLog(LogLevel::kInfo);
+  EXPECT_EQ(CurrentLog(), LogSettings{});
+  const std::string file = ::testing::TempDir() + "log_test.txt";
+  std::remove(file.c_str());
+  LogSettings settings{.warning = false, .verbose_level = 1, .iso8601 = true, .file = file};
+  ASSERT_TRUE(ChangeLog(settings));
+  SIGLIP_LOG_INFO("one");
+  SIGLIP_LOG_WARN("two");
+  SIGLIP_LOG_DEBUG("three");
+  settings.verbose_level = 0;
+  settings.info = false;
+  settings.warning = true;
+  ASSERT_TRUE(ChangeLog(settings));
+  SIGLIP_LOG_INFO("four");
+  SIGLIP_LOG_WARN("five");
+  SIGLIP_LOG_DEBUG("six");
+  EXPECT_EQ(CurrentLog(), settings);
+  std::ostringstream text;
+  text << std::ifstream(file).rdbuf();
+  std::string words;
+  std::istringstream lines(text.str());
+  for (std::string line; std::getline(lines, line);) words += line.substr(line.rfind(' '));
+  EXPECT_EQ(words, " one three five");
+  EXPECT_NE(text.str().find("Z I "), std::string::npos) << text.str();
+  settings.file = "README.md/log.txt";
+  EXPECT_FALSE(ChangeLog(settings));
+  EXPECT_EQ(CurrentLog().file, file);
+  EXPECT_TRUE(ChangeLog({}));
 }
 
 }  // namespace

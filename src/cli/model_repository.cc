@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,8 @@
 #include "base/file_map.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "cli/fnv.h"
+#include "deployments/built_in_configs.h"
 #include "protocol/model_config.h"
 
 namespace siglip::cli {
@@ -34,8 +38,7 @@ std::vector<std::int64_t> ReadVersions(const fs::path& folder) {
   return versions;
 }
 
-absl::StatusOr<ModelConfig> ReadModel(const fs::path& folder) {
-  const std::string path = (folder / "config.pbtxt").string();
+absl::StatusOr<ModelConfig> ReadModel(const fs::path& folder, const std::string& path) {
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
   SIGLIP_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(text, path));
   const std::string folder_name = folder.filename().string();
@@ -54,34 +57,122 @@ absl::StatusOr<ModelConfig> ReadModel(const fs::path& folder) {
   return config;
 }
 
-}  // namespace
-
-absl::StatusOr<std::vector<ModelConfig>> ReadModelRepository(const std::string& repository) {
+absl::StatusOr<std::vector<fs::path>> Subfolders(const std::string& repository) {
   std::error_code error;
   std::vector<fs::path> folders;
   for (fs::directory_iterator it(repository, error); !error && it != fs::directory_iterator();
        it.increment(error)) {
     if (it->is_directory(error)) folders.push_back(it->path());
   }
-  if (error)
+  if (error) {
     return absl::NotFoundError(
         absl::StrCat("model repository ", repository, ": ", error.message()));
+  }
   std::sort(folders.begin(), folders.end());
-  std::vector<ModelConfig> configs;
-  for (const fs::path& folder : folders) {
-    if (!fs::exists(folder / "config.pbtxt", error)) {
-      SIGLIP_LOG_WARN("repository folder={} has no config.pbtxt, skipped",
-                      LogSafe(folder.string()));
+  return folders;
+}
+
+bool HasConfig(const fs::path& folder) {
+  std::error_code error;
+  return fs::exists(folder / "config.pbtxt", error) || fs::exists(folder / "configs", error);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<FolderRepository>> FolderRepository::Open(
+    std::vector<std::string> repositories, std::string config_name) {
+  if (config_name.find('/') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model config name: expected a file's name, got '", config_name, "'"));
+  }
+  std::map<std::string, std::string> found;
+  for (const std::string& repository : repositories) {
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, Subfolders(repository));
+    for (const fs::path& folder : folders) {
+      const std::string name = folder.filename().string();
+      if (!HasConfig(folder)) {
+        SIGLIP_LOG_WARN("repository folder={} has no config.pbtxt, skipped",
+                        LogSafe(folder.string()));
+      } else if (const auto [it, is_new] = found.emplace(name, folder.string()); !is_new) {
+        return absl::InvalidArgumentError(absl::StrCat(folder.string(), ": model '", name,
+                                                       "': expected each name once, ", it->second,
+                                                       " has it too"));
+      }
+    }
+  }
+  if (found.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model repository ", repositories.empty() ? "" : repositories[0], ": holds no model"));
+  }
+  return std::unique_ptr<FolderRepository>(
+      new FolderRepository(std::move(repositories), std::move(config_name)));
+}
+
+std::vector<std::string> FolderRepository::Names() const {
+  std::vector<std::string> names;
+  for (const std::string& repository : repositories_) {
+    const auto folders = Subfolders(repository);
+    if (!folders.ok()) {
+      SIGLIP_LOG_WARN("repository unreadable folder={}", LogSafe(repository));
       continue;
     }
-    SIGLIP_ASSIGN_OR_RETURN(ModelConfig config, ReadModel(folder));
+    for (const fs::path& folder : *folders) {
+      if (HasConfig(folder)) names.push_back(folder.filename().string());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string FolderRepository::FolderOf(const std::string& name) const {
+  for (const std::string& repository : repositories_) {
+    const auto folders = Subfolders(repository);
+    if (!folders.ok()) continue;
+    for (const fs::path& folder : *folders) {
+      if (folder.filename().string() == name && HasConfig(folder)) return folder.string();
+    }
+  }
+  return {};
+}
+
+absl::StatusOr<ModelConfig> FolderRepository::Read(const std::string& name) const {
+  const fs::path folder = FolderOf(name);
+  if (folder.empty()) {
+    return absl::NotFoundError(absl::StrCat("model '", name, "' is not in the model repository"));
+  }
+  std::error_code error;
+  const fs::path chosen = folder / "configs" / (config_name_ + ".pbtxt");
+  const bool is_chosen = !config_name_.empty() && fs::exists(chosen, error);
+  return ReadModel(folder, (is_chosen ? chosen : folder / "config.pbtxt").string());
+}
+
+std::uint64_t FolderRepository::Stamp(const std::string& name) const {
+  const std::string folder = FolderOf(name);
+  std::vector<std::string> lines;
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(folder, error);
+       !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    const auto file = IdentifyFile(it->path().string());
+    lines.push_back(absl::StrCat(it->path().string(), " ", file.ok() ? file->bytes : 0, " ",
+                                 file.ok() ? file->modified_ns : 0));
+  }
+  std::sort(lines.begin(), lines.end());
+  std::uint64_t stamp = kFnvStart;
+  for (const std::string& line : lines) stamp = Fnv(line, stamp);
+  return stamp;
+}
+
+absl::StatusOr<std::unique_ptr<ModelRepository>> BuiltInRepository() {
+  std::vector<ModelConfig> configs;
+  for (const BuiltInConfig& built_in : BuiltInConfigs()) {
+    SIGLIP_ASSIGN_OR_RETURN(
+        ModelConfig config,
+        ParseModelConfig(built_in.text, absl::StrCat("built-in ", std::string(built_in.name))));
+    config.source = "built-in";
+    config.versions = {1};
     configs.push_back(std::move(config));
   }
-  if (configs.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("model repository ", repository, ": holds no model"));
-  }
-  return configs;
+  return std::make_unique<ListedModels>(std::move(configs));
 }
 
 }  // namespace siglip::cli

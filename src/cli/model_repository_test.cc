@@ -24,8 +24,13 @@ class ModelRepositoryTest : public testing::Test {
     std::ofstream(repository_ + "/" + name + "/config.pbtxt") << config;
   }
   std::string Error() {
-    const auto configs = ReadModelRepository(repository_);
-    return configs.ok() ? "read" : std::string(configs.status().message());
+    const auto repository = FolderRepository::Open({repository_});
+    if (!repository.ok()) return std::string(repository.status().message());
+    for (const std::string& name : (*repository)->Names()) {
+      const auto config = (*repository)->Read(name);
+      if (!config.ok()) return std::string(config.status().message());
+    }
+    return "read";
   }
   const std::string repository_;
 };
@@ -37,13 +42,51 @@ TEST_F(ModelRepositoryTest, ModelsAreSortedAndNamedByTheirFolders) {
   std::filesystem::create_directories(repository_ + "/b/007");
   std::filesystem::create_directories(repository_ + "/b/warmup");
   std::filesystem::create_directories(repository_ + "/notes");
-  const auto configs = ReadModelRepository(repository_);
-  ASSERT_TRUE(configs.ok()) << configs.status();
-  ASSERT_EQ(configs->size(), 2u);
-  EXPECT_EQ((*configs)[0].name, "a");
-  EXPECT_EQ((*configs)[1].name, "b");
-  EXPECT_THAT((*configs)[1].versions, ElementsAre(3, 12));
-  EXPECT_EQ((*configs)[1].directory, repository_ + "/b");
+  const auto repository = FolderRepository::Open({repository_});
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_THAT((*repository)->Names(), ElementsAre("a", "b"));
+  const auto config = (*repository)->Read("b");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->name, "b");
+  EXPECT_THAT(config->versions, ElementsAre(3, 12));
+  EXPECT_EQ(config->directory, repository_ + "/b");
+}
+
+TEST_F(ModelRepositoryTest, FollowsTheFolders) {
+  AddModel("a", "backend: \"siglip\" max_batch_size: 3");
+  const auto opened = FolderRepository::Open({repository_}, "small");
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const FolderRepository& repository = **opened;
+  const std::uint64_t before = repository.Stamp("a");
+  EXPECT_EQ(repository.Stamp("a"), before);
+  AddModel("a", "backend: \"siglip\" max_batch_size: 14");
+  EXPECT_NE(repository.Stamp("a"), before);
+  EXPECT_EQ(repository.Read("a")->max_batch_size, 14);
+  std::filesystem::create_directories(repository_ + "/a/configs");
+  std::ofstream(repository_ + "/a/configs/small.pbtxt") << "backend: \"siglip\" max_batch_size: 2";
+  EXPECT_EQ(repository.Read("a")->max_batch_size, 2);
+  AddModel("b", "backend: \"siglip\"");
+  EXPECT_THAT(repository.Names(), ElementsAre("a", "b"));
+  std::filesystem::remove_all(repository_ + "/a");
+  EXPECT_THAT(repository.Names(), ElementsAre("b"));
+  EXPECT_EQ(repository.Read("a").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ModelRepositoryTest, NamesAreNoPaths) {
+  AddModel("a", "backend: \"siglip\"");
+  std::filesystem::create_directories(repository_ + "/a/1/c");
+  std::ofstream(repository_ + "/a/1/c/config.pbtxt") << "backend: \"siglip\"";
+  const auto repository = FolderRepository::Open({repository_});
+  ASSERT_TRUE(repository.ok());
+  for (const char* name : {"", ".", "..", "a/1/c", "../a", "a/", "/etc", "a/../a"}) {
+    EXPECT_EQ((*repository)->Read(name).status().code(), absl::StatusCode::kNotFound) << name;
+  }
+}
+
+TEST_F(ModelRepositoryTest, ANameInTwoRepositoriesIsAnError) {
+  AddModel("a", "backend: \"siglip\"");
+  const auto twice = FolderRepository::Open({repository_, repository_});
+  EXPECT_THAT(std::string(twice.status().message()), HasSubstr("each name once"));
 }
 
 TEST_F(ModelRepositoryTest, WrongRepositoriesAreNamed) {
@@ -55,7 +98,7 @@ TEST_F(ModelRepositoryTest, WrongRepositoriesAreNamed) {
   AddModel("a", "backend: \"siglip\"");
   std::filesystem::remove(repository_ + "/a/1");
   EXPECT_THAT(Error(), HasSubstr("version folder"));
-  EXPECT_THAT(std::string(ReadModelRepository("/nonexistent").status().message()),
+  EXPECT_THAT(std::string(FolderRepository::Open({"/nonexistent"}).status().message()),
               HasSubstr("/nonexistent"));
 }
 

@@ -242,9 +242,7 @@ class EmbedForwarder : public Forwarder {
     for (const std::int64_t count : part_rows) {
       auto part = std::make_unique<InferRequest>();
       part->model_name = target.name;
-      part->priority = request->priority;
-      part->timeout_us = request->timeout_us;
-      part->is_cancelled = request->is_cancelled;
+      Inherit(*request, *part);
       InputTensor input;
       input.name = target.inputs[0].name;
       input.datatype = rows.input.datatype;

@@ -7,6 +7,8 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "deployments/embed_forwarders.h"
 #include "deployments/steps.h"
@@ -65,6 +67,21 @@ absl::Status Complete(const ModelConfig& config, const char* field, const Tensor
   return absl::OkStatus();
 }
 
+// Names, sizes and times of a checkpoint's files: another text when one was replaced.
+std::string FilesText(const std::string& folder) {
+  std::vector<std::string> lines;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(folder, error);
+       !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
+    const auto file = IdentifyFile(it->path().string());
+    if (!file.ok()) continue;
+    lines.push_back(absl::StrCat(it->path().filename().string(), " ", file->inode, " ", file->bytes,
+                                 " ", file->modified_ns));
+  }
+  std::sort(lines.begin(), lines.end());
+  return absl::StrJoin(lines, "\n");
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelConfig& config) {
@@ -85,14 +102,16 @@ absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelCo
   if (pillow == "12") options.pillow = 12;
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::weakly_canonical(folder, error);
-  const auto key = std::make_pair(error ? folder : canonical.string(), options.pillow);
-  std::shared_ptr<Model>& model = models_[key];
+  const Key key{error ? folder : canonical.string(), FilesText(folder), options.pillow};
+  std::erase_if(models_, [](const auto& entry) { return entry.second.expired(); });
+  std::shared_ptr<Model> model = models_[key].lock();
   if (model == nullptr) {
     auto opened = options_.open(folder, options);
     if (!opened.ok()) {
       return ConfigError(config, "parameters.checkpoint", std::string(opened.status().message()));
     }
     model = *std::move(opened);
+    models_[key] = model;
   }
   return model;
 }
@@ -139,11 +158,13 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
 
 std::vector<std::string> DeploymentsFactory::DescribeModels() const {
   std::vector<std::string> lines;
-  for (const auto& [key, model] : models_) {
+  for (const auto& [key, weak] : models_) {
+    const std::shared_ptr<Model> model = weak.lock();
+    if (model == nullptr) continue;
     const ModelInfo& info = model->info();
     lines.push_back(absl::StrCat("checkpoint ", info.directory, ": S ", info.image_size, ", D ",
                                  info.embedding_size, ", T ", info.text_length, "; ", info.engine,
-                                 "; pixels of Pillow ", key.second));
+                                 "; pixels of Pillow ", key.pillow));
     if (!info.precision_choice.empty()) {
       lines.push_back(absl::StrCat("precision auto: ", info.precision_choice));
     }

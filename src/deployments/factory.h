@@ -4,6 +4,7 @@
 // one a model is, `checkpoint` names its snapshot folder (relative: to its config.pbtxt), `pillow`
 // 12 or 13 whose resize.
 
+#include <compare>
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,7 +25,7 @@ struct DeploymentsOptions {
       open = Model::Open;
 };
 
-// Confined to the thread that loads.
+// Used by one thread at a time.
 class DeploymentsFactory final : public DeploymentFactory {
  public:
   explicit DeploymentsFactory(DeploymentsOptions options) : options_(std::move(options)) {}
@@ -38,9 +39,15 @@ class DeploymentsFactory final : public DeploymentFactory {
   absl::StatusOr<std::shared_ptr<Model>> ModelOf(const ModelConfig& config);
 
   const DeploymentsOptions options_;
-  // One per folder and Pillow version: weights are loaded once, whatever number of deployments uses
-  // them.
-  std::map<std::pair<std::string, int>, std::shared_ptr<Model>> models_;
+  // One per folder, state of its files, and Pillow version: weights are loaded once, whatever
+  // number of deployments uses them, and go with the last one.
+  struct Key {
+    std::string folder;
+    std::string files;
+    int pillow = 13;
+    auto operator<=>(const Key&) const = default;
+  };
+  std::map<Key, std::weak_ptr<Model>> models_;
 };
 
 }  // namespace siglip

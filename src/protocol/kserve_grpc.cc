@@ -1,12 +1,12 @@
 #include "protocol/kserve_grpc.h"
 
 #include <limits>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "base/aligned_buffer.h"
 #include "base/status_macros.h"
-#include "protocol/messages.h"
 #include "protocol/tensor_bytes.h"
 #include "protocol/text.h"
 
@@ -156,6 +156,24 @@ absl::Status TypedContents(const InferTensorContents& contents, InputTensor& ten
                                            " must be sent in raw_input_contents"));
 }
 
+// The slice that a tensor's parameters name; nothing if they name none.
+template <class Map>
+absl::StatusOr<std::optional<SharedMemorySlice>> FindSlice(const Map& parameters) {
+  if (!parameters.contains("shared_memory_region")) return std::nullopt;
+  SharedMemorySlice slice;
+  for (const auto& [key, value] : parameters) {
+    if (key == "shared_memory_region") {
+      if (!value.has_string_param()) return WrongParameter(key, "string_param");
+      slice.region = value.string_param();
+    } else if (key == "shared_memory_offset") {
+      SIGLIP_ASSIGN_OR_RETURN(slice.offset, UnsignedParameter(key, value));
+    } else if (key == "shared_memory_byte_size") {
+      SIGLIP_ASSIGN_OR_RETURN(slice.byte_size, UnsignedParameter(key, value));
+    }
+  }
+  return slice;
+}
+
 absl::StatusOr<InputTensor> ParseInput(const InputMessage& message) {
   InputTensor tensor;
   tensor.name = message.name();
@@ -167,12 +185,13 @@ absl::StatusOr<InputTensor> ParseInput(const InputMessage& message) {
   }
   tensor.datatype = *type;
   tensor.shape.assign(message.shape().begin(), message.shape().end());
-  if (message.parameters().contains("shared_memory_region")) return SharedMemoryRefused();
   return tensor;
 }
 
-absl::Status ParseInputs(const inference::ModelInferRequest& message, InferRequest& request) {
+absl::Status ParseInputs(const inference::ModelInferRequest& message,
+                         const SharedMemoryRegions* regions, InferRequest& request) {
   const bool raw = message.raw_input_contents_size() != 0;
+  int next_raw = 0;  // inputs in shared memory have none
   std::set<std::string_view> names;
   for (int i = 0; i < message.inputs_size(); ++i) {
     const InputMessage& input = message.inputs(i);
@@ -186,18 +205,30 @@ absl::Status ParseInputs(const inference::ModelInferRequest& message, InferReque
           Concat("contents field must not be specified when using raw_input_contents for '",
                  tensor.name, "' for model '", message.model_name(), "'"));
     }
-    if (raw && i >= message.raw_input_contents_size()) {
+    SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice,
+                            FindSlice(input.parameters()));
+    if (slice) {
+      if (input.has_contents()) {
+        return absl::InvalidArgumentError(
+            Concat("contents field must not be specified when using shared memory for '",
+                   tensor.name, "' for model '", message.model_name(), "'"));
+      }
+      SIGLIP_RETURN_IF_ERROR(ReadSharedInput(regions, *slice, tensor));
+      request.inputs.push_back(std::move(tensor));
+      continue;
+    }
+    if (raw && next_raw >= message.raw_input_contents_size()) {
       return absl::InvalidArgumentError(Concat("expected raw_input_contents for every input, got ",
                                                message.raw_input_contents_size(), " for ",
                                                message.inputs_size(), " inputs"));
     }
-    SIGLIP_RETURN_IF_ERROR(raw ? SetInputBytes(message.raw_input_contents(i), tensor)
+    SIGLIP_RETURN_IF_ERROR(raw ? SetInputBytes(message.raw_input_contents(next_raw++), tensor)
                                : TypedContents(input.contents(), tensor));
     request.inputs.push_back(std::move(tensor));
   }
-  if (message.raw_input_contents_size() > message.inputs_size()) {
+  if (message.raw_input_contents_size() > next_raw) {
     return absl::InvalidArgumentError(Concat("expected number of raw_input_contents to be ",
-                                             message.inputs_size(), ", got ",
+                                             next_raw, ", got ",
                                              message.raw_input_contents_size()));
   }
   return absl::OkStatus();
@@ -208,7 +239,6 @@ absl::StatusOr<RequestedOutput> ParseOutput(const OutputMessage& message) {
   output.name = message.name();
   if (output.name.empty()) return absl::InvalidArgumentError("output: 'name' is missing or empty");
   for (const auto& [key, value] : message.parameters()) {
-    if (key == "shared_memory_region") return SharedMemoryRefused();
     if (key != "classification") continue;
     if (!value.has_int64_param() || value.int64_param() < 0) {
       return WrongParameter(key, "a non-negative int64_param");
@@ -219,16 +249,23 @@ absl::StatusOr<RequestedOutput> ParseOutput(const OutputMessage& message) {
   return output;
 }
 
-absl::Status ParseParts(const inference::ModelInferRequest& message, ParsedGrpcInfer& parsed) {
+absl::Status ParseParts(const inference::ModelInferRequest& message,
+                        const SharedMemoryRegions* regions, ParsedGrpcInfer& parsed) {
   for (const auto& [key, value] : message.parameters()) {
     SIGLIP_RETURN_IF_ERROR(RequestParameter(key, value, parsed));
   }
-  SIGLIP_RETURN_IF_ERROR(ParseInputs(message, *parsed.request));
+  SIGLIP_RETURN_IF_ERROR(ParseInputs(message, regions, *parsed.request));
   std::set<std::string_view> names;
   for (const OutputMessage& output : message.outputs()) {
     SIGLIP_ASSIGN_OR_RETURN(RequestedOutput requested, ParseOutput(output));
     if (!names.insert(output.name()).second) {
       return absl::InvalidArgumentError(Concat("output '", requested.name, "' already requested"));
+    }
+    SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice,
+                            FindSlice(output.parameters()));
+    if (slice) {
+      SIGLIP_RETURN_IF_ERROR(CheckSharedOutput(regions, requested, *slice));
+      parsed.shared_memory.emplace(requested.name, *slice);
     }
     parsed.request->outputs.push_back(std::move(requested));
   }
@@ -250,7 +287,8 @@ void RenderParameter(const ParameterValue& value, InferParameter& message) {
 }  // namespace
 
 absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferRequest& message,
-                                               std::shared_ptr<const void> owner) {
+                                               std::shared_ptr<const void> owner,
+                                               const SharedMemoryRegions* regions) {
   ParsedGrpcInfer parsed;
   parsed.request = std::make_unique<InferRequest>();
   InferRequest& request = *parsed.request;
@@ -258,7 +296,7 @@ absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferReques
   request.model_name = message.model_name();
   request.model_version = message.model_version();
   request.body = std::move(owner);
-  const absl::Status status = ParseParts(message, parsed);
+  const absl::Status status = ParseParts(message, regions, parsed);
   if (status.ok()) return parsed;
   if (request.id.empty()) return status;
   return absl::Status(status.code(), Concat("[request id: ", request.id, "] ", status.message()));

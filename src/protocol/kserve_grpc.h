@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "protocol/shared_memory_io.h"
 #include "serving/request.h"
 
 #include "grpc_service.pb.h"
@@ -15,12 +16,14 @@ struct ParsedGrpcInfer {
   std::unique_ptr<InferRequest> request;  // done, is_cancelled and times are the caller's
   // triton_enable_empty_final_response: the client wants triton_final_response in streamed answers.
   bool wants_final_flag = false;
+  SharedMemorySlices shared_memory;  // where outputs go
 };
 
 // `owner` keeps `message` alive: inputs borrow from it. InvalidArgument for what breaks the
-// protocol, Unimplemented for shared memory.
+// protocol. Null regions refuse shared memory.
 absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferRequest& message,
-                                               std::shared_ptr<const void> owner);
+                                               std::shared_ptr<const void> owner,
+                                               const SharedMemoryRegions* regions = nullptr);
 
 // REQUIRES: response.status is ok. One raw_output_contents entry per output, always.
 void RenderGrpcInfer(const InferResponse& response, inference::ModelInferResponse& message);

@@ -10,7 +10,6 @@
 #include "base/checked_math.h"
 #include "base/status_macros.h"
 #include "protocol/json_input.h"
-#include "protocol/messages.h"
 #include "protocol/tensor_bytes.h"
 #include "protocol/text.h"
 
@@ -26,16 +25,17 @@ struct InputState {
   bool has_datatype = false;
   bool has_shape = false;
   bool has_data = false;
-  bool has_shared_memory = false;
+  std::optional<SharedMemorySlice> shared_memory;
   std::optional<std::uint64_t> binary_bytes;
   std::string_view deferred_data;  // the JSON array, if it came before shape or datatype
 };
 
 class InferParser {
  public:
-  InferParser(std::shared_ptr<const PaddedBody> body, std::size_t head_bytes, InferRequest& request,
-              BinaryChoice& binary)
-      : body_(std::move(body)),
+  InferParser(const HttpInferInput& input, std::size_t head_bytes, InferRequest& request,
+              OutputForms& binary)
+      : regions_(input.regions),
+        body_(input.body),
         head_(body_->view().substr(0, head_bytes)),
         request_(request),
         binary_(binary),
@@ -129,13 +129,14 @@ class InferParser {
     if (!input_names_.insert(name).second) {
       return absl::InvalidArgumentError(Concat("input '", name, "' already exists in request"));
     }
-    if (state.has_shared_memory) return SharedMemoryRefused();
-    if (state.has_data == state.binary_bytes.has_value()) {
+    const int sources = int{state.has_data} + int{state.binary_bytes.has_value()} +
+                        int{state.shared_memory && !state.shared_memory->region.empty()};
+    if (sources != 1) {
       return absl::InvalidArgumentError(Concat(
           "Input must set only one of the following fields: 'data', 'binary_data_size' in "
           "'parameters', "
           "'shared_memory_region' in 'parameters'. But ",
-          state.has_data ? "multiple fields are" : "no field is", " set for input '", name, "'"));
+          sources > 1 ? "multiple fields are" : "no field is", " set for input '", name, "'"));
     }
     if (state.deferred_data.data() != nullptr) SIGLIP_RETURN_IF_ERROR(DeferredData(state));
     inputs_.push_back(std::move(state));
@@ -192,11 +193,26 @@ class InferParser {
       SIGLIP_ASSIGN_OR_RETURN(state.binary_bytes, ReadUint(value, "parameter 'binary_data_size'"));
       return absl::OkStatus();
     }
-    if (key == "shared_memory_region") {
-      state.has_shared_memory = true;
-      return ReadString(value, "parameter 'shared_memory_region'").status();
+    if (key.starts_with("shared_memory_")) {
+      if (!state.shared_memory) state.shared_memory.emplace();
+      return SharedMemoryField(key, value, *state.shared_memory);
     }
     return ValidateValue(value, 5);
+  }
+
+  static absl::Status SharedMemoryField(std::string_view key, JsonValue value,
+                                        SharedMemorySlice& slice) {
+    const std::string where = Concat("parameter '", key, "'");
+    if (key == "shared_memory_region") {
+      SIGLIP_ASSIGN_OR_RETURN(slice.region, ReadString(value, where));
+    } else if (key == "shared_memory_offset") {
+      SIGLIP_ASSIGN_OR_RETURN(slice.offset, ReadUint(value, where));
+    } else if (key == "shared_memory_byte_size") {
+      SIGLIP_ASSIGN_OR_RETURN(slice.byte_size, ReadUint(value, where));
+    } else {
+      return ValidateValue(value, 5);
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Data(JsonValue value, InputState& state) {
@@ -357,7 +373,7 @@ class InferParser {
   absl::Status Output(JsonObject object) {
     RequestedOutput output;
     std::optional<bool> binary;
-    bool shared_memory = false;
+    SharedMemorySlice shared_memory;
     SIGLIP_RETURN_IF_ERROR(
         ForEachField(object, 3, [&](std::string_view key, JsonValue value) -> absl::Status {
           if (key == "name") {
@@ -375,9 +391,8 @@ class InferParser {
               // Any number above the class count means all classes.
               output.classification = static_cast<std::int64_t>(
                   std::min<std::uint64_t>(n, std::numeric_limits<std::int32_t>::max()));
-            } else if (k == "shared_memory_region") {
-              shared_memory = true;
-              return ReadString(v, "parameter 'shared_memory_region'").status();
+            } else if (k.starts_with("shared_memory_")) {
+              return SharedMemoryField(k, v, shared_memory);
             } else {
               return ValidateValue(v, 5);
             }
@@ -386,7 +401,15 @@ class InferParser {
         }));
     if (output.name.empty())
       return absl::InvalidArgumentError("output: 'name' is missing or empty");
-    if (shared_memory) return SharedMemoryRefused();
+    if (!shared_memory.region.empty()) {
+      SIGLIP_RETURN_IF_ERROR(CheckSharedOutput(regions_, output, shared_memory));
+      if (binary.value_or(false)) {
+        return absl::InvalidArgumentError(
+            Concat("output '", output.name,
+                   "': expected either 'binary_data' or 'shared_memory_region', got both"));
+      }
+      binary_.shared_memory.emplace(output.name, shared_memory);
+    }
     if (!output_names_.insert(output.name).second) {
       return absl::InvalidArgumentError(Concat("output '", output.name, "' already requested"));
     }
@@ -408,6 +431,8 @@ class InferParser {
         }
         SIGLIP_RETURN_IF_ERROR(SetInputBytes(tail.substr(0, *state.binary_bytes), state.tensor));
         tail.remove_prefix(*state.binary_bytes);
+      } else if (state.shared_memory) {
+        SIGLIP_RETURN_IF_ERROR(ReadSharedInput(regions_, *state.shared_memory, state.tensor));
       }
       request_.inputs.push_back(std::move(state.tensor));
     }
@@ -418,10 +443,11 @@ class InferParser {
     return absl::OkStatus();
   }
 
+  const SharedMemoryRegions* const regions_;
   const std::shared_ptr<const PaddedBody> body_;
   const std::string_view head_;
   InferRequest& request_;
-  BinaryChoice& binary_;
+  OutputForms& binary_;
   std::shared_ptr<simdjson::ondemand::parser> parser_;
   std::set<std::string, std::less<>> seen_;
   std::set<std::string, std::less<>> input_names_;
@@ -463,7 +489,7 @@ absl::StatusOr<ParsedInfer> ParseHttpInfer(const HttpInferInput& input) {
     FillRaw(input, parsed);
     return parsed;
   }
-  InferParser parser(input.body, head_bytes, *parsed.request, parsed.binary);
+  InferParser parser(input, head_bytes, *parsed.request, parsed.binary);
   absl::Status status = parser.Parse();
   if (!status.ok()) {
     if (parsed.request->id.empty()) return status;

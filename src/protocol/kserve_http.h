@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "protocol/padded_body.h"
+#include "protocol/shared_memory_io.h"
 #include "serving/request.h"
 
 namespace siglip {
@@ -21,10 +22,11 @@ namespace siglip {
 // The header that parts a body into JSON and binary blocks, in requests and answers.
 inline constexpr std::string_view kInferHeaderLength = "Inference-Header-Content-Length";
 
-// Which outputs the client wants as binary blocks.
-struct BinaryChoice {
+// Which outputs the client wants as binary blocks or in shared memory.
+struct OutputForms {
   bool by_default = false;
-  std::map<std::string, bool, std::less<>> by_name;
+  std::map<std::string, bool, std::less<>> by_name = {};
+  SharedMemorySlices shared_memory = {};
 
   bool IsBinary(std::string_view output) const {
     const auto it = by_name.find(output);
@@ -37,16 +39,17 @@ struct HttpInferInput {
   std::string_view model_version;  // empty = the newest
   // Value of Inference-Header-Content-Length as received; nothing if the header is absent.
   std::optional<std::string_view> header_length;
-  std::shared_ptr<const PaddedBody> body;  // decompressed; kept alive by the request
+  std::shared_ptr<const PaddedBody> body;        // decompressed; kept alive by the request
+  const SharedMemoryRegions* regions = nullptr;  // null = none
 };
 
 struct ParsedInfer {
   std::unique_ptr<InferRequest> request;  // done, is_cancelled and times are the caller's
-  BinaryChoice binary;
+  OutputForms binary;
 };
 
-// InvalidArgument for what breaks the protocol, Unimplemented for shared memory. Inputs borrow from
-// the body; JSON numbers and escaped strings get storage of their own.
+// InvalidArgument for what breaks the protocol. Inputs borrow from the body; JSON numbers, escaped
+// strings and what lies in shared memory get storage of their own.
 absl::StatusOr<ParsedInfer> ParseHttpInfer(const HttpInferInput& input);
 
 // The length of the JSON part of a body: text of the header, strict. 0 = raw request.
@@ -61,9 +64,10 @@ struct HttpInferAnswer {
   bool binary = false;
 };
 
-// REQUIRES: response.status is ok. Unimplemented for FP16 and BF16 asked for as JSON.
+// REQUIRES: response.status is ok, and what goes to shared memory is there already: of it, only
+// name, type and shape are told. InvalidArgument for FP16 and BF16 asked for as JSON.
 absl::StatusOr<HttpInferAnswer> RenderHttpInfer(const InferResponse& response,
-                                                const BinaryChoice& binary);
+                                                const OutputForms& binary);
 
 // The body of POST /v2/repository/index: empty, or an object with an optional bool "ready".
 absl::StatusOr<bool> ParseIndexRequest(const PaddedBody& body);

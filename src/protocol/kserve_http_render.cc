@@ -3,6 +3,7 @@
 
 #include "base/checked_math.h"
 #include "base/status_macros.h"
+#include "protocol/generate.h"
 #include "protocol/json_writer.h"
 #include "protocol/kserve_http.h"
 #include "protocol/tensor_bytes.h"
@@ -97,9 +98,10 @@ absl::Status AppendData(const OutputTensor& output, std::string& json) {
     case DataType::kBf16:
       break;
   }
-  return absl::UnimplementedError(Concat("output '", output.name, "': datatype ",
-                                         DataTypeName(output.datatype),
-                                         " cannot be sent as JSON, ask for binary data"));
+  return absl::InvalidArgumentError(
+      Concat("sending ", DataTypeName(output.datatype),
+             " data via JSON is not supported. Please use the binary data format for output '",
+             output.name, "'"));
 }
 
 void AppendParameters(const Parameters& parameters, std::string& json) {
@@ -123,13 +125,18 @@ void AppendParameters(const Parameters& parameters, std::string& json) {
   json += '}';
 }
 
-absl::Status AppendOutput(const OutputTensor& output, bool binary, HttpInferAnswer& answer) {
+absl::Status AppendOutput(const OutputTensor& output, const OutputForms& forms,
+                          HttpInferAnswer& answer) {
   std::string& json = answer.json;
   json += "{\"name\":";
   AppendJsonString(output.name, json);
   AppendAll(json, ",\"datatype\":\"", DataTypeName(output.datatype),
             "\",\"shape\":", DimsText(output.shape));
-  if (binary) {
+  if (forms.shared_memory.contains(output.name)) {
+    json += '}';
+    return absl::OkStatus();
+  }
+  if (forms.IsBinary(output.name)) {
     AppendAll(json, ",\"parameters\":{\"binary_data_size\":", output.data.size(), "}}");
     answer.blocks.push_back(output.data);
     answer.binary |= !output.data.empty();
@@ -141,12 +148,8 @@ absl::Status AppendOutput(const OutputTensor& output, bool binary, HttpInferAnsw
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<HttpInferAnswer> RenderHttpInfer(const InferResponse& response,
-                                                const BinaryChoice& binary) {
-  HttpInferAnswer answer;
-  std::string& json = answer.json;
+// "{" and everything before the outputs.
+void AppendHead(const InferResponse& response, std::string& json) {
   json += '{';
   if (!response.id.empty()) {
     json += "\"id\":";
@@ -158,11 +161,34 @@ absl::StatusOr<HttpInferAnswer> RenderHttpInfer(const InferResponse& response,
   json += ",\"model_version\":";
   AppendJsonString(response.model_version, json);
   if (!response.parameters.empty()) AppendParameters(response.parameters, json);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> RenderGenerate(const InferResponse& response) {
+  std::string json;
+  AppendHead(response, json);
+  for (const OutputTensor& output : response.outputs) {
+    json += ',';
+    AppendJsonString(output.name, json);
+    const bool scalar = ElementCount(output.shape) == 1;
+    json += scalar ? ":" : ":[";
+    SIGLIP_RETURN_IF_ERROR(AppendData(output, json));
+    if (!scalar) json += ']';
+  }
+  return json + '}';
+}
+
+absl::StatusOr<HttpInferAnswer> RenderHttpInfer(const InferResponse& response,
+                                                const OutputForms& binary) {
+  HttpInferAnswer answer;
+  std::string& json = answer.json;
+  AppendHead(response, json);
   json += ",\"outputs\":[";
   for (std::size_t i = 0; i < response.outputs.size(); ++i) {
     if (i != 0) json += ',';
     const OutputTensor& output = response.outputs[i];
-    SIGLIP_RETURN_IF_ERROR(AppendOutput(output, binary.IsBinary(output.name), answer));
+    SIGLIP_RETURN_IF_ERROR(AppendOutput(output, binary, answer));
   }
   json += "]}";
   return answer;

@@ -276,5 +276,33 @@ TEST(IndexRequest, BodyIsOptional) {
   EXPECT_FALSE(ParseIndexRequest(PaddedBody("[")).ok());
 }
 
+TEST(RenderHttpInfer, HalfPrecisionIsBinaryOnly) {
+  for (const DataType type : {DataType::kFp16, DataType::kBf16}) {
+    const std::uint16_t value = 0x3c00;
+    InferResponse response;
+    response.outputs.push_back({.name = "Y", .datatype = type, .shape = {1}});
+    response.outputs[0].data = std::as_bytes(std::span(&value, 1));
+    const auto json = RenderHttpInfer(response, {});
+    EXPECT_EQ(json.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(json.status().message()),
+                HasSubstr("data via JSON is not supported. Please use the binary data format"));
+    EXPECT_TRUE(RenderHttpInfer(response, {.by_default = true}).ok());
+  }
+}
+
+TEST(RenderHttpInfer, WhatLiesInSharedMemoryHasNoData) {
+  InferResponse response;
+  response.model_name = "m";
+  response.model_version = "1";
+  response.outputs.push_back({.name = "Y", .shape = {1, 2}});
+  OutputForms forms{.by_default = true};
+  forms.shared_memory["Y"] = {.region = "r", .byte_size = 8};
+  const auto answer = RenderHttpInfer(response, forms);
+  ASSERT_TRUE(answer.ok());
+  EXPECT_FALSE(answer->binary);
+  EXPECT_EQ(answer->json, R"({"model_name":"m","model_version":"1","outputs":[)"
+                          R"({"name":"Y","datatype":"FP32","shape":[1,2]}]})");
+}
+
 }  // namespace
 }  // namespace siglip

@@ -21,17 +21,4 @@ inference::RepositoryIndexResponse ToProto(const std::vector<IndexRow>& rows);
 // An array of rows; empty fields are left out, as a model that was never loaded has a name alone.
 std::string IndexJson(const std::vector<IndexRow>& rows);
 
-// What tracing and logging are set to: tracing is off and nothing of either can be changed from
-// outside.
-inference::TraceSettingResponse TraceSettings();
-inference::LogSettingsResponse LogSettings();
-std::string TraceSettingsJson();
-std::string LogSettingsJson();
-
-// Refusals that both doors give.
-absl::Status LoadUnloadRefused();
-absl::Status SharedMemoryRefused();
-absl::Status SettingsRefused(std::string_view what);
-absl::Status RepositoryNameRefused();
-
 }  // namespace siglip

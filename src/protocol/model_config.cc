@@ -6,6 +6,7 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/text_format.h>
+#include <google/protobuf/util/json_util.h>
 
 #include "base/status_macros.h"
 #include "protocol/proto_json.h"
@@ -318,6 +319,27 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_
   config->source = std::string(path);
   const std::size_t slash = path.rfind('/');
   config->directory = slash == std::string_view::npos ? "." : std::string(path.substr(0, slash));
+  config->wire = wire.SerializeAsString();
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ParseModelConfigJson(std::string_view json, std::string_view name) {
+  inference::ModelConfig wire;
+  const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(json), &wire);
+  if (!parsed.ok()) {
+    return absl::InvalidArgumentError(
+        Concat("load parameter 'config' of model '", name, "': ", std::string(parsed.message())));
+  }
+  if (!wire.name().empty() && wire.name() != name) {
+    return absl::InvalidArgumentError(Concat("load parameter 'config': name: expected '", name,
+                                             "' or none, got '", wire.name(), "'"));
+  }
+  wire.set_name(std::string(name));
+  absl::StatusOr<ModelConfig> config = FromWire(wire);
+  if (!config.ok()) {
+    return absl::InvalidArgumentError(
+        Concat("load parameter 'config' of model '", name, "': ", config.status().message()));
+  }
   config->wire = wire.SerializeAsString();
   return config;
 }

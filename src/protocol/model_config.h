@@ -17,6 +17,10 @@ namespace siglip {
 // enum values are refused, and so is what this server cannot honour (sequence batching).
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_view path);
 
+// The same from the JSON of a load request, in protobuf's rules; `name` is the model's, which the
+// text must have or leave out.
+absl::StatusOr<ModelConfig> ParseModelConfigJson(std::string_view json, std::string_view name);
+
 // The message as clients see it: `wire`, overlaid with the struct's fields, normalised as Triton's
 // core does (version policy, preferred batch sizes, pinned memory).
 inference::ModelConfig ModelConfigToProto(const ModelConfig& config);

@@ -48,6 +48,7 @@ class FakeService final : public Service {
     config->name = "echo";
     config->backend = "siglip";
     config->max_batch_size = 8;
+    config->inputs = {{.name = "X", .datatype = DataType::kFp32, .dims = {-1}}};
     return std::shared_ptr<const ModelConfig>(std::move(config));
   }
 
@@ -69,6 +70,19 @@ class FakeService final : public Service {
     std::vector<IndexRow> rows = {{"echo", "1", "READY", ""}};
     if (!ready_only) rows.push_back({"loading", "1", "LOADING", "slow"});
     return rows;
+  }
+
+  // Loads "echo" alone, once allowed.
+  std::atomic<bool> explicit_mode{false};
+  void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) override {
+    if (!explicit_mode) return done(ControlRefused());
+    done(request.name == "echo"
+             ? absl::OkStatus()
+             : absl::InvalidArgumentError("failed to load '" + request.name +
+                                          "', failed to poll from model repository"));
+  }
+  void UnloadModel(const std::string&, bool, std::function<void(absl::Status)> done) override {
+    done(explicit_mode ? absl::OkStatus() : ControlRefused());
   }
 
   void Infer(std::unique_ptr<InferRequest> request) override {

@@ -1,18 +1,23 @@
 #include "server/grpc.h"
 
+#include <algorithm>
 #include <limits>
 
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/security/tls_certificate_provider.h>
 
 #include "base/status_macros.h"
+#include "protocol/control.h"
 #include "protocol/messages.h"
 #include "protocol/model_config.h"
 #include "protocol/text.h"
+#include "server/grpc_health.h"
 #include "server/grpc_infer.h"
+#include "server/tls.h"
 
 #include "grpc_service.grpc.pb.h"
-#include "health.grpc.pb.h"
 
 namespace siglip {
 namespace {
@@ -24,6 +29,8 @@ using Reactor = grpc::ServerUnaryReactor;
 constexpr int kMaxConcurrentStreams = 1024;
 // All that gRPC buffers together; beyond it connections are slowed down.
 constexpr std::size_t kMemoryQuotaBytes = std::size_t{2} << 30;
+// How soon a certificate that was replaced on disk is taken up.
+constexpr unsigned kTlsRefreshSeconds = 1;
 
 Reactor* Finish(Context* context, const absl::Status& status = absl::OkStatus()) {
   Reactor* reactor = context->DefaultReactor();
@@ -33,8 +40,7 @@ Reactor* Finish(Context* context, const absl::Status& status = absl::OkStatus())
 
 class InferenceService final : public inference::GRPCInferenceService::CallbackService {
  public:
-  InferenceService(siglip::Service& service, const DoorState& state)
-      : service_(service), state_(state) {
+  InferenceService(siglip::Service& service, DoorState& state) : service_(service), state_(state) {
     SetMessageAllocatorFor_ModelInfer(&allocator_);
   }
 
@@ -43,163 +49,265 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
 
   Reactor* ServerLive(Context* context, const inference::ServerLiveRequest*,
                       inference::ServerLiveResponse* response) override {
-    response->set_live(service_.Live());
-    return Finish(context);
+    return Run(context, Api::kHealth, [&] {
+      response->set_live(service_.Live());
+      return absl::OkStatus();
+    });
   }
 
   Reactor* ServerReady(Context* context, const inference::ServerReadyRequest*,
                        inference::ServerReadyResponse* response) override {
-    response->set_ready(service_.Ready() && !state_.draining.load());
-    return Finish(context);
+    return Run(context, Api::kHealth, [&] {
+      response->set_ready(service_.Ready() && !state_.draining.load());
+      return absl::OkStatus();
+    });
   }
 
   Reactor* ModelReady(Context* context, const inference::ModelReadyRequest* request,
                       inference::ModelReadyResponse* response) override {
-    const absl::Status status = service_.ModelReady(request->name(), request->version());
-    response->set_ready(status.ok());
-    // A model that is known but not ready is an answer, not an error.
-    return Finish(context, absl::IsUnavailable(status) ? absl::OkStatus() : status);
+    return Run(context, Api::kHealth, [&] {
+      const absl::Status status = service_.ModelReady(request->name(), request->version());
+      response->set_ready(status.ok());
+      // A model that is known but not ready is an answer, not an error.
+      const bool known = absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
+      return known ? absl::OkStatus() : status;
+    });
   }
 
   Reactor* ServerMetadata(Context* context, const inference::ServerMetadataRequest*,
                           inference::ServerMetadataResponse* response) override {
-    *response = ToProto(service_.Metadata());
-    return Finish(context);
+    return Run(context, Api::kMetadata, [&] {
+      *response = ToProto(service_.Metadata());
+      return absl::OkStatus();
+    });
   }
 
   Reactor* ModelMetadata(Context* context, const inference::ModelMetadataRequest* request,
                          inference::ModelMetadataResponse* response) override {
-    const auto metadata = service_.GetModelMetadata(request->name(), request->version());
-    if (metadata.ok()) *response = ToProto(*metadata);
-    return Finish(context, metadata.status());
+    return Run(context, Api::kMetadata, [&]() -> absl::Status {
+      SIGLIP_ASSIGN_OR_RETURN(const auto metadata,
+                              service_.GetModelMetadata(request->name(), request->version()));
+      *response = ToProto(metadata);
+      return absl::OkStatus();
+    });
   }
 
   Reactor* ModelInfer(Context* context, const inference::ModelInferRequest*,
                       inference::ModelInferResponse*) override {
-    return StartUnaryInfer(context, service_, pending_);
+    if (const absl::Status status = CheckAccess(*context, Api::kInference); !status.ok()) {
+      return Finish(context, status);
+    }
+    return StartUnaryInfer(context, {service_, state_, pending_});
   }
 
   grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-  ModelStreamInfer(Context*) override {
-    return StartStreamInfer(service_, state_, pending_, streams_);
+  ModelStreamInfer(Context* context) override {
+    return StartStreamInfer(*context, {service_, state_, pending_}, streams_,
+                            CheckAccess(*context, Api::kInference));
   }
 
   Reactor* ModelConfig(Context* context, const inference::ModelConfigRequest* request,
                        inference::ModelConfigResponse* response) override {
-    const auto config = service_.GetModelConfig(request->name(), request->version());
-    if (config.ok()) *response->mutable_config() = ModelConfigToProto(**config);
-    return Finish(context, config.status());
+    return Run(context, Api::kModelConfig, [&]() -> absl::Status {
+      SIGLIP_ASSIGN_OR_RETURN(const auto config,
+                              service_.GetModelConfig(request->name(), request->version()));
+      *response->mutable_config() = ModelConfigToProto(*config);
+      return absl::OkStatus();
+    });
   }
 
   Reactor* ModelStatistics(Context* context, const inference::ModelStatisticsRequest* request,
                            inference::ModelStatisticsResponse* response) override {
-    const auto statistics = service_.GetStatistics(request->name(), request->version());
-    if (statistics.ok()) *response = ToProto(*statistics);
-    return Finish(context, statistics.status());
+    return Run(context, Api::kStatistics, [&]() -> absl::Status {
+      SIGLIP_ASSIGN_OR_RETURN(const auto statistics,
+                              service_.GetStatistics(request->name(), request->version()));
+      *response = ToProto(statistics);
+      return absl::OkStatus();
+    });
   }
 
   Reactor* RepositoryIndex(Context* context, const inference::RepositoryIndexRequest* request,
                            inference::RepositoryIndexResponse* response) override {
-    if (!request->repository_name().empty()) return Finish(context, RepositoryNameRefused());
-    *response = ToProto(service_.RepositoryIndex(request->ready()));
-    return Finish(context);
+    return Run(context, Api::kModelRepository, [&] {
+      if (!request->repository_name().empty()) return RepositoryNameRefused();
+      *response = ToProto(service_.RepositoryIndex(request->ready()));
+      return absl::OkStatus();
+    });
   }
 
-  Reactor* RepositoryModelLoad(Context* context, const inference::RepositoryModelLoadRequest*,
+  Reactor* RepositoryModelLoad(Context* context,
+                               const inference::RepositoryModelLoadRequest* request,
                                inference::RepositoryModelLoadResponse*) override {
-    return Finish(context, LoadUnloadRefused());
+    absl::Status status = CheckAccess(*context, Api::kModelRepository);
+    if (status.ok() && !request->repository_name().empty()) status = RepositoryNameRefused();
+    if (!status.ok()) return Finish(context, status);
+    absl::StatusOr<LoadModelRequest> load = ToLoadRequest(*request);
+    if (!load.ok()) return Finish(context, load.status());
+    Reactor* reactor = context->DefaultReactor();
+    service_.LoadModel(*std::move(load), [reactor](const absl::Status& done) {
+      reactor->Finish(ToGrpcStatus(done));
+    });
+    return reactor;
   }
 
-  Reactor* RepositoryModelUnload(Context* context, const inference::RepositoryModelUnloadRequest*,
+  Reactor* RepositoryModelUnload(Context* context,
+                                 const inference::RepositoryModelUnloadRequest* request,
                                  inference::RepositoryModelUnloadResponse*) override {
-    return Finish(context, LoadUnloadRefused());
+    absl::Status status = CheckAccess(*context, Api::kModelRepository);
+    if (status.ok() && !request->repository_name().empty()) status = RepositoryNameRefused();
+    if (!status.ok()) return Finish(context, status);
+    const absl::StatusOr<bool> dependents = UnloadsDependents(*request);
+    if (!dependents.ok()) return Finish(context, dependents.status());
+    Reactor* reactor = context->DefaultReactor();
+    service_.UnloadModel(request->model_name(), *dependents, [reactor](const absl::Status& done) {
+      reactor->Finish(ToGrpcStatus(done));
+    });
+    return reactor;
   }
 
-  Reactor* SystemSharedMemoryStatus(Context* context,
-                                    const inference::SystemSharedMemoryStatusRequest* request,
-                                    inference::SystemSharedMemoryStatusResponse*) override {
-    return Finish(context, RegionStatus(request->name()));
+  Reactor* SystemSharedMemoryStatus(
+      Context* context, const inference::SystemSharedMemoryStatusRequest* request,
+      inference::SystemSharedMemoryStatusResponse* response) override {
+    return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
+      SIGLIP_ASSIGN_OR_RETURN(const auto regions, state_.regions.Status(request->name()));
+      for (const SharedMemoryRegion& region : regions) {
+        auto& row = (*response->mutable_regions())[region.name];
+        row.set_name(region.name);
+        row.set_key(region.key);
+        row.set_offset(region.offset);
+        row.set_byte_size(region.byte_size);
+      }
+      return absl::OkStatus();
+    });
   }
 
   Reactor* SystemSharedMemoryRegister(Context* context,
-                                      const inference::SystemSharedMemoryRegisterRequest*,
+                                      const inference::SystemSharedMemoryRegisterRequest* request,
                                       inference::SystemSharedMemoryRegisterResponse*) override {
-    return Finish(context, SharedMemoryRefused());
+    return Run(context, Api::kSharedMemory, [&] {
+      return state_.regions.Register(
+          {request->name(), request->key(), request->offset(), request->byte_size()});
+    });
   }
 
-  Reactor* SystemSharedMemoryUnregister(Context* context,
-                                        const inference::SystemSharedMemoryUnregisterRequest*,
-                                        inference::SystemSharedMemoryUnregisterResponse*) override {
-    return Finish(context);
+  Reactor* SystemSharedMemoryUnregister(
+      Context* context, const inference::SystemSharedMemoryUnregisterRequest* request,
+      inference::SystemSharedMemoryUnregisterResponse*) override {
+    return Run(context, Api::kSharedMemory, [&] {
+      state_.regions.Unregister(request->name());
+      return absl::OkStatus();
+    });
   }
 
+  // Without a GPU no region of one is ever registered.
   Reactor* CudaSharedMemoryStatus(Context* context,
                                   const inference::CudaSharedMemoryStatusRequest* request,
                                   inference::CudaSharedMemoryStatusResponse*) override {
-    return Finish(context, RegionStatus(request->name()));
+    return Run(context, Api::kSharedMemory, [&] {
+      if (request->name().empty()) return absl::OkStatus();
+      return absl::NotFoundError(
+          Concat("Unable to find shared memory region: '", request->name(), "'"));
+    });
   }
 
   Reactor* CudaSharedMemoryRegister(Context* context,
-                                    const inference::CudaSharedMemoryRegisterRequest*,
+                                    const inference::CudaSharedMemoryRegisterRequest* request,
                                     inference::CudaSharedMemoryRegisterResponse*) override {
-    return Finish(context, SharedMemoryRefused());
+    return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
+      SIGLIP_RETURN_IF_ERROR(state_.regions.CheckAllowed());
+      return absl::UnimplementedError(CudaSharedMemoryText(request->name()));
+    });
   }
 
   Reactor* CudaSharedMemoryUnregister(Context* context,
                                       const inference::CudaSharedMemoryUnregisterRequest*,
                                       inference::CudaSharedMemoryUnregisterResponse*) override {
-    return Finish(context);
+    return Run(context, Api::kSharedMemory, [] { return absl::OkStatus(); });
   }
 
   Reactor* TraceSetting(Context* context, const inference::TraceSettingRequest* request,
                         inference::TraceSettingResponse* response) override {
-    if (!request->settings().empty()) return Finish(context, SettingsRefused("trace"));
-    *response = TraceSettings();
-    return Finish(context);
+    return Run(context, Api::kTrace, [&]() -> absl::Status {
+      const std::string& model = request->model_name();
+      if (!model.empty()) {
+        SIGLIP_RETURN_IF_ERROR(service_.GetModelMetadata(model, "").status());
+      }
+      SIGLIP_RETURN_IF_ERROR(state_.tracer.Update(model, ToTraceSettings(*request)));
+      *response = TraceSettingsToProto(state_.tracer.Get(model));
+      return absl::OkStatus();
+    });
   }
 
   Reactor* LogSettings(Context* context, const inference::LogSettingsRequest* request,
                        inference::LogSettingsResponse* response) override {
-    if (!request->settings().empty()) return Finish(context, SettingsRefused("log"));
-    *response = siglip::LogSettings();
-    return Finish(context);
+    return Run(context, Api::kLogging, [&]() -> absl::Status {
+      SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings,
+                              ChangedLogSettings(CurrentLog(), *request));
+      if (!request->settings().empty()) ChangeLog(settings);
+      *response = LogSettingsToProto(CurrentLog());
+      return absl::OkStatus();
+    });
   }
 
  private:
-  static absl::Status RegionStatus(const std::string& name) {
-    if (name.empty()) return absl::OkStatus();
-    return absl::NotFoundError(Concat("Unable to find shared memory region: '", name, "'"));
+  // body() -> absl::Status, unless the part of the protocol is restricted.
+  template <class Body>
+  Reactor* Run(Context* context, Api api, Body body) {
+    absl::Status status = CheckAccess(*context, api);
+    if (status.ok()) status = body();
+    return Finish(context, status);
+  }
+
+  absl::Status CheckAccess(const Context& context, Api api) const {
+    return CheckGrpcAccess(context, api, state_);
   }
 
   siglip::Service& service_;
-  const DoorState& state_;
+  DoorState& state_;
   InferAllocator allocator_;
   PendingCounter pending_;
   StreamRegistry streams_;
 };
 
-class HealthService final : public grpc::health::v1::Health::CallbackService {
- public:
-  HealthService(siglip::Service& service, const DoorState& state)
-      : service_(service), state_(state) {}
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(const TlsFiles& files) {
+  if (!files.enabled) return grpc::InsecureServerCredentials();
+  // gRPC would only fail every handshake: files are checked as HTTP's are.
+  SIGLIP_RETURN_IF_ERROR(MakeTlsContext("grpc", files).status());
+  namespace tls = grpc::experimental;
+  auto provider = std::make_shared<tls::FileWatcherCertificateProvider>(
+      files.server_key, files.server_cert, files.root_cert, kTlsRefreshSeconds);
+  tls::TlsServerCredentialsOptions options(provider);
+  options.watch_identity_key_cert_pairs();
+  if (!files.root_cert.empty()) options.watch_root_certs();
+  options.set_cert_request_type(files.mutual
+                                    ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                                    : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  return tls::TlsServerCredentials(options);
+}
 
-  Reactor* Check(Context* context, const grpc::health::v1::HealthCheckRequest*,
-                 grpc::health::v1::HealthCheckResponse* response) override {
-    const bool ready = service_.Ready() && !state_.draining.load();
-    response->set_status(ready ? grpc::health::v1::HealthCheckResponse::SERVING
-                               : grpc::health::v1::HealthCheckResponse::NOT_SERVING);
-    return Finish(context);
+void SetKeepalive(const GrpcKeepalive& keepalive, grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, keepalive.time_ms);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, keepalive.timeout_ms);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS,
+                             int{keepalive.permit_without_calls});
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA,
+                             keepalive.max_pings_without_data);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             keepalive.min_recv_ping_interval_without_data_ms);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, keepalive.max_ping_strikes);
+  if (keepalive.max_connection_age_ms > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, keepalive.max_connection_age_ms);
   }
-
- private:
-  siglip::Service& service_;
-  const DoorState& state_;
-};
+  if (keepalive.max_connection_age_grace_ms > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+                               keepalive.max_connection_age_grace_ms);
+  }
+}
 
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(siglip::Service& service, const DoorState& state)
+  Impl(siglip::Service& service, DoorState& state)
       : inference(service, state), health(service, state) {}
 
   InferenceService inference;
@@ -208,20 +316,23 @@ struct GrpcServer::Impl {
   int port = 0;
 };
 
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service,
-                                                              const DoorState& state,
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, DoorState& state,
                                                               const ServerOptions& options) {
+  SIGLIP_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(options.grpc_tls));
   auto impl = std::make_unique<Impl>(service, state);
   grpc::ServerBuilder builder;
   // Without this, two servers on one port both start and share its connections.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, int{options.reuse_grpc_port});
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
+  SetKeepalive(options.grpc_keepalive, builder);
+  builder.SetDefaultCompressionLevel(
+      static_cast<grpc_compression_level>(options.grpc_compression_level));
   builder.SetResourceQuota(grpc::ResourceQuota("siglip").Resize(kMemoryQuotaBytes));
   builder.SetMaxReceiveMessageSize(static_cast<int>(std::min<std::size_t>(
       options.grpc_max_input_bytes, std::numeric_limits<std::int32_t>::max())));
   builder.SetMaxSendMessageSize(std::numeric_limits<std::int32_t>::max());
-  builder.AddListeningPort(Concat(options.grpc_address, ":", options.grpc_port),
-                           grpc::InsecureServerCredentials(), &impl->port);
+  builder.AddListeningPort(Concat(options.grpc_address, ":", options.grpc_port), credentials,
+                           &impl->port);
   builder.RegisterService(&impl->inference);
   builder.RegisterService(&impl->health);
   impl->server = builder.BuildAndStart();
@@ -236,6 +347,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service,
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 GrpcServer::~GrpcServer() {
+  impl_->health.Drain();
   impl_->server->Shutdown(std::chrono::system_clock::now());
   while (!impl_->inference.pending().WaitZero(std::chrono::steady_clock::now() +
                                               std::chrono::hours(1))) {
@@ -244,7 +356,10 @@ GrpcServer::~GrpcServer() {
 
 std::uint16_t GrpcServer::port() const { return static_cast<std::uint16_t>(impl_->port); }
 
-void GrpcServer::BeginDrain() { impl_->inference.streams().DrainAll(); }
+void GrpcServer::BeginDrain() {
+  impl_->inference.streams().DrainAll();
+  impl_->health.Drain();
+}
 
 bool GrpcServer::WaitDrained(std::chrono::steady_clock::time_point deadline) {
   const auto left = deadline - std::chrono::steady_clock::now();

@@ -18,7 +18,7 @@ namespace siglip {
 class GrpcServer {
  public:
   // Unavailable with the port if it is in use. `service` and `state` outlive the server.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(Service& service, const DoorState& state,
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(Service& service, DoorState& state,
                                                            const ServerOptions& options);
   // Cancels what is still running. Waits for the answers that the service still owes.
   ~GrpcServer();

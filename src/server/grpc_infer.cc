@@ -6,6 +6,7 @@
 
 #include "protocol/kserve_grpc.h"
 #include "protocol/status_map.h"
+#include "protocol/text.h"
 
 namespace siglip {
 namespace {
@@ -20,9 +21,9 @@ std::int64_t NowNs() {
 }
 
 absl::StatusOr<ParsedGrpcInfer> Parse(const inference::ModelInferRequest& message,
-                                      std::shared_ptr<const void> owner) {
+                                      std::shared_ptr<const void> owner, const DoorState& state) {
   try {
-    return ParseGrpcInfer(message, std::move(owner));
+    return ParseGrpcInfer(message, std::move(owner), &state.regions);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory for the request");
   }
@@ -54,8 +55,27 @@ class AnswerOnce {
   std::atomic<bool> answered_{false};
 };
 
+// Headers that the operator wants the models to see.
+Parameters ForwardedHeaders(const grpc::CallbackServerContext& context, const DoorState& state) {
+  Parameters parameters;
+  if (state.grpc_forwarding.empty()) return parameters;
+  for (const auto& [name, value] : context.client_metadata()) {
+    state.grpc_forwarding.Forward({name.data(), name.size()}, {value.data(), value.size()},
+                                  parameters);
+  }
+  return parameters;
+}
+
+void StartTrace(DoorState& state, InferRequest& request) {
+  request.trace = state.tracer.Sample(request.model_name);
+  if (request.trace == nullptr) return;
+  request.trace_id = request.trace->NextId();
+  request.trace->Stamp("GRPC_WAITREAD_END");
+}
+
 void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<bool>> cancelled,
-            std::shared_ptr<AnswerOnce> once, Service& service) {
+            std::shared_ptr<AnswerOnce> once, const Parameters& forwarded, Service& service) {
+  request->parameters.insert(forwarded.begin(), forwarded.end());
   request->times.arrival_ns = NowNs();
   request->is_cancelled = [cancelled = std::move(cancelled)] {
     return cancelled->load(std::memory_order_relaxed);
@@ -69,23 +89,32 @@ void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<b
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  void Run(std::shared_ptr<InferMessages> messages, Service& service, PendingCounter& pending) {
-    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*messages->request(), messages);
+  void Run(std::shared_ptr<InferMessages> messages, const Parameters& forwarded, InferDoor door) {
+    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*messages->request(), messages, door.state);
     if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
+    StartTrace(door.state, *parsed->request);
+    trace_ = parsed->request->trace;
     // The reactor outlives the answer: OnDone follows Finish.
     auto once = std::make_shared<AnswerOnce>(
-        [this, messages](const InferResponse& response) {
+        [this, messages, regions = &door.state.regions,
+         shared = std::move(parsed->shared_memory)](InferResponse response) {
+          WriteSharedOutputs(regions, shared, response);
           if (response.status.ok()) RenderGrpcInfer(response, *messages->response());
+          if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
           Finish(ToGrpcStatus(response.status));
         },
-        pending);
-    Submit(std::move(parsed->request), cancelled_, std::move(once), service);
+        door.pending);
+    Submit(std::move(parsed->request), cancelled_, std::move(once), forwarded, door.service);
   }
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_END");
+    delete this;
+  }
 
  private:
+  std::shared_ptr<RequestTrace> trace_;
   // Only ever set; orders nothing else. Shared, since requests may outlive the call.
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
 };
@@ -101,6 +130,20 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
 grpc::Status ShuttingDown() {
   return {grpc::StatusCode::UNAVAILABLE,
           "GRPC server is shutting down and has stopped accepting new requests."};
+}
+
+absl::Status CheckGrpcAccess(const grpc::CallbackServerContext& context, Api api,
+                             const DoorState& state) {
+  const RestrictedApis::Rule* rule = state.grpc_restricted.RuleOf(api);
+  if (rule == nullptr) return absl::OkStatus();
+  for (const auto& [name, value] : context.client_metadata()) {
+    if (EqualsIgnoreCase({name.data(), name.size()}, rule->header) &&
+        RestrictedApis::Matches(*rule, {value.data(), value.size()})) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::UnavailableError(
+      Concat("This protocol is restricted, expecting header '", rule->header, "'"));
 }
 
 void PendingCounter::Add() {
@@ -135,11 +178,10 @@ InferMessages* InferMessages::New() {
   return pointer;
 }
 
-grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, Service& service,
-                                          PendingCounter& pending) {
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door) {
   auto* call = new UnaryCall();  // owned by gRPC until OnDone
-  call->Run(static_cast<InferMessages*>(context->GetRpcAllocatorState())->shared(), service,
-            pending);
+  call->Run(static_cast<InferMessages*>(context->GetRpcAllocatorState())->shared(),
+            ForwardedHeaders(*context, door.state), door);
   return call;
 }
 
@@ -149,14 +191,24 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
                                                         inference::ModelStreamInferResponse>,
                          public std::enable_shared_from_this<StreamCall> {
  public:
-  StreamCall(Service& service, PendingCounter& pending, StreamRegistry& registry)
-      : service_(service), pending_(pending), registry_(registry) {}
+  StreamCall(InferDoor door, StreamRegistry& registry, Parameters forwarded)
+      : door_(door), registry_(registry), forwarded_(std::move(forwarded)) {}
 
   void Begin(bool draining) {
     self_ = shared_from_this();
     registry_.Add(self_);
     if (draining) return Drain();
     Read();
+  }
+
+  void BeginRefused(const grpc::Status& status) {
+    self_ = shared_from_this();
+    {
+      MutexLock lock(mu_);
+      reading_ = false;
+      finished_ = true;
+    }
+    Finish(status);
   }
 
   void Drain() {
@@ -187,6 +239,7 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
     {
       MutexLock lock(mu_);
       writing_ = false;
+      if (slots_.front()->trace != nullptr) slots_.front()->trace->Stamp("GRPC_SEND_END");
       slots_.pop_front();
       if (!ok) broken_ = true;
     }
@@ -211,6 +264,7 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
   struct Slot {
     inference::ModelStreamInferResponse response;
     bool ready = false;  // guarded by mu_
+    std::shared_ptr<RequestTrace> trace;
   };
 
   void Read() {
@@ -222,14 +276,25 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
 
   void Run(std::shared_ptr<inference::ModelInferRequest> message,
            const std::shared_ptr<Slot>& slot) {
-    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*message, message);
+    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*message, message, door_.state);
     const bool final_flag = parsed.ok() && parsed->wants_final_flag;
+    SharedMemorySlices shared;
+    if (parsed.ok()) {
+      StartTrace(door_.state, *parsed->request);
+      slot->trace = parsed->request->trace;
+      shared = std::move(parsed->shared_memory);
+    }
     auto once = std::make_shared<AnswerOnce>(
-        [self = shared_from_this(), slot, id = message->id(), final_flag](
-            const InferResponse& response) { self->Fill(response, id, final_flag, *slot); },
-        pending_);
-    if (parsed.ok())
-      return Submit(std::move(parsed->request), cancelled_, std::move(once), service_);
+        [self = shared_from_this(), slot, id = message->id(), final_flag,
+         shared = std::move(shared)](InferResponse response) {
+          WriteSharedOutputs(&self->door_.state.regions, shared, response);
+          self->Fill(response, id, final_flag, *slot);
+        },
+        door_.pending);
+    if (parsed.ok()) {
+      return Submit(std::move(parsed->request), cancelled_, std::move(once), forwarded_,
+                    door_.service);
+    }
     InferResponse refusal;
     refusal.status = parsed.status();
     once->Answer(std::move(refusal));
@@ -244,6 +309,7 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
       message.set_id(id);
     }
     if (final_flag) (*message.mutable_parameters())["triton_final_response"].set_bool_param(true);
+    if (slot.trace != nullptr) slot.trace->Stamp("GRPC_SEND_START");
     {
       MutexLock lock(mu_);
       slot.ready = true;
@@ -279,9 +345,9 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
     if (finish) Finish(status);
   }
 
-  Service& service_;
-  PendingCounter& pending_;
+  const InferDoor door_;
   StreamRegistry& registry_;
+  const Parameters forwarded_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<StreamCall> self_;
   // Being read into; touched by whoever set reading_, then by OnReadDone.
@@ -316,10 +382,15 @@ void StreamRegistry::DrainAll() {
 }
 
 grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-StartStreamInfer(Service& service, const DoorState& state, PendingCounter& pending,
-                 StreamRegistry& registry) {
-  const auto call = std::make_shared<StreamCall>(service, pending, registry);
-  call->Begin(state.draining.load());
+StartStreamInfer(const grpc::CallbackServerContext& context, InferDoor door,
+                 StreamRegistry& registry, const absl::Status& access) {
+  const auto call =
+      std::make_shared<StreamCall>(door, registry, ForwardedHeaders(context, door.state));
+  if (access.ok()) {
+    call->Begin(door.state.draining.load());
+  } else {
+    call->BeginRefused(ToGrpcStatus(access));
+  }
   return call.get();
 }
 

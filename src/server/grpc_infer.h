@@ -20,6 +20,9 @@ namespace siglip {
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 grpc::Status ShuttingDown();
+// Unavailable if the part of the protocol is restricted and the call has not the header.
+absl::Status CheckGrpcAccess(const grpc::CallbackServerContext& context, Api api,
+                             const DoorState& state);
 
 // How many inferences still owe an answer. Thread-safe.
 class PendingCounter {
@@ -57,8 +60,14 @@ class InferAllocator final
   }
 };
 
-grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, Service& service,
-                                          PendingCounter& pending);
+// What an inference call needs of its server.
+struct InferDoor {
+  Service& service;
+  DoorState& state;
+  PendingCounter& pending;
+};
+
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door);
 
 class StreamCall;
 
@@ -74,8 +83,9 @@ class StreamRegistry {
   std::set<std::shared_ptr<StreamCall>> open_ SIGLIP_GUARDED_BY(mu_);
 };
 
+// With an `access` that is not ok the stream is ended with it.
 grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-StartStreamInfer(Service& service, const DoorState& state, PendingCounter& pending,
-                 StreamRegistry& registry);
+StartStreamInfer(const grpc::CallbackServerContext& context, InferDoor door,
+                 StreamRegistry& registry, const absl::Status& access);
 
 }  // namespace siglip

@@ -196,7 +196,10 @@ TEST_F(GrpcTest, OtherCallsAnswer) {
   EXPECT_EQ(index.models_size(), 2);
   inference::RepositoryModelLoadResponse load;
   grpc::ClientContext c6;
-  EXPECT_EQ(stub_->RepositoryModelLoad(&c6, {}, &load).error_code(), grpc::StatusCode::UNAVAILABLE);
+  inference::RepositoryModelLoadRequest load_request;
+  load_request.set_model_name("echo");
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c6, load_request, &load).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
   inference::SystemSharedMemoryRegisterResponse shm;
   grpc::ClientContext c7;
   EXPECT_EQ(stub_->SystemSharedMemoryRegister(&c7, {}, &shm).error_code(),
@@ -225,6 +228,97 @@ TEST_F(GrpcTest, HealthFollowsReadiness) {
   grpc::ClientContext second;
   ASSERT_TRUE(health->Check(&second, {}, &response).ok());
   EXPECT_EQ(response.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
+}
+
+TEST_F(GrpcTest, WatchTellsOfChangesAndEndsWithTheDrain) {
+  using grpc::health::v1::HealthCheckResponse;
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  grpc::ClientContext context;
+  const auto stream = health->Watch(&context, {});
+  HealthCheckResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  service_.ready = false;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  service_.ready = true;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  server_->BeginDrain();
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GrpcTest, AWatcherThatGoesIsForgotten) {
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  grpc::ClientContext context;
+  const auto stream = health->Watch(&context, {});
+  grpc::health::v1::HealthCheckResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  context.TryCancel();
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GrpcTest, RestrictedPartsNeedTheirHeader) {
+  ServerOptions options;
+  options.grpc_restricted_protocols = {"inference,health:secret=open"};
+  options.grpc_header_forward_pattern = "^x-";
+  ASSERT_TRUE(state_.Configure(options).ok());
+  inference::ModelInferResponse response;
+  grpc::ClientContext none;
+  const grpc::Status refused = stub_->ModelInfer(&none, Request(), &response);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(refused.error_message(),
+            "This protocol is restricted, expecting header 'triton-grpc-protocol-secret'");
+  grpc::ClientContext stream_context;
+  const auto stream = stub_->ModelStreamInfer(&stream_context);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  inference::ServerMetadataResponse metadata;
+  grpc::ClientContext open;
+  EXPECT_TRUE(stub_->ServerMetadata(&open, {}, &metadata).ok());
+  service_.hold = true;
+  std::thread client([&] {
+    grpc::ClientContext context;
+    context.AddMetadata("triton-grpc-protocol-secret", "open");
+    context.AddMetadata("x-user", "7");
+    EXPECT_TRUE(stub_->ModelInfer(&context, Request(), &response).ok());
+  });
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  EXPECT_EQ(std::get<std::string>(request->parameters.at("x-user")), "7");
+  service_.Finish(std::move(request));
+  client.join();
+}
+
+TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
+  service_.explicit_mode = true;
+  inference::RepositoryModelLoadRequest load;
+  inference::RepositoryModelLoadResponse loaded;
+  load.set_model_name("echo");
+  grpc::ClientContext c1;
+  EXPECT_TRUE(stub_->RepositoryModelLoad(&c1, load, &loaded).ok());
+  load.set_model_name("nope");
+  grpc::ClientContext c2;
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c2, load, &loaded).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  inference::RepositoryModelUnloadRequest unload;
+  inference::RepositoryModelUnloadResponse unloaded;
+  unload.set_model_name("echo");
+  grpc::ClientContext c3;
+  EXPECT_TRUE(stub_->RepositoryModelUnload(&c3, unload, &unloaded).ok());
+  inference::TraceSettingRequest trace;
+  inference::TraceSettingResponse traced;
+  (*trace.mutable_settings())["trace_rate"].add_value("9");
+  grpc::ClientContext c4;
+  ASSERT_TRUE(stub_->TraceSetting(&c4, trace, &traced).ok());
+  EXPECT_EQ(traced.settings().at("trace_rate").value(0), "9");
+  inference::LogSettingsRequest log;
+  inference::LogSettingsResponse logged;
+  (*log.mutable_settings())["log_info"].set_string_param("yes");
+  grpc::ClientContext c5;
+  EXPECT_EQ(stub_->LogSettings(&c5, log, &logged).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(GrpcTest, DrainEndsIdleStreamsAndFinishesWork) {

@@ -5,20 +5,26 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "base/log.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
 #include "protocol/text.h"
 #include "server/http_connection.h"
+#include "server/tls.h"
 
 namespace siglip {
 
 namespace asio = boost::asio;
 using asio::ip::tcp;
-using Socket = asio::basic_stream_socket<tcp, HttpConnection::Strand>;
+using Socket = HttpStream::Socket;
+using ReusePort = asio::detail::socket_option::boolean<SOL_SOCKET, SO_REUSEPORT>;
 
 struct HttpServer::Impl {
-  Impl(std::string_view door, const HttpLimits& http_limits, HttpHandler& http_handler)
-      : name(door), limits(http_limits), handler(http_handler) {}
+  Impl(std::string_view door, const HttpSettings& http_settings, HttpHandler& http_handler)
+      : name(door), settings(http_settings), handler(http_handler) {}
 
   absl::Status Bind(const std::string& address, std::uint16_t port);
+  absl::Status LoadTls();
+  std::shared_ptr<asio::ssl::context> CurrentTls();
   void Accept();
   void OnAccept(boost::system::error_code error, Socket socket);
   void Open(Socket socket);
@@ -26,15 +32,17 @@ struct HttpServer::Impl {
   void Run();
 
   const std::string name;
-  const HttpLimits limits;
+  const HttpSettings settings;
   HttpHandler& handler;
   const std::shared_ptr<ConnectionRegistry> registry = std::make_shared<ConnectionRegistry>();
   asio::io_context io;
   // The acceptor, its timer and `draining` are used on this strand alone once threads run.
-  HttpConnection::Strand accept_strand = asio::make_strand(io);
+  HttpStream::Strand accept_strand = asio::make_strand(io);
   tcp::acceptor acceptor{accept_strand};
   asio::steady_timer retry{accept_strand};
   bool draining = false;
+  Mutex tls_mu;
+  std::shared_ptr<asio::ssl::context> tls SIGLIP_GUARDED_BY(tls_mu);  // null without TLS
   std::uint16_t bound_port = 0;
   std::vector<std::thread> threads;
 };
@@ -49,6 +57,7 @@ absl::Status HttpServer::Impl::Bind(const std::string& address, std::uint16_t po
   const tcp::endpoint endpoint(ip, port);
   acceptor.open(endpoint.protocol(), error);
   if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
+  if (!error && settings.reuse_port) acceptor.set_option(ReusePort(true), error);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error) {
@@ -57,6 +66,19 @@ absl::Status HttpServer::Impl::Bind(const std::string& address, std::uint16_t po
   }
   bound_port = acceptor.local_endpoint(error).port();
   return absl::OkStatus();
+}
+
+absl::Status HttpServer::Impl::LoadTls() {
+  if (!settings.tls.enabled) return absl::OkStatus();
+  SIGLIP_ASSIGN_OR_RETURN(auto context, MakeTlsContext(name, settings.tls));
+  MutexLock lock(tls_mu);
+  tls = std::move(context);
+  return absl::OkStatus();
+}
+
+std::shared_ptr<asio::ssl::context> HttpServer::Impl::CurrentTls() {
+  MutexLock lock(tls_mu);
+  return tls;
 }
 
 void HttpServer::Impl::Accept() {
@@ -83,8 +105,9 @@ void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) 
 }
 
 void HttpServer::Impl::Open(Socket socket) {
-  if (registry->size() >= limits.connections) return;
-  auto connection = std::make_shared<HttpConnection>(std::move(socket), limits, handler, registry);
+  if (registry->size() >= settings.connections) return;
+  auto connection = std::make_shared<HttpConnection>(std::move(socket), CurrentTls(), settings,
+                                                     handler, registry);
   registry->Add(connection);
   connection->Start();
   if (draining) connection->Drain();
@@ -119,10 +142,11 @@ void HttpServer::Impl::Run() {
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(std::string_view name,
                                                               const std::string& address,
                                                               std::uint16_t port, int num_threads,
-                                                              const HttpLimits& limits,
+                                                              const HttpSettings& settings,
                                                               HttpHandler& handler) {
-  auto impl = std::make_unique<Impl>(name, limits, handler);
-  if (absl::Status status = impl->Bind(address, port); !status.ok()) return status;
+  auto impl = std::make_unique<Impl>(name, settings, handler);
+  SIGLIP_RETURN_IF_ERROR(impl->LoadTls());
+  SIGLIP_RETURN_IF_ERROR(impl->Bind(address, port));
   impl->Accept();
   for (int i = 0; i < std::max(num_threads, 1); ++i) {
     impl->threads.emplace_back([pointer = impl.get()] { pointer->Run(); });
@@ -145,6 +169,8 @@ HttpServer::~HttpServer() {
 std::uint16_t HttpServer::port() const { return impl_->bound_port; }
 
 std::size_t HttpServer::num_connections() const { return impl_->registry->size(); }
+
+absl::Status HttpServer::ReloadTls() { return impl_->LoadTls(); }
 
 void HttpServer::BeginDrain() {
   asio::dispatch(impl_->accept_strand, [impl = impl_.get()] { impl->Drain(); });

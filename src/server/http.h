@@ -20,6 +20,7 @@
 
 #include "absl/status/statusor.h"
 #include "protocol/padded_body.h"
+#include "server/options.h"
 
 namespace siglip {
 
@@ -31,6 +32,9 @@ struct HttpRequest {
   std::optional<std::string> infer_header_length;
   std::optional<std::string> content_encoding;
   std::string accept_encoding;
+  // All fields as received, if the settings ask for them.
+  std::vector<std::pair<std::string, std::string>> headers;
+  std::int64_t receive_start_ns = 0;  // steady clock, when the head was complete
 };
 
 struct HttpResponse {
@@ -76,7 +80,13 @@ class HttpHandler {
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
 };
 
-struct HttpLimits {
+struct HttpSettings {
+  TlsFiles tls = {};
+  bool reuse_port = false;
+  // Whether HttpRequest::headers is filled.
+  bool keep_headers = false;
+
+  // Limits.
   std::uint32_t head_bytes = 16 * 1024;
   std::size_t head_fields = 100;
   std::size_t body_bytes = std::size_t{1} << 26;
@@ -105,13 +115,15 @@ class HttpServer {
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(std::string_view name,
                                                            const std::string& address,
                                                            std::uint16_t port, int num_threads,
-                                                           const HttpLimits& limits,
+                                                           const HttpSettings& settings,
                                                            HttpHandler& handler);
   // Closes what is still open. Waits for the answers that the handler still owes.
   ~HttpServer();
 
   std::uint16_t port() const;
   std::size_t num_connections() const;
+  // Reads the TLS files again, for connections to come. With an error the old ones stay in use.
+  absl::Status ReloadTls();
   // Accepts the connections that wait, then none; answers what has been sent, closes idle
   // connections.
   void BeginDrain();

@@ -43,6 +43,12 @@ std::size_t CountField(const http::fields& fields, http::field name) {
   return static_cast<std::size_t>(fields.count(name));
 }
 
+std::int64_t SteadyNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
 }  // namespace
 
 void ConnectionRegistry::Add(const std::shared_ptr<HttpConnection>& connection) {
@@ -92,29 +98,40 @@ void HttpExchange::Respond(std::function<HttpResponse()> make) {
   if (!responded_.exchange(true)) connection_->Send(std::move(make));
 }
 
-HttpConnection::HttpConnection(asio::basic_stream_socket<asio::ip::tcp, Strand> socket,
-                               const HttpLimits& limits, HttpHandler& handler,
+HttpConnection::HttpConnection(HttpStream::Socket socket, std::shared_ptr<asio::ssl::context> tls,
+                               const HttpSettings& settings, HttpHandler& handler,
                                std::shared_ptr<ConnectionRegistry> registry)
-    : limits_(limits),
+    : settings_(settings),
       handler_(handler),
       registry_(std::move(registry)),
-      stream_(std::move(socket)),
+      stream_(std::move(socket), std::move(tls)),
       buffer_(kBufferBytes) {}
 
 HttpConnection::~HttpConnection() { registry_->Remove(this); }
 
 std::chrono::steady_clock::duration HttpConnection::TransferTimeout(std::size_t bytes) const {
-  return limits_.body_timeout +
+  return settings_.body_timeout +
          std::chrono::milliseconds(bytes /
-                                   std::max<std::size_t>(limits_.body_bytes_per_s / 1000, 1));
+                                   std::max<std::size_t>(settings_.body_bytes_per_s / 1000, 1));
 }
 
 void HttpConnection::Start() {
   asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
     Error ignored;
     // Answers are small and complete: waiting to merge them costs 40 ms.
-    self->stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
-    self->stream_.expires_after(self->limits_.head_timeout);
+    self->stream_.plain().socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+    self->stream_.plain().expires_after(self->settings_.head_timeout);
+    if (self->stream_.is_tls()) return self->Handshake();
+    self->WaitForRequest();
+  });
+}
+
+// The head's time-out covers it: a client that does not finish is closed.
+void HttpConnection::Handshake() {
+  state_ = State::kReading;
+  stream_.AsyncHandshake([self = shared_from_this()](Error error) {
+    if (error || self->state_ == State::kClosing) return self->Shut();
+    self->stream_.plain().expires_after(self->settings_.head_timeout);
     self->WaitForRequest();
   });
 }
@@ -127,7 +144,7 @@ void HttpConnection::Drain() {
 }
 
 void HttpConnection::ShutIfStillIdle() {
-  auto timer = std::make_shared<asio::steady_timer>(stream_.get_executor(), limits_.drain_grace);
+  auto timer = std::make_shared<asio::steady_timer>(stream_.get_executor(), settings_.drain_grace);
   timer->async_wait([timer, weak = weak_from_this()](Error) {
     const auto self = weak.lock();
     if (self && self->state_ == State::kIdle) self->Shut();
@@ -141,8 +158,8 @@ void HttpConnection::Close() {
 void HttpConnection::Shut() {
   state_ = State::kClosing;
   Error ignored;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
-  stream_.close();
+  stream_.plain().socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
+  stream_.plain().close();
 }
 
 // The caller has set the time-out for the first byte.
@@ -162,9 +179,9 @@ void HttpConnection::ReadHead() {
   state_ = State::kReading;
   is_head_method_ = false;
   head_.emplace();
-  head_->header_limit(limits_.head_bytes);
+  head_->header_limit(settings_.head_bytes);
   head_->body_limit(boost::none);  // checked in CheckHead, with an answer
-  stream_.expires_after(limits_.head_timeout);
+  stream_.plain().expires_after(settings_.head_timeout);
   http::async_read_header(
       stream_, buffer_, *head_,
       [self = shared_from_this()](Error error, std::size_t) { self->OnHead(error); });
@@ -174,13 +191,14 @@ void HttpConnection::OnHead(Error error) {
   if (state_ == State::kClosing) return;
   if (error == http::error::header_limit || error == http::error::buffer_overflow) {
     return Refuse(
-        431, Concat("request head is larger than the limit of ", limits_.head_bytes, " bytes"));
+        431, Concat("request head is larger than the limit of ", settings_.head_bytes, " bytes"));
   }
   if (error.category() == http::make_error_code(http::error::bad_method).category() &&
       error != http::error::end_of_stream && error != http::error::partial_message) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
   }
   if (error) return Shut();
+  receive_start_ns_ = SteadyNs();
   keep_alive_ = head_->get().keep_alive();
   is_head_method_ = head_->get().method() == http::verb::head;
   const auto [status, text] = CheckHead();
@@ -191,9 +209,9 @@ void HttpConnection::OnHead(Error error) {
 std::pair<int, std::string> HttpConnection::CheckHead() const {
   const auto& head = head_->get();
   const auto fields = static_cast<std::size_t>(std::distance(head.begin(), head.end()));
-  if (fields > limits_.head_fields) {
+  if (fields > settings_.head_fields) {
     return {431,
-            Concat("request has ", fields, " header fields, the limit is ", limits_.head_fields)};
+            Concat("request has ", fields, " header fields, the limit is ", settings_.head_fields)};
   }
   // Anything that two servers in a row could frame differently is refused (request smuggling).
   const std::size_t codings = CountField(head, http::field::transfer_encoding);
@@ -216,9 +234,9 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
     return {417, Concat("unknown expectation '", *expect, "'")};
   }
   const auto length = head_->content_length();
-  if (length && *length > limits_.body_bytes) {
+  if (length && *length > settings_.body_bytes) {
     return {400, Concat("request body of ", *length, " bytes is larger than the limit of ",
-                        limits_.body_bytes, " bytes; use --http-max-input-size to raise it")};
+                        settings_.body_bytes, " bytes; use --http-max-input-size to raise it")};
   }
   return {0, ""};
 }
@@ -241,7 +259,7 @@ void HttpConnection::ReadBody() {
   // A client that waits for 100 Continue sends nothing before it.
   if (!Field(head, "Expect") || buffer_.size() != 0) return read();
   static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-  stream_.expires_after(limits_.head_timeout);
+  stream_.plain().expires_after(settings_.head_timeout);
   asio::async_write(stream_, asio::buffer(kContinue.data(), kContinue.size()),
                     [self = shared_from_this(), read](Error error, std::size_t) {
                       if (error) return self->Shut();
@@ -257,7 +275,7 @@ void HttpConnection::ReadSizedBody(std::size_t size) {
   std::copy_n(static_cast<const char*>(buffer_.data().data()), buffered, room.data());
   buffer_.consume(buffered);
   if (buffered == size) return Dispatch();
-  stream_.expires_after(TransferTimeout(size));
+  stream_.plain().expires_after(TransferTimeout(size));
   asio::async_read(stream_, asio::buffer(room.data() + buffered, size - buffered),
                    [self = shared_from_this()](Error error, std::size_t) {
                      if (error || self->state_ == State::kClosing) return self->Shut();
@@ -267,13 +285,13 @@ void HttpConnection::ReadSizedBody(std::size_t size) {
 
 void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
-  chunked_->body_limit(limits_.body_bytes);
+  chunked_->body_limit(settings_.body_bytes);
   chunk_count_ = 0;
   on_chunk_ = [this](std::uint64_t, beast::string_view, Error& error) {
-    if (++chunk_count_ > limits_.chunks) error = http::make_error_code(http::error::bad_chunk);
+    if (++chunk_count_ > settings_.chunks) error = http::make_error_code(http::error::bad_chunk);
   };
   chunked_->on_chunk_header(on_chunk_);
-  stream_.expires_after(TransferTimeout(limits_.body_bytes));
+  stream_.plain().expires_after(TransferTimeout(settings_.body_bytes));
   http::async_read(
       stream_, buffer_, *chunked_,
       [self = shared_from_this()](Error error, std::size_t) { self->OnChunked(error); });
@@ -281,11 +299,11 @@ void HttpConnection::ReadChunkedBody() {
 
 void HttpConnection::OnChunked(Error error) {
   if (state_ == State::kClosing) return;
-  if (chunk_count_ > limits_.chunks) {
-    return Refuse(400, Concat("request body has more than ", limits_.chunks, " chunks"));
+  if (chunk_count_ > settings_.chunks) {
+    return Refuse(400, Concat("request body has more than ", settings_.chunks, " chunks"));
   }
   if (error == http::error::body_limit) {
-    return Refuse(400, Concat("request body is larger than the limit of ", limits_.body_bytes,
+    return Refuse(400, Concat("request body is larger than the limit of ", settings_.body_bytes,
                               " bytes; use --http-max-input-size to raise it"));
   }
   if (error.category() == http::make_error_code(http::error::bad_chunk).category() &&
@@ -300,7 +318,7 @@ void HttpConnection::OnChunked(Error error) {
 
 void HttpConnection::Dispatch() {
   state_ = State::kHandling;
-  stream_.expires_never();
+  stream_.plain().expires_never();
   const http::fields& fields =
       chunked_ ? static_cast<const http::fields&>(chunked_->get().base()) : head_->get().base();
   const auto& base = chunked_ ? chunked_->get().base() : head_->get().base();
@@ -311,6 +329,12 @@ void HttpConnection::Dispatch() {
   request.infer_header_length = Field(fields, kInferHeaderLength);
   request.content_encoding = Field(fields, "Content-Encoding");
   request.accept_encoding = Field(fields, "Accept-Encoding").value_or("");
+  request.receive_start_ns = receive_start_ns_;
+  if (settings_.keep_headers) {
+    for (const auto& field : fields) {
+      request.headers.emplace_back(View(field.name_string()), View(field.value()));
+    }
+  }
   chunked_.reset();
   head_.reset();
   auto exchange = std::make_shared<HttpExchange>(shared_from_this());
@@ -321,16 +345,17 @@ void HttpConnection::Dispatch() {
 
 // While an answer is awaited nothing reads the socket; a waiting client that goes away shows as
 // readable with nothing to read. A half-closed connection counts as gone, as it does in Triton.
+// Under TLS only a client that goes without a farewell is seen.
 void HttpConnection::WatchForDisconnect() {
   if (watching_) return;
   watching_ = true;
-  stream_.socket().async_wait(
+  stream_.plain().socket().async_wait(
       asio::ip::tcp::socket::wait_read, [self = shared_from_this()](Error error) {
         self->watching_ = false;
         if (error || self->state_ != State::kHandling) return;
         char byte;
-        const ssize_t n =
-            ::recv(self->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        const ssize_t n = ::recv(self->stream_.plain().socket().native_handle(), &byte, 1,
+                                 MSG_PEEK | MSG_DONTWAIT);
         const bool gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
         if (!gone) return;  // a pipelined request
         if (const auto exchange = self->exchange_.lock()) {
@@ -371,7 +396,7 @@ void HttpConnection::Write(HttpResponse response) {
     buffers.push_back(asio::buffer(response_.body));
     for (const auto& block : response_.blocks) buffers.emplace_back(block.data(), block.size());
   }
-  stream_.expires_after(TransferTimeout(length));
+  stream_.plain().expires_after(TransferTimeout(length));
   asio::async_write(stream_, buffers, [self = shared_from_this()](Error error, std::size_t) {
     self->OnWritten(error);
   });
@@ -381,13 +406,23 @@ void HttpConnection::OnWritten(Error error) {
   response_ = {};
   if (error || state_ == State::kClosing) return Shut();
   if (!keep_alive_) {
-    stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, error);
     state_ = State::kClosing;
-    stream_.expires_after(limits_.linger_timeout);
-    return Linger();
+    stream_.plain().expires_after(settings_.linger_timeout);
+    return EndWriting();
   }
-  stream_.expires_after(limits_.idle_timeout);
+  stream_.plain().expires_after(settings_.idle_timeout);
   WaitForRequest();
+}
+
+void HttpConnection::EndWriting() {
+  if (stream_.is_tls()) {
+    // Waits for the peer's farewell too, within the time-out.
+    stream_.AsyncFarewell([self = shared_from_this()](Error) { self->Shut(); });
+    return;
+  }
+  Error ignored;
+  stream_.plain().socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  Linger();
 }
 
 // Closing with unread bytes makes the kernel send a reset, which can overtake the answer.

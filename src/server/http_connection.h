@@ -7,17 +7,14 @@
 #include <optional>
 #include <string>
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/strand.hpp>
 #include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
 
 #include "base/mutex.h"
 #include "server/http.h"
+#include "server/http_stream.h"
 
 namespace siglip {
 
@@ -73,11 +70,9 @@ struct PaddedBeastBody {
 // Everything but the constructor and the registry runs on the connection's strand.
 class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
  public:
-  using Strand = boost::asio::strand<boost::asio::io_context::executor_type>;
-  using Stream = boost::beast::basic_stream<boost::asio::ip::tcp, Strand>;
-
-  HttpConnection(boost::asio::basic_stream_socket<boost::asio::ip::tcp, Strand> socket,
-                 const HttpLimits& limits, HttpHandler& handler,
+  // `tls` null: no TLS.
+  HttpConnection(HttpStream::Socket socket, std::shared_ptr<boost::asio::ssl::context> tls,
+                 const HttpSettings& settings, HttpHandler& handler,
                  std::shared_ptr<ConnectionRegistry> registry);
   ~HttpConnection();
 
@@ -91,6 +86,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   using Error = boost::system::error_code;
   enum class State { kIdle, kReading, kHandling, kWriting, kClosing };
 
+  void Handshake();
   void WaitForRequest();
   void ReadHead();
   void OnHead(Error error);
@@ -105,6 +101,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Write(HttpResponse response);
   void OnWritten(Error error);
   void Refuse(int status, std::string_view text);
+  void EndWriting();
   void Linger();
   void Shut();
   // While draining: a client may have sent its next request before it could know. It has
@@ -112,16 +109,17 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void ShutIfStillIdle();
   std::chrono::steady_clock::duration TransferTimeout(std::size_t bytes) const;
 
-  const HttpLimits& limits_;
+  const HttpSettings& settings_;
   HttpHandler& handler_;
   const std::shared_ptr<ConnectionRegistry> registry_;
-  Stream stream_;
+  HttpStream stream_;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::empty_body>> head_;
   std::optional<boost::beast::http::request_parser<PaddedBeastBody>> chunked_;
   std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
   std::shared_ptr<PaddedBody> body_;
   std::weak_ptr<HttpExchange> exchange_;
+  std::int64_t receive_start_ns_ = 0;
   State state_ = State::kIdle;
   bool keep_alive_ = true;
   bool is_head_method_ = false;

@@ -20,8 +20,8 @@ constexpr std::string_view kInfer = "/v2/models/echo/infer";
 constexpr std::string_view kJson =
     R"({"inputs":[{"name":"X","shape":[2],"datatype":"FP32","data":[1,2.5]}]})";
 
-HttpLimits ShortLimits() {
-  HttpLimits limits;
+HttpSettings ShortLimits() {
+  HttpSettings limits;
   limits.body_bytes = 1 << 20;
   limits.connections = 64;
   limits.linger_timeout = milliseconds(500);
@@ -30,7 +30,7 @@ HttpLimits ShortLimits() {
 
 class HttpTest : public ::testing::Test {
  protected:
-  explicit HttpTest(const HttpLimits& limits = ShortLimits()) {
+  explicit HttpTest(const HttpSettings& limits = ShortLimits()) {
     auto started = HttpServer::Start("http", "127.0.0.1", 0, 2, limits, handler_);
     if (started.ok()) server_ = *std::move(started);
   }
@@ -331,8 +331,8 @@ TEST(HttpDrainTest, WhatWasSentBeforeTheDrainIsAnswered) {
 
 class HttpTimeoutTest : public HttpTest {
  protected:
-  static HttpLimits Limits() {
-    HttpLimits limits = ShortLimits();
+  static HttpSettings Limits() {
+    HttpSettings limits = ShortLimits();
     limits.head_timeout = milliseconds(200);
     limits.idle_timeout = milliseconds(300);
     limits.body_timeout = milliseconds(200);

@@ -7,6 +7,8 @@
 
 #include "base/status_macros.h"
 #include "protocol/compression.h"
+#include "protocol/control.h"
+#include "protocol/generate.h"
 #include "protocol/kserve_http.h"
 #include "protocol/messages.h"
 #include "protocol/model_config.h"
@@ -63,7 +65,7 @@ Route ModelRoute(const Segments& s) {
     route.kind = RouteKind::kInfer;
     route.method = "POST";
   } else if (left == 1 && (s[next] == "generate" || s[next] == "generate_stream")) {
-    route.kind = RouteKind::kGenerate;
+    route.kind = s[next] == "generate" ? RouteKind::kGenerate : RouteKind::kGenerateStream;
     route.method = "POST";
   } else if (left == 2 && next == 3 && s[next] == "trace" && s[next + 1] == "setting") {
     route.kind = RouteKind::kTraceSetting;
@@ -83,7 +85,7 @@ Route RepositoryRoute(const Segments& s) {
     route.kind = RouteKind::kIndex;
   } else if (left == 3 && s[next] == "models" && !s[next + 1].empty() &&
              (s[next + 2] == "load" || s[next + 2] == "unload")) {
-    route.kind = RouteKind::kLoadUnload;
+    route.kind = s[next + 2] == "load" ? RouteKind::kLoad : RouteKind::kUnload;
     route.model = s[next + 1];
   }
   return route;
@@ -91,7 +93,7 @@ Route RepositoryRoute(const Segments& s) {
 
 // s = v2 systemsharedmemory|cudasharedmemory [region NAME] status|register|unregister
 Route SharedMemoryRoute(const Segments& s) {
-  Route route{.method = "POST"};
+  Route route{.method = "POST", .cuda = s[1] == "cudasharedmemory"};
   const bool named = s.size() == 5 && s[2] == "region" && !s[3].empty();
   if (!named && s.size() != 3) return {};
   if (named) route.region = s[3];
@@ -139,8 +141,67 @@ void CompressResponse(Encoding encoding, HttpResponse& response) {
   response.headers.emplace_back("Content-Encoding", std::string(EncodingName(encoding)));
 }
 
+// Which part of the protocol a route belongs to, for restrictions.
+Api ApiOf(RouteKind kind) {
+  switch (kind) {
+    case RouteKind::kLive:
+    case RouteKind::kReady:
+    case RouteKind::kModelReady:
+      return Api::kHealth;
+    case RouteKind::kModelConfig:
+      return Api::kModelConfig;
+    case RouteKind::kStatistics:
+      return Api::kStatistics;
+    case RouteKind::kInfer:
+    case RouteKind::kGenerate:
+    case RouteKind::kGenerateStream:
+      return Api::kInference;
+    case RouteKind::kTraceSetting:
+      return Api::kTrace;
+    case RouteKind::kLogging:
+      return Api::kLogging;
+    case RouteKind::kIndex:
+    case RouteKind::kLoad:
+    case RouteKind::kUnload:
+      return Api::kModelRepository;
+    case RouteKind::kSharedMemoryStatus:
+    case RouteKind::kSharedMemoryRegister:
+    case RouteKind::kSharedMemoryUnregister:
+      return Api::kSharedMemory;
+    case RouteKind::kUnknown:
+    case RouteKind::kServerMetadata:
+    case RouteKind::kModelMetadata:
+      break;
+  }
+  return Api::kMetadata;
+}
+
+bool HasHeader(const HttpRequest& request, const RestrictedApis::Rule& rule) {
+  return std::any_of(request.headers.begin(), request.headers.end(), [&rule](const auto& field) {
+    return EqualsIgnoreCase(field.first, rule.header) &&
+           RestrictedApis::Matches(rule, field.second);
+  });
+}
+
+// What a response being written keeps alive; gone once it was sent.
+struct BeingSent {
+  BeingSent(std::shared_ptr<const InferResponse> response,
+            std::shared_ptr<RequestTrace> request_trace)
+      : answer(std::move(response)), trace(std::move(request_trace)) {
+    if (trace != nullptr) trace->Stamp("HTTP_SEND_START");
+  }
+  ~BeingSent() {
+    if (trace != nullptr) trace->Stamp("HTTP_SEND_END");
+  }
+  BeingSent(const BeingSent&) = delete;
+  BeingSent& operator=(const BeingSent&) = delete;
+
+  const std::shared_ptr<const InferResponse> answer;
+  const std::shared_ptr<RequestTrace> trace;
+};
+
 HttpResponse InferHttpResponse(std::shared_ptr<const InferResponse> answer,
-                               const BinaryChoice& binary, Encoding encoding) {
+                               const OutputForms& binary, Encoding encoding) {
   if (!answer->status.ok()) return StatusResponse(answer->status);
   absl::StatusOr<HttpInferAnswer> rendered = RenderHttpInfer(*answer, binary);
   if (!rendered.ok()) return StatusResponse(rendered.status());
@@ -149,7 +210,6 @@ HttpResponse InferHttpResponse(std::shared_ptr<const InferResponse> answer,
     response.content_type = "application/octet-stream";
     response.headers.emplace_back(kInferHeaderLength, Concat(response.body.size()));
     response.blocks = std::move(rendered->blocks);
-    response.storage = std::move(answer);
   }
   CompressResponse(encoding, response);
   return response;
@@ -162,6 +222,18 @@ absl::StatusOr<std::shared_ptr<PaddedBody>> DecodedBody(HttpRequest& request,
                           ParseContentEncoding(request.content_encoding.value_or("")));
   if (encoding == Encoding::kIdentity) return std::move(request.body);
   return Decompress(request.body->view(), max_bytes);
+}
+
+HttpResponse GenerateHttpResponse(const InferResponse& answer, bool stream) {
+  if (!answer.status.ok()) return StatusResponse(answer.status);
+  absl::StatusOr<std::string> rendered = RenderGenerate(answer);
+  if (!rendered.ok()) return StatusResponse(rendered.status());
+  HttpResponse response = JsonResponse(*std::move(rendered));
+  if (stream) {
+    response.content_type = "text/event-stream; charset=utf-8";
+    response.body = Concat("data: ", response.body, "\n\n");
+  }
+  return response;
 }
 
 std::int64_t NowNs() {
@@ -187,7 +259,7 @@ Route FindRoute(std::string_view target) {
   return {};
 }
 
-KServeHandler::KServeHandler(Service& service, const DoorState& state, std::size_t max_input_bytes)
+KServeHandler::KServeHandler(Service& service, DoorState& state, std::size_t max_input_bytes)
     : service_(service), state_(state), max_input_bytes_(max_input_bytes) {}
 
 void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
@@ -200,8 +272,26 @@ void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
                                               : request.method == route.method;
     if (route.kind == RouteKind::kUnknown) return answer_now(ErrorResponse(404, "Not Found"));
     if (!allowed) return answer_now(ErrorResponse(405, "Method Not Allowed"));
-    if (route.kind != RouteKind::kInfer) return answer_now(Answer(route, request));
-    const absl::Status status = Infer(route, request, exchange);
+    const RestrictedApis::Rule* rule = state_.http_restricted.RuleOf(ApiOf(route.kind));
+    if (rule != nullptr && !HasHeader(request, *rule)) {
+      return answer_now(ErrorResponse(
+          403, Concat("This API is restricted, expecting header '", rule->header, "'")));
+    }
+    absl::Status status;
+    switch (route.kind) {
+      case RouteKind::kLoad:
+      case RouteKind::kUnload:
+        return ControlModel(route, request, exchange);
+      case RouteKind::kInfer:
+        status = Infer(route, request, exchange);
+        break;
+      case RouteKind::kGenerate:
+      case RouteKind::kGenerateStream:
+        status = Generate(route, request, exchange);
+        break;
+      default:
+        return answer_now(Answer(route, request));
+    }
     if (status.ok()) return;
     HttpResponse refusal = StatusResponse(status);
     if (request.content_encoding && absl::IsUnimplemented(status)) {
@@ -213,8 +303,7 @@ void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
   }
 }
 
-HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& request) const {
-  const bool post = request.method == "POST";
+HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& request) {
   switch (route.kind) {
     case RouteKind::kLive:
       return EmptyResponse(service_.Live() ? 200 : 400);
@@ -222,32 +311,94 @@ HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& reques
       return EmptyResponse(service_.Ready() && !state_.draining.load() ? 200 : 400);
     case RouteKind::kServerMetadata:
       return JsonResponse(ProtoJson(ToProto(service_.Metadata())));
-    case RouteKind::kGenerate:
-      return StatusResponse(
-          absl::UnimplementedError("generate is not offered: no model here makes text"));
     case RouteKind::kTraceSetting:
-      return post ? StatusResponse(SettingsRefused("trace")) : JsonResponse(TraceSettingsJson());
-    case RouteKind::kLogging:
-      return post ? StatusResponse(SettingsRefused("log")) : JsonResponse(LogSettingsJson());
+      return TraceAnswer(route, request);
+    case RouteKind::kLogging: {
+      if (request.method == "GET") return JsonResponse(LogSettingsJson(CurrentLog()));
+      const auto body = ParseLogBody(request.body->view());
+      if (!body.ok()) return StatusResponse(body.status());
+      const auto settings = ChangedLogSettings(CurrentLog(), *body);
+      if (!settings.ok()) return StatusResponse(settings.status());
+      ChangeLog(*settings);
+      return JsonResponse(LogSettingsJson(CurrentLog()));
+    }
     case RouteKind::kIndex: {
       if (route.named_repository) return StatusResponse(RepositoryNameRefused());
       const absl::StatusOr<bool> ready_only = ParseIndexRequest(*request.body);
       if (!ready_only.ok()) return StatusResponse(ready_only.status());
       return JsonResponse(IndexJson(service_.RepositoryIndex(*ready_only)));
     }
-    case RouteKind::kLoadUnload:
-      return StatusResponse(LoadUnloadRefused());
     case RouteKind::kSharedMemoryStatus:
-      if (route.region.empty()) return JsonResponse("[]");
-      return StatusResponse(
-          absl::NotFoundError(Concat("Unable to find shared memory region: '", route.region, "'")));
     case RouteKind::kSharedMemoryRegister:
-      return StatusResponse(SharedMemoryRefused());
     case RouteKind::kSharedMemoryUnregister:
-      return EmptyResponse(200);
+      return SharedMemoryAnswer(route, request);
     default:
       return ModelAnswer(route);
   }
+}
+
+HttpResponse KServeHandler::TraceAnswer(const Route& route, const HttpRequest& request) {
+  const std::string model(route.model);
+  if (!model.empty()) {
+    const absl::Status known = service_.GetModelMetadata(model, "").status();
+    if (!known.ok()) return StatusResponse(known);
+  }
+  if (request.method == "POST") {
+    const auto changes = ParseTraceBody(request.body->view());
+    if (!changes.ok()) return StatusResponse(changes.status());
+    const absl::Status changed = state_.tracer.Update(model, *changes);
+    if (!changed.ok()) return StatusResponse(changed);
+  }
+  return JsonResponse(TraceSettingsJson(state_.tracer.Get(model)));
+}
+
+HttpResponse KServeHandler::SharedMemoryAnswer(const Route& route, const HttpRequest& request) {
+  const std::string name(route.region);
+  if (route.kind == RouteKind::kSharedMemoryStatus) {
+    // Without a GPU no region of one is ever registered.
+    if (route.cuda && name.empty()) return JsonResponse("[]");
+    const auto regions = state_.regions.Status(route.cuda ? Concat("cuda ", name) : name);
+    if (!regions.ok()) {
+      return StatusResponse(
+          absl::NotFoundError(Concat("Unable to find shared memory region: '", name, "'")));
+    }
+    return JsonResponse(RegionsJson(*regions));
+  }
+  if (route.kind == RouteKind::kSharedMemoryUnregister) {
+    if (!route.cuda) state_.regions.Unregister(name);
+    return EmptyResponse(200);
+  }
+  absl::Status status = state_.regions.CheckAllowed();
+  if (status.ok() && route.cuda) status = absl::InvalidArgumentError(CudaSharedMemoryText(name));
+  if (!status.ok()) return StatusResponse(status);
+  auto region = ParseRegionBody(request.body->view());
+  if (!region.ok()) return StatusResponse(region.status());
+  region->name = name;
+  status = state_.regions.Register(*region);
+  return status.ok() ? EmptyResponse(200) : StatusResponse(status);
+}
+
+void KServeHandler::ControlModel(const Route& route, const HttpRequest& request,
+                                 const std::shared_ptr<HttpExchange>& exchange) {
+  const auto done = [exchange](const absl::Status& status) {
+    exchange->Respond(
+        [status] { return status.ok() ? EmptyResponse(200) : StatusResponse(status); });
+  };
+  if (route.named_repository) return done(RepositoryNameRefused());
+  if (route.kind == RouteKind::kLoad) {
+    auto body = ParseLoadBody(request.body->view());
+    if (!body.ok()) return done(body.status());
+    body->set_model_name(std::string(route.model));
+    absl::StatusOr<LoadModelRequest> load = ToLoadRequest(*body);
+    if (!load.ok()) return done(load.status());
+    return service_.LoadModel(*std::move(load), done);
+  }
+  auto body = ParseUnloadBody(request.body->view());
+  if (!body.ok()) return done(body.status());
+  body->set_model_name(std::string(route.model));
+  const absl::StatusOr<bool> dependents = UnloadsDependents(*body);
+  if (!dependents.ok()) return done(dependents.status());
+  service_.UnloadModel(body->model_name(), *dependents, done);
 }
 
 HttpResponse KServeHandler::ModelAnswer(const Route& route) const {
@@ -280,22 +431,78 @@ absl::Status KServeHandler::Infer(const Route& route, HttpRequest& request,
   HttpInferInput input{.model_name = route.model,
                        .model_version = route.version,
                        .header_length = std::nullopt,
-                       .body = std::move(body)};
+                       .body = std::move(body),
+                       .regions = &state_.regions};
   if (request.infer_header_length) input.header_length = *request.infer_header_length;
   SIGLIP_ASSIGN_OR_RETURN(ParsedInfer parsed, ParseHttpInfer(input));
   input.body.reset();
-  parsed.request->times.arrival_ns = NowNs();
-  parsed.request->is_cancelled = [exchange] { return exchange->cancelled(); };
-  parsed.request->done = [exchange, binary = std::move(parsed.binary),
+  // Starting with the request's trace: it is written when the answer has been sent.
+  std::shared_ptr<RequestTrace> trace = state_.tracer.Sample(parsed.request->model_name);
+  parsed.request->trace = trace;
+  parsed.request->done = [exchange, trace = std::move(trace), regions = &state_.regions,
+                          binary = std::move(parsed.binary),
                           encoding =
                               ChooseEncoding(request.accept_encoding)](InferResponse response) {
+    WriteSharedOutputs(regions, binary.shared_memory, response);
     auto answer = std::make_shared<const InferResponse>(std::move(response));
-    exchange->Respond([answer = std::move(answer), binary, encoding] {
-      return InferHttpResponse(answer, binary, encoding);
+    exchange->Respond([answer = std::move(answer), trace, binary, encoding] {
+      auto sent = std::make_shared<const BeingSent>(answer, trace);
+      HttpResponse http = InferHttpResponse(answer, binary, encoding);
+      http.storage = std::move(sent);
+      return http;
     });
   };
-  service_.Infer(std::move(parsed.request));
+  Submit(std::move(parsed.request), request, exchange);
   return absl::OkStatus();
+}
+
+absl::Status KServeHandler::Generate(const Route& route, const HttpRequest& request,
+                                     const std::shared_ptr<HttpExchange>& exchange) {
+  if (!EqualsIgnoreCase(request.content_encoding.value_or("identity"), "identity")) {
+    return absl::UnimplementedError("Unsupported compression type, generate takes none");
+  }
+  SIGLIP_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const ModelConfig> config,
+      service_.GetModelConfig(std::string(route.model), std::string(route.version)));
+  SIGLIP_ASSIGN_OR_RETURN(const std::string infer, GenerateToInfer(request.body->view(), *config));
+  const HttpInferInput input{.model_name = route.model,
+                             .model_version = route.version,
+                             .header_length = std::nullopt,
+                             .body = std::make_shared<const PaddedBody>(infer),
+                             .regions = nullptr};
+  SIGLIP_ASSIGN_OR_RETURN(ParsedInfer parsed, ParseHttpInfer(input));
+  std::shared_ptr<RequestTrace> trace = state_.tracer.Sample(parsed.request->model_name);
+  parsed.request->trace = trace;
+  parsed.request->done = [exchange, trace = std::move(trace),
+                          stream =
+                              route.kind == RouteKind::kGenerateStream](InferResponse response) {
+    auto answer = std::make_shared<const InferResponse>(std::move(response));
+    exchange->Respond([answer = std::move(answer), trace, stream] {
+      auto sent = std::make_shared<const BeingSent>(answer, trace);
+      HttpResponse http = GenerateHttpResponse(*answer, stream);
+      http.storage = std::move(sent);
+      return http;
+    });
+  };
+  Submit(std::move(parsed.request), request, exchange);
+  return absl::OkStatus();
+}
+
+void KServeHandler::Submit(std::unique_ptr<InferRequest> infer, const HttpRequest& request,
+                           const std::shared_ptr<HttpExchange>& exchange) {
+  if (infer->trace != nullptr) {
+    infer->trace_id = infer->trace->NextId();
+    infer->trace->Stamp("HTTP_RECV_START", request.receive_start_ns);
+    infer->trace->Stamp("HTTP_RECV_END");
+  }
+  if (!state_.http_forwarding.empty()) {
+    for (const auto& [name, value] : request.headers) {
+      state_.http_forwarding.Forward(name, value, infer->parameters);
+    }
+  }
+  infer->times.arrival_ns = NowNs();
+  infer->is_cancelled = [exchange] { return exchange->cancelled(); };
+  service_.Infer(std::move(infer));
 }
 
 }  // namespace siglip

@@ -23,10 +23,12 @@ enum class RouteKind {
   kStatistics,
   kInfer,
   kGenerate,
+  kGenerateStream,
   kTraceSetting,
   kLogging,
   kIndex,
-  kLoadUnload,
+  kLoad,
+  kUnload,
   kSharedMemoryStatus,
   kSharedMemoryRegister,
   kSharedMemoryUnregister,
@@ -39,6 +41,7 @@ struct Route {
   std::string_view version = {};  // digits, or empty
   std::string_view region = {};   // shared memory: its name, or empty
   bool named_repository = false;
+  bool cuda = false;  // shared memory: of a GPU
 };
 
 // `target` as received; what follows a '?' is not part of the match. Nothing is decoded.
@@ -47,17 +50,26 @@ Route FindRoute(std::string_view target);
 class KServeHandler final : public HttpHandler {
  public:
   // All outlive the handler.
-  KServeHandler(Service& service, const DoorState& state, std::size_t max_input_bytes);
+  KServeHandler(Service& service, DoorState& state, std::size_t max_input_bytes);
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
 
  private:
-  HttpResponse Answer(const Route& route, const HttpRequest& request) const;
+  HttpResponse Answer(const Route& route, const HttpRequest& request);
+  HttpResponse SharedMemoryAnswer(const Route& route, const HttpRequest& request);
+  HttpResponse TraceAnswer(const Route& route, const HttpRequest& request);
+  void ControlModel(const Route& route, const HttpRequest& request,
+                    const std::shared_ptr<HttpExchange>& exchange);
   HttpResponse ModelAnswer(const Route& route) const;
   absl::Status Infer(const Route& route, HttpRequest& request,
                      const std::shared_ptr<HttpExchange>& exchange);
+  absl::Status Generate(const Route& route, const HttpRequest& request,
+                        const std::shared_ptr<HttpExchange>& exchange);
+  // Trace and forwarded headers; then to the service.
+  void Submit(std::unique_ptr<InferRequest> infer, const HttpRequest& request,
+              const std::shared_ptr<HttpExchange>& exchange);
 
   Service& service_;
-  const DoorState& state_;
+  DoorState& state_;
   const std::size_t max_input_bytes_;
 };
 

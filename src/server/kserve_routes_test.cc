@@ -29,14 +29,15 @@ TEST(FindRoute, KnowsTheTable) {
       {"/v2/models/m/stats", RouteKind::kStatistics},
       {"/v2/models/m/infer?a/b", RouteKind::kInfer},
       {"/v2/models/m/versions/1/infer", RouteKind::kInfer},
-      {"/v2/models/m/generate_stream", RouteKind::kGenerate},
+      {"/v2/models/m/generate", RouteKind::kGenerate},
+      {"/v2/models/m/generate_stream", RouteKind::kGenerateStream},
       {"/v2/models/m/trace/setting", RouteKind::kTraceSetting},
       {"/v2/trace/setting", RouteKind::kTraceSetting},
       {"/v2/logging", RouteKind::kLogging},
       {"/v2/repository/index", RouteKind::kIndex},
       {"/v2/repository/r/index", RouteKind::kIndex},
-      {"/v2/repository/models/m/load", RouteKind::kLoadUnload},
-      {"/v2/repository/models/m/unload", RouteKind::kLoadUnload},
+      {"/v2/repository/models/m/load", RouteKind::kLoad},
+      {"/v2/repository/models/m/unload", RouteKind::kUnload},
       {"/v2/systemsharedmemory/status", RouteKind::kSharedMemoryStatus},
       {"/v2/systemsharedmemory/region/r/status", RouteKind::kSharedMemoryStatus},
       {"/v2/systemsharedmemory/region/r/register", RouteKind::kSharedMemoryRegister},
@@ -123,10 +124,20 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Post("/v2/systemsharedmemory/unregister", ""), 200, "");
   Expect(Post("/v2/cudasharedmemory/region/r/unregister", ""), 200, "");
   Expect(Get("/v2/trace/setting"), 200, R"("trace_level":["OFF"])");
-  Expect(Post("/v2/trace/setting", "{}"), 501, "trace");
+  Expect(Post("/v2/trace/setting", R"({"trace_rate":"7"})"), 200, R"("trace_rate":"7")");
+  Expect(Post("/v2/trace/setting", R"({"trace_file":"x"})"), 501, "trace file location");
+  Expect(Post("/v2/models/echo/trace/setting", R"({"trace_rate":8})"), 200, R"("trace_rate":"8")");
+  Expect(Get("/v2/trace/setting"), 200, R"("trace_rate":"7")");
+  Expect(Get("/v2/models/nope/trace/setting"), 404, "nope");
   Expect(Get("/v2/logging"), 200, R"("log_info":true)");
-  Expect(Post("/v2/logging", "{}"), 501, "log");
-  Expect(Post("/v2/models/echo/generate", "{}"), 501, "generate");
+  Expect(Post("/v2/logging", "{}"), 200, R"("log_verbose_level":0)");
+  Expect(Post("/v2/logging", R"({"log_file":"x"})"), 501, "log file location");
+  Expect(Post("/v2/models/echo/generate", R"({"X":[1.5,2]})"), 200,
+         R"({"model_name":"echo","model_version":"1","Y":[1.5,2.0]})");
+  Expect(Post("/v2/models/echo/generate_stream", R"({"X":3})"), 200, "data: {\"model_name\"");
+  Expect(Post("/v2/models/echo/generate", "{"), 400, "failed to parse");
+  Expect(Post("/v2/models/nope/generate", "{}"), 404, "unknown model: 'nope'");
+  Expect(Post("/v2/models/echo/generate", "x", "Content-Encoding: gzip\r\n"), 501, "generate");
   Expect(Post("/v2/models/nope/infer", R"({"inputs":[]})"), 404, "unknown model: 'nope'");
 }
 
@@ -139,6 +150,76 @@ TEST_F(RoutesTest, WrongMethodIs405AndUnknownPathIs404) {
   Expect(Get("/v3"), 404, R"({"error":"Not Found"})");
   Expect(Post("/v3", ""), 404, "Not Found");
   Expect(Get("/v2/../../etc/passwd"), 404, "Not Found");
+}
+
+TEST_F(RoutesTest, ExplicitControlLoadsAndUnloads) {
+  service_.explicit_mode = true;
+  Expect(Post("/v2/repository/models/echo/load", ""), 200, "");
+  Expect(Post("/v2/repository/models/echo/load", R"({"parameters":{"config":"{}"}})"), 200, "");
+  Expect(Post("/v2/repository/models/nope/load", "{}"), 400, "failed to load 'nope'");
+  Expect(Post("/v2/repository/models/echo/load", R"({"parameters":{"x":1}})"), 400,
+         "unrecognized load parameter 'x'");
+  Expect(Post("/v2/repository/models/echo/unload", R"({"parameters":{"unload_dependents":true}})"),
+         200, "");
+  Expect(Post("/v2/repository/r/models/echo/load", ""), 501, "repository_name");
+}
+
+// A handler whose server keeps headers, under options.
+class RulesTest : public ::testing::Test {
+ protected:
+  RulesTest() {
+    ServerOptions options;
+    options.allow_client_shm = true;
+    options.http_restricted_apis = {"inference:secret=open", "logging:other=x"};
+    options.http_header_forward_pattern = "^x-";
+    EXPECT_TRUE(state_.Configure(options).ok());
+    HttpSettings settings;
+    settings.keep_headers = true;
+    auto started = HttpServer::Start("http", "127.0.0.1", 0, 1, settings, handler_);
+    if (started.ok()) server_ = *std::move(started);
+  }
+  RawResponse Ask(std::string_view request) { return RawClient(server_->port()).Ask(request); }
+
+  FakeService service_;
+  DoorState state_{ServerOptions{.allow_client_shm = true}};
+  KServeHandler handler_{service_, state_, 1 << 20};
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(RulesTest, RestrictedPartsNeedTheirHeader) {
+  const std::string body = R"({"inputs":[{"name":"X","datatype":"FP32","shape":[1],"data":[1]}]})";
+  const RawResponse refused = Ask(Post("/v2/models/echo/infer", body));
+  EXPECT_EQ(refused.status, 403);
+  EXPECT_EQ(refused.body, R"({"error":"This API is restricted, expecting header 'secret'"})");
+  EXPECT_EQ(Ask(Post("/v2/models/echo/infer", body, "secret: wrong\r\n")).status, 403);
+  EXPECT_EQ(Ask(Post("/v2/models/echo/infer", body, "SECRET: open\r\n")).status, 200);
+  EXPECT_EQ(Ask(Post("/v2/models/echo/generate", R"({"X":1})")).status, 403);
+  EXPECT_EQ(Ask(Get("/v2/logging")).status, 403);
+  EXPECT_EQ(Ask(Get("/v2/health/ready")).status, 200);
+}
+
+TEST_F(RulesTest, HeadersBecomeParameters) {
+  service_.hold = true;
+  RawClient client(server_->port());
+  client.Send(Post("/v2/models/echo/infer",
+                   R"({"parameters":{"x-a":"own"},"inputs":[)"
+                   R"({"name":"X","datatype":"FP32","shape":[1],"data":[1]}]})",
+                   "secret: open\r\nX-B: 2\r\nx-a: theirs\r\n"));
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  EXPECT_EQ(request->parameters.size(), 2u);
+  EXPECT_EQ(std::get<std::string>(request->parameters.at("X-B")), "2");
+  EXPECT_EQ(std::get<std::string>(request->parameters.at("x-a")), "own");
+  service_.Finish(std::move(request));
+  EXPECT_EQ(client.Receive().status, 200);
+}
+
+TEST_F(RulesTest, CudaMemoryIsRefusedWithoutAGpu) {
+  const RawResponse refused = Ask(Post("/v2/cudasharedmemory/region/r/register", "{}"));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_THAT(refused.body, HasSubstr("GPUs not supported"));
+  EXPECT_EQ(Ask(Post("/v2/systemsharedmemory/region/r/register", R"({"key":"/../x"})")).status,
+            400);
 }
 
 }  // namespace

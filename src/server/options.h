@@ -7,8 +7,30 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace siglip {
+
+// PEM files. Read at the start and again when the operator says so.
+struct TlsFiles {
+  bool enabled = false;
+  bool mutual = false;  // clients must show a certificate of `root_cert`
+  std::string server_cert = {};
+  std::string server_key = {};
+  std::string root_cert = {};
+};
+
+// gRPC's own, in milliseconds; defaults are Triton's.
+struct GrpcKeepalive {
+  int time_ms = 7'200'000;
+  int timeout_ms = 20'000;
+  bool permit_without_calls = false;
+  int max_pings_without_data = 2;
+  int min_recv_ping_interval_without_data_ms = 300'000;
+  int max_ping_strikes = 2;
+  int max_connection_age_ms = 0;  // 0 = no limit
+  int max_connection_age_grace_ms = 0;
+};
 
 struct ServerOptions {
   // --allow-http, --http-address, --http-port (0 = any free one), --http-thread-count
@@ -32,6 +54,28 @@ struct ServerOptions {
   bool allow_metrics = true;
   std::string metrics_address = "0.0.0.0";
   std::uint16_t metrics_port = 8002;
+
+  // --reuse-http-port, --reuse-grpc-port: other processes may listen there too.
+  bool reuse_http_port = false;
+  bool reuse_grpc_port = false;
+  // --http-use-ssl ..., --grpc-use-ssl ...
+  TlsFiles http_tls = {};
+  TlsFiles grpc_tls = {};
+  // --grpc-keepalive-time ...
+  GrpcKeepalive grpc_keepalive = {};
+  // --grpc-infer-response-compression-level: 0 none to 3 high.
+  int grpc_compression_level = 0;
+
+  // --allow-client-shm
+  bool allow_client_shm = false;
+  // --http-restricted-api, --grpc-restricted-protocol: "<api>,<api>:<key>=<value>"
+  std::vector<std::string> http_restricted_apis = {};
+  std::vector<std::string> grpc_restricted_protocols = {};
+  // --http-header-forward-pattern, --grpc-header-forward-pattern
+  std::string http_header_forward_pattern = {};
+  std::string grpc_header_forward_pattern = {};
+  // --trace-config
+  std::vector<std::string> trace_config = {};
 
   // --exit-timeout-secs: how long accepted work may take after SIGTERM.
   std::chrono::seconds exit_timeout{30};

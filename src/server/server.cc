@@ -11,32 +11,44 @@ namespace siglip {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
                                                       const ServerOptions& options) {
-  std::unique_ptr<Server> server(new Server());
+  std::unique_ptr<Server> server(new Server(options));
+  SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
   server->kserve_ =
       std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
   server->metrics_handler_ = std::make_unique<MetricsHandler>(service);
-  HttpLimits limits;
-  limits.body_bytes = options.http_max_input_bytes;
-  limits.connections = options.http_max_connections;
+  HttpSettings settings;
+  settings.tls = options.http_tls;
+  settings.reuse_port = options.reuse_http_port;
+  settings.keep_headers =
+      !server->state_.http_restricted.empty() || !server->state_.http_forwarding.empty();
+  settings.body_bytes = options.http_max_input_bytes;
+  settings.connections = options.http_max_connections;
   if (options.allow_http) {
-    SIGLIP_ASSIGN_OR_RETURN(server->http_,
-                            HttpServer::Start("http", options.http_address, options.http_port,
-                                              options.http_thread_count, limits, *server->kserve_));
+    SIGLIP_ASSIGN_OR_RETURN(
+        server->http_, HttpServer::Start("http", options.http_address, options.http_port,
+                                         options.http_thread_count, settings, *server->kserve_));
   }
   if (options.allow_grpc) {
     SIGLIP_ASSIGN_OR_RETURN(server->grpc_, GrpcServer::Start(service, server->state_, options));
   }
   if (options.allow_metrics) {
     // A scrape has no body, and one thread answers all of them.
-    limits.body_bytes = 0;
+    settings.body_bytes = 0;
+    settings.tls = {};
+    settings.reuse_port = false;
+    settings.keep_headers = false;
     SIGLIP_ASSIGN_OR_RETURN(server->metrics_, HttpServer::Start("metrics", options.metrics_address,
-                                                                options.metrics_port, 1, limits,
+                                                                options.metrics_port, 1, settings,
                                                                 *server->metrics_handler_));
   }
   return server;
 }
 
+Server::Server(const ServerOptions& options) : state_(options) {}
+
 Server::~Server() = default;
+
+absl::Status Server::ReloadTls() { return http_ ? http_->ReloadTls() : absl::OkStatus(); }
 
 ServerPorts Server::ports() const {
   return {.http = http_ ? http_->port() : std::uint16_t{0},

@@ -29,12 +29,15 @@ class Server {
 
   ServerPorts ports() const;
 
+  // Reads the TLS files again, for connections to come.
+  absl::Status ReloadTls();
+
   // Readiness turns false, nothing new is accepted, idle connections are closed, accepted work is
   // finished. True if all of it was answered within `timeout`.
   bool Drain(std::chrono::milliseconds timeout);
 
  private:
-  Server() = default;
+  explicit Server(const ServerOptions& options);
 
   DoorState state_;
   std::unique_ptr<KServeHandler> kserve_;

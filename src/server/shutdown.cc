@@ -37,6 +37,7 @@ ShutdownSignals::ShutdownSignals() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   SIGLIP_CHECK(pthread_sigmask(SIG_BLOCK, &signals, nullptr) == 0);
   signal_fd_ = ::signalfd(-1, &signals, SFD_CLOEXEC);
   wake_fd_ = ::eventfd(0, EFD_CLOEXEC);
@@ -53,10 +54,12 @@ ShutdownSignals::~ShutdownSignals() {
   ::close(wake_fd_);
 }
 
-int ShutdownSignals::WaitForFirst() {
-  const int first = WaitForSignal(signal_fd_, wake_fd_);
+int ShutdownSignals::WaitForFirst(const std::function<void()>& on_hangup) {
+  int first = WaitForSignal(signal_fd_, wake_fd_);
+  for (; first == SIGHUP; first = WaitForSignal(signal_fd_, wake_fd_)) on_hangup();
   second_ = std::thread([this] {
-    const int second = WaitForSignal(signal_fd_, wake_fd_);
+    int second = SIGHUP;
+    while (second == SIGHUP) second = WaitForSignal(signal_fd_, wake_fd_);
     if (second != 0) std::_Exit(128 + second);
   });
   return first;

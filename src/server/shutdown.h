@@ -1,8 +1,9 @@
 #pragma once
 
-// SIGTERM and SIGINT. Made in main before any thread: blocks both signals in all threads to come,
-// and ignores SIGPIPE (a client that hangs up must not end the process).
+// SIGTERM, SIGINT and SIGHUP. Made in main before any thread: blocks the signals in all threads to
+// come, and ignores SIGPIPE (a client that hangs up must not end the process).
 
+#include <functional>
 #include <thread>
 
 namespace siglip {
@@ -15,9 +16,10 @@ class ShutdownSignals {
   ShutdownSignals(const ShutdownSignals&) = delete;
   ShutdownSignals& operator=(const ShutdownSignals&) = delete;
 
-  // Waits for the first signal and returns its number. From then on a second one ends the process
-  // at once with exit code 128 + its number.
-  int WaitForFirst();
+  // Waits for the first SIGTERM or SIGINT and returns its number; until then SIGHUP calls
+  // `on_hangup`. From then on a second one ends the process at once with exit code 128 + its
+  // number.
+  int WaitForFirst(const std::function<void()>& on_hangup = [] {});
 
  private:
   int signal_fd_ = -1;

@@ -219,7 +219,7 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
       }
     }
     for (std::unique_ptr<InferRequest>& request : ready) {
-      owner_.models_.InferWithin(std::move(request));
+      request_->models->InferWithin(std::move(request));
     }
   }
 
@@ -236,9 +236,7 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
     request->model_name = step.model_name;
     if (step.model_version > 0) request->model_version = absl::StrCat(step.model_version);
     request->parameters = request_->parameters;
-    request->priority = request_->priority;
-    request->timeout_us = request_->timeout_us;
-    request->is_cancelled = request_->is_cancelled;
+    Inherit(*request_, *request);
     for (const auto& [input, tensor] : step.input_map) {
       request->inputs.push_back(tensors_.at(tensor));
       request->inputs.back().name = input;
@@ -345,9 +343,9 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
   ComputeDurations sum_ SIGLIP_GUARDED_BY(mu_);
 };
 
-EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, ModelAccess& models,
-                                     const Clock& clock, StatisticsRecorder& statistics)
-    : config_(std::move(config)), models_(models), clock_(clock), statistics_(statistics) {}
+EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, const Clock& clock,
+                                     StatisticsRecorder& statistics)
+    : config_(std::move(config)), clock_(clock), statistics_(statistics) {}
 
 EnsembleScheduler::~EnsembleScheduler() { Stop(); }
 

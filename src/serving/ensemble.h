@@ -29,8 +29,8 @@ absl::Status CheckEnsemble(
 // Thread-safe. Everything but the configuration is borrowed, and outlives the requests.
 class EnsembleScheduler final : public Scheduler {
  public:
-  EnsembleScheduler(std::shared_ptr<const ModelConfig> config, ModelAccess& models,
-                    const Clock& clock, StatisticsRecorder& statistics);
+  EnsembleScheduler(std::shared_ptr<const ModelConfig> config, const Clock& clock,
+                    StatisticsRecorder& statistics);
   ~EnsembleScheduler() override;
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
@@ -42,7 +42,6 @@ class EnsembleScheduler final : public Scheduler {
   void Finished();
 
   const std::shared_ptr<const ModelConfig> config_;
-  ModelAccess& models_;
   const Clock& clock_;
   StatisticsRecorder& statistics_;
 

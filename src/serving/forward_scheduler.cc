@@ -28,12 +28,10 @@ std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
 }  // namespace
 
 ForwardScheduler::ForwardScheduler(std::shared_ptr<const ModelConfig> config,
-                                   std::shared_ptr<Forwarder> forwarder, ModelAccess& models,
-                                   const Clock& clock, StatisticsRecorder& statistics,
-                                   ThreadPool& pool)
+                                   std::shared_ptr<Forwarder> forwarder, const Clock& clock,
+                                   StatisticsRecorder& statistics, ThreadPool& pool)
     : config_(std::move(config)),
       forwarder_(std::move(forwarder)),
-      models_(models),
       clock_(clock),
       statistics_(statistics),
       pool_(pool) {}
@@ -54,12 +52,16 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
     done(std::move(response));
   };
   if (InputBytes(*request) <= kInlineBytes) {
-    forwarder_->Forward(std::move(request), models_);
+    const std::shared_ptr<ModelAccess> models = request->models;
+    forwarder_->Forward(std::move(request), *models);
     return;
   }
   // std::function must be copyable.
   auto shared = std::make_shared<std::unique_ptr<InferRequest>>(std::move(request));
-  pool_.Submit([this, shared] { forwarder_->Forward(std::move(*shared), models_); });
+  pool_.Submit([this, shared] {
+    const std::shared_ptr<ModelAccess> models = (*shared)->models;
+    forwarder_->Forward(std::move(*shared), *models);
+  });
 }
 
 }  // namespace siglip

@@ -18,8 +18,7 @@ namespace siglip {
 class ForwardScheduler final : public Scheduler {
  public:
   ForwardScheduler(std::shared_ptr<const ModelConfig> config, std::shared_ptr<Forwarder> forwarder,
-                   ModelAccess& models, const Clock& clock, StatisticsRecorder& statistics,
-                   ThreadPool& pool);
+                   const Clock& clock, StatisticsRecorder& statistics, ThreadPool& pool);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
   void Stop() override {}  // holds no queue: the models behind it refuse
@@ -27,7 +26,6 @@ class ForwardScheduler final : public Scheduler {
  private:
   const std::shared_ptr<const ModelConfig> config_;
   const std::shared_ptr<Forwarder> forwarder_;
-  ModelAccess& models_;
   const Clock& clock_;
   StatisticsRecorder& statistics_;
   ThreadPool& pool_;

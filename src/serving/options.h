@@ -2,21 +2,28 @@
 
 // The service's limits, and why they are what they are.
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 namespace siglip {
 
+// Who decides what is loaded: nobody after the start, a client, or the repository's files.
+enum class ModelControlMode { kNone, kExplicit, kPoll };
+
 struct ServiceOptions {
   std::string server_name = "triton";  // what Triton's own clients look for
-  std::string server_version;
+  std::string server_version = {};
   // Of ServerMetadata. "statistics" is what makes perf_analyzer read server-side statistics.
   std::vector<std::string> extensions = {"classification",
                                          "sequence",
                                          "model_repository",
+                                         "model_repository(unload_dependents)",
                                          "schedule_policy",
                                          "model_configuration",
+                                         "system_shared_memory",
+                                         "cuda_shared_memory",
                                          "binary_tensor_data",
                                          "parameters",
                                          "statistics",
@@ -39,6 +46,16 @@ struct ServiceOptions {
   // False: a model that fails to load is UNAVAILABLE, the others are served (Triton's
   // exit-on-error).
   bool exit_on_error = true;
+
+  // --model-control-mode; --load-model names what the explicit mode starts with ("*" = all).
+  ModelControlMode control_mode = ModelControlMode::kNone;
+  std::vector<std::string> load_models = {};
+  // --repository-poll-secs
+  std::chrono::seconds poll_interval{15};
+  // --model-load-retry-count, at the start only.
+  int load_retries = 0;
+  // --strict-readiness: ready only if every model is; otherwise once the server is up.
+  bool strict_readiness = true;
 };
 
 }  // namespace siglip

@@ -11,8 +11,19 @@ InferRequest::~InferRequest() {
   Answer(*this, std::move(response));
 }
 
+void Inherit(const InferRequest& outer, InferRequest& inner) {
+  inner.priority = outer.priority;
+  inner.timeout_us = outer.timeout_us;
+  inner.is_cancelled = outer.is_cancelled;
+  if (outer.trace == nullptr) return;
+  inner.trace = outer.trace;
+  inner.trace_id = outer.trace->NextId();
+  inner.trace_parent_id = outer.trace_id;
+}
+
 void Answer(InferRequest& request, InferResponse response) {
   if (!request.done) return;
+  if (request.trace != nullptr) request.trace->Add(request);
   std::function<void(InferResponse)> done = std::move(request.done);
   request.done = nullptr;
   response.id = request.id;

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "serving/data_type.h"
+#include "serving/tracer.h"
 
 namespace siglip {
 
@@ -68,6 +69,8 @@ struct ComputeDurations {
   std::uint64_t output_ns = 0;
 };
 
+class ModelAccess;
+
 struct InferResponse {
   absl::Status status = {};  // if not ok, only id, model_name and model_version are meaningful
   std::string id = {};
@@ -105,7 +108,17 @@ struct InferRequest {
   // Called exactly once, on any thread, possibly before Service::Infer returns. Must not block.
   std::function<void(InferResponse)> done;
   RequestTimes times;
+  // The models as they were when the request came in. Set by the service.
+  std::shared_ptr<ModelAccess> models = {};
+  // Null unless the request is traced.
+  std::shared_ptr<RequestTrace> trace = {};
+  std::uint64_t trace_id = 0;
+  std::uint64_t trace_parent_id = 0;  // 0 = the client's
 };
+
+// Gives what a request says about its client to one that is sent on its behalf: priority, time-out,
+// cancellation and trace.
+void Inherit(const InferRequest& outer, InferRequest& inner);
 
 // Calls the request's `done` and clears it; id, model name and version are filled in from the
 // request. Nothing happens if it was called before.

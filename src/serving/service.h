@@ -3,7 +3,9 @@
 // The door between the wire (protocol, server) and the models.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,11 +33,20 @@ struct ModelMetadata {
 };
 
 struct IndexRow {
-  std::string name;
-  std::string version;
-  std::string state;  // READY, UNAVAILABLE, LOADING, UNLOADING
-  std::string reason;
+  std::string name = {};
+  std::string version = {};
+  std::string state = {};  // READY, UNAVAILABLE, LOADING, UNLOADING; empty: never loaded
+  std::string reason = {};
 };
+
+struct LoadModelRequest {
+  std::string name;
+  // In place of the repository's config.pbtxt.
+  std::optional<ModelConfig> config;
+};
+
+// What load and unload say unless the control mode is explicit.
+absl::Status ControlRefused();
 
 // Thread-safe. An empty version means the newest; a version is decimal digits otherwise.
 // Errors carry Triton's codes and texts: NotFound "Request for unknown model: 'x' is not found",
@@ -58,6 +69,14 @@ class Service {
   virtual absl::StatusOr<std::vector<ModelStatistics>> GetStatistics(
       const std::string& name, const std::string& version) const = 0;
   virtual std::vector<IndexRow> RepositoryIndex(bool ready_only) const = 0;
+
+  // Loads the model, or loads it anew; the ensemble's steps come with it. `done` is called once, on
+  // any thread: InvalidArgument with the reason if it failed, and then an older one serves on.
+  virtual void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) = 0;
+  // Requests that came before are answered. Ensembles over the model go too; `unload_dependents`:
+  // so do the steps of an ensemble.
+  virtual void UnloadModel(const std::string& name, bool unload_dependents,
+                           std::function<void(absl::Status)> done) = 0;
 
   // Takes the request over; its `done` is called exactly once, with the answer or the refusal.
   virtual void Infer(std::unique_ptr<InferRequest> request) = 0;

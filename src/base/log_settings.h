@@ -1,0 +1,26 @@
+#pragma once
+
+// What of the log is written, and where. An operator or a client may change it while the program
+// runs.
+
+#include <cstdint>
+#include <string>
+
+namespace siglip {
+
+struct LogSettings {
+  bool info = true;
+  bool warning = true;
+  bool error = true;
+  std::uint32_t verbose_level = 0;  // > 0: debug lines too
+  bool iso8601 = false;             // whole seconds, as Triton's log_format ISO8601
+  std::string file = {};            // empty = stderr
+
+  bool operator==(const LogSettings&) const = default;
+};
+
+// False before ConfigureLog, and if the file cannot be opened; then nothing changes. Thread-safe.
+bool ChangeLog(const LogSettings& settings);
+LogSettings CurrentLog();
+
+}  // namespace siglip

@@ -1,0 +1,227 @@
+#include "cli/serve_flags.h"
+
+#include <map>
+
+namespace siglip::cli {
+namespace {
+
+CLI::Option* AddList(CLI::App& command, const char* names, std::vector<std::string>& list,
+                     const char* text) {
+  return command.add_option(names, list, text)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
+  AddList(command, "--model-repository,--model-store", flags.repositories,
+          "Folder of models with config.pbtxt; repeatable. Without it the six deployments are "
+          "built in. --model overrides every checkpoint that the files name");
+  command.add_option("--model-config-name", flags.config_name,
+                     "Read MODEL/configs/NAME.pbtxt instead of MODEL/config.pbtxt where it exists");
+  command
+      .add_option("--model-control-mode", flags.service.control_mode,
+                  "none: all models, as they are at the start; explicit: what clients load; poll: "
+                  "follow the repository's files")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, ModelControlMode>{
+                                              {"none", ModelControlMode::kNone},
+                                              {"explicit", ModelControlMode::kExplicit},
+                                              {"poll", ModelControlMode::kPoll}})
+                      .description(""))
+      ->type_name("MODE")
+      ->default_str("none");
+  AddList(command, "--load-model", flags.service.load_models,
+          "In explicit mode: loaded at the start; repeatable, * = all");
+  command.add_option("--repository-poll-secs", flags.poll_s, "In poll mode: how often to look")
+      ->check(CLI::Range(1, 86'400))
+      ->capture_default_str();
+  command
+      .add_option("--model-load-retry-count", flags.service.load_retries,
+                  "Further attempts at a model that does not load at the start")
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str();
+  command
+      .add_option("--exit-on-error", flags.service.exit_on_error,
+                  "End when a model does not load; if false the others are served")
+      ->capture_default_str();
+  command
+      .add_option("--strict-readiness", flags.service.strict_readiness,
+                  "Ready only if every model is; if false, once the server is up")
+      ->capture_default_str();
+  command.add_option("--id", flags.service.server_name, "The name that the server tells clients")
+      ->capture_default_str();
+}
+
+void AddTlsFlags(CLI::App& command, const std::string& door, TlsFiles& tls) {
+  const auto name = [&door](const char* end) { return "--" + door + end; };
+  command.add_option(name("-use-ssl"), tls.enabled, "TLS on this door")->capture_default_str();
+  command
+      .add_option(name("-use-ssl-mutual"), tls.mutual,
+                  "TLS, and clients must show a certificate of the root's")
+      ->capture_default_str();
+  command.add_option(name("-server-cert"), tls.server_cert, "PEM file: the certificate chain");
+  command.add_option(name("-server-key"), tls.server_key, "PEM file: its key");
+  command.add_option(name("-root-cert"), tls.root_cert,
+                     "PEM file: whose clients are trusted with mutual TLS");
+}
+
+void AddHttpFlags(CLI::App& command, ServerOptions& server) {
+  command.add_option("--allow-http", server.allow_http, "Open the HTTP door")
+      ->capture_default_str();
+  command.add_option("--http-address", server.http_address)->capture_default_str();
+  command.add_option("--http-port", server.http_port, "0 = any free port")->capture_default_str();
+  command.add_option("--reuse-http-port", server.reuse_http_port)->capture_default_str();
+  command.add_option("--http-thread-count", server.http_thread_count)
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--http-max-input-size", server.http_max_input_bytes,
+                  "Bytes of a request's body, also after decompression")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--http-max-connections", server.http_max_connections)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  AddList(
+      command, "--http-restricted-api", server.http_restricted_apis,
+      "<api>,<api>:<header>=<value>: only with this header; repeatable. APIs: health, metadata, "
+      "inference, shared-memory, model-config, model-repository, statistics, trace, logging");
+  command.add_option("--http-header-forward-pattern", server.http_header_forward_pattern,
+                     "Headers whose name has this expression become request parameters");
+  AddTlsFlags(command, "http", server.http_tls);
+}
+
+void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
+  command.add_option("--allow-grpc", server.allow_grpc, "Open the gRPC door")
+      ->capture_default_str();
+  command.add_option("--grpc-address", server.grpc_address)->capture_default_str();
+  command.add_option("--grpc-port", server.grpc_port, "0 = any free port")->capture_default_str();
+  command.add_option("--reuse-grpc-port", server.reuse_grpc_port)->capture_default_str();
+  command
+      .add_option("--grpc-max-input-size", server.grpc_max_input_bytes, "Bytes of a gRPC message")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--grpc-infer-response-compression-level", server.grpc_compression_level)
+      ->transform(CLI::CheckedTransformer(std::map<std::string, int>{
+                                              {"none", 0}, {"low", 1}, {"medium", 2}, {"high", 3}})
+                      .description(""))
+      ->type_name("LEVEL")
+      ->default_str("none");
+  AddList(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
+          "As --http-restricted-api; the header is triton-grpc-protocol-<header>");
+  command.add_option("--grpc-header-forward-pattern", server.grpc_header_forward_pattern,
+                     "As --http-header-forward-pattern");
+  AddTlsFlags(command, "grpc", server.grpc_tls);
+  GrpcKeepalive& keepalive = server.grpc_keepalive;
+  const std::pair<const char*, int*> times[] = {
+      {"--grpc-keepalive-time", &keepalive.time_ms},
+      {"--grpc-keepalive-timeout", &keepalive.timeout_ms},
+      {"--grpc-http2-max-pings-without-data", &keepalive.max_pings_without_data},
+      {"--grpc-http2-min-recv-ping-interval-without-data",
+       &keepalive.min_recv_ping_interval_without_data_ms},
+      {"--grpc-http2-max-ping-strikes", &keepalive.max_ping_strikes},
+      {"--grpc-max-connection-age", &keepalive.max_connection_age_ms},
+      {"--grpc-max-connection-age-grace", &keepalive.max_connection_age_grace_ms}};
+  for (const auto& [name, value] : times) {
+    command.add_option(name, *value, "gRPC's own; times in milliseconds")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+  }
+  command.add_option("--grpc-keepalive-permit-without-calls", keepalive.permit_without_calls)
+      ->capture_default_str();
+}
+
+void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
+  command
+      .add_option("--log-verbose", flags.log.verbose_level, "0 = off; 1 adds a line per request")
+      ->capture_default_str();
+  command.add_option("--log-info", flags.log.info)->capture_default_str();
+  command.add_option("--log-warning", flags.log.warning)->capture_default_str();
+  command.add_option("--log-error", flags.log.error)->capture_default_str();
+  command.add_option("--log-format", flags.log.iso8601, "default or ISO8601")
+      ->transform(CLI::CheckedTransformer(
+                      std::map<std::string, bool>{{"default", false}, {"ISO8601", true}})
+                      .description(""))
+      ->type_name("FORMAT")
+      ->default_str("default");
+  command.add_option("--log-file", flags.log_file, "Instead of stderr");
+  AddList(command, "--trace-config", flags.server.trace_config,
+          "level=TIMESTAMPS|OFF, rate=N, count=N, mode=triton|chrome, triton,file=FILE, "
+          "triton,log-frequency=N; repeatable");
+  command
+      .add_option("--allow-client-shm", flags.server.allow_client_shm,
+                  "Clients may pass tensors in shared memory of this machine")
+      ->capture_default_str();
+}
+
+// Options that launch scripts of Triton pass and that have no meaning here.
+void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
+  for (const char* name : {"--disable-auto-complete-config",
+                           "--strict-model-config",
+                           "--model-load-thread-count",
+                           "--model-namespacing",
+                           "--enable-peer-access",
+                           "--grpc-infer-thread-count",
+                           "--grpc-infer-allocation-pool-size",
+                           "--grpc-max-response-pool-size",
+                           "--allow-gpu-metrics",
+                           "--allow-cpu-metrics",
+                           "--metrics-interval-ms",
+                           "--rate-limit",
+                           "--rate-limit-resource",
+                           "--pinned-memory-pool-byte-size",
+                           "--cuda-memory-pool-byte-size",
+                           "--cuda-virtual-address-size",
+                           "--min-supported-compute-capability",
+                           "--buffer-manager-thread-count",
+                           "--host-policy",
+                           "--model-load-gpu-limit",
+                           "--backend-directory",
+                           "--backend-config",
+                           "--repoagent-directory",
+                           "--cache-directory",
+                           "--cache-config",
+                           "--metrics-config"}) {
+    command
+        .add_option_function<std::vector<std::string>>(
+            name,
+            [&flags, name](const std::vector<std::string>&) { flags.ignored.push_back(name); },
+            "Triton's; accepted, without effect")
+        ->expected(0, 1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->group("Triton's options without effect here");
+  }
+}
+
+}  // namespace
+
+void AddServeFlags(CLI::App& command, ServeFlags& flags) {
+  AddModelFlags(command, flags.model, false);
+  AddModelControlFlags(command, flags);
+  command.add_flag("--dry-run", flags.dry_run, "Load and check everything, print the plan, exit");
+  AddHttpFlags(command, flags.server);
+  AddGrpcFlags(command, flags.server);
+  command.add_option("--allow-metrics", flags.server.allow_metrics, "Open the metrics door")
+      ->capture_default_str();
+  command.add_option("--metrics-address", flags.server.metrics_address)->capture_default_str();
+  command.add_option("--metrics-port", flags.server.metrics_port, "0 = any free port")
+      ->capture_default_str();
+  command
+      .add_option("--max-inflight-requests", flags.service.max_inflight_requests,
+                  "Requests accepted and not yet answered; more are refused with 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
+                  "Memory for images being decoded at a time; a larger one runs alone")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--exit-timeout-secs", flags.exit_timeout_s,
+                  "After SIGTERM, how long accepted requests may take")
+      ->check(CLI::Range(0, 86'400))
+      ->capture_default_str();
+  AddLogAndTraceFlags(command, flags);
+  AddIgnoredFlags(command, flags);
+}
+
+}  // namespace siglip::cli

@@ -1,0 +1,34 @@
+#pragma once
+
+// The options of `siglip serve`: Triton's names and defaults where Triton has the option.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "base/log_settings.h"
+#include "cli/model_flags.h"
+#include "server/options.h"
+#include "serving/options.h"
+
+namespace siglip::cli {
+
+struct ServeFlags {
+  ModelFlags model;
+  std::vector<std::string> repositories;
+  std::string config_name;  // --model-config-name
+  bool dry_run = false;
+  std::int64_t exit_timeout_s = 30;
+  std::int64_t poll_s = 15;
+  LogSettings log;
+  std::string log_file;
+  ServerOptions server;
+  ServiceOptions service;
+  std::vector<std::string> ignored;  // options that were given and mean nothing here
+};
+
+void AddServeFlags(CLI::App& command, ServeFlags& flags);
+
+}  // namespace siglip::cli

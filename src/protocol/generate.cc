@@ -1,0 +1,68 @@
+#include "protocol/generate.h"
+
+#include <nlohmann/json.hpp>
+
+namespace siglip {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// An object, "parameters" or an input's list, and scalars in it.
+constexpr int kMaxDepth = 3;
+
+const TensorConfig* FindInput(const ModelConfig& config, std::string_view name) {
+  for (const TensorConfig& input : config.inputs) {
+    if (input.name == name) return &input;
+  }
+  return nullptr;
+}
+
+Json Tensor(const TensorConfig& input, bool batched, const Json& value) {
+  const Json data = value.is_array() ? value : Json::array({value});
+  const std::size_t count = data.size();
+  Json shape = Json::array();
+  const bool rows = batched && input.dims == std::vector<std::int64_t>{1};
+  if (batched && !rows) shape.push_back(1);
+  shape.push_back(count);
+  if (rows) shape.push_back(1);
+  return {{"name", input.name},
+          {"datatype", std::string(DataTypeName(input.datatype))},
+          {"shape", shape},
+          {"data", data}};
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> GenerateToInfer(std::string_view body, const ModelConfig& config) {
+  bool deep = false;
+  const Json json = Json::parse(
+      body.begin(), body.end(),
+      [&deep](int depth, Json::parse_event_t, Json&) {
+        deep = deep || depth > kMaxDepth;
+        return !deep;
+      },
+      false);
+  if (deep || json.is_discarded() || !json.is_object()) {
+    return absl::InvalidArgumentError(
+        "failed to parse the request JSON buffer: expected an object of inputs and parameters, "
+        "without deep nesting");
+  }
+  Json infer = {{"inputs", Json::array()}};
+  Json parameters = Json::object();
+  for (const auto& [key, value] : json.items()) {
+    if (const TensorConfig* input = FindInput(config, key)) {
+      infer["inputs"].push_back(Tensor(*input, config.max_batch_size > 0, value));
+    } else if (key == "id") {
+      infer["id"] = value;
+    } else if (key == "parameters" && value.is_object()) {
+      parameters.update(value);
+    } else {
+      parameters[key] = value;
+    }
+  }
+  if (!parameters.empty()) infer["parameters"] = parameters;
+  // What is not UTF-8 was refused by the parser.
+  return infer.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace siglip

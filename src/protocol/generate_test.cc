@@ -1,0 +1,54 @@
+#include "protocol/generate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace siglip {
+namespace {
+
+ModelConfig Config() {
+  ModelConfig config;
+  config.name = "embed_text";
+  config.max_batch_size = 60;
+  config.inputs = {{.name = "INPUT_TEXT", .datatype = DataType::kBytes, .dims = {1}}};
+  return config;
+}
+
+TEST(Generate, KeysAreInputsOrParameters) {
+  EXPECT_EQ(*GenerateToInfer(R"({"INPUT_TEXT":"seven","embed_model":"x","id":"7"})", Config()),
+            R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[1,1],)"
+            R"("data":["seven"]}],"id":"7","parameters":{"embed_model":"x"}})");
+  EXPECT_EQ(*GenerateToInfer(R"({"parameters":{"a":1},"INPUT_TEXT":["a","b"]})", Config()),
+            R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[2,1],)"
+            R"("data":["a","b"]}],"parameters":{"a":1}})");
+  ModelConfig numbers = Config();
+  numbers.inputs[0] = {.name = "INPUT_IDS", .datatype = DataType::kInt64, .dims = {3}};
+  EXPECT_EQ(*GenerateToInfer(R"({"INPUT_IDS":[1,2,3]})", numbers),
+            R"({"inputs":[{"name":"INPUT_IDS","datatype":"INT64","shape":[1,3],"data":[1,2,3]}]})");
+}
+
+TEST(Generate, BrokenBodiesAreRefused) {
+  for (const std::string& body :
+       {std::string(), std::string("["), std::string("[]"), std::string("{\"a\":\"\xff\"}"),
+        std::string(100000, '['), std::string("{\"a\":[[[1]]]}")}) {
+    EXPECT_EQ(GenerateToInfer(body, Config()).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(Generate, OneElementIsAScalar) {
+  const float values[] = {1.5F, 2};
+  InferResponse response;
+  response.model_name = "m";
+  response.model_version = "1";
+  response.outputs.push_back({.name = "Y", .shape = {1, 2}});
+  response.outputs[0].data = std::as_bytes(std::span(values));
+  EXPECT_EQ(*RenderGenerate(response), R"({"model_name":"m","model_version":"1","Y":[1.5,2.0]})");
+  response.id = "i";
+  response.outputs[0].shape = {1};
+  response.outputs[0].data = std::as_bytes(std::span(values, 1));
+  EXPECT_EQ(*RenderGenerate(response),
+            R"({"id":"i","model_name":"m","model_version":"1","Y":1.5})");
+}
+
+}  // namespace
+}  // namespace siglip

@@ -1,0 +1,167 @@
+#include "server/grpc_health.h"
+
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "server/grpc_infer.h"
+
+namespace siglip {
+namespace {
+
+using Response = grpc::health::v1::HealthCheckResponse;
+
+// How late a change may be told. Readiness is a few loads and a lock.
+constexpr std::chrono::milliseconds kLookInterval{250};
+
+}  // namespace
+
+// Owned by itself until gRPC is done with it.
+class HealthService::WatchCall final : public grpc::ServerWriteReactor<Response>,
+                                       public std::enable_shared_from_this<WatchCall> {
+ public:
+  explicit WatchCall(HealthService& owner) : owner_(owner) {}
+
+  void Begin() { self_ = shared_from_this(); }
+
+  // Told once per change; with `last` the call is ended after it.
+  void Tell(Response::ServingStatus status, bool last) {
+    {
+      MutexLock lock(mu_);
+      wanted_ = status;
+      last_ = last_ || last;
+    }
+    Advance();
+  }
+
+  void Refuse(const grpc::Status& status) {
+    {
+      MutexLock lock(mu_);
+      finished_ = true;
+    }
+    Finish(status);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      MutexLock lock(mu_);
+      writing_ = false;
+      if (!ok) last_ = true;
+    }
+    Advance();
+  }
+
+  void OnCancel() override {
+    {
+      MutexLock lock(mu_);
+      last_ = true;
+      wanted_ = told_;
+    }
+    Advance();
+  }
+
+  void OnDone() override {
+    std::shared_ptr<WatchCall> self;
+    MutexLock lock(owner_.mu_);
+    owner_.calls_.erase(self_);
+    self.swap(self_);
+  }
+
+ private:
+  void Advance() {
+    bool write = false;
+    bool finish = false;
+    {
+      MutexLock lock(mu_);
+      if (writing_ || finished_) return;
+      if (wanted_ != told_) {
+        write = writing_ = true;
+        told_ = wanted_;
+        response_.set_status(told_);
+      } else if (last_) {
+        finish = finished_ = true;
+      }
+    }
+    if (write) StartWrite(&response_);
+    if (finish) Finish(grpc::Status::OK);
+  }
+
+  HealthService& owner_;
+  std::shared_ptr<WatchCall> self_;
+  Mutex mu_;
+  Response response_;
+  Response::ServingStatus wanted_ SIGLIP_GUARDED_BY(mu_) = Response::UNKNOWN;
+  Response::ServingStatus told_ SIGLIP_GUARDED_BY(mu_) = Response::UNKNOWN;
+  bool writing_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool last_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool finished_ SIGLIP_GUARDED_BY(mu_) = false;
+};
+
+HealthService::HealthService(siglip::Service& service, const DoorState& state)
+    : service_(service), state_(state), follower_([this] { FollowReadiness(); }) {}
+
+HealthService::~HealthService() {
+  Drain();
+  follower_.join();
+}
+
+Response::ServingStatus HealthService::Status() const {
+  return service_.Ready() && !state_.draining.load() ? Response::SERVING : Response::NOT_SERVING;
+}
+
+grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
+                                               const grpc::health::v1::HealthCheckRequest*,
+                                               Response* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::Status status = CheckGrpcAccess(*context, Api::kHealth, state_);
+  if (status.ok()) response->set_status(Status());
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+grpc::ServerWriteReactor<Response>* HealthService::Watch(
+    grpc::CallbackServerContext* context, const grpc::health::v1::HealthCheckRequest*) {
+  const auto call = std::make_shared<WatchCall>(*this);
+  call->Begin();
+  if (const absl::Status status = CheckGrpcAccess(*context, Api::kHealth, state_); !status.ok()) {
+    call->Refuse(ToGrpcStatus(status));
+    return call.get();
+  }
+  bool draining = false;
+  {
+    MutexLock lock(mu_);
+    draining = draining_;
+    if (!draining) calls_.insert(call);
+  }
+  call->Tell(draining ? Response::NOT_SERVING : Status(), draining);
+  changed_.NotifyAll();
+  return call.get();
+}
+
+void HealthService::Drain() {
+  std::set<std::shared_ptr<WatchCall>> calls;
+  {
+    MutexLock lock(mu_);
+    draining_ = true;
+    calls = calls_;
+  }
+  changed_.NotifyAll();
+  for (const auto& call : calls) call->Tell(Response::NOT_SERVING, true);
+}
+
+void HealthService::FollowReadiness() {
+  while (true) {
+    std::set<std::shared_ptr<WatchCall>> calls;
+    {
+      MutexLock lock(mu_);
+      while (calls_.empty() && !draining_) changed_.Wait(mu_);
+      if (!draining_) changed_.WaitFor(mu_, kLookInterval);
+      if (draining_) return;
+      calls = calls_;
+    }
+    const Response::ServingStatus status = Status();
+    for (const auto& call : calls) call->Tell(status, false);
+  }
+}
+
+}  // namespace siglip

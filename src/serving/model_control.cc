@@ -1,0 +1,309 @@
+#include "serving/model_control.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "serving/batcher.h"
+#include "serving/config_check.h"
+#include "serving/ensemble.h"
+#include "serving/forward_scheduler.h"
+#include "serving/warmup.h"
+
+namespace siglip {
+namespace {
+
+std::string VersionOf(const ModelConfig& config) {
+  if (config.versions.empty()) return "1";
+  return absl::StrCat(*std::max_element(config.versions.begin(), config.versions.end()));
+}
+
+bool HasStep(const ModelConfig& config, const std::string& name) {
+  return std::any_of(config.ensemble_steps.begin(), config.ensemble_steps.end(),
+                     [&](const EnsembleStep& step) { return step.model_name == name; });
+}
+
+std::string Text(const absl::Status& status) { return std::string(status.message()); }
+
+}  // namespace
+
+ModelControl::ModelControl(Parts parts)
+    : parts_(std::move(parts)), worker_(std::make_unique<ThreadPool>(1)) {}
+
+ModelControl::~ModelControl() {
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+  }
+  wake_.NotifyAll();
+  if (poller_.joinable()) poller_.join();
+  worker_.reset();
+}
+
+absl::Status ModelControl::LoadInitial() {
+  const ServiceOptions& options = parts_.options;
+  const std::vector<std::string> all = parts_.repository->Names();
+  std::vector<std::string> names = all;
+  if (options.control_mode == ModelControlMode::kExplicit) {
+    names = options.load_models;
+    if (std::find(names.begin(), names.end(), "*") != names.end()) names = all;
+  }
+  for (const std::string& name : names) {
+    stamps_[name] = parts_.repository->Stamp(name);
+    if (parts_.registry->table()->ready().contains(name)) continue;  // as a step of an ensemble
+    const absl::Status status = LoadWithRetries(name);
+    if (!status.ok() && options.exit_on_error) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelControl::LoadWithRetries(const std::string& name) {
+  absl::Status status;
+  for (int attempt = 0; attempt <= parts_.options.load_retries; ++attempt) {
+    Names under_way;
+    status = LoadNow(name, std::nullopt, under_way);
+    if (status.ok()) break;
+  }
+  return status;
+}
+
+absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelConfig> config,
+                                   Names& under_way) {
+  absl::Status status;
+  if (!config) {
+    absl::StatusOr<ModelConfig> read = parts_.repository->Read(name);
+    if (read.ok()) {
+      config = *std::move(read);
+    } else if (absl::IsNotFound(read.status())) {
+      return read.status();
+    } else {
+      status = read.status();
+    }
+  }
+  parts_.registry->Begin(name, config ? VersionOf(*config) : "");
+  if (status.ok() && !under_way.insert(name).second) {
+    status =
+        ConfigError(*config, "ensemble_scheduling", "expected no cycle of ensembles, found one");
+  }
+  if (status.ok()) status = CheckConfig(*config);
+  if (status.ok()) status = LoadSteps(*config, under_way);
+  if (status.ok()) status = Make(*std::move(config));
+  under_way.erase(name);
+  if (status.ok()) {
+    RemakeDependents(name);
+  } else {
+    SIGLIP_LOG_ERROR("model_load_failed name={} reason=\"{}\"", LogSafe(name),
+                     LogSafe(Text(status)));
+    parts_.registry->Fail(name, Text(status));
+  }
+  return status;
+}
+
+// Models that an ensemble is made of come with it.
+absl::Status ModelControl::LoadSteps(const ModelConfig& ensemble, Names& under_way) {
+  for (const EnsembleStep& step : ensemble.ensemble_steps) {
+    const bool cycle = under_way.contains(step.model_name);
+    if (!cycle && parts_.registry->table()->ready().contains(step.model_name)) continue;
+    const absl::Status status = LoadNow(step.model_name, std::nullopt, under_way);
+    // That it is not in the repository is told with the step that names it.
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelControl::Make(ModelConfig config) {
+  const std::int64_t start_ns = parts_.clock->NowNs();
+  auto model = std::make_unique<LoadedModel>();
+  model->name = config.name;
+  model->version = VersionOf(config);
+  model->read = config;
+  model->statistics =
+      std::make_unique<StatisticsRecorder>(config.name, model->version, *parts_.clock);
+  SIGLIP_RETURN_IF_ERROR(config.is_ensemble() ? MakeEnsemble(config, *model)
+                                              : MakeWork(config, *model));
+  model->statistics->SetLoadDuration(static_cast<double>(parts_.clock->NowNs() - start_ns) * 1e-9);
+  SIGLIP_LOG_INFO("model_loaded name={} version={}", model->name, model->version);
+  parts_.registry->Finish(std::move(model));
+  return absl::OkStatus();
+}
+
+absl::Status ModelControl::MakeWork(ModelConfig& config, LoadedModel& model) {
+  SIGLIP_ASSIGN_OR_RETURN(const Deployment deployment, parts_.factory->Make(config));
+  SIGLIP_RETURN_IF_ERROR(CheckCompleted(config, deployment));
+  NormalizeConfig(deployment, config);
+  if (deployment.step != nullptr) SIGLIP_RETURN_IF_ERROR(WarmUp(config, *deployment.step));
+  model.config = std::make_shared<const ModelConfig>(config);
+  model.scheduler = MakeScheduler(deployment, model);
+  return absl::OkStatus();
+}
+
+absl::Status ModelControl::MakeEnsemble(ModelConfig& config, LoadedModel& model) {
+  const std::shared_ptr<ModelTable> table = parts_.registry->table();
+  const auto find = [&table](const EnsembleStep& step) {
+    return table->ReadyConfig(
+        step.model_name, step.model_version > 0 ? absl::StrCat(step.model_version) : std::string());
+  };
+  SIGLIP_RETURN_IF_ERROR(CheckEnsemble(find, config));
+  NormalizeConfig({}, config);
+  model.config = std::make_shared<const ModelConfig>(config);
+  model.scheduler =
+      std::make_unique<EnsembleScheduler>(model.config, *parts_.clock, *model.statistics);
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Scheduler> ModelControl::MakeScheduler(const Deployment& deployment,
+                                                       LoadedModel& model) {
+  if (deployment.forwarder != nullptr) {
+    return std::make_unique<ForwardScheduler>(model.config, deployment.forwarder, *parts_.clock,
+                                              *model.statistics, *parts_.forward_pool);
+  }
+  auto batcher = std::make_unique<Batcher>(
+      Batcher::Parts{.config = model.config,
+                     .step = deployment.step,
+                     .clock = parts_.clock,
+                     .statistics = model.statistics.get(),
+                     .budget = parts_.output_budget,
+                     .running_cost_bytes = parts_.options.max_running_cost_bytes});
+  batcher->Start(InstanceCount(*model.config));
+  return batcher;
+}
+
+std::vector<std::shared_ptr<const LoadedModel>> ModelControl::EnsemblesOf(
+    const std::string& name) const {
+  std::vector<std::shared_ptr<const LoadedModel>> found;
+  const std::shared_ptr<ModelTable> table = parts_.registry->table();
+  for (const auto& [other, model] : table->ready()) {
+    if (HasStep(*model->config, name)) found.push_back(model);
+  }
+  return found;
+}
+
+// The ensembles over a model that was loaded anew are checked against its new tensors.
+void ModelControl::RemakeDependents(const std::string& name) {
+  for (const auto& ensemble : EnsemblesOf(name)) {
+    const absl::Status status = Make(ensemble->read);
+    if (status.ok()) {
+      RemakeDependents(ensemble->name);
+      continue;
+    }
+    SIGLIP_LOG_ERROR("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
+                     LogSafe(Text(status)));
+    parts_.registry->Unload(ensemble->name, Text(status), false);
+    UnloadDependents(ensemble->name);
+  }
+}
+
+void ModelControl::UnloadDependents(const std::string& name) {
+  for (const auto& ensemble : EnsemblesOf(name)) {
+    const std::string reason = absl::StrCat("ensemble '", ensemble->name, "' depends on '", name,
+                                            "' which has no loaded version");
+    SIGLIP_LOG_WARN("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
+                    LogSafe(reason));
+    parts_.registry->Unload(ensemble->name, reason, true);
+    UnloadDependents(ensemble->name);
+  }
+}
+
+absl::Status ModelControl::UnloadNow(const std::string& name, bool unload_dependents) {
+  const std::shared_ptr<ModelTable> table = parts_.registry->table();
+  const auto found = table->ready().find(name);
+  if (found == table->ready().end()) {
+    const std::vector<std::string> names = parts_.repository->Names();
+    const bool known = absl::IsUnavailable(table->Find(name, "").status()) ||
+                       std::find(names.begin(), names.end(), name) != names.end();
+    if (known) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("failed to unload '", name, "', model is not in the repository"));
+  }
+  SIGLIP_LOG_INFO("model_unloaded name={} version={}", LogSafe(name), found->second->version);
+  parts_.registry->Unload(name, "unloaded", true);
+  UnloadDependents(name);
+  if (!unload_dependents) return absl::OkStatus();
+  for (const EnsembleStep& step : found->second->config->ensemble_steps) {
+    if (parts_.registry->table()->ready().contains(step.model_name)) {
+      SIGLIP_RETURN_IF_ERROR(UnloadNow(step.model_name, true));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ModelControl::Load(LoadModelRequest request, std::function<void(absl::Status)> done) {
+  if (parts_.options.control_mode != ModelControlMode::kExplicit) return done(ControlRefused());
+  worker_->Submit([this, request = std::move(request), done = std::move(done)]() mutable {
+    Names under_way;
+    const std::string name = request.name;
+    std::optional<ModelConfig> config = std::move(request.config);
+    if (config) {
+      // The files around the configuration stay the repository's.
+      config->name = name;
+      config->source = "load request";
+      config->versions = {1};
+      if (const auto read = parts_.repository->Read(name); read.ok()) {
+        config->directory = read->directory;
+        config->versions = read->versions;
+      }
+    }
+    const absl::Status status = LoadNow(name, std::move(config), under_way);
+    if (status.ok()) return done(status);
+    const std::string reason =
+        absl::IsNotFound(status) ? "failed to poll from model repository" : Text(status);
+    done(absl::InvalidArgumentError(absl::StrCat("failed to load '", name, "', ", reason)));
+  });
+}
+
+void ModelControl::Unload(std::string name, bool unload_dependents,
+                          std::function<void(absl::Status)> done) {
+  if (parts_.options.control_mode != ModelControlMode::kExplicit) return done(ControlRefused());
+  worker_->Submit([this, name = std::move(name), unload_dependents, done = std::move(done)] {
+    done(UnloadNow(name, unload_dependents));
+  });
+}
+
+void ModelControl::Poll() {
+  const std::vector<std::string> names = parts_.repository->Names();
+  std::vector<std::string> gone;
+  for (const auto& [name, stamp] : stamps_) {
+    if (!std::binary_search(names.begin(), names.end(), name)) gone.push_back(name);
+  }
+  for (const std::string& name : gone) {
+    SIGLIP_LOG_INFO("model_unloaded name={} reason=\"gone from the repository\"", LogSafe(name));
+    stamps_.erase(name);
+    parts_.registry->Forget(name);
+    UnloadDependents(name);
+  }
+  for (const std::string& name : names) {
+    const std::uint64_t stamp = parts_.repository->Stamp(name);
+    const auto known = stamps_.find(name);
+    if (known != stamps_.end() && known->second == stamp) continue;
+    stamps_[name] = stamp;
+    Names under_way;
+    // A failure is logged and shown by the index; an older model serves on.
+    static_cast<void>(LoadNow(name, std::nullopt, under_way));
+  }
+}
+
+void ModelControl::StartPolling() {
+  if (parts_.options.control_mode != ModelControlMode::kPoll) return;
+  poller_ = std::thread([this] { FollowRepository(); });
+}
+
+void ModelControl::FollowRepository() {
+  while (true) {
+    {
+      // Real time: files change by the world's clock.
+      const auto next = std::chrono::steady_clock::now() + parts_.options.poll_interval;
+      MutexLock lock(mu_);
+      while (!stopping_) {
+        const auto left = next - std::chrono::steady_clock::now();
+        if (left <= left.zero()) break;
+        wake_.WaitFor(mu_, left);
+      }
+      if (stopping_) return;
+    }
+    Poll();
+  }
+}
+
+}  // namespace siglip

@@ -1,0 +1,85 @@
+#pragma once
+
+// Loads and unloads models: at start, on request (explicit mode), or as the repository's files
+// change (poll mode). One thread does all of it, one thing after the other.
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/thread_pool.h"
+#include "serving/deployment.h"
+#include "serving/memory_budget.h"
+#include "serving/model_registry.h"
+#include "serving/model_repository.h"
+#include "serving/options.h"
+#include "serving/service.h"
+
+namespace siglip {
+
+// Thread-safe.
+class ModelControl {
+ public:
+  struct Parts {
+    ModelRegistry* registry = nullptr;  // borrowed, as all pointers here
+    ModelRepository* repository = nullptr;
+    DeploymentFactory* factory = nullptr;  // used by one thread at a time
+    const Clock* clock = nullptr;
+    std::shared_ptr<MemoryBudget> output_budget;
+    ThreadPool* forward_pool = nullptr;
+    ServiceOptions options;
+  };
+  explicit ModelControl(Parts parts);
+  // What was asked for before is still done.
+  ~ModelControl();
+
+  // Loads what the options say, on the calling thread. An error ends the program's start.
+  absl::Status LoadInitial();
+  // In poll mode: follows the repository from now on.
+  void StartPolling();
+
+  // Return at once; `done` is called on the control thread. Unavailable unless the mode is
+  // explicit.
+  void Load(LoadModelRequest request, std::function<void(absl::Status)> done);
+  void Unload(std::string name, bool unload_dependents, std::function<void(absl::Status)> done);
+
+  // One look at the repository, on the calling thread. For tests and the polling thread; not beside
+  // Load and Unload.
+  void Poll();
+
+ private:
+  using Names = std::set<std::string>;
+  absl::Status LoadNow(const std::string& name, std::optional<ModelConfig> config,
+                       Names& under_way);
+  absl::Status LoadSteps(const ModelConfig& ensemble, Names& under_way);
+  absl::Status Make(ModelConfig config);
+  absl::Status MakeWork(ModelConfig& config, LoadedModel& model);
+  absl::Status MakeEnsemble(ModelConfig& config, LoadedModel& model);
+  std::unique_ptr<Scheduler> MakeScheduler(const Deployment& deployment, LoadedModel& model);
+  absl::Status LoadWithRetries(const std::string& name);
+  absl::Status UnloadNow(const std::string& name, bool unload_dependents);
+  void RemakeDependents(const std::string& name);
+  void UnloadDependents(const std::string& name);
+  // Loaded ensembles with a step `name`.
+  std::vector<std::shared_ptr<const LoadedModel>> EnsemblesOf(const std::string& name) const;
+  void FollowRepository();
+
+  const Parts parts_;
+  std::map<std::string, std::uint64_t> stamps_;  // poll mode: as they were loaded
+  Mutex mu_;
+  CondVar wake_;
+  bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;
+  std::thread poller_;
+  std::unique_ptr<ThreadPool> worker_;  // one thread; last, so that it ends first
+};
+
+}  // namespace siglip

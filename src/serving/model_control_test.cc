@@ -1,0 +1,305 @@
+#include "serving/model_control.h"
+
+#include <map>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "serving/fakes_for_test.h"
+#include "serving/service_impl.h"
+
+namespace siglip {
+namespace {
+
+using testing::AddOneStep;
+using testing::Answered;
+using ::testing::ElementsAre;
+using testing::FloatConfig;
+using testing::FloatRequest;
+using testing::Floats;
+using ::testing::HasSubstr;
+
+// Steps live until the model is destroyed; "broken" fails; the parameter `hold` waits for release.
+class StepFactory final : public DeploymentFactory {
+ public:
+  absl::StatusOr<Deployment> Make(ModelConfig& config) override {
+    if (config.parameters.contains("broken")) return absl::DataLossError("no weights");
+    Deployment deployment;
+    auto step = std::make_shared<AddOneStep>();
+    if (config.parameters.contains("hold")) {
+      step->during_run = [this] {
+        entered.set_value();
+        released.wait();
+      };
+    }
+    ++made;
+    deployment.step = std::move(step);
+    return deployment;
+  }
+  int made = 0;
+  std::promise<void> entered;
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+};
+
+// A repository that the test changes. Borrowed state, since the service owns the repository.
+struct Files {
+  std::map<std::string, std::pair<ModelConfig, std::uint64_t>> models;
+  void Put(ModelConfig config) {
+    auto& [old, stamp] = models[config.name];
+    ++stamp;
+    old = std::move(config);
+  }
+};
+
+class FakeRepository final : public ModelRepository {
+ public:
+  explicit FakeRepository(Files& files) : files_(files) {}
+  std::vector<std::string> Names() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, entry] : files_.models) names.push_back(name);
+    return names;
+  }
+  absl::StatusOr<ModelConfig> Read(const std::string& name) const override {
+    const auto found = files_.models.find(name);
+    if (found == files_.models.end()) return absl::NotFoundError("not there");
+    return found->second.first;
+  }
+  std::uint64_t Stamp(const std::string& name) const override {
+    return files_.models.at(name).second;
+  }
+
+ private:
+  const Files& files_;
+};
+
+ModelConfig Ensemble() {
+  ModelConfig config = FloatConfig("e");
+  config.backend.clear();
+  config.platform = "ensemble";
+  config.ensemble_steps = {
+      {.model_name = "m", .input_map = {{"X", "X"}}, .output_map = {{"Y", "mid"}}},
+      {.model_name = "m2", .input_map = {{"X", "mid"}}, .output_map = {{"Y", "Y"}}}};
+  return config;
+}
+
+class ModelControlTest : public ::testing::Test {
+ protected:
+  ModelControlTest() {
+    for (const char* name : {"m", "m2"}) files_.Put(FloatConfig(name));
+    files_.Put(Ensemble());
+  }
+  absl::Status Open(ServiceOptions options) {
+    auto service =
+        ServiceImpl::Open(std::make_unique<FakeRepository>(files_), factory_, clock_, options);
+    if (service.ok()) service_ = *std::move(service);
+    return service.status();
+  }
+  absl::Status OpenExplicit(std::vector<std::string> names = {}) {
+    return Open({.exit_on_error = false,
+                 .control_mode = ModelControlMode::kExplicit,
+                 .load_models = std::move(names)});
+  }
+  absl::Status LoadModel(const std::string& name, std::optional<ModelConfig> config = {}) {
+    std::promise<absl::Status> done;
+    service_->LoadModel({name, std::move(config)},
+                        [&done](absl::Status status) { done.set_value(std::move(status)); });
+    return done.get_future().get();
+  }
+  absl::Status UnloadModel(const std::string& name, bool dependents = false) {
+    std::promise<absl::Status> done;
+    service_->UnloadModel(name, dependents,
+                          [&done](absl::Status status) { done.set_value(std::move(status)); });
+    return done.get_future().get();
+  }
+  InferResponse Infer(const std::string& model) {
+    auto request = FloatRequest({1, 2}, nullptr, model);
+    Answered answered(*request);
+    service_->Infer(std::move(request));
+    return answered.Wait();
+  }
+  // "name=STATE" of each row, with the reason after a slash. A model that nobody uses is ended by a
+  // thread of its own, so UNLOADING is waited for.
+  std::vector<std::string> Index() {
+    std::vector<std::string> rows;
+    for (const IndexRow& row : service_->RepositoryIndex(false)) {
+      IndexRow now = row;
+      while (now.state == "UNLOADING") {
+        std::this_thread::yield();
+        for (const IndexRow& r : service_->RepositoryIndex(false)) {
+          if (r.name == row.name) now = r;
+        }
+      }
+      rows.push_back(now.name + "=" + now.state + (now.reason.empty() ? "" : "/" + now.reason));
+    }
+    return rows;
+  }
+
+  SystemClock clock_;
+  StepFactory factory_;
+  Files files_;
+  std::unique_ptr<ServiceImpl> service_;
+};
+
+TEST_F(ModelControlTest, OtherModesRefuse) {
+  ASSERT_TRUE(Open({}).ok());
+  EXPECT_EQ(LoadModel("m"), ControlRefused());
+  EXPECT_EQ(UnloadModel("m"), ControlRefused());
+  EXPECT_EQ(ControlRefused().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ModelControlTest, ExplicitStartsWithWhatIsNamed) {
+  ASSERT_TRUE(OpenExplicit().ok());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=", "m2="));
+  EXPECT_TRUE(service_->Ready());
+  EXPECT_EQ(Infer("m").status.code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(OpenExplicit({"m2"}).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=", "m2=READY"));
+  ASSERT_TRUE(OpenExplicit({"*"}).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=READY", "m=READY", "m2=READY"));
+}
+
+TEST_F(ModelControlTest, AnEnsembleBringsItsStepsAndTakesThemAlongIfTold) {
+  ASSERT_TRUE(OpenExplicit().ok());
+  ASSERT_TRUE(LoadModel("e").ok());
+  EXPECT_THAT(Floats(Infer("e").outputs[0]), ElementsAre(3, 4));
+  ASSERT_TRUE(UnloadModel("e").ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "m=READY", "m2=READY"));
+  ASSERT_TRUE(LoadModel("e").ok());
+  ASSERT_TRUE(UnloadModel("e", true).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "m=UNAVAILABLE/unloaded",
+                                   "m2=UNAVAILABLE/unloaded"));
+  EXPECT_TRUE(service_->Ready()) << "unloaded on purpose";
+  EXPECT_EQ(Infer("e").status.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ModelControlTest, WithoutAStepTheEnsembleGoesToo) {
+  ASSERT_TRUE(OpenExplicit({"*"}).ok());
+  ASSERT_TRUE(UnloadModel("m").ok());
+  EXPECT_THAT(Index(),
+              ElementsAre("e=UNAVAILABLE/ensemble 'e' depends on 'm' which has no loaded version",
+                          "m=UNAVAILABLE/unloaded", "m2=READY"));
+}
+
+TEST_F(ModelControlTest, FailuresSayWhyAndTheOldModelServesOn) {
+  ASSERT_TRUE(OpenExplicit({"m"}).ok());
+  ModelConfig broken = FloatConfig("m");
+  broken.parameters["broken"] = "";
+  const absl::Status status = LoadModel("m", broken);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "failed to load 'm', no weights");
+  EXPECT_TRUE(Infer("m").status.ok());
+  EXPECT_EQ(LoadModel("x").message(), "failed to load 'x', failed to poll from model repository");
+  EXPECT_THAT(std::string(UnloadModel("x").message()), HasSubstr("'x'"));
+  EXPECT_TRUE(UnloadModel("m2").ok()) << "known, not loaded";
+  broken.name = "m2";
+  EXPECT_FALSE(LoadModel("m2", broken).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=READY", "m2=UNAVAILABLE/no weights"));
+  EXPECT_FALSE(service_->Ready());
+}
+
+TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
+  ASSERT_TRUE(OpenExplicit({"*"}).ok());
+  ModelConfig small = FloatConfig("m");
+  small.max_batch_size = 3;
+  ASSERT_TRUE(LoadModel("m", small).ok());
+  EXPECT_EQ((*service_->GetModelConfig("m", ""))->max_batch_size, 3);
+  EXPECT_THAT(Index()[0], HasSubstr("e=UNAVAILABLE/")) << "it allows more than its step";
+  EXPECT_THAT(Index()[0], HasSubstr("max_batch_size"));
+  EXPECT_FALSE(service_->Ready());
+  ASSERT_TRUE(LoadModel("m").ok());
+  EXPECT_EQ((*service_->GetModelConfig("m", ""))->max_batch_size, 8);
+  ASSERT_TRUE(LoadModel("e").ok());
+  EXPECT_TRUE(service_->Ready());
+}
+
+TEST_F(ModelControlTest, UnloadAndReloadLoseNoRequest) {
+  files_.models.at("m").first.parameters["hold"] = "";
+  ASSERT_TRUE(OpenExplicit({"*"}).ok());
+  auto request = FloatRequest({1, 2}, nullptr, "e");
+  Answered answered(*request);
+  service_->Infer(std::move(request));
+  factory_.entered.get_future().wait();
+  auto queued = FloatRequest({3, 4}, nullptr, "m2");
+  Answered queued_answer(*queued);
+  service_->Infer(std::move(queued));
+  ASSERT_TRUE(UnloadModel("e", true).ok());
+  std::string state;
+  for (const IndexRow& row : service_->RepositoryIndex(false)) state += row.state + " ";
+  EXPECT_THAT(state, HasSubstr("UNLOADING UNLOADING"));
+  EXPECT_EQ(Infer("m2").status.code(), absl::StatusCode::kUnavailable);
+  files_.models.at("m").first.parameters.clear();
+  ASSERT_TRUE(LoadModel("m").ok());
+  EXPECT_TRUE(Infer("m").status.ok()) << "the new one works while the old one still does";
+  factory_.release.set_value();
+  EXPECT_THAT(Floats(answered.Wait().outputs[0]), ElementsAre(3, 4)) << "through the old m and m2";
+  EXPECT_TRUE(queued_answer.Wait().status.ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "m=READY", "m2=UNAVAILABLE/unloaded"));
+}
+
+TEST_F(ModelControlTest, PollingFollowsTheFiles) {
+  ModelRegistry registry;
+  FakeRepository repository(files_);
+  ThreadPool pool(1);
+  ModelControl control({.registry = &registry,
+                        .repository = &repository,
+                        .factory = &factory_,
+                        .clock = &clock_,
+                        .output_budget = std::make_shared<MemoryBudget>(1 << 20),
+                        .forward_pool = &pool,
+                        .options = {.control_mode = ModelControlMode::kPoll}});
+  ASSERT_TRUE(control.LoadInitial().ok());
+  const auto names = [&registry] {
+    std::string text;
+    for (const auto& [name, model] : registry.table()->ready()) text += name + " ";
+    return text;
+  };
+  EXPECT_EQ(names(), "e m m2 ");
+  EXPECT_EQ(factory_.made, 2);
+  control.Poll();
+  EXPECT_EQ(factory_.made, 2) << "nothing changed";
+  files_.Put(FloatConfig("m"));
+  files_.Put(FloatConfig("n"));
+  control.Poll();
+  EXPECT_EQ(names(), "e m m2 n ");
+  EXPECT_EQ(factory_.made, 4);
+  ModelConfig broken = FloatConfig("n");
+  broken.parameters["broken"] = "";
+  files_.Put(broken);
+  files_.models.erase("m2");
+  control.Poll();
+  EXPECT_EQ(names(), "m n ") << "the old n serves on; e went with its step";
+  control.Poll();
+  EXPECT_EQ(names(), "m n ");
+  registry.StopAll();
+}
+
+TEST_F(ModelControlTest, LoadsUnderLoadAnswerEveryRequest) {
+  ASSERT_TRUE(OpenExplicit({"*"}).ok());
+  std::atomic<bool> stop{false};
+  std::atomic<int> lost{0};
+  std::atomic<int> good{0};
+  std::thread sender([&] {
+    while (!stop) {
+      const InferResponse response = Infer("e");
+      if (response.status.ok()) {
+        ++good;
+      } else if (!absl::IsUnavailable(response.status)) {
+        ++lost;
+      }
+    }
+  });
+  for (int i = 0; i < 30; ++i) {
+    EXPECT_TRUE(UnloadModel("e", i % 2 == 0).ok());
+    EXPECT_TRUE(LoadModel("e").ok());
+    EXPECT_TRUE(LoadModel("m").ok());
+    while (good < i + 1) std::this_thread::yield();
+  }
+  stop = true;
+  sender.join();
+  EXPECT_EQ(lost, 0);
+}
+
+}  // namespace
+}  // namespace siglip

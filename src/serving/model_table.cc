@@ -1,0 +1,59 @@
+#include "serving/model_table.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/checked_math.h"
+#include "base/status_macros.h"
+#include "serving/validate.h"
+
+namespace siglip {
+
+ModelTable::ModelTable(Models ready, std::map<std::string, std::string> unavailable)
+    : ready_(std::move(ready)), unavailable_(std::move(unavailable)) {}
+
+absl::StatusOr<const LoadedModel*> ModelTable::Find(const std::string& name,
+                                                    const std::string& version) const {
+  const auto found = ready_.find(name);
+  const auto known = unavailable_.find(name);
+  if (found == ready_.end() && known == unavailable_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("Request for unknown model: '", name, "' is not found"));
+  }
+  const std::string& there = found != ready_.end() ? found->second->version : known->second;
+  if (!version.empty() && ParseInt<std::int64_t>(version) != ParseInt<std::int64_t>(there)) {
+    return absl::NotFoundError(
+        absl::StrCat("Request for unknown model: '", name, "' version ", version, " is not found"));
+  }
+  if (found != ready_.end()) return found->second.get();
+  return absl::UnavailableError(absl::StrCat("Request for unknown model: '", name, "' version ",
+                                             there, " is not at ready state"));
+}
+
+absl::StatusOr<std::shared_ptr<const ModelConfig>> ModelTable::ReadyConfig(
+    const std::string& name, const std::string& version) const {
+  SIGLIP_ASSIGN_OR_RETURN(const LoadedModel* model, Find(name, version));
+  return model->config;
+}
+
+void ModelTable::InferWithin(std::unique_ptr<InferRequest> request) {
+  // The request may be answered, and with it its hold on this table gone, before Enqueue returns.
+  const std::shared_ptr<ModelTable> self = shared_from_this();
+  const absl::StatusOr<const LoadedModel*> model =
+      Find(request->model_name, request->model_version);
+  if (!model.ok()) {
+    Refuse(std::move(request), model.status());
+    return;
+  }
+  request->models = self;
+  request->model_version = (*model)->version;
+  absl::Status status = DeduceInput(*(*model)->config, *request);
+  if (status.ok()) status = ValidateRequest(*(*model)->config, *request);
+  if (!status.ok()) {
+    Refuse(std::move(request), std::move(status));
+    return;
+  }
+  (*model)->scheduler->Enqueue(std::move(request));
+}
+
+}  // namespace siglip

@@ -1,0 +1,202 @@
+#include "serving/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace siglip {
+namespace {
+
+// Each region holds a file descriptor, of which a process has some thousand.
+constexpr std::size_t kMaxRegions = 512;
+// What the kernel takes for a name.
+constexpr std::size_t kMaxKeyBytes = 255;
+// Of Triton's own Python processes, which clients must not reach into.
+constexpr const char* kReservedPrefix = "triton_python_backend_shm_region_";
+
+// One component, so that it can only name shared memory: "/name" or "name".
+bool IsPlainKey(const std::string& key) {
+  const std::string name = key.starts_with('/') ? key.substr(1) : key;
+  return !name.empty() && name.size() <= kMaxKeyBytes && name != "." && name != ".." &&
+         name.find('/') == std::string::npos && name.find('\0') == std::string::npos &&
+         !name.starts_with(kReservedPrefix);
+}
+
+// True if [offset, offset + size) lies within `limit` bytes.
+bool Within(std::uint64_t offset, std::uint64_t size, std::uint64_t limit) {
+  return offset <= limit && size <= limit - offset;
+}
+
+}  // namespace
+
+class SharedMemoryRegions::File {
+ public:
+  explicit File(int fd) : fd_(fd) {}
+  ~File() { ::close(fd_); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  std::uint64_t size() const {
+    struct stat info {};
+    return ::fstat(fd_, &info) == 0 ? static_cast<std::uint64_t>(info.st_size) : 0;
+  }
+  // False if the file has fewer bytes by now.
+  bool Read(std::span<std::byte> bytes, std::uint64_t offset) const {
+    while (!bytes.empty()) {
+      const ssize_t n = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return false;
+      bytes = bytes.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return true;
+  }
+  bool Write(std::span<const std::byte> bytes, std::uint64_t offset) const {
+    if (!Within(offset, bytes.size(), size())) return false;  // writing would make it grow
+    while (!bytes.empty()) {
+      const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return false;
+      bytes = bytes.subspan(static_cast<std::size_t>(n));
+      offset += static_cast<std::uint64_t>(n);
+    }
+    return true;
+  }
+
+ private:
+  const int fd_;
+};
+
+absl::Status SharedMemoryRegions::CheckAllowed() const {
+  if (allowed_) return absl::OkStatus();
+  return absl::UnimplementedError(
+      "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to "
+      "enable.");
+}
+
+absl::Status SharedMemoryRegions::Register(const SharedMemoryRegion& region) {
+  SIGLIP_RETURN_IF_ERROR(CheckAllowed());
+  if (region.name.empty()) {
+    return absl::InvalidArgumentError("shared memory region: expected a name, got none");
+  }
+  if (!IsPlainKey(region.key)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cannot register shared memory region '", region.name, "': key '", region.key,
+        "' is not allowed, expected a name of shared memory such as '/", region.name, "'"));
+  }
+  const int fd = ::shm_open(region.key.c_str(), O_RDWR | O_CLOEXEC, 0);
+  if (fd < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Unable to open shared memory region: '", region.key, "'"));
+  }
+  auto file = std::make_shared<const File>(fd);
+  const std::uint64_t size = file->size();
+  if (region.byte_size == 0 || !Within(region.offset, region.byte_size, size)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("failed to register shared memory region '", region.name,
+                     "': expected a range within the ", size, " bytes of '", region.key,
+                     "', got offset ", region.offset, " and byte_size ", region.byte_size));
+  }
+  MutexLock lock(mu_);
+  if (regions_.contains(region.name)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("shared memory region '", region.name, "' already in manager"));
+  }
+  if (regions_.size() >= kMaxRegions) {
+    return absl::ResourceExhaustedError(absl::StrCat("shared memory region '", region.name,
+                                                     "': expected at most ", kMaxRegions,
+                                                     " registered regions"));
+  }
+  regions_.emplace(region.name, Entry{region, std::move(file)});
+  return absl::OkStatus();
+}
+
+void SharedMemoryRegions::Unregister(const std::string& name) {
+  MutexLock lock(mu_);
+  if (name.empty()) {
+    regions_.clear();
+  } else {
+    regions_.erase(name);
+  }
+}
+
+absl::StatusOr<std::vector<SharedMemoryRegion>> SharedMemoryRegions::Status(
+    const std::string& name) const {
+  std::vector<SharedMemoryRegion> found;
+  MutexLock lock(mu_);
+  for (const auto& [key, entry] : regions_) {
+    if (name.empty() || key == name) found.push_back(entry.region);
+  }
+  if (!name.empty() && found.empty()) {
+    return absl::NotFoundError(absl::StrCat("Unable to find shared memory region: '", name, "'"));
+  }
+  return found;
+}
+
+absl::StatusOr<SharedMemoryRegions::Entry> SharedMemoryRegions::Find(
+    const SharedMemorySlice& slice) const {
+  SIGLIP_RETURN_IF_ERROR(CheckAllowed());
+  MutexLock lock(mu_);
+  const auto found = regions_.find(slice.region);
+  if (found == regions_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("Unable to find shared memory region: '", slice.region, "'"));
+  }
+  const SharedMemoryRegion& region = found->second.region;
+  if (!Within(slice.offset, slice.byte_size, region.byte_size)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Invalid offset + byte size for shared memory region: '", slice.region,
+        "': expected at most ", region.byte_size, ", got ", slice.offset, " + ", slice.byte_size));
+  }
+  return found->second;
+}
+
+absl::Status SharedMemoryRegions::CheckSlice(const SharedMemorySlice& slice) const {
+  return Find(slice).status();
+}
+
+absl::StatusOr<std::shared_ptr<const std::vector<std::byte>>> SharedMemoryRegions::Read(
+    const SharedMemorySlice& slice) const {
+  SIGLIP_ASSIGN_OR_RETURN(const Entry entry, Find(slice));
+  if (slice.byte_size > max_read_bytes_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input of ", slice.byte_size, " bytes in shared memory region '", slice.region,
+                     "' is larger than the limit of ", max_read_bytes_, " bytes"));
+  }
+  auto bytes = std::make_shared<std::vector<std::byte>>(slice.byte_size);
+  if (!entry.file->Read(*bytes, entry.region.offset + slice.offset)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shared memory region '", slice.region, "' has become smaller than the ",
+                     entry.region.byte_size, " bytes that were registered"));
+  }
+  return std::shared_ptr<const std::vector<std::byte>>(std::move(bytes));
+}
+
+absl::Status SharedMemoryRegions::Write(const SharedMemorySlice& slice,
+                                        const OutputTensor& output) const {
+  SIGLIP_ASSIGN_OR_RETURN(const Entry entry, Find(slice));
+  if (output.data.size() > slice.byte_size) {
+    return absl::InternalError(
+        absl::StrCat("shared memory size specified with the request for output '", output.name,
+                     "' (", slice.byte_size, " bytes) should be at least ", output.data.size(),
+                     " bytes to hold the results"));
+  }
+  if (entry.file->Write(output.data, entry.region.offset + slice.offset)) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("output '", output.name, "' could not be written to shared memory region '",
+                   slice.region, "': it has become smaller than what was registered"));
+}
+
+std::string CudaSharedMemoryText(const std::string& name) {
+  return absl::StrCat("failed to register CUDA shared memory region: '", name,
+                      "', GPUs not supported");
+}
+
+}  // namespace siglip
