@@ -29,9 +29,12 @@ from test_tritonclient import PNG, image_input, text_input
 def running(arguments):
     """A fixture's life of a server with these arguments."""
     urls = start_server(arguments)
-    yield urls
-    urls.process.terminate()
-    assert urls.process.wait(timeout=40) == 0, "SIGTERM must end the server with exit code 0"
+    try:
+        yield urls
+    finally:  # a failed test leaves no server behind
+        urls.process.terminate()
+        code = urls.process.wait(timeout=40)
+    assert code == 0, "SIGTERM must end the server with exit code 0"
 
 
 def clients(urls):
