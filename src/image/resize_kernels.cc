@@ -94,6 +94,7 @@ void HorizontalRows(const std::uint8_t* const* in, std::uint8_t* const* out,
       6, 0x80, 9, 0x80, 7, 0x80, 10, 0x80, 8, 0x80, 11, 0x80, 0x80, 0x80, 0x80, 0x80};
   const auto first_pair = hn::LoadDup128(d8, kFirstPair);
   const auto second_pair = hn::LoadDup128(d8, kSecondPair);
+  // Added at the end: which lanes of the sums make up a lane of the result differs between targets.
   const auto rounding = hn::Set(d32, 1 << (kCoefficientBits - 1));
   alignas(64) std::uint8_t clipped[16];
 
@@ -102,7 +103,7 @@ void HorizontalRows(const std::uint8_t* const* in, std::uint8_t* const* out,
     std::size_t offset = static_cast<std::size_t>(table.first[o]) * 3;
     auto high0 = hn::Zero(d32);
     auto high1 = hn::Zero(d32);
-    auto low0 = rounding;
+    auto low0 = hn::Zero(d32);
     auto low1 = hn::Zero(d32);
     for (int t = 0; t < table.count[o]; t += 4, taps += 8, offset += 12) {
       const auto pixels = LoadRows<kBlocks>::At(d8, in, offset);
@@ -114,7 +115,7 @@ void HorizontalRows(const std::uint8_t* const* in, std::uint8_t* const* out,
       low0 = hn::ReorderWidenMulAccumulate(d32, p23, PairOfTaps(d16, taps + 6), low0, low1);
     }
     const auto high = hn::RearrangeToOddPlusEven(high0, high1);
-    const auto low = hn::RearrangeToOddPlusEven(low0, low1);
+    const auto low = hn::Add(rounding, hn::RearrangeToOddPlusEven(low0, low1));
     const auto sum = hn::ShiftRight<kCoefficientBits>(hn::Add(hn::ShiftLeft<11>(high), low));
     const hn::Rebind<std::uint8_t, decltype(d32)> d8_of_32;
     hn::StoreU(hn::DemoteTo(d8_of_32, sum), d8_of_32, clipped);
@@ -146,7 +147,7 @@ void VerticalPassTarget(const std::uint8_t* const* rows, int count, const std::i
   for (std::int64_t x = 0; x < row_bytes; x += lanes) {
     auto high0 = hn::Zero(d32);
     auto high1 = hn::Zero(d32);
-    auto low0 = rounding;
+    auto low0 = hn::Zero(d32);
     auto low1 = hn::Zero(d32);
     for (int t = 0; t < count; t += 2) {
       const std::int16_t* pair = taps + (t / 4) * 8 + (t & 2);
@@ -158,7 +159,7 @@ void VerticalPassTarget(const std::uint8_t* const* rows, int count, const std::i
       low0 = hn::ReorderWidenMulAccumulate(d32, both, PairOfTaps(d16, pair + 4), low0, low1);
     }
     const auto high = hn::RearrangeToOddPlusEven(high0, high1);
-    const auto low = hn::RearrangeToOddPlusEven(low0, low1);
+    const auto low = hn::Add(rounding, hn::RearrangeToOddPlusEven(low0, low1));
     const auto sum = hn::ShiftRight<kCoefficientBits>(hn::Add(hn::ShiftLeft<11>(high), low));
     hn::StoreU(hn::DemoteTo(d8, sum), d8, out + x);
   }
