@@ -63,6 +63,9 @@ const std::vector<Target>& Available() {
       if (HasVnni(highway)) targets.push_back({highway, true});
       targets.push_back({highway, false});
     }
+    // Arm without AES, which Highway's NEON asks for and nothing here uses: the dispatch then runs
+    // what the compiler assumes anyway.
+    if (targets.empty()) targets.push_back({HWY_STATIC_TARGET, false});
     return targets;
   }();
   return available;
