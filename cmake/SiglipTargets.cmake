@@ -64,7 +64,7 @@ function(siglip_add_test name)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   siglip_test_folder(${name} folder)
   set_tests_properties(${name} PROPERTIES LABELS "unit;${ARG_LABELS}"
-                       ENVIRONMENT "${folder};${SIGLIP_QEMU_NEON};${ARG_ENV}" TIMEOUT 600
+                       ENVIRONMENT "${folder};${SIGLIP_QEMU_NEON};${SIGLIP_EMULATOR_ENV};${ARG_ENV}" TIMEOUT 600
                        SKIP_REGULAR_EXPRESSION "${SIGLIP_SKIPPED}")
 endfunction()
 

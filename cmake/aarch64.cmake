@@ -14,4 +14,6 @@ set(ENV{PKG_CONFIG_SYSROOT_DIR} "${CMAKE_SYSROOT}")
 set(ENV{PKG_CONFIG_LIBDIR}
     "${CMAKE_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${CMAKE_SYSROOT}/usr/share/pkgconfig")
 
+# What qemu 7.2 cannot do: fork a process that has had threads, and show how pages were advised.
+set(SIGLIP_EMULATOR_ENV "GTEST_FILTER=-*ProcessesAtOnceAgree*:AlignedBuffer.LargeOnesAskForHugePages")
 set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L "${CMAKE_SYSROOT}")

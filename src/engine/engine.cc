@@ -40,10 +40,11 @@ absl::Status SelectInstructionSet(const std::string& isa) {
   static Mutex mu;
   static bool bound SIGLIP_GUARDED_BY(mu) = false;
   MutexLock lock(mu);
-  if (isa != "auto" && isa != KernelTargetName()) {
+  const std::string in_use = KernelTargetName();  // chooses it, if nobody has yet
+  if (isa != "auto" && isa != in_use) {
     if (bound) {
       return absl::InvalidArgumentError(
-          absl::StrCat("isa: this process already uses ", KernelTargetName(), ", got ", isa));
+          absl::StrCat("isa: this process already uses ", in_use, ", got ", isa));
     }
     const std::string here = absl::StrJoin(KernelTargets(), ", ");
     if (!SelectKernelTarget(isa)) {

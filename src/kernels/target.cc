@@ -53,12 +53,15 @@ std::string NameOf(const Target& target) {
   return HighwayName(target.highway) + (target.vnni ? "-vnni" : "");
 }
 
-// Best first: of Highway's targets the better have the lower bits. Asked once: Highway 1.0.3
-// forgets a choice when it is asked again.
+// Best first: of Highway's targets the better have the lower bits. Asked once, and the choice is
+// made at once: Highway 1.0.3 forgets one when it is asked what there is, and on Arm chooses SVE of
+// any width, which is not built.
 const std::vector<Target>& Available() {
   static const std::vector<Target> available = [] {
     std::vector<Target> targets;
-    for (std::int64_t rest = hwy::SupportedTargets() & HWY_TARGETS; rest != 0; rest &= rest - 1) {
+    const std::int64_t supported = hwy::SupportedTargets();
+    hwy::GetChosenTarget().Update(supported);
+    for (std::int64_t rest = supported & HWY_TARGETS; rest != 0; rest &= rest - 1) {
       const std::int64_t highway = rest & -rest;
       if (HasVnni(highway)) targets.push_back({highway, true});
       targets.push_back({highway, false});
@@ -91,7 +94,8 @@ std::string PackingTargetName() { return HighwayName(HWY_DYNAMIC_DISPATCH(OwnTar
 bool KernelUsesVnni() { return UsesVnni().load(std::memory_order_relaxed); }
 
 std::string KernelTargetName() {
-  return NameOf({HWY_DYNAMIC_DISPATCH(OwnTarget)(), KernelUsesVnni()});
+  const bool vnni = KernelUsesVnni();
+  return NameOf({HWY_DYNAMIC_DISPATCH(OwnTarget)(), vnni});
 }
 
 bool SelectKernelTarget(std::string_view name) {
