@@ -7,6 +7,13 @@
 
 namespace siglip {
 
+// Nanoseconds of the steady clock, for times that nobody injects.
+inline std::int64_t SteadyNowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
 // Thread-safe.
 class Clock {
  public:
@@ -19,11 +26,7 @@ class Clock {
 
 class SystemClock final : public Clock {
  public:
-  std::int64_t NowNs() const override {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(
-               std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-  }
+  std::int64_t NowNs() const override { return SteadyNowNs(); }
   std::int64_t UnixMs() const override {
     return std::chrono::duration_cast<std::chrono::milliseconds>(
                std::chrono::system_clock::now().time_since_epoch())

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -10,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/aligned_buffer.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "deployments/base64.h"
 #include "serving/validate.h"
@@ -18,12 +18,6 @@ namespace siglip {
 namespace {
 
 constexpr const char* kEmbedding = "EMBEDDING";
-
-std::int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 void RefuseWithId(std::unique_ptr<InferRequest> request, const absl::Status& status) {
   const std::string prefix = RequestPrefix(*request);
@@ -92,13 +86,13 @@ class Join {
         answers_(part_rows_.size()),
         pending_(part_rows_.size()),
         start_ns_(start_ns),
-        sent_ns_(NowNs()) {}
+        sent_ns_(SteadyNowNs()) {}
 
   void Finish(std::size_t part, InferResponse answer) {
     answers_[part] = std::move(answer);
     // Acquire-release: the last one sees every slot.
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-    const std::int64_t back_ns = NowNs();
+    const std::int64_t back_ns = SteadyNowNs();
     InferResponse response;
     response.status = JoinParts(response);
     if (!response.status.ok()) {
@@ -107,7 +101,7 @@ class Join {
     }
     response.durations.input_ns = static_cast<std::uint64_t>(sent_ns_ - start_ns_);
     response.durations.infer_ns = static_cast<std::uint64_t>(back_ns - sent_ns_);
-    response.durations.output_ns = static_cast<std::uint64_t>(NowNs() - back_ns);
+    response.durations.output_ns = static_cast<std::uint64_t>(SteadyNowNs() - back_ns);
     Answer(*request_, std::move(response));
   }
 
@@ -169,7 +163,7 @@ class EmbedForwarder : public Forwarder {
       : model_(std::move(model)), embed_model_(std::move(embed_model)), input_type_(input_type) {}
 
   void Forward(std::unique_ptr<InferRequest> request, ModelAccess& models) override {
-    const std::int64_t start_ns = NowNs();
+    const std::int64_t start_ns = SteadyNowNs();
     std::string target = embed_model_;
     absl::Status status = ReadParameter(*request, "embed_model", "a string", target);
     absl::StatusOr<std::shared_ptr<const ModelConfig>> config = absl::UnknownError("not looked up");

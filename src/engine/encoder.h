@@ -3,6 +3,7 @@
 // The transformer blocks of either tower (pre-norm, no mask, GELU-tanh).
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>

@@ -2,11 +2,10 @@
 
 #include <limits>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "protocol/json_writer.h"
+#include "protocol/json_object.h"
 #include "protocol/model_config.h"
 #include "protocol/text.h"
 
@@ -24,19 +23,7 @@ absl::Status Expected(std::string_view where, std::string_view what) {
 
 absl::StatusOr<Json> ParseObject(std::string_view body) {
   if (body.empty()) return Json::object();
-  bool deep = false;
-  Json json = Json::parse(
-      body.begin(), body.end(),
-      [&deep](int depth, Json::parse_event_t, Json&) {
-        deep = deep || depth > kMaxDepth;
-        return !deep;
-      },
-      false);
-  if (deep || json.is_discarded() || !json.is_object()) {
-    return absl::InvalidArgumentError(
-        "failed to parse the request JSON buffer: expected an object, without deep nesting");
-  }
-  return json;
+  return ParseJsonObject<Json>(body, kMaxDepth, "an object");
 }
 
 absl::StatusOr<std::uint64_t> Unsigned(const Json& object, const char* key, std::uint64_t missing) {

@@ -1,6 +1,7 @@
 #include "protocol/generate.h"
 
-#include <nlohmann/json.hpp>
+#include "base/status_macros.h"
+#include "protocol/json_object.h"
 
 namespace siglip {
 namespace {
@@ -34,19 +35,9 @@ Json Tensor(const TensorConfig& input, bool batched, const Json& value) {
 }  // namespace
 
 absl::StatusOr<std::string> GenerateToInfer(std::string_view body, const ModelConfig& config) {
-  bool deep = false;
-  const Json json = Json::parse(
-      body.begin(), body.end(),
-      [&deep](int depth, Json::parse_event_t, Json&) {
-        deep = deep || depth > kMaxDepth;
-        return !deep;
-      },
-      false);
-  if (deep || json.is_discarded() || !json.is_object()) {
-    return absl::InvalidArgumentError(
-        "failed to parse the request JSON buffer: expected an object of inputs and parameters, "
-        "without deep nesting");
-  }
+  SIGLIP_ASSIGN_OR_RETURN(
+      const Json json,
+      ParseJsonObject<Json>(body, kMaxDepth, "an object of inputs and parameters"));
   Json infer = {{"inputs", Json::array()}};
   Json parameters = Json::object();
   for (const auto& [key, value] : json.items()) {

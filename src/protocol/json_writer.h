@@ -1,15 +1,12 @@
 #pragma once
 
-// Appending JSON text to a string. Output is always valid UTF-8, whatever the input bytes are.
+// Appending JSON numbers and errors to a string; strings are base/json_text.h's.
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 namespace siglip {
-
-// `text` in quotes, escaped; bytes that are no UTF-8 become U+FFFD.
-void AppendJsonString(std::string_view text, std::string& out);
 
 void AppendJsonInt(std::int64_t value, std::string& out);
 void AppendJsonUint(std::uint64_t value, std::string& out);

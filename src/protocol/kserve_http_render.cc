@@ -2,6 +2,7 @@
 #include <variant>
 
 #include "base/checked_math.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "protocol/generate.h"
 #include "protocol/json_writer.h"

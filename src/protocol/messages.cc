@@ -1,6 +1,6 @@
 #include "protocol/messages.h"
 
-#include "protocol/json_writer.h"
+#include "base/json_text.h"
 #include "protocol/proto_json.h"
 #include "protocol/text.h"
 

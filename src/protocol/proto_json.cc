@@ -3,6 +3,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/reflection.h>
 
+#include "base/json_text.h"
 #include "protocol/json_writer.h"
 
 namespace siglip {

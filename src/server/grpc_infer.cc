@@ -4,6 +4,7 @@
 #include <new>
 #include <utility>
 
+#include "base/clock.h"
 #include "protocol/kserve_grpc.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
@@ -13,12 +14,6 @@ namespace {
 
 // Requests of one stream that may be under way; further ones stay in the client's flow control.
 constexpr std::size_t kMaxStreamRequests = 256;
-
-std::int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 absl::StatusOr<ParsedGrpcInfer> Parse(const inference::ModelInferRequest& message,
                                       std::shared_ptr<const void> owner, const DoorState& state) {
@@ -76,7 +71,7 @@ void StartTrace(DoorState& state, InferRequest& request) {
 void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<bool>> cancelled,
             std::shared_ptr<AnswerOnce> once, const Parameters& forwarded, Service& service) {
   request->parameters.insert(forwarded.begin(), forwarded.end());
-  request->times.arrival_ns = NowNs();
+  request->times.arrival_ns = SteadyNowNs();
   request->is_cancelled = [cancelled = std::move(cancelled)] {
     return cancelled->load(std::memory_order_relaxed);
   };

@@ -14,6 +14,7 @@
 #include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/http/read.hpp>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "protocol/json_writer.h"
 #include "protocol/kserve_http.h"
@@ -41,12 +42,6 @@ std::optional<std::string> Field(const http::fields& fields, std::string_view na
 
 std::size_t CountField(const http::fields& fields, http::field name) {
   return static_cast<std::size_t>(fields.count(name));
-}
-
-std::int64_t SteadyNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace
@@ -198,7 +193,7 @@ void HttpConnection::OnHead(Error error) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
   }
   if (error) return Shut();
-  receive_start_ns_ = SteadyNs();
+  receive_start_ns_ = SteadyNowNs();
   keep_alive_ = head_->get().keep_alive();
   is_head_method_ = head_->get().method() == http::verb::head;
   const auto [status, text] = CheckHead();

@@ -1,10 +1,10 @@
 #include "server/kserve_routes.h"
 
 #include <algorithm>
-#include <chrono>
 #include <new>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "protocol/compression.h"
 #include "protocol/control.h"
@@ -234,12 +234,6 @@ HttpResponse GenerateHttpResponse(const InferResponse& answer, bool stream) {
     response.body = Concat("data: ", response.body, "\n\n");
   }
   return response;
-}
-
-std::int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
 }
 
 }  // namespace
@@ -500,7 +494,7 @@ void KServeHandler::Submit(std::unique_ptr<InferRequest> infer, const HttpReques
       state_.http_forwarding.Forward(name, value, infer->parameters);
     }
   }
-  infer->times.arrival_ns = NowNs();
+  infer->times.arrival_ns = SteadyNowNs();
   infer->is_cancelled = [exchange] { return exchange->cancelled(); };
   service_.Infer(std::move(infer));
 }

@@ -1,22 +1,17 @@
 #include "serving/tracer.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
+#include "base/clock.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "serving/request.h"
 
 namespace siglip {
 namespace {
-
-std::int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 constexpr std::pair<std::string_view, std::string_view> kDefaults[] = {
     {"trace_level", "OFF"}, {"trace_rate", "1000"}, {"trace_count", "-1"},
@@ -72,21 +67,9 @@ absl::Status CheckValue(const std::string& key, const std::vector<std::string>& 
 }
 
 std::string JsonText(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    const auto u = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (u < 0x20 || u >= 0x7f) {
-      char escaped[8];
-      std::snprintf(escaped, sizeof(escaped), "\\u%04x", u);
-      out += escaped;
-    } else {
-      out += c;
-    }
-  }
-  return out + '"';
+  std::string out;
+  AppendJsonString(text, out);
+  return out;
 }
 
 // The JSON values of one span, separated by commas.
@@ -156,7 +139,7 @@ RequestTrace::~RequestTrace() {
   if (!spans_.empty()) tracer_.Write(model_, spans_);
 }
 
-void RequestTrace::Stamp(std::string_view name) { Stamp(name, NowNs()); }
+void RequestTrace::Stamp(std::string_view name) { Stamp(name, SteadyNowNs()); }
 
 void RequestTrace::Stamp(std::string_view name, std::int64_t ns) {
   MutexLock lock(mu_);
@@ -165,7 +148,7 @@ void RequestTrace::Stamp(std::string_view name, std::int64_t ns) {
 
 void RequestTrace::Add(const InferRequest& request) {
   const RequestTimes& times = request.times;
-  const std::int64_t done_ns = times.done_ns != 0 ? times.done_ns : NowNs();
+  const std::int64_t done_ns = times.done_ns != 0 ? times.done_ns : SteadyNowNs();
   Span span{.id = request.trace_id,
             .parent_id = request.trace_parent_id,
             .model_name = request.model_name,
@@ -190,8 +173,6 @@ void RequestTrace::Add(const InferRequest& request) {
 std::uint64_t RequestTrace::NextId() {
   return tracer_.next_id_.fetch_add(1, std::memory_order_relaxed);
 }
-
-Tracer::~Tracer() = default;
 
 std::string Tracer::Value(const std::string& model, const std::string& key) const {
   const auto own = models_.find(model);

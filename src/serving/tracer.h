@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
@@ -48,7 +47,6 @@ class RequestTrace {
   };
 
  private:
-  friend class Tracer;
   Tracer& tracer_;
   const std::string model_;
   Mutex mu_;
@@ -64,8 +62,6 @@ using TraceSettingsMap = std::map<std::string, std::vector<std::string>>;
 // Thread-safe. Outlives the traces.
 class Tracer {
  public:
-  ~Tracer();
-
   // Of all models, or of one. A model has what is set for all until it is set for it.
   TraceSettingsMap Get(const std::string& model) const;
   // From a client. An empty list clears a model's setting. All of it, or an error and nothing:

@@ -25,11 +25,11 @@ class TracerTest : public ::testing::Test {
     return text.str();
   }
   // One request of `model` through the tracer; true if it was traced.
-  bool Request(const std::string& model) {
+  bool Request(const std::string& model, const std::string& id = "a\"b") {
     auto trace = tracer_.Sample(model);
     if (trace == nullptr) return false;
     InferRequest request;
-    request.id = "a\"b";
+    request.id = id;
     request.model_name = model;
     request.model_version = "1";
     request.trace = trace;
@@ -87,6 +87,12 @@ TEST_F(TracerTest, ChromesFormHasABarPerHop) {
   Request("m");
   EXPECT_THAT(Text(), HasSubstr(R"({"name":"COMPUTE_INPUT_END","cat":"inner","ph":"X",)"
                                 R"("ts":0.043,"dur":0.007,"pid":1,"tid":2)"));
+}
+
+TEST_F(TracerTest, IdsStayUtf8) {
+  ASSERT_TRUE(On().ok());
+  Request("m", "\u00e9 \xFF");
+  EXPECT_THAT(Text(), HasSubstr("\"request_id\":\"\u00e9 \uFFFD\""));
 }
 
 TEST_F(TracerTest, RateCountAndFiles) {
