@@ -63,7 +63,7 @@ if(SIGLIP_BUILD_BENCH)
   find_package(benchmark REQUIRED)
 endif()
 
-# GPUs. Of the CUDA toolkit only.
+# GPUs, optional: the CUDA toolkit (12.9 or newer) and cuDNN, which Debian 12 does not package.
 if(SIGLIP_CUDA)
-  find_package(CUDAToolkit REQUIRED)
+  include(Cuda)
 endif()

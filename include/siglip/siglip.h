@@ -25,10 +25,11 @@ struct ModelOptions {
   int max_batch_size = 32;     // items per pass through a tower; more are run in several passes
   int pillow = 13;             // whose resize is reproduced: 12 or 13
   std::int64_t max_pixels = 0; // width*height of an image; 0 = Pillow's own limit, 178,956,970
-  // "fp32", "int16" (faster, half the memory, cosine to fp32 within 1e-5 of 1), or "auto": int16 where
-  // it is faster and a check at load, with this checkpoint, finds it near enough to fp32.
+  // Of a CPU "fp32", "int16" (faster, half the memory, cosine to fp32 within 1e-5 of 1), or "auto":
+  // int16 where it is faster and a check at load, with this checkpoint, finds it near enough to fp32.
+  // Of a GPU "bf16", "fp16", "fp8", or "auto": bf16.
   std::string precision = "auto";
-  std::string device = "auto";     // "auto" or "cpu"
+  std::string device = "auto";     // "auto", "cpu", "cuda" (the first GPU) or "cuda:0,1"
   // Instruction set of the kernels: "auto" or "avx512", "avx2", ... One per process.
   std::string isa = "auto";
   // Folder that keeps packed weights between starts, so that the next one only maps them; made if it
@@ -45,7 +46,8 @@ struct ModelInfo {
   float logit_scale = 0;            // as stored: the logit is cos * exp(logit_scale) + logit_bias
   float logit_bias = 0;
   std::string engine;               // device, instruction set, precision, threads
-  std::string precision_choice;     // what "auto" chose and why; empty if it was not asked
+  std::string precision_choice;     // what "auto" chose on a CPU and why; empty otherwise
+  std::vector<int> gpus;            // that encode; empty: the CPU does
 };
 
 // What the head of an image file declares.
@@ -66,6 +68,9 @@ class Model {
                                                      const ModelOptions& options = {});
 
   virtual const ModelInfo& info() const = 0;
+  // Not OK once a GPU is lost or gives numbers that cannot be: encoding fails from then on, and
+  // only a new process can help.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
 
   // Bytes of an image file (any format that README.md lists) -> embedding [D].
   absl::StatusOr<std::vector<float>> EmbedImage(std::string_view image_bytes);

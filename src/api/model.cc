@@ -1,11 +1,16 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/cuda/device_flag.h"
+#include "engine/cuda/devices.h"
 #include "engine/engine.h"
 #include "image/preprocess.h"
 #include "siglip/siglip.h"
@@ -30,16 +35,6 @@ absl::Status CheckOptions(const ModelOptions& options) {
   if (options.pillow != 12 && options.pillow != 13) {
     return absl::InvalidArgumentError(
         absl::StrCat("pillow: expected 12 or 13, got ", options.pillow));
-  }
-  if (!ParsePrecision(options.precision)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("precision: expected auto, fp32 or int16, got ", options.precision));
-  }
-  if (options.device != "auto" && options.device != "cpu") {
-    const bool cuda = options.device.starts_with("cuda");
-    return absl::InvalidArgumentError(absl::StrCat("device: expected auto or cpu, got ",
-                                                   options.device,
-                                                   cuda ? " (this build has no GPU engine)" : ""));
   }
   if (options.num_threads < 0 || options.max_batch_size < 1 || options.max_pixels < 0) {
     return absl::InvalidArgumentError("threads, batch size and pixels: expected positive numbers");
@@ -70,6 +65,7 @@ class LoadedModel final : public Model {
         engine_(std::move(engine)) {}
 
   const ModelInfo& info() const override { return info_; }
+  absl::Status Health() const override { return engine_->Health(); }
 
   absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const override {
     return WithoutBadAlloc("image", [&]() -> absl::StatusOr<ImageInfo> {
@@ -114,20 +110,40 @@ class LoadedModel final : public Model {
   const std::unique_ptr<Engine> engine_;
 };
 
+// Device and precision, of which either may be "auto": a GPU if there is one that the precision
+// asks for or allows, with bf16; else the CPU, whose engine knows what its own "auto" is.
+absl::Status ChooseDevice(const ModelOptions& options, EngineOptions& engine) {
+  SIGLIP_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
+  const std::optional<Precision> precision = ParsePrecision(options.precision);
+  if (!precision) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "precision: expected auto, fp32, int16, bf16, fp16 or fp8, got ", options.precision));
+  }
+  const bool of_cpu = precision == Precision::kFp32 || precision == Precision::kInt16;
+  engine.device = options.device;
+  if (device.kind == DeviceChoice::Kind::kAuto) {
+    const auto gpus = ListGpuDevices();
+    engine.device = !of_cpu && gpus.ok() && !gpus->empty() ? "cuda" : "cpu";
+  }
+  const bool bf16 = precision == Precision::kAuto && engine.device != "cpu";
+  engine.precision = bf16 ? Precision::kBf16 : *precision;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
                                                  const ModelOptions& options) {
   SIGLIP_RETURN_IF_ERROR(CheckOptions(options));
+  EngineOptions engine_options;
+  SIGLIP_RETURN_IF_ERROR(ChooseDevice(options, engine_options));
   SIGLIP_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(directory));
   const SiglipConfig& config = checkpoint.config();
   SIGLIP_ASSIGN_OR_RETURN(
       std::unique_ptr<Tokenizer> tokenizer,
       Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));
-  EngineOptions engine_options;
   engine_options.num_threads = options.num_threads;
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
-  engine_options.precision = *ParsePrecision(options.precision);
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
   ModelInfo info;
   info.directory = directory;
@@ -139,6 +155,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   info.logit_bias = checkpoint.logit_bias();
   info.engine = engine->Describe();
   info.precision_choice = engine->PrecisionChoice();
+  if (const auto device = ParseDevice(engine_options.device); device.ok()) info.gpus = device->gpus;
   return std::make_unique<LoadedModel>(std::move(info),
                                        OptionsOf(checkpoint.preprocessor(), options),
                                        std::move(tokenizer), std::move(engine));

@@ -95,8 +95,26 @@ TEST(ModelOpenTest, WrongOptionsAndFoldersAreNamed) {
               HasSubstr("12 or 13"));
   EXPECT_THAT(std::string(Model::Open(kDemo, {.precision = "int8"}).status().message()),
               HasSubstr("int8"));
-  EXPECT_THAT(std::string(Model::Open(kDemo, {.device = "cuda:0"}).status().message()),
-              HasSubstr("no GPU engine"));
+  // Whether it is this build, this machine or the number that has no such GPU.
+  const auto no_gpu = Model::Open(kDemo, {.device = "cuda:1000"});
+  EXPECT_EQ(no_gpu.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(no_gpu.status().message()), HasSubstr("device cuda:1000"));
+  EXPECT_THAT(std::string(Model::Open(kDemo, {.device = "gpu"}).status().message()),
+              HasSubstr("cuda:N[,N...]"));
+  EXPECT_THAT(
+      std::string(Model::Open(kDemo, {.precision = "fp16", .device = "cpu"}).status().message()),
+      HasSubstr("on a CPU, got fp16"));
+  EXPECT_THAT(
+      std::string(Model::Open(kDemo, {.precision = "int16", .device = "cuda"}).status().message()),
+      HasSubstr("on a GPU, got int16"));
+}
+
+TEST(ModelOpenTest, AutoIsTheCpuWhereThePrecisionSaysSo) {
+  const auto model = Model::Open(kDemo, {.num_threads = 1, .precision = "int16", .device = "auto"});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT((*model)->info().engine, HasSubstr("cpu"));
+  EXPECT_TRUE((*model)->info().gpus.empty());
+  EXPECT_TRUE((*model)->Health().ok());
 }
 
 }  // namespace

@@ -15,12 +15,15 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command
-      .add_option(
-          "--precision", flags.options.precision,
-          "fp32; int16 (faster, cosine to fp32 within 1e-5 of 1); or auto: int16 where it is "
-          "faster and a check with this checkpoint passes, else fp32")
+      .add_option("--precision", flags.options.precision,
+                  "auto; on a CPU fp32, or int16 (faster, cosine to fp32 within 1e-5 of 1); on a "
+                  "GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU int16 where it is faster "
+                  "and a check with this checkpoint passes, else fp32")
       ->capture_default_str();
-  command.add_option("--device", flags.options.device, "auto or cpu")->capture_default_str();
+  command
+      .add_option("--device", flags.options.device,
+                  "auto (a GPU if there is one), cpu, cuda, or cuda:N[,N...]")
+      ->capture_default_str();
   command
       .add_option("--isa", flags.options.isa,
                   "Instruction set of the kernels: auto, or one of those that --version names")

@@ -94,6 +94,7 @@ absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, ShutdownSig
         absl::StrCat("accepted requests were not finished within ", flags.exit_timeout_s, " s"));
   }
   SIGLIP_LOG_INFO("drained: every accepted request was answered");
+  if (signal == 0) return absl::InternalError("a model's device is lost (see model_lost above)");
   return absl::OkStatus();
 }
 
@@ -131,6 +132,7 @@ absl::Status ServeAll(ServeFlags& flags) {
   DeploymentsFactory factory(
       {.model_override = flags.model.directory, .model = flags.model.options});
   flags.service.poll_interval = std::chrono::seconds(flags.poll_s);
+  flags.service.on_lost = [&signals](const absl::Status&) { signals.Wake(); };
   flags.service.server_version = SIGLIP_VERSION;
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceImpl> service,
                           ServiceImpl::Open(std::move(repository), factory, clock, flags.service));

@@ -82,6 +82,14 @@ std::string FilesText(const std::string& folder) {
   return absl::StrJoin(lines, "\n");
 }
 
+// A GPU has one batch that computes and one that is copied.
+constexpr int kInstancesPerGpu = 2;
+
+void SetDevice(const ModelInfo& info, Deployment& deployment) {
+  deployment.gpus = info.gpus;
+  if (!info.gpus.empty()) deployment.num_instances = kInstancesPerGpu;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelConfig& config) {
@@ -144,8 +152,10 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
     deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   } else if (step == "vision") {
     deployment.step = MakeVisionStep(model, max_batch_size);
+    SetDevice(model->info(), deployment);
   } else if (step == "text") {
     deployment.step = MakeTextStep(model, max_batch_size);
+    SetDevice(model->info(), deployment);
   } else if (step == "embed_image") {
     deployment.forwarder =
         MakeEmbedImageForwarder(model, embed_model.empty() ? "siglip_vision" : embed_model);

@@ -49,6 +49,7 @@ class VisionStep final : public Step {
     }
     return model_->EncodePixels(images, rows);
   }
+  absl::Status Health() const override { return model_->Health(); }
   int MaxBatchItems() const override { return max_batch_size_; }
   absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
 
@@ -75,6 +76,7 @@ class TextStep final : public Step {
     if (texts.empty()) return absl::OkStatus();
     return model_->EncodeTokens(texts, model_->info().text_length, rows);
   }
+  absl::Status Health() const override { return model_->Health(); }
   int MaxBatchItems() const override { return max_batch_size_; }
   absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
 

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "engine/encode_checks.h"
 #include "kernels/target.h"
 
 namespace siglip {
@@ -27,11 +29,6 @@ void ForEachPass(std::size_t items, std::size_t per_pass, Body&& body) {
   for (std::size_t first = 0; first < items; first += per_pass) {
     body(first, std::min(per_pass, items - first));
   }
-}
-
-absl::Status SizesDiffer(const char* what, std::size_t inputs, std::size_t outputs) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("expected as many embeddings as ", what, " (", inputs, "), got ", outputs));
 }
 
 }  // namespace
@@ -60,9 +57,7 @@ CpuEngine::CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOp
 
 absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
                                      std::span<float* const> embeddings) {
-  if (images.size() != embeddings.size()) {
-    return SizesDiffer("images", images.size(), embeddings.size());
-  }
+  SIGLIP_RETURN_IF_ERROR(CheckSizes("images", images.size(), embeddings.size()));
   MutexLock lock(mu_);
   ForEachPass(images.size(), images_per_pass_,
               [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
@@ -74,22 +69,8 @@ absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
 
 absl::Status CpuEngine::EncodeTexts(std::span<const std::int64_t* const> ids,
                                     std::int64_t num_tokens, std::span<float* const> embeddings) {
-  if (ids.size() != embeddings.size()) return SizesDiffer("texts", ids.size(), embeddings.size());
-  if (num_tokens < 1 || num_tokens > text_config_.max_position_embeddings) {
-    return absl::InvalidArgumentError(absl::StrCat("texts: expected 1 to ",
-                                                   text_config_.max_position_embeddings,
-                                                   " tokens, got ", num_tokens));
-  }
-  for (std::size_t item = 0; item < ids.size(); ++item) {
-    for (std::int64_t t = 0; t < num_tokens; ++t) {
-      const std::int64_t id = ids[item][t];
-      if (id < 0 || id >= text_config_.vocab_size) {
-        return absl::InvalidArgumentError(absl::StrCat("text ", item, ", position ", t,
-                                                       ": expected a token id from 0 to ",
-                                                       text_config_.vocab_size - 1, ", got ", id));
-      }
-    }
-  }
+  SIGLIP_RETURN_IF_ERROR(CheckSizes("texts", ids.size(), embeddings.size()));
+  SIGLIP_RETURN_IF_ERROR(CheckTexts(text_config_, ids, num_tokens));
   MutexLock lock(mu_);
   ForEachPass(ids.size(), texts_per_pass_,
               [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {

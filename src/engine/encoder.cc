@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "engine/block_names.h"
 #include "kernels/attention.h"
 #include "kernels/layer_norm.h"
 
@@ -48,25 +49,21 @@ Encoder::Encoder(WeightLoader& weights, const TowerConfig& config, const std::st
 
 Encoder::Block Encoder::LoadBlock(WeightLoader& weights, std::int64_t layer,
                                   GemmFormat format) const {
-  const std::string prefix = absl::StrCat(tower_name_, ".encoder.layers.", layer, ".");
-  const std::string attention = prefix + "self_attn.";
+  const BlockNames names(tower_name_, layer);
   Block block;
   block.last_token_only =
       output_ == EncoderOutput::kLastToken && layer + 1 == config_.num_hidden_layers;
-  block.norm1 = weights.LoadNorm(prefix + "layer_norm1");
-  block.norm2 = weights.LoadNorm(prefix + "layer_norm2");
-  const std::string q = attention + "q_proj";
-  const std::string k = attention + "k_proj";
-  const std::string v = attention + "v_proj";
+  block.norm1 = weights.LoadNorm(names.norm1);
+  block.norm2 = weights.LoadNorm(names.norm2);
   if (block.last_token_only) {
-    block.query = weights.LoadLinear(q, format);
-    block.key_value = weights.LoadStackedLinears({k, v}, format);
+    block.query = weights.LoadLinear(names.query, format);
+    block.key_value = weights.LoadStackedLinears({names.key, names.value}, format);
   } else {
-    block.qkv = weights.LoadStackedLinears({q, k, v}, format);
+    block.qkv = weights.LoadStackedLinears({names.query, names.key, names.value}, format);
   }
-  block.out = weights.LoadLinear(attention + "out_proj", format);
-  block.fc1 = weights.LoadLinear(prefix + "mlp.fc1", format);
-  block.fc2 = weights.LoadLinear(prefix + "mlp.fc2", format);
+  block.out = weights.LoadLinear(names.out, format);
+  block.fc1 = weights.LoadLinear(names.fc1, format);
+  block.fc2 = weights.LoadLinear(names.fc2, format);
   return block;
 }
 

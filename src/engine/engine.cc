@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -17,6 +18,8 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "engine/cpu_engine.h"
+#include "engine/cuda/device_flag.h"
+#include "engine/cuda/module.h"
 #include "engine/precision_check.h"
 #include "engine/weight_cache.h"
 #include "engine/weights.h"
@@ -54,6 +57,35 @@ absl::Status SelectInstructionSet(const std::string& isa) {
   }
   bound = true;
   return absl::OkStatus();
+}
+
+absl::Status CheckPrecision(const DeviceChoice& device, Precision precision) {
+  const bool cuda = device.kind == DeviceChoice::Kind::kCuda;
+  const bool of_cpu = precision == Precision::kFp32 || precision == Precision::kInt16 ||
+                      precision == Precision::kAuto;
+  if (cuda != of_cpu) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "precision: expected ", cuda ? "bf16, fp16 or fp8 on a GPU" : "auto, fp32 or int16 on a CPU",
+      ", got ", PrecisionName(precision)));
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> OpenCuda(const Checkpoint& checkpoint,
+                                                 const EngineOptions& options,
+                                                 const std::vector<int>& gpus) {
+  const auto in_context = [&](const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat("device ", options.device, ": ",
+                                                    std::string(status.message())));
+  };
+  const auto module = cuda::LoadModule();
+  if (!module.ok()) return in_context(module.status());
+  const auto devices = (*module)->list_devices();
+  if (!devices.ok()) return in_context(devices.status());
+  for (const int gpu : gpus) {
+    if (static_cast<std::size_t>(gpu) < devices->size()) continue;
+    return in_context(absl::FailedPreconditionError(
+        absl::StrCat("expected a GPU of number ", gpu, ", got ", devices->size(), " GPUs here")));
+  }
+  return (*module)->open_engine(checkpoint, options, gpus);
 }
 
 GemmFormat FormatOf(Precision precision) {
@@ -179,31 +211,15 @@ ChosenTowers OpenChosen(const Checkpoint& checkpoint, const EngineOptions& optio
 
 }  // namespace
 
-std::string PrecisionName(Precision precision) {
-  switch (precision) {
-    case Precision::kFp32:
-      return "fp32";
-    case Precision::kInt16:
-      return "int16";
-    case Precision::kAuto:
-      return "auto";
-  }
-  return {};
-}
-
-std::optional<Precision> ParsePrecision(std::string_view name) {
-  for (const Precision precision : {Precision::kFp32, Precision::kInt16, Precision::kAuto}) {
-    if (name == PrecisionName(precision)) return precision;
-  }
-  return std::nullopt;
-}
-
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoint,
                                                      const EngineOptions& options) {
   absl::Status status = CheckRange("num_threads", options.num_threads, 0, kMaxThreads);
   status.Update(CheckRange("max_batch_size", options.max_batch_size, 1, kMaxBatchSize));
-  if (status.ok()) status = SelectInstructionSet(options.isa);
   if (!status.ok()) return status;
+  SIGLIP_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
+  SIGLIP_RETURN_IF_ERROR(CheckPrecision(device, options.precision));
+  if (device.kind == DeviceChoice::Kind::kCuda) return OpenCuda(checkpoint, options, device.gpus);
+  SIGLIP_RETURN_IF_ERROR(SelectInstructionSet(options.isa));
   EngineOptions resolved = options;
   if (resolved.num_threads == 0) {
     resolved.num_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

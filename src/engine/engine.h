@@ -20,17 +20,23 @@ namespace siglip {
 enum class Precision {
   kFp32,
   kInt16,  // GemmFormat::kInt16
-  // The fastest of them whose embeddings stay near float32's with the weights at hand: decided at
-  // load by calibration inputs, the same for every start (see precision_check.h).
+  // Of CPUs: the fastest of them whose embeddings stay near float32's with the weights at hand,
+  // decided at load by calibration inputs, the same for every start (see precision_check.h).
   kAuto,
+  // Of GPUs. There 16 bits are what everything is stored in; sums, statistics and softmax are
+  // float32.
+  kBf16,
+  kFp16,
+  kFp8,  // kBf16, with e4m3 factors in the blocks' linear layers, scaled by row and column
 };
-std::string PrecisionName(Precision precision);  // "fp32", "int16", "auto"
+std::string PrecisionName(Precision precision);  // "fp32", "int16", "auto", "bf16", "fp16", "fp8"
 std::optional<Precision> ParsePrecision(std::string_view name);
 
 struct EngineOptions {
   int num_threads = 0;      // CPU workers; 0 = one per core
   int max_batch_size = 32;  // items per pass; scratch memory is sized for it once, at load
   Precision precision = Precision::kFp32;
+  std::string device = "cpu";  // or "cuda:0,1": batches go to whichever GPU is free
   // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
   // engine's choice binds the later ones.
   std::string isa = "auto";
@@ -45,14 +51,15 @@ class Engine {
   virtual ~Engine() = default;
 
   // Packs the weights for the CPU's kernels, or maps them from options.cache_dir, and allocates all
-  // scratch memory. kAuto also embeds calibration inputs, unless options.cache_dir remembers what
-  // came of it. The checkpoint is not needed afterwards.
+  // scratch memory; or copies them to GPUs. kAuto also embeds calibration inputs, unless
+  // options.cache_dir remembers what came of it. The checkpoint is not needed afterwards.
   static absl::StatusOr<std::unique_ptr<Engine>> Open(const Checkpoint& checkpoint,
                                                       const EngineOptions& options);
 
   // images[i]: [3,S,S] float32; embeddings[i]: [D] float32, not normalised. Any number of items;
-  // more than max_batch_size are run in several passes. Item i never depends on the others, bit for
-  // bit. REQUIRES: sizes are equal. Values are not checked: NaN in, NaN out.
+  // more than max_batch_size are run in several passes. Item i never depends on the others, on a
+  // CPU bit for bit; on a GPU another batch size may be another algorithm, which rounds otherwise.
+  // REQUIRES: sizes are equal. Values are not checked: NaN in, NaN out.
   virtual absl::Status EncodeImages(std::span<const float* const> images,
                                     std::span<float* const> embeddings) = 0;
 
@@ -61,10 +68,13 @@ class Engine {
   virtual absl::Status EncodeTexts(std::span<const std::int64_t* const> ids,
                                    std::int64_t num_tokens, std::span<float* const> embeddings) = 0;
 
+  // Not OK once a GPU is lost or has given numbers that cannot be: every later call fails, only a
+  // new process can help.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
   // "cpu, avx512, fp32, 2 threads": the precision that is used.
   virtual std::string Describe() const = 0;
   // "int16 (1-cos ...)": what kAuto chose and why; empty if it was not asked.
-  virtual std::string PrecisionChoice() const = 0;
+  virtual std::string PrecisionChoice() const { return {}; }
   // Bytes of packed weights and scratch memory.
   virtual std::int64_t memory_bytes() const = 0;
 };

@@ -1,52 +1,15 @@
 #include "engine/vision_tower.h"
 
 #include <algorithm>
-#include <cmath>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/checked_math.h"
 #include "base/file_map.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/pooling_probe.h"
 #include "kernels/pooling.h"
 
 namespace siglip {
-namespace {
-
-constexpr const char* kHead = "vision_model.head.";
-
-// u[h] = Wk_h^T q_h / sqrt(head_dim), q = Wq probe + bq, in float64: x . u[h] is then the score of
-// x but for q_h . bk_h, which is the same for every token and cancels in the softmax.
-std::vector<float> FoldProbe(std::span<const float> probe, std::span<const float> weight,
-                             std::span<const float> bias, std::int64_t heads) {
-  const std::int64_t width = static_cast<std::int64_t>(probe.size());
-  const std::int64_t head_dim = width / heads;
-  const double scale = 1 / std::sqrt(static_cast<double>(head_dim));
-  std::vector<double> folded(static_cast<std::size_t>(heads * width), 0.0);
-  for (std::int64_t row = 0; row < width; ++row) {
-    double q = bias[row];
-    for (std::int64_t i = 0; i < width; ++i) {
-      q += static_cast<double>(weight[row * width + i]) * static_cast<double>(probe[i]);
-    }
-    const float* key_row = weight.data() + (width + row) * width;
-    double* to = folded.data() + row / head_dim * width;
-    for (std::int64_t i = 0; i < width; ++i) to[i] += scale * q * static_cast<double>(key_row[i]);
-  }
-  std::vector<float> rounded(folded.size());
-  std::transform(folded.begin(), folded.end(), rounded.begin(),
-                 [](double value) { return static_cast<float>(value); });
-  return rounded;
-}
-
-std::vector<float> LoadTensor(const Checkpoint& checkpoint, const std::string& name) {
-  const std::optional<std::int64_t> count = ElementCount(checkpoint.tensor(name).shape);
-  std::vector<float> values(static_cast<std::size_t>(*count));
-  checkpoint.CopyFloat(name, values);
-  return values;
-}
-
-}  // namespace
 
 VisionTower::VisionTower(WeightLoader& weights, GemmFormat format)
     : config_(weights.checkpoint().config().vision),
@@ -58,19 +21,15 @@ VisionTower::VisionTower(WeightLoader& weights, GemmFormat format)
 }
 
 void VisionTower::LoadPoolingHead(WeightLoader& weights) {
-  const std::string head = kHead;
+  const std::string head = kPoolingHead;
   const std::string projections = head + "attention.in_proj_weight";
   const std::string biases = head + "attention.in_proj_bias";
   const Checkpoint& checkpoint = weights.checkpoint();
   const std::int64_t width = config_.hidden_size;
   const std::int64_t heads = config_.num_attention_heads;
   probe_.w =
-      weights.Matrix(head + "probe.folded", heads, width, GemmFormat::kFp32, [&](PackedMatrix& w) {
-        const std::vector<float> folded =
-            FoldProbe(LoadTensor(checkpoint, head + "probe"), LoadTensor(checkpoint, projections),
-                      LoadTensor(checkpoint, biases), heads);
-        w.SetRows(0, heads, folded.data());
-      });
+      weights.Matrix(head + "probe.folded", heads, width, GemmFormat::kFp32,
+                     [&](PackedMatrix& w) { w.SetRows(0, heads, FoldedProbe(checkpoint).data()); });
   value_weight_ = weights.Array(
       head + "value.weight", static_cast<std::size_t>(width * width), [&](std::span<float> values) {
         CopyFloats(checkpoint.tensor(projections), 2 * width * width, values);

@@ -41,7 +41,8 @@ ShutdownSignals::ShutdownSignals() {
   SIGLIP_CHECK(pthread_sigmask(SIG_BLOCK, &signals, nullptr) == 0);
   signal_fd_ = ::signalfd(-1, &signals, SFD_CLOEXEC);
   wake_fd_ = ::eventfd(0, EFD_CLOEXEC);
-  SIGLIP_CHECK(signal_fd_ >= 0 && wake_fd_ >= 0);
+  request_fd_ = ::eventfd(0, EFD_CLOEXEC);
+  SIGLIP_CHECK(signal_fd_ >= 0 && wake_fd_ >= 0 && request_fd_ >= 0);
 }
 
 ShutdownSignals::~ShutdownSignals() {
@@ -52,11 +53,17 @@ ShutdownSignals::~ShutdownSignals() {
   }
   ::close(signal_fd_);
   ::close(wake_fd_);
+  ::close(request_fd_);
+}
+
+void ShutdownSignals::Wake() {
+  const std::uint64_t one = 1;
+  static_cast<void>(!::write(request_fd_, &one, sizeof(one)));
 }
 
 int ShutdownSignals::WaitForFirst(const std::function<void()>& on_hangup) {
-  int first = WaitForSignal(signal_fd_, wake_fd_);
-  for (; first == SIGHUP; first = WaitForSignal(signal_fd_, wake_fd_)) on_hangup();
+  int first = WaitForSignal(signal_fd_, request_fd_);
+  for (; first == SIGHUP; first = WaitForSignal(signal_fd_, request_fd_)) on_hangup();
   second_ = std::thread([this] {
     int second = SIGHUP;
     while (second == SIGHUP) second = WaitForSignal(signal_fd_, wake_fd_);

@@ -20,10 +20,13 @@ class ShutdownSignals {
   // `on_hangup`. From then on a second one ends the process at once with exit code 128 + its
   // number.
   int WaitForFirst(const std::function<void()>& on_hangup = [] {});
+  // Makes WaitForFirst return 0, as if a signal had come. By any thread, once.
+  void Wake();
 
  private:
   int signal_fd_ = -1;
   int wake_fd_ = -1;
+  int request_fd_ = -1;
   std::thread second_;
 };
 

@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -41,6 +42,19 @@ TEST(Shutdown, TheFirstSignalIsReported) {
     ASSERT_TRUE(WIFEXITED(status));
     EXPECT_EQ(WEXITSTATUS(status), signal);
   }
+}
+
+TEST(Shutdown, WakeIsReportedAsNoSignalAndASignalStillEndsTheProcess) {
+  const int status = InChild([](pid_t, int) {},
+                             [](ShutdownSignals& signals, int) {
+                               std::thread([&] { signals.Wake(); }).join();
+                               const int signal = signals.WaitForFirst();
+                               ::kill(::getpid(), SIGINT);
+                               for (;;) ::pause();
+                               return signal;
+                             });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 128 + SIGINT);
 }
 
 TEST(Shutdown, TheSecondSignalEndsTheProcessAtOnce) {

@@ -228,6 +228,9 @@ void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch)
   if (items.empty()) return;
   times.infer_start_ns = context.clock.NowNs();
   const absl::Status status = RunStep(context.step, items);
+  if (!status.ok() && context.on_lost) {
+    if (const absl::Status health = context.step.Health(); !health.ok()) context.on_lost(health);
+  }
   times.infer_end_ns = context.clock.NowNs();
   const auto rows = static_cast<std::int64_t>(items.size());
   const std::uint64_t input_ns = Between(times.compute_start_ns, times.infer_start_ns);

@@ -4,6 +4,7 @@
 // queue, no lock.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -45,6 +46,8 @@ struct BatchContext {
   Step& step;
   const Clock& clock;
   StatisticsRecorder& statistics;
+  // Told when Step::Health() is not OK after a run that failed, before the answers go out.
+  const std::function<void(const absl::Status&)>& on_lost;
 };
 
 // Runs the batch and answers every request. Failures are recorded under their reason.

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,6 +41,8 @@ class Batcher final : public Scheduler {
     std::shared_ptr<MemoryBudget> budget = nullptr;  // of outputs in flight; may be null
     // Sum of Step::EstimateCost of what runs at a time; a request that is larger runs alone.
     std::int64_t running_cost_bytes = std::int64_t{1} << 30;
+    // See BatchContext. Called by any instance's thread.
+    std::function<void(const absl::Status&)> on_lost = {};
   };
   explicit Batcher(Parts parts);
   ~Batcher() override;
@@ -84,7 +87,7 @@ class Batcher final : public Scheduler {
   void Work();
   void RefuseExpired();
   void WaitUntil(CondVar& condition, std::optional<std::int64_t> wake_ns) SIGLIP_REQUIRES(mu_);
-  BatchContext context() { return {*config_, *step_, clock_, statistics_}; }
+  BatchContext context() { return {*config_, *step_, clock_, statistics_, on_lost_}; }
 
   const std::shared_ptr<const ModelConfig> config_;
   const std::shared_ptr<Step> step_;
@@ -92,6 +95,7 @@ class Batcher final : public Scheduler {
   StatisticsRecorder& statistics_;
   const std::shared_ptr<MemoryBudget> budget_;
   const std::int64_t running_cost_limit_;
+  const std::function<void(const absl::Status&)> on_lost_;
   const DynamicBatching rules_;
   const bool batching_;
   const std::int64_t max_rows_;

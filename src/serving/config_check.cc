@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
 #include "serving/validate.h"
@@ -215,11 +216,19 @@ absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deploym
                                     ", what the model runs at once, got ", config.max_batch_size));
   }
   for (const InstanceGroup& group : config.instance_groups) {
-    if (group.kind != InstanceGroup::Kind::kGpu || deployment.on_gpu) continue;
-    return ConfigError(
-        config, "instance_group.kind",
-        "expected a GPU (KIND_GPU), but the model runs on the CPU: no GPU was found, or "
-        "it was not chosen");
+    if (group.kind != InstanceGroup::Kind::kGpu) continue;
+    if (deployment.gpus.empty()) {
+      return ConfigError(
+          config, "instance_group.kind",
+          "expected a GPU (KIND_GPU), but the model runs on the CPU: no GPU was found, or "
+          "it was not chosen");
+    }
+    for (const int gpu : group.gpus) {
+      if (std::count(deployment.gpus.begin(), deployment.gpus.end(), gpu) > 0) continue;
+      return ConfigError(config, "instance_group.gpus",
+                         absl::StrCat("expected some of the GPUs that --device names (",
+                                      absl::StrJoin(deployment.gpus, ", "), "), got ", gpu));
+    }
   }
   return absl::OkStatus();
 }
@@ -240,10 +249,12 @@ void NormalizeConfig(const Deployment& deployment, ModelConfig& config) {
       group.name = i == 0 ? config.name : absl::StrCat(config.name, "_", i);
     }
     if (group.kind == InstanceGroup::Kind::kAuto) {
-      group.kind = deployment.on_gpu ? InstanceGroup::Kind::kGpu : InstanceGroup::Kind::kCpu;
+      group.kind = deployment.gpus.empty() ? InstanceGroup::Kind::kCpu : InstanceGroup::Kind::kGpu;
     }
     if (group.count < 1) group.count = deployment.num_instances;
-    if (group.kind == InstanceGroup::Kind::kGpu && group.gpus.empty()) group.gpus = {0};
+    if (group.kind == InstanceGroup::Kind::kGpu && group.gpus.empty()) {
+      group.gpus = deployment.gpus;
+    }
   }
 }
 

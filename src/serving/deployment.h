@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "serving/model_config.h"
@@ -38,8 +39,8 @@ class Forwarder {
 struct Deployment {
   std::shared_ptr<Step> step;
   std::shared_ptr<Forwarder> forwarder;
-  bool on_gpu = false;    // what KIND_AUTO means
-  int num_instances = 1;  // where the configuration names none
+  std::vector<int> gpus;  // it runs on them: what KIND_AUTO means; empty: on the CPU
+  int num_instances = 1;  // of each GPU, or of the CPU, where the configuration names none
 };
 
 class DeploymentFactory {

@@ -67,6 +67,7 @@ class AddOneStep : public Step {
     }
     return absl::OkStatus();
   }
+  absl::Status Health() const override { return health; }
   int MaxBatchItems() const override { return max_batch_items; }
   absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const override {
     float x = 0;
@@ -82,6 +83,7 @@ class AddOneStep : public Step {
   int max_batch_items = 8;
   std::int64_t cost_bytes = 0;
   absl::Status fail;
+  absl::Status health;
   std::function<void()> during_run;
 
  private:

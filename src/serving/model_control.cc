@@ -159,13 +159,17 @@ std::unique_ptr<Scheduler> ModelControl::MakeScheduler(const Deployment& deploym
     return std::make_unique<ForwardScheduler>(model.config, deployment.forwarder, *parts_.clock,
                                               *model.statistics, *parts_.forward_pool);
   }
+  const auto on_lost = [tell = parts_.on_lost, name = model.name](const absl::Status& status) {
+    if (tell) tell(name, status);
+  };
   auto batcher = std::make_unique<Batcher>(
       Batcher::Parts{.config = model.config,
                      .step = deployment.step,
                      .clock = parts_.clock,
                      .statistics = model.statistics.get(),
                      .budget = parts_.output_budget,
-                     .running_cost_bytes = parts_.options.max_running_cost_bytes});
+                     .running_cost_bytes = parts_.options.max_running_cost_bytes,
+                     .on_lost = on_lost});
   batcher->Start(InstanceCount(*model.config));
   return batcher;
 }

@@ -36,6 +36,8 @@ class ModelControl {
     const Clock* clock = nullptr;
     std::shared_ptr<MemoryBudget> output_budget;
     ThreadPool* forward_pool = nullptr;
+    // Told the model's name. By any instance's thread, perhaps more than once; see BatchContext.
+    std::function<void(const std::string&, const absl::Status&)> on_lost = {};
     ServiceOptions options;
   };
   explicit ModelControl(Parts parts);

@@ -4,8 +4,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
+
+#include "absl/status/status.h"
 
 namespace siglip {
 
@@ -46,6 +49,9 @@ struct ServiceOptions {
   // False: a model that fails to load is UNAVAILABLE, the others are served (Triton's
   // exit-on-error).
   bool exit_on_error = true;
+  // Told once, by an instance's thread, when a model's device is lost: its requests fail with
+  // INTERNAL, readiness is false, and whoever runs the service should end the process.
+  std::function<void(const absl::Status&)> on_lost = {};
 
   // --model-control-mode; --load-model names what the explicit mode starts with ("*" = all).
   ModelControlMode control_mode = ModelControlMode::kNone;

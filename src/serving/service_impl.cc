@@ -55,14 +55,16 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
       output_budget_(std::make_shared<MemoryBudget>(options.max_output_bytes)),
       forward_pool_(std::make_unique<ThreadPool>(std::max(1, options.num_forward_threads))),
       repository_(std::move(repository)),
-      control_(
-          std::make_unique<ModelControl>(ModelControl::Parts{.registry = &registry_,
-                                                             .repository = repository_.get(),
-                                                             .factory = &factory,
-                                                             .clock = &clock,
-                                                             .output_budget = output_budget_,
-                                                             .forward_pool = forward_pool_.get(),
-                                                             .options = options})) {}
+      control_(std::make_unique<ModelControl>(ModelControl::Parts{
+          .registry = &registry_,
+          .repository = repository_.get(),
+          .factory = &factory,
+          .clock = &clock,
+          .output_budget = output_budget_,
+          .forward_pool = forward_pool_.get(),
+          .on_lost = [this](const std::string& model,
+                            const absl::Status& status) { Lose(model, status); },
+          .options = options})) {}
 
 ServiceImpl::~ServiceImpl() {
   BeginDrain();
@@ -91,14 +93,14 @@ absl::StatusOr<std::unique_ptr<ServiceImpl>> ServiceImpl::Load(std::vector<Model
 }
 
 bool ServiceImpl::Ready() const {
-  if (draining_.load(std::memory_order_relaxed)) return false;
+  if (closed()) return false;
   return !options_.strict_readiness || registry_.AllReady();
 }
 
 absl::Status ServiceImpl::ModelReady(const std::string& name, const std::string& version) const {
   const absl::Status found = registry_.table()->Find(name, version).status();
   if (absl::IsNotFound(found)) return found;
-  if (found.ok() && !draining_.load(std::memory_order_relaxed)) return found;
+  if (found.ok() && !closed()) return found;
   return absl::FailedPreconditionError("Model version not ready");
 }
 
@@ -233,6 +235,18 @@ void ServiceImpl::Infer(std::unique_ptr<InferRequest> request) {
     return;
   }
   table->InferWithin(std::move(request));
+}
+
+bool ServiceImpl::closed() const {
+  return draining_.load(std::memory_order_relaxed) || lost_.load(std::memory_order_relaxed);
+}
+
+// Only a new process can help, so all of this one's models count as not ready.
+void ServiceImpl::Lose(const std::string& model, const absl::Status& status) {
+  if (lost_.exchange(true, std::memory_order_relaxed)) return;
+  SIGLIP_LOG_ERROR("model_lost name={} reason=\"{}\"", LogSafe(model),
+                   LogSafe(std::string(status.message())));
+  if (options_.on_lost) options_.on_lost(status);
 }
 
 void ServiceImpl::BeginDrain() { draining_.store(true, std::memory_order_relaxed); }

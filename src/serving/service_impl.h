@@ -66,6 +66,9 @@ class ServiceImpl final : public Service {
               const Clock& clock, const ServiceOptions& options);
   absl::Status Admit(InferRequest& request, bool batched);
   void Leave();
+  // Whether every model counts as not ready.
+  bool closed() const;
+  void Lose(const std::string& model, const absl::Status& status);
 
   const Clock& clock_;
   const ServiceOptions options_;
@@ -75,6 +78,8 @@ class ServiceImpl final : public Service {
   const std::unique_ptr<ModelRepository> repository_;
   ModelRegistry registry_;
   std::unique_ptr<ModelControl> control_;
+  // Set once, when a model's device is lost: readiness turns false. Orders nothing else.
+  std::atomic<bool> lost_{false};
   std::atomic<bool> draining_{false};      // a late reader admits one request more: no order needed
   std::atomic<std::int64_t> inflight_{0};  // the count itself is all that is shared
   Mutex idle_mu_;

@@ -351,6 +351,23 @@ TEST_F(ServiceTest, DrainFinishesTheAcceptedAndRefusesTheNew) {
   EXPECT_TRUE(service_->WaitUntilIdle(std::chrono::seconds(60)));
 }
 
+TEST_F(ServiceTest, ALostDeviceFailsItsRequestsTurnsReadinessOffAndIsToldOnce) {
+  std::atomic<int> told = 0;
+  ServiceOptions options;
+  options.on_lost = [&](const absl::Status&) { ++told; };
+  ASSERT_TRUE(Load({FloatConfig()}, options).ok());
+  factory_.step->fail = absl::InternalError("out of luck");
+  EXPECT_EQ(Infer(FloatRequest({1, 2})).status.code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(service_->Ready());
+  factory_.step->health = absl::InternalError("device lost");
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(Infer(FloatRequest({1, 2})).status.code(), absl::StatusCode::kInternal);
+    EXPECT_FALSE(service_->Ready());
+    EXPECT_FALSE(service_->ModelReady("m", "").ok());
+    EXPECT_EQ(told, 1);
+  }
+}
+
 TEST_F(ServiceTest, ClassificationGivesTheLargestFirst) {
   ASSERT_TRUE(Load({FloatConfig()}).ok());
   auto request = FloatRequest({1, 2, 4, 3});

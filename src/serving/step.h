@@ -36,6 +36,8 @@ class Step {
   // own.
   virtual absl::Status Run(std::span<Item* const> items) = 0;
   virtual int MaxBatchItems() const = 0;
+  // Not OK once Run cannot succeed any more, and only a new process can help: a lost device.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
   // Bytes of memory that running this item will take beyond its outputs, known before it is queued
   // (declared pixels). An error refuses the item at once.
   virtual absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const = 0;

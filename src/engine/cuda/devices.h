@@ -1,7 +1,6 @@
 #pragma once
 
-// Which GPUs this process can see. Picked at configure time: devices_cuda.cc (SIGLIP_CUDA=ON) asks
-// the CUDA runtime, devices_none.cc always answers "built without CUDA".
+// Which GPUs this process can see: asks the CUDA module (module.h), if there is one.
 
 #include <cstdint>
 #include <string>

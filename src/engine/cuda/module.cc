@@ -1,11 +1,14 @@
+#include "engine/cuda/module.h"
+
 #include <cuda_runtime_api.h>
 
 #include "absl/strings/str_cat.h"
-#include "engine/cuda/devices.h"
+#include "engine/cuda/cuda_engine.h"
 
-namespace siglip {
+namespace siglip::cuda {
+namespace {
 
-absl::StatusOr<std::vector<GpuDevice>> ListGpuDevices() {
+absl::StatusOr<std::vector<GpuDevice>> ListDevices() {
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
   // No driver at all is a machine without a GPU, not a fault.
@@ -28,4 +31,12 @@ absl::StatusOr<std::vector<GpuDevice>> ListGpuDevices() {
   return devices;
 }
 
-}  // namespace siglip
+}  // namespace
+}  // namespace siglip::cuda
+
+extern "C" __attribute__((visibility("default"))) const siglip::cuda::ModuleFunctions*
+siglip_cuda_functions() {
+  static constexpr siglip::cuda::ModuleFunctions kFunctions = {siglip::cuda::ListDevices,
+                                                               siglip::cuda::CudaEngine::Open};
+  return &kFunctions;
+}

@@ -1,0 +1,194 @@
+// The engine on a GPU against both towers in float64. Skipped, visibly, without one.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "checkpoint/tiny_checkpoint_for_test.h"
+#include "engine/cuda/devices.h"
+#include "engine/engine.h"
+#include "engine/reference_towers_for_test.h"
+#include "kernels/kernel_test_util.h"
+
+namespace siglip {
+namespace {
+
+// Heads of 72 as in so400m, an MLP and patches that are padded, pixels past the patches.
+constexpr const char* kConfig = R"({
+  "model_type": "siglip",
+  "vision_config": {"hidden_size": 144, "intermediate_size": 300, "num_hidden_layers": 3,
+                    "num_attention_heads": 2, "image_size": 115, "patch_size": 14},
+  "text_config": {"hidden_size": 64, "intermediate_size": 90, "num_hidden_layers": 2,
+                  "num_attention_heads": 2, "vocab_size": 50, "max_position_embeddings": 9,
+                  "projection_size": 144}})";
+constexpr std::int64_t kPixels = 3 * 115 * 115;
+constexpr std::int64_t kWidth = 144;
+constexpr std::int64_t kLength = 9;
+
+float RandomWeight(const std::string& name, std::int64_t i) {
+  std::mt19937 random(static_cast<std::uint32_t>(std::hash<std::string>()(name) + 7919 * i));
+  const float value = std::normal_distribution<float>()(random);
+  const bool norm = name.find("norm") != std::string::npos;
+  return norm && name.ends_with("weight") ? 1 + 0.3f * value : 0.1f * value;
+}
+
+class GpuEngineTest : public testing::TestWithParam<Precision> {
+ protected:
+  void SetUp() override {
+    const auto gpus = ListGpuDevices();
+    if (!gpus.ok()) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: " << gpus.status().message();
+    if (gpus->empty()) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: this machine has no GPU";
+    folder_ = testing::TempDir() + "/siglip_gpu_engine_test";
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    WriteText(folder_ + "/config.json", kConfig);
+    WriteText(folder_ + "/preprocessor_config.json", R"({"size": {"height": 115, "width": 115}})");
+    const auto config = ParseSiglipConfig(kConfig, "config.json");
+    WriteText(folder_ + "/model.safetensors",
+              SerializeSafetensors(RequiredTensors(*config), RandomWeight));
+    auto checkpoint = Checkpoint::Open(folder_);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    checkpoint_ = std::make_unique<Checkpoint>(*std::move(checkpoint));
+    for (std::uint32_t i = 0; i < 11; ++i) {
+      images_.push_back(RandomFloats(kPixels, 10 + i, 0.5f));
+      texts_.emplace_back();
+      for (std::int64_t t = 0; t < kLength; ++t) texts_.back().push_back((3 * i + t * t) % 50);
+    }
+  }
+
+  std::unique_ptr<Engine> Open(int max_batch_size, const std::string& cache_dir = {}) const {
+    auto engine = Engine::Open(*checkpoint_, {.max_batch_size = max_batch_size,
+                                              .precision = GetParam(),
+                                              .device = "cuda",
+                                              .cache_dir = cache_dir});
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+
+  template <class T>
+  static std::vector<const T*> Pointers(const std::vector<std::vector<T>>& values) {
+    std::vector<const T*> pointers;
+    for (const auto& value : values) pointers.push_back(value.data());
+    return pointers;
+  }
+  static std::vector<std::vector<float>> Images(Engine& engine,
+                                                const std::vector<std::vector<float>>& images) {
+    std::vector<std::vector<float>> out(images.size(), std::vector<float>(kWidth, NAN));
+    std::vector<float*> rows;
+    for (auto& row : out) rows.push_back(row.data());
+    const absl::Status status = engine.EncodeImages(Pointers(images), rows);
+    EXPECT_TRUE(status.ok()) << status;
+    return out;
+  }
+  static std::vector<std::vector<float>> Texts(
+      Engine& engine, const std::vector<std::vector<std::int64_t>>& texts) {
+    std::vector<std::vector<float>> out(texts.size(), std::vector<float>(kWidth, NAN));
+    std::vector<float*> rows;
+    for (auto& row : out) rows.push_back(row.data());
+    const absl::Status status =
+        engine.EncodeTexts(Pointers(texts), static_cast<std::int64_t>(texts[0].size()), rows);
+    EXPECT_TRUE(status.ok()) << status;
+    return out;
+  }
+
+  // Roundings of 3 layers add up as the root of their number, some 8 per layer, each 0.3 units in
+  // the last place of 8, 11 or 4 bits of significand; the last is that of e4m3.
+  double Tolerance() const {
+    const double unit = GetParam() == Precision::kBf16   ? std::ldexp(1.0, -8)
+                        : GetParam() == Precision::kFp16 ? std::ldexp(1.0, -11)
+                                                         : std::ldexp(1.0, -4);
+    return 0.3 * unit * std::sqrt(3 * 8.0) * 2;
+  }
+
+  std::string folder_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::vector<std::vector<float>> images_;
+  std::vector<std::vector<std::int64_t>> texts_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Precisions, GpuEngineTest,
+                         testing::Values(Precision::kBf16, Precision::kFp16, Precision::kFp8),
+                         [](const auto& precision) { return PrecisionName(precision.param); });
+
+TEST_P(GpuEngineTest, BothTowersEqualFloat64InEveryBatchSize) {
+  const reference::Towers towers(*checkpoint_);
+  const auto engine = Open(8);
+  std::vector<reference::Matrix> images, texts;
+  for (const auto& image : images_) images.push_back(towers.Image(image));
+  for (const auto& text : texts_) texts.push_back(towers.Text(text));
+  for (std::size_t count = 1; count <= images_.size(); ++count) {
+    const auto got_images = Images(*engine, {images_.begin(), images_.begin() + count});
+    const auto got_texts = Texts(*engine, {texts_.begin(), texts_.begin() + count});
+    for (std::size_t i = 0; i < count; ++i) {
+      EXPECT_LT(RelativeError(got_images[i], images[i]), Tolerance()) << count << " " << i;
+      EXPECT_LT(RelativeError(got_texts[i], texts[i]), Tolerance()) << count << " " << i;
+    }
+  }
+}
+
+TEST_P(GpuEngineTest, ShorterTextsTakeTheirOwnLastPosition) {
+  const reference::Towers towers(*checkpoint_);
+  const auto engine = Open(4);
+  for (std::int64_t length = 1; length < kLength; ++length) {
+    const std::vector<std::int64_t> ids(texts_[1].begin(), texts_[1].begin() + length);
+    EXPECT_LT(RelativeError(Texts(*engine, {ids})[0], towers.Text(ids)), Tolerance()) << length;
+  }
+}
+
+TEST_P(GpuEngineTest, CallsFromManyThreadsGetTheirOwnAnswers) {
+  const auto engine = Open(4);
+  const auto images = Images(*engine, {images_.begin(), images_.begin() + 4});
+  const auto texts = Texts(*engine, {texts_.begin(), texts_.begin() + 4});
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 20; ++i) {
+        if (t % 2 == 0) {
+          EXPECT_EQ(Images(*engine, {images_.begin(), images_.begin() + 4}), images);
+        } else {
+          EXPECT_EQ(Texts(*engine, {texts_.begin(), texts_.begin() + 4}), texts);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_P(GpuEngineTest, NotANumberInIsNotANumberOutAndNoFault) {
+  const auto engine = Open(4);
+  const auto want = Images(*engine, {images_.begin(), images_.begin() + 4});
+  images_[2][0] = NAN;
+  const auto got = Images(*engine, {images_.begin(), images_.begin() + 4});
+  EXPECT_EQ(got[1], want[1]);
+  EXPECT_TRUE(std::isnan(got[2][0]));
+  EXPECT_TRUE(engine->Health().ok());
+}
+
+TEST_P(GpuEngineTest, FoundAlgorithmsComeBack) {
+  const std::string cache = folder_ + "/cache";
+  const auto first = Images(*Open(2, cache), images_);
+  EXPECT_FALSE(std::filesystem::is_empty(cache));
+  EXPECT_EQ(Images(*Open(2, cache), images_), first);
+}
+
+TEST_P(GpuEngineTest, GpusAndPrecisionsThatAreNotThereAreRefused) {
+  const auto engine = Engine::Open(*checkpoint_, {.precision = GetParam(), .device = "cuda:1000"});
+  EXPECT_EQ(engine.status().code(), absl::StatusCode::kFailedPrecondition);
+  const auto wrong = Engine::Open(*checkpoint_, {.precision = Precision::kFp32, .device = "cuda"});
+  EXPECT_EQ(wrong.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_P(GpuEngineTest, DescribesItself) {
+  EXPECT_THAT(Open(1)->Describe(),
+              testing::MatchesRegex(".+ \\(cuda:0, sm_[0-9]+\\), (bf16|fp16|fp8), .*"));
+}
+
+}  // namespace
+}  // namespace siglip

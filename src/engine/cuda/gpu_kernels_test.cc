@@ -1,0 +1,223 @@
+// The kernels on a GPU against the plain references. Skipped, visibly, without one.
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "kernels/cuda/host_warp_for_test.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/kernel_test_util.h"
+
+namespace siglip::cuda {
+namespace {
+
+class GpuKernelsTest : public testing::TestWithParam<HalfType> {
+ protected:
+  void SetUp() override {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+      GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: this machine has no GPU";
+    }
+  }
+  void TearDown() override {
+    for (void* memory : memory_) cudaFree(memory);
+  }
+
+  template <class T>
+  T* Upload(const std::vector<T>& values) {
+    void* memory = nullptr;
+    EXPECT_EQ(cudaMalloc(&memory, values.size() * sizeof(T)), cudaSuccess);
+    memory_.push_back(memory);
+    EXPECT_EQ(cudaMemcpy(memory, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+              cudaSuccess);
+    return static_cast<T*>(memory);
+  }
+  template <class T>
+  std::vector<T> Download(const void* memory, std::size_t count) {
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    std::vector<T> values(count);
+    EXPECT_EQ(cudaMemcpy(values.data(), memory, count * sizeof(T), cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    return values;
+  }
+  // Random values that the type has, and their bits on the GPU.
+  std::vector<float> Random(std::int64_t count, std::uint32_t seed) const {
+    std::vector<float> values = RandomFloats(count, seed);
+    for (float& value : values) value = FromHalf(GetParam(), ToHalf(GetParam(), value));
+    return values;
+  }
+  std::uint16_t* UploadHalf(const std::vector<float>& values) {
+    std::vector<std::uint16_t> bits;
+    for (const float value : values) bits.push_back(ToHalf(GetParam(), value));
+    return Upload(bits);
+  }
+  std::vector<float> DownloadHalf(const void* memory, std::size_t count) {
+    std::vector<float> values;
+    for (const std::uint16_t bits : Download<std::uint16_t>(memory, count)) {
+      values.push_back(FromHalf(GetParam(), bits));
+    }
+    return values;
+  }
+  // Of results that are rounded once: half a unit in the last place at most.
+  double Rounding() const { return std::ldexp(1.0, GetParam() == HalfType::kBf16 ? -9 : -12); }
+
+ private:
+  std::vector<void*> memory_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Types, GpuKernelsTest, testing::Values(HalfType::kBf16, HalfType::kFp16),
+                         [](const auto& type) {
+                           return type.param == HalfType::kBf16 ? "bf16" : "fp16";
+                         });
+
+TEST_P(GpuKernelsTest, AttentionOfEveryHeadDim) {
+  for (const auto& [tokens, head_dim] : std::vector<std::pair<int, int>>{{729, 72},
+                                                                         {196, 64},
+                                                                         {64, 72},
+                                                                         {16, 32},
+                                                                         {1, 72},
+                                                                         {65, 80},
+                                                                         {256, 96},
+                                                                         {100, 128},
+                                                                         {33, 24},
+                                                                         {1024, 64}}) {
+    const std::int64_t items = 2, heads = 3, width = heads * head_dim;
+    const std::vector<float> wide = Random(items * tokens * 3 * width, 7);
+    const std::uint16_t* in = UploadHalf(wide);
+    void* out = UploadHalf(std::vector<float>(items * tokens * width, NAN));
+    for (const bool last_only : {false, true}) {
+      const std::int64_t count = last_only ? 1 : tokens;
+      const AttentionLaunch launch{GetParam(),     items, tokens, heads,      head_dim,
+                                   tokens - count, count, in,     in + width, in + 2 * width,
+                                   3 * width,      out,   width};
+      ASSERT_EQ(Launch(launch, nullptr), cudaSuccess);
+      const std::vector<float> got = DownloadHalf(out, items * count * width);
+      for (std::int64_t item = 0; item < items; ++item) {
+        const auto part = [&](std::int64_t which, std::int64_t begin) {
+          reference::Matrix m;
+          for (std::int64_t i = begin * width; i < tokens * width; ++i) {
+            m.push_back(wide[((item * tokens + i / width) * 3 + which) * width + i % width]);
+          }
+          return m;
+        };
+        const reference::Matrix want =
+            reference::Attention(part(0, tokens - count), part(1, 0), part(2, 0), heads, head_dim);
+        EXPECT_LT(RelativeError({got.begin() + item * count * width,
+                                 got.begin() + (item + 1) * count * width},
+                                want),
+                  1.2 * Rounding())
+            << tokens << " tokens, head of " << head_dim << ", last only " << last_only;
+      }
+    }
+  }
+}
+
+TEST_P(GpuKernelsTest, LayerNormOfEveryWidthAndType) {
+  for (const std::int64_t width : {16, 128, 768, 1024, 1152, 1536, 2048}) {
+    const std::int64_t rows = 7, stride = width + 16;
+    std::vector<float> x = Random(rows * stride, 1);
+    for (float& value : x) value += 3;  // a mean that cancels
+    for (float& value : x) value = FromHalf(GetParam(), ToHalf(GetParam(), value));
+    const std::vector<float> weight = RandomFloats(width, 2), bias = RandomFloats(width, 3);
+    reference::Matrix dense;
+    for (std::int64_t i = 0; i < rows * width; ++i) {
+      dense.push_back(x[i / width * stride + i % width]);
+    }
+    const reference::Matrix want =
+        reference::LayerNorm(dense, ToDouble(weight), ToDouble(bias), width, 1e-6);
+    void* y = UploadHalf(std::vector<float>(rows * width, NAN));
+    float* scales = Upload(std::vector<float>(rows, NAN));
+    for (const Type x_type : {Type::kFp32, TypeOf(GetParam())}) {
+      const void* from =
+          x_type == Type::kFp32 ? static_cast<const void*>(Upload(x)) : UploadHalf(x);
+      NormLaunch launch{GetParam(), x_type,         TypeOf(GetParam()), rows,  width, from,
+                        stride,     Upload(weight), Upload(bias),       1e-6f, y,     width,
+                        scales};
+      ASSERT_EQ(Launch(launch, nullptr), cudaSuccess);
+      EXPECT_LT(RelativeError(DownloadHalf(y, rows * width), want), Rounding()) << width;
+      launch.y_type = Type::kE4m3;
+      ASSERT_EQ(Launch(launch, nullptr), cudaSuccess);
+      const auto bytes = Download<std::uint8_t>(y, rows * width);
+      const auto row_scales = Download<float>(scales, rows);
+      for (std::int64_t i = 0; i < rows * width; ++i) {
+        const int exponent = bytes[i] >> 3 & 15, fraction = bytes[i] & 7;
+        const double magnitude =
+            exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+        const double value = (bytes[i] & 128 ? -magnitude : magnitude) * row_scales[i / width];
+        // Half a unit in the last place of 4 bits, or of the smallest number.
+        EXPECT_NEAR(value, want[i],
+                    std::abs(want[i]) / 16 + 1.01 * std::ldexp(row_scales[i / width], -10));
+      }
+    }
+  }
+}
+
+TEST_P(GpuKernelsTest, PatchesArePaddedAndOrdered) {
+  const std::int64_t items = 2, channels = 3, side = 45, patch = 14, per_side = 3, padded = 592;
+  std::vector<float> pixels(items * channels * side * side);
+  std::iota(pixels.begin(), pixels.end(), 0.0f);
+  for (float& pixel : pixels) pixel = std::fmod(pixel, 251.0f);  // exact in both types
+  void* y = UploadHalf(std::vector<float>(items * per_side * per_side * padded, NAN));
+  const PatchesLaunch launch{GetParam(), items,  channels,       side, patch,
+                             per_side,   padded, Upload(pixels), y};
+  ASSERT_EQ(Launch(launch, nullptr), cudaSuccess);
+  const auto got = DownloadHalf(y, items * per_side * per_side * padded);
+  for (std::int64_t i = 0; i < std::ssize(got); ++i) {
+    const std::int64_t row = i / padded, column = i % padded, token = row % 9;
+    const std::int64_t c = column / 196, py = column / 14 % 14, px = column % 14;
+    const float want = column >= 588
+                           ? 0.0f
+                           : pixels[((row / 9 * channels + c) * side + token / 3 * 14 + py) * side +
+                                    token % 3 * 14 + px];
+    ASSERT_EQ(got[i], want) << i;
+  }
+}
+
+TEST_P(GpuKernelsTest, EmbeddingsAddPositions) {
+  const std::int64_t tokens = 3, rows = 6, width = 16;
+  const std::vector<float> table = Random(5 * width, 1), addend = RandomFloats(tokens * width, 2);
+  const std::vector<std::int64_t> ids = {4, 0, 2, 2, 1, 3};
+  float* y = Upload(std::vector<float>(rows * width, NAN));
+  EmbedLaunch launch{GetParam(),  Type::kFp32,       rows,           width, tokens,
+                     Upload(ids), UploadHalf(table), Upload(addend), y};
+  for (const bool with_ids : {true, false}) {
+    if (!with_ids) launch.ids = nullptr;
+    ASSERT_EQ(Launch(launch, nullptr), cudaSuccess);
+    const auto got = Download<float>(y, rows * width);
+    for (std::int64_t i = 0; i < rows * width; ++i) {
+      const float token = with_ids ? table[ids[i / width] * width + i % width] : 0.0f;
+      EXPECT_EQ(got[i], token + addend[i % (tokens * width)]);
+    }
+  }
+}
+
+TEST_P(GpuKernelsTest, PoolingEqualsItsDefinition) {
+  const std::int64_t items = 2, tokens = 729, heads = 6, width = 72 * 6;
+  const std::vector<float> x = Random(items * tokens * width, 1);
+  const std::vector<float> scores = RandomFloats(items * tokens * heads, 2, 3);
+  void* sums = UploadHalf(std::vector<float>(items * heads * width, NAN));
+  const PoolLaunch launch{GetParam(), items,         tokens,         heads,
+                          width,      UploadHalf(x), Upload(scores), sums};
+  ASSERT_EQ(Launch(launch, nullptr), cudaSuccess);
+  reference::Matrix want;
+  for (std::int64_t i = 0; i < items * heads; ++i) {
+    const std::int64_t first = i / heads * tokens;
+    double sum = 0;
+    reference::Matrix row(width, 0.0);
+    for (std::int64_t t = first; t < first + tokens; ++t) {
+      const double weight = std::exp(scores[t * heads + i % heads]);
+      sum += weight;
+      for (std::int64_t j = 0; j < width; ++j) row[j] += weight * x[t * width + j];
+    }
+    for (const double value : row) want.push_back(value / sum);
+  }
+  EXPECT_LT(RelativeError(DownloadHalf(sums, items * heads * width), want), Rounding());
+}
+
+}  // namespace
+}  // namespace siglip::cuda

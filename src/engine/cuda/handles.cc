@@ -1,0 +1,44 @@
+#include "engine/cuda/handles.h"
+
+#include "base/status_macros.h"
+
+namespace siglip::cuda {
+
+absl::StatusOr<DeviceMemory> AllocateDevice(std::size_t bytes, std::string_view what) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());  // it does not stay
+    std::size_t free = 0, total = 0;
+    static_cast<void>(cudaMemGetInfo(&free, &total));
+    return absl::ResourceExhaustedError(absl::StrCat("GPU memory for ", std::string(what),
+                                                     ": expected ", bytes, " free bytes, got ",
+                                                     free, " of ", total));
+  }
+  SIGLIP_RETURN_IF_ERROR(Checked(error, what));
+  return DeviceMemory(static_cast<std::byte*>(memory));
+}
+
+absl::StatusOr<PinnedMemory> AllocatePinned(std::size_t bytes, std::string_view what) {
+  void* memory = nullptr;
+  SIGLIP_RETURN_IF_ERROR(
+      Checked(cudaHostAlloc(&memory, bytes == 0 ? 1 : bytes, cudaHostAllocDefault),
+              absl::StrCat("pinned memory for ", std::string(what), ", ", bytes, " bytes")));
+  return PinnedMemory(static_cast<std::byte*>(memory));
+}
+
+absl::StatusOr<Stream> MakeStream() {
+  cudaStream_t stream = nullptr;
+  SIGLIP_RETURN_IF_ERROR(
+      Checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream"));
+  return Stream(stream);
+}
+
+absl::StatusOr<Event> MakeEvent(bool timing) {
+  cudaEvent_t event = nullptr;
+  const unsigned flags = timing ? cudaEventDefault : cudaEventBlockingSync | cudaEventDisableTiming;
+  SIGLIP_RETURN_IF_ERROR(Checked(cudaEventCreateWithFlags(&event, flags), "making an event"));
+  return Event(event);
+}
+
+}  // namespace siglip::cuda

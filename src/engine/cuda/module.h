@@ -1,0 +1,32 @@
+#pragma once
+
+// What the CUDA module, a shared library of its own (libsiglip_cuda.so), gives to the program. It
+// needs NVIDIA's libraries, half a gigabyte of them; the program must run without. So it is loaded
+// when a GPU is asked for.
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "checkpoint/checkpoint.h"
+#include "engine/cuda/devices.h"
+#include "engine/engine.h"
+
+namespace siglip::cuda {
+
+struct ModuleFunctions {
+  absl::StatusOr<std::vector<GpuDevice>> (*list_devices)();
+  absl::StatusOr<std::unique_ptr<Engine>> (*open_engine)(const Checkpoint& checkpoint,
+                                                         const EngineOptions& options,
+                                                         const std::vector<int>& gpus);
+};
+
+// Name and type of the module's only entry.
+inline constexpr char kModuleEntry[] = "siglip_cuda_functions";
+using ModuleEntry = const ModuleFunctions* (*)();
+
+// The module stays loaded; loading it again only counts. FailedPrecondition if there is none or a
+// library that it needs is missing, with the loader's words.
+absl::StatusOr<const ModuleFunctions*> LoadModule();
+
+}  // namespace siglip::cuda
