@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/cuda/device_flag.h"
@@ -130,6 +131,21 @@ absl::Status ChooseDevice(const ModelOptions& options, EngineOptions& engine) {
   return absl::OkStatus();
 }
 
+// Where both are "auto", a GPU that fails its check, or cannot take the model, leaves it to the
+// CPU.
+absl::StatusOr<std::unique_ptr<Engine>> OpenEngine(const Checkpoint& checkpoint,
+                                                   const ModelOptions& options,
+                                                   EngineOptions& engine_options) {
+  auto engine = Engine::Open(checkpoint, engine_options);
+  const bool may_choose = options.device == "auto" && options.precision == "auto";
+  if (engine.ok() || engine_options.device == "cpu" || !may_choose) return engine;
+  SIGLIP_LOG_WARN("device auto: the CPU is used, error=\"{}\"",
+                  LogSafe(std::string(engine.status().message())));
+  engine_options.device = "cpu";
+  engine_options.precision = Precision::kAuto;
+  return Engine::Open(checkpoint, engine_options);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
                                                  const ModelOptions& options) {
   SIGLIP_RETURN_IF_ERROR(CheckOptions(options));
@@ -144,7 +160,8 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
-  SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Open(checkpoint, engine_options));
+  SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
+                          OpenEngine(checkpoint, options, engine_options));
   ModelInfo info;
   info.directory = directory;
   info.image_size = config.vision.image_size;

@@ -20,6 +20,7 @@
 #include "engine/cpu_engine.h"
 #include "engine/cuda/device_flag.h"
 #include "engine/cuda/module.h"
+#include "engine/device_check.h"
 #include "engine/precision_check.h"
 #include "engine/weight_cache.h"
 #include "engine/weights.h"
@@ -69,23 +70,47 @@ absl::Status CheckPrecision(const DeviceChoice& device, Precision precision) {
       ", got ", PrecisionName(precision)));
 }
 
+absl::StatusOr<std::unique_ptr<Engine>> OpenGpus(const Checkpoint& checkpoint,
+                                                 const EngineOptions& options,
+                                                 const std::vector<int>& gpus) {
+  SIGLIP_ASSIGN_OR_RETURN(const cuda::ModuleFunctions* module, cuda::LoadModule());
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<GpuDevice> devices, module->list_devices());
+  for (const int gpu : gpus) {
+    if (static_cast<std::size_t>(gpu) < devices.size()) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("expected a GPU of number ", gpu, ", got ", devices.size(), " GPUs here"));
+  }
+  return module->open_engine(checkpoint, options, gpus);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> OpenCpu(const Checkpoint& checkpoint,
+                                                const EngineOptions& options);
+
+absl::Status CheckGpus(const Checkpoint& checkpoint, const EngineOptions& options, int num_gpus,
+                       Engine& device) {
+  EngineOptions cpu = options;
+  cpu.device = "cpu";
+  cpu.precision = Precision::kFp32;
+  cpu.max_batch_size = 1;
+  cpu.cache_dir.clear();  // it would keep float32 weights that nobody else needs
+  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> reference, OpenCpu(checkpoint, cpu));
+  SIGLIP_ASSIGN_OR_RETURN(const std::string measured,
+                          CheckDevice(checkpoint, options.precision, device, num_gpus, *reference));
+  SIGLIP_LOG_INFO("gpu self-check passed: {}", measured);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> OpenCuda(const Checkpoint& checkpoint,
                                                  const EngineOptions& options,
                                                  const std::vector<int>& gpus) {
-  const auto in_context = [&](const absl::Status& status) {
-    return absl::Status(status.code(), absl::StrCat("device ", options.device, ": ",
-                                                    std::string(status.message())));
-  };
-  const auto module = cuda::LoadModule();
-  if (!module.ok()) return in_context(module.status());
-  const auto devices = (*module)->list_devices();
-  if (!devices.ok()) return in_context(devices.status());
-  for (const int gpu : gpus) {
-    if (static_cast<std::size_t>(gpu) < devices->size()) continue;
-    return in_context(absl::FailedPreconditionError(
-        absl::StrCat("expected a GPU of number ", gpu, ", got ", devices->size(), " GPUs here")));
+  auto engine = OpenGpus(checkpoint, options, gpus);
+  absl::Status status = engine.status();
+  if (status.ok()) {
+    status = CheckGpus(checkpoint, options, static_cast<int>(gpus.size()), **engine);
   }
-  return (*module)->open_engine(checkpoint, options, gpus);
+  if (status.ok()) return engine;
+  return absl::Status(status.code(),
+                      absl::StrCat("device ", options.device, ": ", std::string(status.message())));
 }
 
 GemmFormat FormatOf(Precision precision) {
@@ -209,16 +234,8 @@ ChosenTowers OpenChosen(const Checkpoint& checkpoint, const EngineOptions& optio
   return OpenAs(options.precision, {}, checkpoint, options, team);
 }
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoint,
-                                                     const EngineOptions& options) {
-  absl::Status status = CheckRange("num_threads", options.num_threads, 0, kMaxThreads);
-  status.Update(CheckRange("max_batch_size", options.max_batch_size, 1, kMaxBatchSize));
-  if (!status.ok()) return status;
-  SIGLIP_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
-  SIGLIP_RETURN_IF_ERROR(CheckPrecision(device, options.precision));
-  if (device.kind == DeviceChoice::Kind::kCuda) return OpenCuda(checkpoint, options, device.gpus);
+absl::StatusOr<std::unique_ptr<Engine>> OpenCpu(const Checkpoint& checkpoint,
+                                                const EngineOptions& options) {
   SIGLIP_RETURN_IF_ERROR(SelectInstructionSet(options.isa));
   EngineOptions resolved = options;
   if (resolved.num_threads == 0) {
@@ -234,6 +251,19 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoin
     return absl::ResourceExhaustedError(
         absl::StrCat("engine: no memory for the weights of ", checkpoint.directory()));
   }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoint,
+                                                     const EngineOptions& options) {
+  absl::Status status = CheckRange("num_threads", options.num_threads, 0, kMaxThreads);
+  status.Update(CheckRange("max_batch_size", options.max_batch_size, 1, kMaxBatchSize));
+  if (!status.ok()) return status;
+  SIGLIP_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
+  SIGLIP_RETURN_IF_ERROR(CheckPrecision(device, options.precision));
+  if (device.kind == DeviceChoice::Kind::kCuda) return OpenCuda(checkpoint, options, device.gpus);
+  return OpenCpu(checkpoint, options);
 }
 
 }  // namespace siglip

@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "base/content_hash.h"
 #include "base/file_map.h"
+#include "engine/calibration.h"
 #include "engine/encoder.h"
 #include "engine/workspace.h"
 
@@ -35,98 +36,12 @@ constexpr std::string_view kFailed = "int16 failed: ";
 // A reason has some hundred bytes.
 constexpr std::uint64_t kMaxVerdictBytes = 4096;
 
-// A number that looks random and is the same everywhere. Source: SplitMix64's finalizer.
-std::uint64_t Scramble(std::uint64_t x) {
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-  x = (x ^ x >> 27) * 0x94d049bb133111eb;
-  return x ^ x >> 31;
-}
-std::uint64_t Scramble(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
-  return Scramble(Scramble(Scramble(a + 1) + b) + c);
-}
-// In [-1, 1).
-double Noise(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
-  return static_cast<double>(Scramble(a, b, c) >> 11) * 0x1p-52 - 1;
-}
-
-// [3,S,S], normalised as the checkpoint wants it. Squares of 1, 2, 4, ... pixels with independent
-// values of equal variance: the spectrum of photographs, and their edges. `contrast` above 1 clips:
-// large black and white areas.
-std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t seed,
-                                    double contrast) {
-  const VisionConfig& config = checkpoint.config().vision;
-  const PreprocessorConfig& preprocessor = checkpoint.preprocessor();
-  const std::int64_t side = config.image_size;
-  std::vector<float> pixels;
-  pixels.reserve(static_cast<std::size_t>(config.num_channels * side * side));
-  for (std::int64_t channel = 0; channel < config.num_channels; ++channel) {
-    const std::size_t of = static_cast<std::size_t>(std::min<std::int64_t>(channel, 2));
-    for (std::int64_t y = 0; y < side; ++y) {
-      for (std::int64_t x = 0; x < side; ++x) {
-        double sum = 0;
-        int octaves = 0;
-        for (std::int64_t square = 1; square <= side; square *= 2, ++octaves) {
-          const std::uint64_t place = static_cast<std::uint64_t>(y / square * side + x / square);
-          const std::uint64_t octave = static_cast<std::uint64_t>(square);
-          // Half of it in every channel, as most things are nearly grey.
-          sum += Noise(seed, octave, place) +
-                 Noise(seed + 1 + static_cast<std::uint64_t>(channel), octave, place);
-        }
-        const double value =
-            std::clamp(0.5 + 0.5 * contrast * sum / std::sqrt(2 * octaves), 0., 1.);
-        pixels.push_back(
-            static_cast<float>((value - preprocessor.image_mean[of]) / preprocessor.image_std[of]));
-      }
-    }
-  }
-  return pixels;
-}
-
-// Ids past `words` are one and the same, as padding is.
-std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
-                                          std::int64_t tokens, std::int64_t words) {
-  const std::uint64_t vocabulary = static_cast<std::uint64_t>(config.vocab_size);
-  std::vector<std::int64_t> ids;
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    const std::uint64_t id = i < words
-                                 ? Scramble(seed, static_cast<std::uint64_t>(i), 0) % vocabulary
-                                 : std::min<std::uint64_t>(1, vocabulary - 1);
-    ids.push_back(static_cast<std::int64_t>(id));
-  }
-  return ids;
-}
-
 // To the nearest value of 8 significant bits, ties to even.
 void RoundToBf16(std::span<float> values) {
   for (float& value : values) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
     value = std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
   }
-}
-
-struct Error {
-  bool finite = true;
-  double one_minus_cosine = 0;
-  double relative_l2 = 0;
-};
-
-Error ErrorOf(std::span<const float> got, std::span<const float> want) {
-  double dot = 0, got_square = 0, want_square = 0, error_square = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double g = static_cast<double>(got[i]);
-    const double w = static_cast<double>(want[i]);
-    dot += g * w;
-    got_square += g * g;
-    want_square += w * w;
-    error_square += (g - w) * (g - w);
-  }
-  // Two zeros, too, are equal, though they have no angle.
-  if (error_square == 0) return {};
-  Error error;
-  error.one_minus_cosine = 1 - dot / std::sqrt(got_square * want_square);
-  error.relative_l2 = std::sqrt(error_square / want_square);
-  error.finite = std::isfinite(error.one_minus_cosine) && std::isfinite(error.relative_l2);
-  return error;
 }
 
 // The worst input of one tower.
@@ -166,8 +81,8 @@ TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, Th
   TowerReport report;
   report.name = name;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const Error int16 = ErrorOf(int16_rows[i], fp32_rows[i]);
-    const Error bf16 = ErrorOf(bf16_rows[i], fp32_rows[i]);
+    const EmbeddingError int16 = ErrorOf(int16_rows[i], fp32_rows[i]);
+    const EmbeddingError bf16 = ErrorOf(bf16_rows[i], fp32_rows[i]);
     report.finite = report.finite && int16.finite && bf16.finite;
     report.one_minus_cosine = std::max(report.one_minus_cosine, int16.one_minus_cosine);
     if (int16.relative_l2 > 0) {

@@ -1,0 +1,32 @@
+#pragma once
+
+// Inputs that are made, not read, for checking an engine's arithmetic with a checkpoint at load,
+// and the measure of two embeddings.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+
+namespace siglip {
+
+// [3,S,S], normalised as the checkpoint wants it. Squares of 1, 2, 4, ... pixels with independent
+// values of equal variance: the spectrum of photographs, and their edges. `contrast` above 1 clips:
+// large black and white areas. The same bits on every machine.
+std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t seed,
+                                    double contrast);
+
+// `tokens` ids. Those past `words` are one and the same, as padding is.
+std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
+                                          std::int64_t tokens, std::int64_t words);
+
+struct EmbeddingError {
+  bool finite = true;
+  double one_minus_cosine = 0;
+  double relative_l2 = 0;
+};
+
+EmbeddingError ErrorOf(std::span<const float> got, std::span<const float> want);
+
+}  // namespace siglip

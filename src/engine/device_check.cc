@@ -1,0 +1,100 @@
+#include "engine/device_check.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "engine/calibration.h"
+
+namespace siglip {
+namespace {
+
+// About ten times what 16-bit and e4m3 towers of so400m's depth round by (docs/numerics.md).
+double MaxOneMinusCosine(Precision precision) { return precision == Precision::kFp8 ? 1e-2 : 5e-3; }
+
+// Ids of the short text before its padding.
+constexpr std::int64_t kShortText = 5;
+
+using Rows = std::vector<std::vector<float>>;
+
+template <class T>
+std::vector<T*> Pointers(std::vector<std::vector<T>>& rows) {
+  std::vector<T*> pointers;
+  for (auto& row : rows) pointers.push_back(row.data());
+  return pointers;
+}
+
+template <class T>
+std::vector<const T*> ConstPointers(const std::vector<std::vector<T>>& rows) {
+  std::vector<const T*> pointers;
+  for (const auto& row : rows) pointers.push_back(row.data());
+  return pointers;
+}
+
+struct Inputs {
+  std::vector<std::vector<float>> images;
+  std::vector<std::vector<std::int64_t>> texts;
+};
+
+absl::StatusOr<Rows> EmbedImages(Engine& engine, const Inputs& inputs, std::size_t width) {
+  Rows rows(inputs.images.size(), std::vector<float>(width));
+  SIGLIP_RETURN_IF_ERROR(engine.EncodeImages(ConstPointers(inputs.images), Pointers(rows)));
+  return rows;
+}
+
+absl::StatusOr<Rows> EmbedTexts(Engine& engine, const Inputs& inputs, std::size_t width) {
+  Rows rows(inputs.texts.size(), std::vector<float>(width));
+  const auto tokens = static_cast<std::int64_t>(inputs.texts[0].size());
+  SIGLIP_RETURN_IF_ERROR(engine.EncodeTexts(ConstPointers(inputs.texts), tokens, Pointers(rows)));
+  return rows;
+}
+
+// The worst item of one tower.
+struct Worst {
+  bool finite = true;
+  double one_minus_cosine = 0;
+
+  void Add(const Rows& got, const Rows& want) {
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const EmbeddingError error = ErrorOf(got[i], want[i]);
+      finite = finite && error.finite;
+      one_minus_cosine = std::max(one_minus_cosine, error.one_minus_cosine);
+    }
+  }
+};
+
+}  // namespace
+
+absl::StatusOr<std::string> CheckDevice(const Checkpoint& checkpoint, Precision precision,
+                                        Engine& device, int rounds, Engine& reference) {
+  const SiglipConfig& config = checkpoint.config();
+  const std::int64_t tokens = config.text.max_position_embeddings;
+  const Inputs inputs = {
+      .images = {CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
+      .texts = {CalibrationText(config.text, 300, tokens, tokens),
+                CalibrationText(config.text, 400, tokens, kShortText)}};
+  const auto width = static_cast<std::size_t>(config.embedding_size());
+  SIGLIP_ASSIGN_OR_RETURN(const Rows want_images, EmbedImages(reference, inputs, width));
+  SIGLIP_ASSIGN_OR_RETURN(const Rows want_texts, EmbedTexts(reference, inputs, width));
+  Worst vision, text;
+  for (int round = 0; round < rounds; ++round) {
+    SIGLIP_ASSIGN_OR_RETURN(const Rows images, EmbedImages(device, inputs, width));
+    vision.Add(images, want_images);
+  }
+  for (int round = 0; round < rounds; ++round) {
+    SIGLIP_ASSIGN_OR_RETURN(const Rows texts, EmbedTexts(device, inputs, width));
+    text.Add(texts, want_texts);
+  }
+  const double limit = MaxOneMinusCosine(precision);
+  const bool finite = vision.finite && text.finite;
+  const std::string measured = absl::StrFormat(
+      "1-cos to the CPU's float32: vision %.2g, text %.2g, limit %g%s", vision.one_minus_cosine,
+      text.one_minus_cosine, limit, finite ? "" : "; not all finite");
+  if (finite && vision.one_minus_cosine <= limit && text.one_minus_cosine <= limit) return measured;
+  return absl::InternalError(absl::StrCat("self-check failed: ", measured));
+}
+
+}  // namespace siglip
