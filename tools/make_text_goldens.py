@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/text: SentencePiece models, and the ids that transformers gives for many strings.
+"""Writes tests/golden/text: SentencePiece and BPE models, and the ids that transformers gives for many strings.
 
     python3 tools/make_text_goldens.py [FOLDER]      (tools/setup/requirements-oracle.txt)
 
@@ -12,6 +12,7 @@ import struct
 import sys
 
 import sentencepiece
+import tokenizers
 import transformers
 
 import text_cases
@@ -28,12 +29,14 @@ def main():
         for text in strings:
             data = text.encode("utf-8")
             file.write(struct.pack("<I", len(data)) + data)
-    for name in COMMITTED:
-        text_cases.make_model(folder / name, name)
+    for name in COMMITTED + list(text_cases.GEMMA_MODELS):
+        make = text_cases.make_gemma_model if name in text_cases.GEMMA_MODELS else text_cases.make_model
+        make(folder / name, name)
         ids = text_cases.reference_ids(folder / name, strings)
         (folder / name / "ids.txt").write_text("\n".join(" ".join(map(str, row)) for row in ids) + "\n")
     (folder / "versions.json").write_text(json.dumps({
         "transformers": transformers.__version__, "sentencepiece": sentencepiece.__version__,
+        "tokenizers": tokenizers.__version__,
         "python": sys.version.split()[0], "strings": COUNT}, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Small SentencePiece models and strings of many scripts, for the tokenizer's goldens and oracle."""
+"""Small SentencePiece and BPE models, and strings of many scripts, for the tokenizer's goldens and oracle."""
 
 import json
 import pathlib
@@ -25,6 +25,8 @@ WORDS = {
     "emoji": "🐈 🔥 👩‍👩‍👧 🇩🇪 👍🏽 ❤️ 🐈🔥".split(),
     "compat": "… ＡＢＣ！ ™ ½ ① ﬁ Ⅷ ẞ K Å ǅ ﬀ ¨ ´ ª ² ſ".split(),
     "marks": ["e\u0301", "E\u0301\u0327", "a\u0300\u0301\u0302\u0303", "\u0301", "\u0345Σ\u0345", "i\u0307"],
+    "gemma": ["<eos>", "<bos>", "<pad>", "<EOS>", "<unused1>", "<unused", "</b>", "</B>", "\n\n", "\n\n\n", "<0x41>",
+              "<eos> <eos>", "<strip>", " <strip> ", "<Normal>", "<normal>", "Ᲊ Ɤ 𐵐"],
     "special": ["</s>", "<unk>", "</S>", "<pad>", "<s>", "</s></s>", "<unk></s>", "< /s>", "</s", "▁", "▁▁x", "<extra>"],
     "punctuation": list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["—", "“q”", "¡¿", "§", "don’t", "...", "?!"],
     "space": [" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085", "\u200b", "\ufeff",
@@ -109,10 +111,63 @@ def make_model(folder, name):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
+# tokenizer.json of SigLIP 2, with Gemma's added tokens (some of them), and variants.
+GEMMA_MODELS = {
+    "gemma": {},
+    # The old way to write merges, no pre_tokenizer; <bos>, as Gemma itself has it; no pieces for bytes.
+    "gemma_variant": {"old_merges": True, "bos": True, "byte_fallback": False, "model_max_length": 16},
+}
+
+
+def make_gemma_model(folder, name):
+    """Trains one small BPE model and writes tokenizer.json and tokenizer_config.json as SigLIP 2 has them."""
+    import tokenizers
+
+    options = GEMMA_MODELS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    of_bytes = [f"<0x{byte:02X}>" for byte in range(256)] if options.get("byte_fallback", True) else []
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=bool(of_bytes)))
+    model.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    corpus = [line.lower() for line in random_strings(1500, 7)] + [" ".join(WORDS["latin"]).lower()] * 20
+    model.train_from_iterator(corpus, tokenizers.trainers.BpeTrainer(
+        vocab_size=900, special_tokens=special, limit_alphabet=250, show_progress=False, max_token_length=12))
+    trained = json.loads(model.to_str())
+    pieces = dict.fromkeys(special + of_bytes + list(trained["model"]["vocab"]))
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    added = special + ["<unused0>", "<unused1>", "\n\n", "\n\n\n", "▁▁", "<b>", "</b>", "<strip>", "<Normal>"]
+    for content in added:
+        vocabulary.setdefault(content, len(vocabulary))
+    trained["model"]["vocab"] = vocabulary
+    if options.get("old_merges"):
+        trained["model"]["merges"] = [" ".join(pair) for pair in trained["model"]["merges"]]
+    else:
+        trained["pre_tokenizer"] = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+                                    "invert": False}
+    trained["added_tokens"] = [
+        {"id": vocabulary[content], "content": content, "single_word": False, "lstrip": content == "<strip>",
+         "rstrip": content == "<strip>", "normalized": content == "<Normal>", "special": content in special}
+        for content in added]
+    around = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}] if options.get("bos") else []
+    around += [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<eos>", "type_id": 0}}]
+    trained["post_processor"] = {
+        "type": "TemplateProcessing", "single": around, "pair": around + [{"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]}
+                           for token in ("<bos>", "<eos>")}}
+    (folder / "tokenizer.json").write_text(json.dumps(trained, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True, "padding_side": "right",
+        "do_lower_case": True, "model_input_names": ["input_ids"], "pad_token": "<pad>", "eos_token": "<eos>",
+        "bos_token": "<bos>", "unk_token": "<unk>", "model_max_length": options.get("model_max_length", int(1e30))},
+        indent=1) + "\n", encoding="utf-8")
+
+
 def reference_ids(folder, texts):
-    """The un-padded ids of transformers' SiglipTokenizer, cut to its model_max_length."""
+    """The un-padded ids of transformers' SiglipTokenizer or Siglip2Tokenizer, cut to its model_max_length."""
     import transformers
 
-    tokenizer = transformers.SiglipTokenizer.from_pretrained(pathlib.Path(folder))
+    folder = pathlib.Path(folder)
+    kind = transformers.SiglipTokenizer if (folder / "spiece.model").exists() else transformers.Siglip2Tokenizer
+    tokenizer = kind.from_pretrained(folder)
     length = min(tokenizer.model_max_length, 64)
     return [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in texts]

@@ -32,15 +32,20 @@ bool Contains(const CodePointRange (&ranges)[kSize], char32_t c) {
   return range != std::end(ranges) && range->first <= c;
 }
 
-char32_t LowerOne(char32_t c) {
-  if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
-  const auto* run = std::upper_bound(std::begin(kLowerRuns), std::end(kLowerRuns), c,
+template <std::size_t kSize>
+char32_t LowerBy(const LowerRun (&runs)[kSize], char32_t c) {
+  const auto* run = std::upper_bound(std::begin(runs), std::end(runs), c,
                                      [](char32_t v, const LowerRun& r) { return v < r.first; });
-  if (run == std::begin(kLowerRuns)) return c;
+  if (run == std::begin(runs)) return c;
   --run;
   const char32_t offset = c - run->first;
   if (offset % run->stride != 0 || offset / run->stride >= run->count) return c;
   return static_cast<char32_t>(static_cast<std::int64_t>(c) + run->delta);
+}
+
+char32_t LowerOne(char32_t c) {
+  if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
+  return LowerBy(kLowerRuns, c);
 }
 
 // Final: after a cased letter and not before one, case-ignorable characters not counted.
@@ -73,6 +78,21 @@ std::u32string LowerCase(std::u32string_view text) {
     } else {
       result += LowerOne(text[i]);
     }
+  }
+  return result;
+}
+
+std::u32string LowerCaseByCodePoint(std::u32string_view text) {
+  std::u32string result;
+  result.reserve(text.size() + 1);
+  for (const char32_t c : text) {
+    if (c == kCapitalIWithDot) {
+      result += U'i';
+      result += kCombiningDotAbove;
+      continue;
+    }
+    const char32_t lower = LowerOne(c);
+    result += lower != c ? lower : LowerBy(kNewerLowerRuns, c);
   }
   return result;
 }

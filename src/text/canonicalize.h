@@ -10,6 +10,10 @@ namespace siglip {
 // Python's str.lower(): full Unicode, the final-sigma rule, U+0130 becoming two code points.
 std::u32string LowerCase(std::u32string_view text);
 
+// Each code point on its own, by the newer Unicode of the tokenizers library: no final sigma.
+// U+0130 becomes two code points.
+std::u32string LowerCaseByCodePoint(std::u32string_view text);
+
 // What Python's str.isspace and \s call white space.
 bool IsWhiteSpace(char32_t c);
 

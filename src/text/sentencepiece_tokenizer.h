@@ -36,9 +36,10 @@ struct SiglipTokenizerConfig {
   std::vector<AddedToken> added_tokens;
 };
 
-// InvalidArgument names the key. An absent file has the class defaults: pass "{}".
+// What the file does not say is as in `defaults`. InvalidArgument names the key.
 absl::StatusOr<SiglipTokenizerConfig> ParseSiglipTokenizerConfig(std::string_view json,
-                                                                 const std::string& source);
+                                                                 const std::string& source,
+                                                                 SiglipTokenizerConfig defaults);
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:

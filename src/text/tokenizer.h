@@ -1,6 +1,7 @@
 #pragma once
 
-// UTF-8 text -> token ids, equal to transformers' SiglipTokenizer. The only entry to src/text.
+// UTF-8 text -> token ids, equal to transformers' SiglipTokenizer and Siglip2Tokenizer. The only
+// entry to src/text.
 
 #include <cstdint>
 #include <memory>
@@ -18,8 +19,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Opens the tokenizer of a snapshot folder: spiece.model (SigLIP 1), tokenizer_config.json.
-  // Errors name the file and what was expected.
+  // Opens the tokenizer of a snapshot folder: spiece.model (SigLIP 1) or else tokenizer.json
+  // (SigLIP 2); tokenizer_config.json. Errors name the file and what was expected.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Open(const std::string& directory,
                                                          std::int64_t max_position_embeddings,
                                                          std::int64_t vocab_size);

@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <exception>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -76,7 +77,8 @@ absl::Status ReadMaxLength(const json& root, const std::string& source,
 }  // namespace
 
 absl::StatusOr<SiglipTokenizerConfig> ParseSiglipTokenizerConfig(std::string_view text,
-                                                                 const std::string& source) {
+                                                                 const std::string& source,
+                                                                 SiglipTokenizerConfig defaults) {
   json root;
   try {
     root = json::parse(text.begin(), text.end());
@@ -84,7 +86,7 @@ absl::StatusOr<SiglipTokenizerConfig> ParseSiglipTokenizerConfig(std::string_vie
     return absl::InvalidArgumentError(absl::StrCat(source, ": ", error.what()));
   }
   if (!root.is_object()) return absl::InvalidArgumentError(source + ": expected a JSON object");
-  SiglipTokenizerConfig config;
+  SiglipTokenizerConfig config = std::move(defaults);
   SIGLIP_RETURN_IF_ERROR(ReadToken(root, "eos_token", source, config.eos_token));
   SIGLIP_RETURN_IF_ERROR(ReadToken(root, "unk_token", source, config.unk_token));
   SIGLIP_RETURN_IF_ERROR(ReadToken(root, "pad_token", source, config.pad_token));

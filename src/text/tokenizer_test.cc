@@ -19,7 +19,7 @@ using testing::HasSubstr;
 
 constexpr const char* kGoldens = "tests/golden/text/";
 constexpr std::uint64_t kMaxBytes = 1 << 26;
-constexpr std::int64_t kVocabulary = 1000;
+constexpr std::int64_t kVocabulary = 1200;
 
 std::vector<std::string> GoldenStrings() {
   const auto content = ReadFile(std::string(kGoldens) + "strings.bin", kMaxBytes);
@@ -58,7 +58,8 @@ TEST_P(GoldenTest, IdsEqualThoseOfTransformers) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                          testing::Values("nfkc_unigram", "identity", "no_dummy_prefix",
-                                         "byte_fallback", "bpe", "plain_nfkc"));
+                                         "byte_fallback", "bpe", "plain_nfkc", "gemma",
+                                         "gemma_variant"));
 
 class TokenizerTest : public testing::Test {
  protected:
@@ -109,9 +110,7 @@ TEST_F(BrokenFolderTest, AnAbsentConfigHasTheClassDefaults) {
 
 TEST_F(BrokenFolderTest, WhatIsMissingOrDamagedIsNamed) {
   std::filesystem::remove(folder_ + "/spiece.model");
-  EXPECT_THAT(Error(), HasSubstr("spiece.model: not found"));
-  Write("tokenizer.json", "{}");
-  EXPECT_THAT(Error(), HasSubstr("SigLIP 2"));
+  EXPECT_THAT(Error(), HasSubstr("expected spiece.model (SigLIP 1) or tokenizer.json (SigLIP 2)"));
   Write("spiece.model", "no model");
   EXPECT_THAT(Error(), HasSubstr("expected a SentencePiece model"));
 }
@@ -125,6 +124,76 @@ TEST_F(BrokenFolderTest, AWrongConfigIsNamed) {
     Write("tokenizer_config.json", config);
     EXPECT_NE(Error(), "opened") << config;
   }
+}
+
+// A copy of SigLIP 2's tokenizer.json in which one thing is replaced.
+class GemmaFolderTest : public BrokenFolderTest {
+ protected:
+  GemmaFolderTest() : json_(*ReadFile(std::string(kGoldens) + "gemma/tokenizer.json", kMaxBytes)) {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::copy(std::string(kGoldens) + "gemma", folder_);
+  }
+  std::string ErrorWith(const std::string& from, const std::string& to) {
+    std::string json = json_;
+    const std::size_t at = json.find(from);
+    if (at == std::string::npos) return "no " + from;
+    Write("tokenizer.json", json.replace(at, from.size(), to));
+    return Error();
+  }
+  const std::string json_;
+};
+
+TEST_F(GemmaFolderTest, WhatGemmaHasNotIsRefusedByName) {
+  const std::string space = R"("String": " ")";
+  EXPECT_EQ(ErrorWith("Replace", "Replace"), "opened");
+  EXPECT_THAT(ErrorWith(R"("type": "BPE")", R"("type": "Unigram")"),
+              HasSubstr("model.type: expected BPE (SigLIP 2), got Unigram"));
+  EXPECT_THAT(ErrorWith(R"("type": "Replace")", R"("type": "NFC")"), HasSubstr("normalizer: "));
+  EXPECT_THAT(ErrorWith(space, R"("String": "x")"), HasSubstr("normalizer: expected Gemma's"));
+  EXPECT_THAT(ErrorWith("\"Split\"", "\"Whitespace\""), HasSubstr("pre_tokenizer: expected none"));
+  EXPECT_THAT(ErrorWith("TemplateProcessing", "ByteLevel"), HasSubstr("got ByteLevel"));
+  EXPECT_THAT(ErrorWith(R"("dropout": null)", R"("dropout": 0.5)"), HasSubstr("model.dropout"));
+  EXPECT_THAT(ErrorWith(R"("single_word": false)", R"("single_word": true)"),
+              HasSubstr("added_tokens[0].single_word: expected false"));
+  EXPECT_THAT(ErrorWith(R"("<eos>": 1,)", R"("<eos>": 0,)"),
+              HasSubstr("expected an id of its own"));
+  EXPECT_THAT(ErrorWith(R"("<eos>": 1,)", R"("<eos>": -1,)"), HasSubstr("expected an id from 0"));
+  EXPECT_THAT(ErrorWith("\"merges\": [", "\"merges\": [[\"a\"],"), HasSubstr("model.merges[0]"));
+  EXPECT_THAT(ErrorWith("\"merges\": [", R"("merges": ["a qqqq",)"),
+              HasSubstr("merge 0: \"qqqq\" is not in the vocabulary"));
+  EXPECT_THAT(ErrorWith(R"("unk_token": "<unk>")", R"("unk_token": "<what>")"),
+              HasSubstr("<what>"));
+  EXPECT_THAT(ErrorWith("{", "["), HasSubstr("tokenizer.json"));
+}
+
+TEST_F(GemmaFolderTest, ALowercaseNormalizerChangesNothing) {
+  const std::string replace = R"({"type": "Replace", "pattern": {"String": " "}, "content": ")"
+                              "\u2581"
+                              R"("})";
+  std::string json = json_;
+  const std::size_t begin = json.find("\"normalizer\"");
+  const std::size_t end = json.find("\"pre_tokenizer\"");
+  json.replace(begin, end - begin,
+               R"("normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, )" +
+                   replace + "]}, ");
+  Write("tokenizer.json", json);
+  EXPECT_EQ(Error(), "opened");
+}
+
+TEST_F(GemmaFolderTest, LongTextIsCutAndEmptyTextIsEos) {
+  const auto tokenizer = Tokenizer::Open(folder_, 8, kVocabulary);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  std::string text;
+  for (int i = 0; i < 100'000; ++i) text += "photo of ";
+  const auto ids = (*tokenizer)->EncodeUnpadded(text);
+  ASSERT_EQ(ids->size(), 8u);
+  EXPECT_EQ(ids->back(), (*tokenizer)->eos_id());
+  EXPECT_THAT(*(*tokenizer)->Encode(""), testing::ElementsAre(1, 0, 0, 0, 0, 0, 0, 0));
+}
+
+TEST_F(GemmaFolderTest, NoRoomForTheSpecialTokensIsRefused) {
+  const auto tokenizer = Tokenizer::Open(std::string(kGoldens) + "gemma_variant", 1, kVocabulary);
+  EXPECT_THAT(std::string(tokenizer.status().message()), HasSubstr("post_processor"));
 }
 
 TEST_F(BrokenFolderTest, AVocabularyLargerThanTheTowersIsRefused) {

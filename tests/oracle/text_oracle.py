@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The tokenizer against transformers' SiglipTokenizer, live, over fresh random strings and eight models.
+"""The tokenizers against transformers' SiglipTokenizer and Siglip2Tokenizer, live, over fresh random strings and ten
+models.
 
     SIGLIP_BUILD_DIR=build/ci python3 tests/oracle/text_oracle.py [--count 10000] [--seed N]
 """
@@ -25,9 +26,10 @@ def main():
     dump = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/text/tokenize_dump"
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
-        for name in text_cases.MODELS:
+        for name in [*text_cases.MODELS, *text_cases.GEMMA_MODELS]:
             folder = pathlib.Path(temporary) / name
-            text_cases.make_model(folder, name)
+            make = text_cases.make_gemma_model if name in text_cases.GEMMA_MODELS else text_cases.make_model
+            make(folder, name)
             texts = text_cases.random_strings(args.count, args.seed)
             expected = text_cases.reference_ids(folder, texts)
             records = b"".join(struct.pack("<I", len(t.encode())) + t.encode() for t in texts)

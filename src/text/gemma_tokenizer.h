@@ -1,0 +1,65 @@
+#pragma once
+
+// transformers' Siglip2Tokenizer over tokenizer.json: the tokenizer of SigLIP 2, whose vocabulary
+// is Gemma's. Source: transformers 5.23.0 models/siglip2/tokenization_siglip2.py; tokenizers 0.23.3
+// (run).
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/bpe_model.h"
+#include "text/sentencepiece_tokenizer.h"
+#include "text/tokenizer.h"
+
+namespace siglip {
+
+// An entry of tokenizer.json's added_tokens.
+struct JsonAddedToken {
+  std::string content;
+  std::int64_t id = 0;
+  bool lstrip = false, rstrip = false;
+  bool normalized = false;  // found in the normalised text, not in the raw one
+};
+
+// What tokenizer.json says. Only what Gemma's has is understood; anything else is refused by name.
+struct TokenizerJson {
+  std::vector<JsonAddedToken> added_tokens;
+  BpeModel::Options model;
+  std::vector<std::int64_t> prefix, suffix;  // ids that the post-processor puts around a text
+};
+
+// InvalidArgument names the key and what was expected.
+absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const std::string& source);
+
+class GemmaTokenizer final : public Tokenizer {
+ public:
+  // `json` is the content of tokenizer.json; `source` names it in errors. Of `config`, EOS, PAD and
+  // the length count.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(std::string_view json,
+                                                           const std::string& source,
+                                                           const SiglipTokenizerConfig& config,
+                                                           std::int64_t max_position_embeddings,
+                                                           std::int64_t vocab_size);
+  absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const override;
+  std::string Describe() const override;
+
+ private:
+  GemmaTokenizer(TokenizerJson json, BpeModel model);
+
+  // Of tokens that are looked for at the same time: longest first.
+  using Matcher = std::vector<std::pair<std::u32string, const JsonAddedToken*>>;
+  absl::Status AddMatchers();
+  // Calls plain(part) and token(id) for the parts of `text`, in order.
+  template <class Plain>
+  static void Split(const Matcher& matcher, std::u32string_view text,
+                    std::vector<std::int64_t>& ids, const Plain& plain);
+
+  TokenizerJson json_;  // its model is moved from
+  BpeModel model_;
+  Matcher raw_, normalized_;
+};
+
+}  // namespace siglip
