@@ -5,7 +5,8 @@
 
 For benchmarks and oracles at real sizes: the real weights are not needed to measure speed or rounding. With
 --outliers N, N channels of the residual stream are made violently large in every layer, as trained vision
-transformers have them. The tokenizer is the demo's.
+transformers have them. The tokenizer is the demo's; of sizes named siglip2-, the small one of the goldens in the form
+of SigLIP 2.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import shutil
 import torch
 import transformers
 
+SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+# What both towers have; what the vision has; what the text has otherwise.
 SIZES = {
     "tiny": ({"hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3},
              {"image_size": 45, "patch_size": 14}),
@@ -23,20 +26,25 @@ SIZES = {
     "base-384": ({}, {"image_size": 384, "patch_size": 16}),
     "large-256": ({"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
                   {"image_size": 256, "patch_size": 16}),
-    "so400m": ({"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16},
-               {"image_size": 384, "patch_size": 14}),
+    "so400m": (SO400M, {"image_size": 384, "patch_size": 14}),
+    "siglip2-base-256-32": ({}, {"image_size": 256, "patch_size": 32}, {"vocab_size": 256000}),
+    "siglip2-so400m-512": (SO400M, {"image_size": 512, "patch_size": 16}, {"vocab_size": 256000}),
+    # The text tower is so400m's.
+    "siglip2-giant-384": ({"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 40, "num_attention_heads": 16},
+                          {"image_size": 384, "patch_size": 16}, {**SO400M, "vocab_size": 256000}),
 }
 
 
 def named_architecture(size, layers=None, vocabulary=32000, positions=64):
     """(vision_config, text_config) of one of SIZES."""
-    shared, vision = SIZES[size]
-    shared = dict(shared)
-    if layers:
-        shared["num_hidden_layers"] = layers
-    text = {**shared, "vocab_size": vocabulary, "max_position_embeddings": positions,
-            "projection_size": shared.get("hidden_size", 768)}
-    return {**shared, **vision}, text
+    shared, vision, *other = SIZES[size]
+    vision = {**shared, **vision}
+    text = {"vocab_size": vocabulary, "max_position_embeddings": positions, **shared, **dict(*other),
+            "projection_size": vision.get("hidden_size", 768)}
+    for tower in (vision, text):
+        if layers:
+            tower["num_hidden_layers"] = layers
+    return vision, text
 
 
 def random_tower(random):
@@ -90,22 +98,27 @@ def make_model(architecture, seed=0, outliers=0):
     return model.eval()
 
 
-def write(model, out, dtype="float32", shard_size="50GB", preprocessor=None, max_length=None):
+def write(model, out, dtype="float32", shard_size="50GB", preprocessor=None, max_length=None, siglip2=False):
     """The snapshot folder: weights, configs, and the demo's tokenizer. `preprocessor` overrides its settings,
-    `max_length` model_max_length."""
+    `max_length` model_max_length. `siglip2`: a tokenizer, a filter and a length as SigLIP 2 has them."""
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, dtype)).save_pretrained(out, max_shard_size=shard_size)
-    demo = pathlib.Path(__file__).resolve().parents[1] / "models/demo"
-    for name in ("spiece.model", "tokenizer_config.json", "preprocessor_config.json"):
-        shutil.copy(demo / name, out / name)
+    root = pathlib.Path(__file__).resolve().parents[1]
+    shutil.copy(root / "models/demo/preprocessor_config.json", out)
+    tokenizer = root / ("tests/golden/text/gemma" if siglip2 else "models/demo")
+    for name in ("tokenizer.json" if siglip2 else "spiece.model", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, out / name)
     size = model.config.vision_config.image_size
     text = (out / "preprocessor_config.json").read_text()
     settings = json.loads(text)
     settings["size"] = {"height": size, "width": size}
+    settings.update({"resample": 2} if siglip2 else {})
     settings.update(preprocessor or {})
     (out / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     settings = json.loads((out / "tokenizer_config.json").read_text())
+    if siglip2 and not max_length:
+        max_length = settings["model_max_length"]
     settings["model_max_length"] = max_length or model.config.text_config.max_position_embeddings
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -137,7 +150,8 @@ def main():
     vision, text = named_architecture(args.size, args.layers)
     if args.tower:
         (text if args.tower == "vision" else vision)["num_hidden_layers"] = 1
-    write(make_model((vision, text), args.seed, args.outliers), args.out, args.dtype, args.shard_size)
+    write(make_model((vision, text), args.seed, args.outliers), args.out, args.dtype, args.shard_size,
+          siglip2=args.size.startswith("siglip2-"))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ transformers.logging.disable_progress_bar()
 
 TEXTS = ["a photo of a red circle", "", "seven " * 50, "A Photo, of a BLUE square!", "</s> x", "zero one two"]
 FLOOR = 5e-7  # eight roundings of float32
-VOCABULARY = 160  # of the demo's tokenizer, which every folder gets
+VOCABULARY = 160  # of the demo's tokenizer, which random ones get
 SETTINGS = [{}, {}, {"resample": 2}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
             {"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]}]
 
@@ -98,9 +98,11 @@ def theirs(folder, paths, orders):
     largest of `orders` runs. A narrow network has few roundings, and one run of them is luck; the same network with
     its channels reordered is another draw."""
     config = transformers.SiglipConfig.from_pretrained(folder)
-    tokenizer = transformers.SiglipTokenizer.from_pretrained(folder)
+    siglip2 = not (folder / "spiece.model").exists()
+    tokenizer = (transformers.Siglip2Tokenizer if siglip2 else transformers.SiglipTokenizer).from_pretrained(folder)
     length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
-    ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt")["input_ids"]
+    ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt",
+                    padding_side="right")["input_ids"]
     pixels = pixel_values(folder, paths)
     model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().double()
     exact = forward(model, pixels, ids, torch.float64)
@@ -145,7 +147,8 @@ def compare_named(size, layers, isas):
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(temporary)
             architecture = checkpoints.named_architecture(size, layers)
-            checkpoints.write(checkpoints.make_model(architecture, outliers=outliers), folder, dtype)
+            checkpoints.write(checkpoints.make_model(architecture, outliers=outliers), folder, dtype,
+                              siglip2=size.startswith("siglip2-"))
             passed &= compare(folder, f"{size} {dtype} outliers {outliers}", isas, outliers, images=2, orders=1)
     return passed
 
