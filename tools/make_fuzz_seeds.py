@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Writes tests/fuzz/TARGET/*: inputs that the fuzz targets start from, which are replayed as plain tests too.
+
+    .venv/clients/bin/python tools/make_fuzz_seeds.py      (tools/setup/requirements-clients.txt)
+
+Files that are there and not named here are kept: what fuzzing found. The seeds of image_decode_fuzz are tests/data/image.
+"""
+
+import json
+import pathlib
+import struct
+
+from tritonclient.grpc import service_pb2
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SEEDS = ROOT / "tests/fuzz"
+
+
+def write(target, name, data):
+    folder = SEEDS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def http_infer():
+    """The header length up to a line feed, then the body."""
+    image = {"name": "IMAGE", "shape": [1, 1], "datatype": "BYTES", "data": ["aGVsbG8="]}
+    parameters = {"parameters": {"base64_encoded": True, "priority": 1, "timeout": 5000000, "x": 1.5}}
+    outputs = {"outputs": [{"name": "EMBEDDING", "parameters": {"binary_data": True, "classification": 3}}]}
+    write("http_infer_fuzz", "json_bytes", "\n" + json.dumps({"id": "1", "inputs": [image], **parameters, **outputs}))
+    write("http_infer_fuzz", "json_floats", "\n" + json.dumps({"inputs": [
+        {"name": "PIXEL_VALUES", "shape": [1, 3, 2, 2], "datatype": "FP32", "data": [[[[0.5, -1e-7], [1, 2]]] * 3]}]}))
+    for datatype, value in (("INT64", -5), ("UINT8", 255), ("BOOL", True), ("FP64", 1e300), ("INT32", 2147483647)):
+        write("http_infer_fuzz", f"json_{datatype}", "\n" + json.dumps({"inputs": [
+            {"name": "x", "shape": [2], "datatype": datatype, "data": [value, value]}]}))
+    header = json.dumps({"inputs": [{"name": "IMAGE", "shape": [1, 1], "datatype": "BYTES",
+                                     "parameters": {"binary_data_size": 9}}], "outputs": [{"name": "EMBEDDING"}]})
+    write("http_infer_fuzz", "binary", f"{len(header)}\n{header}".encode() + struct.pack("<I", 5) + b"hello")
+    memory = {"shared_memory_region": "r", "shared_memory_byte_size": 9, "shared_memory_offset": 4}
+    write("http_infer_fuzz", "shared_memory", "\n" + json.dumps({"inputs": [
+        {"name": "IMAGE", "shape": [1, 1], "datatype": "BYTES", "parameters": memory}]}))
+    write("http_infer_fuzz", "unicode", "\n" + json.dumps({"id": "\u00e9\U0001f408", "inputs": [
+        {"name": "TEXT", "shape": [1, 1], "datatype": "BYTES", "data": ["\ud83d\udc08 \u0000"]}]}))
+    write("http_infer_fuzz", "index", '\n{"ready": true}')
+
+
+def grpc_infer():
+    request = service_pb2.ModelInferRequest(model_name="embed_image", model_version="1", id="7")
+    tensor = request.inputs.add(name="IMAGE", datatype="BYTES", shape=[1, 1])
+    request.parameters["base64_encoded"].bool_param = True
+    request.outputs.add(name="EMBEDDING").parameters["classification"].int64_param = 3
+    request.raw_input_contents.append(struct.pack("<I", 5) + b"hello")
+    write("grpc_infer_fuzz", "raw", request.SerializeToString())
+    del request.raw_input_contents[:]
+    tensor.contents.bytes_contents.append(b"hello")
+    write("grpc_infer_fuzz", "contents", request.SerializeToString())
+    floats = service_pb2.ModelInferRequest(model_name="siglip_vision_model")
+    floats.inputs.add(name="PIXEL_VALUES", datatype="FP32", shape=[1, 3, 1, 1]).contents.fp32_contents.extend([1, 2, 3])
+    write("grpc_infer_fuzz", "floats", floats.SerializeToString())
+
+
+def main():
+    http_infer()
+    grpc_infer()
+    write("binary_split_fuzz", "two", bytes([2]) + struct.pack("<I", 1) + b"a" + struct.pack("<I", 0))
+    write("binary_split_fuzz", "none", bytes([0]))
+    for config in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
+        write("model_config_fuzz", config.parent.name, config.read_bytes())
+    demo = ROOT / "models/demo"
+    for name in ("config.json", "preprocessor_config.json"):
+        write("config_fuzz", name, (demo / name).read_bytes())
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+                         "b": {"dtype": "BF16", "shape": [], "data_offsets": [8, 10]}, "__metadata__": {"format": "pt"}})
+    write("safetensors_fuzz", "two_tensors", struct.pack("<Q", len(header)) + header.encode() + bytes(10))
+    for i, text in enumerate(("A photo of a cat.", "</s>x<unk>", "\u0391\u03a3 \U0001f408\U0001f525", "a" * 300)):
+        write("tokenizer_fuzz", str(i), text)
+    small = {"added_tokens": [{"id": 0, "content": "<pad>"}, {"id": 1, "content": "<eos>", "normalized": True}],
+             "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}, "pre_tokenizer": None,
+             "post_processor": {"type": "TemplateProcessing", "single": [
+                 {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<eos>"}}],
+                 "special_tokens": {"<eos>": {"id": "<eos>", "ids": [1]}}},
+             "model": {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "fuse_unk": True, "vocab": {
+                 "<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3, "b": 4, "\u2581": 5, "ab": 6, "<0x41>": 7},
+                 "merges": [["a", "b"], "b a"][:1]}}
+    write("tokenizer_json_fuzz", "small", json.dumps(small, ensure_ascii=False))
+    write("image_resize_fuzz", "down", struct.pack("<4HB", 99, 70, 15, 15, 1) + bytes(range(64)))
+    write("image_resize_fuzz", "up", struct.pack("<4HB", 3, 200, 40, 79, 2) + bytes(range(200, 256)))
+
+
+if __name__ == "__main__":
+    main()
