@@ -32,6 +32,8 @@ if(CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")
 endif()
 # SHA-256 of checkpoints, job lists and goldens. Package libssl-dev.
 find_package(OpenSSL REQUIRED)
+# Requests' JSON, and SigLIP 2's tokenizer.json of 34 MB. Package libsimdjson-dev.
+find_package(simdjson REQUIRED)
 
 # The server and the command line.
 if(SIGLIP_BUILD_PROGRAM)
@@ -43,8 +45,6 @@ if(SIGLIP_BUILD_PROGRAM)
   find_package(gRPC CONFIG REQUIRED)
   # HTTP: Boost.Beast and Asio, header-only. Package libboost1.81-dev.
   find_package(Boost 1.81 REQUIRED)
-  # Requests' JSON. Package libsimdjson-dev.
-  find_package(simdjson REQUIRED)
   # Metrics in Prometheus' text form. Package prometheus-cpp-dev.
   find_package(prometheus-cpp CONFIG REQUIRED)
   # Flags. Package libcli11-dev.

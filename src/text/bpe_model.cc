@@ -47,6 +47,7 @@ absl::StatusOr<BpeModel> BpeModel::Create(const Options& options) {
   model.ignore_merges_ = options.ignore_merges;
   model.ids_.reserve(options.vocabulary.size());
   std::unordered_set<Id> taken;
+  taken.reserve(options.vocabulary.size());
   for (const auto& [piece, id] : options.vocabulary) {
     if (id < 0 || !taken.insert(id).second) {
       return absl::InvalidArgumentError(

@@ -1,8 +1,11 @@
-#include <exception>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
-#include <nlohmann/json.hpp>
+#include <simdjson.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -11,7 +14,9 @@
 namespace siglip {
 namespace {
 
-using nlohmann::json;
+// 34 MB with a million strings are read at each start, so not with the JSON library of the other
+// files.
+using json = simdjson::dom::element;
 
 constexpr const char* kUnderline = "\xe2\x96\x81";  // U+2581, the mark of a space
 
@@ -19,7 +24,7 @@ constexpr const char* kUnderline = "\xe2\x96\x81";  // U+2581, the mark of a spa
 class Place {
  public:
   Place(std::string source, std::string key) : source_(std::move(source)), key_(std::move(key)) {}
-  Place At(const std::string& key) const { return {source_, key_ + "." + key}; }
+  Place At(std::string_view key) const { return {source_, key_ + "." + std::string(key)}; }
   Place At(std::size_t i) const { return {source_, absl::StrCat(key_, "[", i, "]")}; }
   absl::Status Expected(const std::string& what) const {
     return absl::InvalidArgumentError(absl::StrCat(source_, ": ", key_, ": expected ", what));
@@ -29,40 +34,48 @@ class Place {
   std::string source_, key_;
 };
 
-// Null if it is absent or null in the file.
-const json* Find(const json& object, const char* key) {
-  if (!object.is_object()) return nullptr;
-  const auto found = object.find(key);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
+// Nothing if it is absent or null in the file, or `value` is no object.
+std::optional<json> Find(const json& value, std::string_view key) {
+  json found;
+  if (value[key].get(found) != simdjson::SUCCESS || found.is_null()) return std::nullopt;
+  return found;
 }
 
-std::string TypeOf(const json& object) {
-  const json* type = Find(object, "type");
-  return type != nullptr && type->is_string() ? type->get<std::string>() : std::string();
+std::optional<std::string_view> FindText(const json& value, std::string_view key) {
+  const std::optional<json> found = Find(value, key);
+  std::string_view text;
+  if (!found || found->get(text) != simdjson::SUCCESS) return std::nullopt;
+  return text;
 }
 
-absl::StatusOr<std::int64_t> ReadId(const json* value, const Place& place) {
-  if (value == nullptr || !value->is_number_unsigned() || *value > std::uint64_t{INT32_MAX}) {
+std::optional<simdjson::dom::array> FindArray(const json& value, std::string_view key) {
+  const std::optional<json> found = Find(value, key);
+  simdjson::dom::array array;
+  if (!found || found->get(array) != simdjson::SUCCESS) return std::nullopt;
+  return array;
+}
+
+std::string TypeOf(const json& value) { return std::string(FindText(value, "type").value_or("")); }
+
+absl::StatusOr<std::int64_t> ReadId(const std::optional<json>& value, const Place& place) {
+  std::uint64_t id = 0;
+  if (!value || value->get(id) != simdjson::SUCCESS || id > std::uint64_t{INT32_MAX}) {
     return place.Expected("an id from 0 to 2147483647");
   }
-  return value->get<std::int64_t>();
+  return static_cast<std::int64_t>(id);
 }
 
 absl::Status ReadBool(const json& object, const char* key, const Place& place, bool& value) {
-  const json* found = Find(object, key);
-  if (found == nullptr) return absl::OkStatus();
-  if (!found->is_boolean()) return place.At(key).Expected("true or false");
-  value = found->get<bool>();
-  return absl::OkStatus();
+  const std::optional<json> found = Find(object, key);
+  if (!found || found->get(value) == simdjson::SUCCESS) return absl::OkStatus();
+  return place.At(key).Expected("true or false");
 }
 
 absl::StatusOr<JsonAddedToken> ReadAddedToken(const json& value, const Place& place) {
   JsonAddedToken token;
-  const json* content = Find(value, "content");
-  if (content == nullptr || !content->is_string()) {
-    return place.Expected("an object with \"content\"");
-  }
-  token.content = content->get<std::string>();
+  const std::optional<std::string_view> content = FindText(value, "content");
+  if (!content) return place.Expected("an object with \"content\"");
+  token.content = *content;
   SIGLIP_ASSIGN_OR_RETURN(token.id, ReadId(Find(value, "id"), place.At("id")));
   bool single_word = false;
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "lstrip", place, token.lstrip));
@@ -73,130 +86,143 @@ absl::StatusOr<JsonAddedToken> ReadAddedToken(const json& value, const Place& pl
   return token;
 }
 
-bool IsSpaceToUnderline(const json& normalizer) {
-  const json* pattern = Find(normalizer, "pattern");
-  const json* content = Find(normalizer, "content");
-  return TypeOf(normalizer) == "Replace" && pattern != nullptr &&
-         *pattern == json{{"String", " "}} && content != nullptr && *content == kUnderline;
+// {"pattern": {"String": " "}}
+bool IsOfSpaces(const json& step) {
+  const std::optional<json> pattern = Find(step, "pattern");
+  return pattern && FindText(*pattern, "String") == " ";
 }
 
 // Lowercase is what the class puts in front anyway.
 absl::Status CheckNormalizer(const json& root, const Place& place) {
-  const json* normalizer = Find(root, "normalizer");
-  json steps = json::array();
-  if (normalizer != nullptr) {
-    const json* sequence = Find(*normalizer, "normalizers");
-    if (TypeOf(*normalizer) == "Sequence" && sequence != nullptr && sequence->is_array()) {
-      steps = *sequence;
+  std::vector<json> steps;
+  if (const std::optional<json> normalizer = Find(root, "normalizer")) {
+    if (const auto sequence = FindArray(*normalizer, "normalizers")) {
+      for (const json step : *sequence) steps.push_back(step);
     } else {
       steps.push_back(*normalizer);
     }
   }
-  if (!steps.empty() && TypeOf(steps[0]) == "Lowercase") steps.erase(0);
-  if (steps.size() == 1 && IsSpaceToUnderline(steps[0])) return absl::OkStatus();
+  if (!steps.empty() && TypeOf(steps[0]) == "Lowercase") steps.erase(steps.begin());
+  if (steps.size() == 1 && TypeOf(steps[0]) == "Replace" && IsOfSpaces(steps[0]) &&
+      FindText(steps[0], "content") == kUnderline) {
+    return absl::OkStatus();
+  }
   return place.Expected(absl::StrCat("Gemma's: Replace \" \" by \"", kUnderline, "\""));
 }
 
 // Gemma's splits at spaces, of which its normalizer has left none.
 absl::Status CheckPreTokenizer(const json& root, const Place& place) {
-  const json* pre_tokenizer = Find(root, "pre_tokenizer");
-  if (pre_tokenizer == nullptr) return absl::OkStatus();
-  const json* pattern = Find(*pre_tokenizer, "pattern");
-  if (TypeOf(*pre_tokenizer) == "Split" && pattern != nullptr &&
-      *pattern == json{{"String", " "}}) {
-    return absl::OkStatus();
-  }
+  const std::optional<json> step = Find(root, "pre_tokenizer");
+  if (!step || (TypeOf(*step) == "Split" && IsOfSpaces(*step))) return absl::OkStatus();
   return place.Expected("none, or Gemma's: Split at \" \"");
 }
 
-absl::Status ReadMerges(const json& merges, const Place& place, BpeModel::Options& options) {
-  if (!merges.is_array()) return place.Expected("an array");
-  options.merges.reserve(merges.size());
-  for (std::size_t i = 0; i < merges.size(); ++i) {
-    const json& merge = merges[i];
-    if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      options.merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
-      continue;
+// ["a", "b"], or as older files write it "a b".
+bool ReadMerge(const json& merge, std::pair<std::string, std::string>& pair) {
+  std::string_view left, right;
+  simdjson::dom::array both;
+  if (merge.get(both) == simdjson::SUCCESS) {
+    if (both.size() != 2 || both.at(0).get(left) != simdjson::SUCCESS ||
+        both.at(1).get(right) != simdjson::SUCCESS) {
+      return false;
     }
-    const std::string text = merge.is_string() ? merge.get<std::string>() : std::string();
-    const std::size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      return place.At(i).Expected("two pieces, as an array or with a space between them");
+  } else {
+    if (merge.get(left) != simdjson::SUCCESS) return false;
+    const std::size_t space = left.find(' ');
+    if (space == std::string_view::npos || left.find(' ', space + 1) != std::string_view::npos) {
+      return false;
     }
-    options.merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+    right = left.substr(space + 1);
+    left = left.substr(0, space);
+  }
+  pair = {std::string(left), std::string(right)};
+  return true;
+}
+
+absl::Status ReadMerges(const simdjson::dom::array& merges, const Place& place,
+                        BpeModel::Options& options) {
+  for (const json merge : merges) {
+    std::pair<std::string, std::string>& pair = options.merges.emplace_back();
+    if (!ReadMerge(merge, pair)) {
+      return place.At(options.merges.size() - 1)
+          .Expected("two pieces, as an array or with a space between them");
+    }
   }
   return absl::OkStatus();
 }
 
 absl::Status ReadModel(const json& root, const Place& place, BpeModel::Options& options) {
-  const json* model = Find(root, "model");
-  if (model == nullptr || !model->is_object()) return place.Expected("an object");
+  const std::optional<json> model = Find(root, "model");
+  if (!model || !model->is_object()) return place.Expected("an object");
   // Old files do not say it.
   if (const std::string type = TypeOf(*model); type != "BPE" && !type.empty()) {
     return place.At("type").Expected(absl::StrCat("BPE (SigLIP 2), got ", type));
   }
-  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
-    const json* value = Find(*model, key);
-    if (value != nullptr && *value != "" && *value != 0) return place.At(key).Expected("none");
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    if (Find(*model, key) && FindText(*model, key) != "") return place.At(key).Expected("none");
+  }
+  if (const std::optional<json> dropout = Find(*model, "dropout")) {
+    double share = 1;
+    if (dropout->get(share) != simdjson::SUCCESS || share != 0) {
+      return place.At("dropout").Expected("none");
+    }
   }
   options.byte_fallback = options.fuse_unk = false;  // defaults of the library
   SIGLIP_RETURN_IF_ERROR(ReadBool(*model, "byte_fallback", place, options.byte_fallback));
   SIGLIP_RETURN_IF_ERROR(ReadBool(*model, "fuse_unk", place, options.fuse_unk));
   SIGLIP_RETURN_IF_ERROR(ReadBool(*model, "ignore_merges", place, options.ignore_merges));
-  if (const json* unk = Find(*model, "unk_token")) {
-    if (!unk->is_string()) return place.At("unk_token").Expected("a string");
-    options.unk_token = unk->get<std::string>();
+  if (Find(*model, "unk_token")) {
+    const std::optional<std::string_view> unk = FindText(*model, "unk_token");
+    if (!unk) return place.At("unk_token").Expected("a string");
+    options.unk_token = *unk;
   }
-  const json* vocabulary = Find(*model, "vocab");
-  if (vocabulary == nullptr || !vocabulary->is_object()) {
+  const std::optional<json> vocabulary = Find(*model, "vocab");
+  simdjson::dom::object pieces;
+  if (!vocabulary || vocabulary->get(pieces) != simdjson::SUCCESS) {
     return place.At("vocab").Expected("an object of pieces and ids");
   }
-  options.vocabulary.reserve(vocabulary->size());
-  for (const auto& [piece, value] : vocabulary->items()) {
-    SIGLIP_ASSIGN_OR_RETURN(const std::int64_t id, ReadId(&value, place.At("vocab").At(piece)));
-    options.vocabulary.emplace_back(piece, static_cast<BpeModel::Id>(id));
+  for (const auto& [piece, value] : pieces) {
+    const absl::StatusOr<std::int64_t> id = ReadId(value, place);
+    if (!id.ok()) return place.At("vocab").At(piece).Expected("an id from 0 to 2147483647");
+    options.vocabulary.emplace_back(piece, static_cast<BpeModel::Id>(*id));
   }
-  const json* merges = Find(*model, "merges");
-  if (merges == nullptr) return place.At("merges").Expected("an array");
+  const auto merges = FindArray(*model, "merges");
+  if (!merges) return place.At("merges").Expected("an array");
   return ReadMerges(*merges, place.At("merges"), options);
 }
 
 // The ids of a special token that a template names.
-absl::Status AppendSpecialToken(const json& processor, const std::string& name, const Place& place,
+absl::Status AppendSpecialToken(const json& processor, std::string_view name, const Place& place,
                                 std::vector<std::int64_t>& ids) {
-  const json* tokens = Find(processor, "special_tokens");
-  const json* token = tokens == nullptr ? nullptr : Find(*tokens, name.c_str());
-  const json* values = token == nullptr ? nullptr : Find(*token, "ids");
-  if (values == nullptr || !values->is_array()) {
-    return place.At("special_tokens").At(name).Expected("an object with \"ids\"");
-  }
-  for (const json& value : *values) {
-    SIGLIP_ASSIGN_OR_RETURN(const std::int64_t id, ReadId(&value, place.At("special_tokens")));
+  const std::optional<json> tokens = Find(processor, "special_tokens");
+  const std::optional<json> token = tokens ? Find(*tokens, name) : std::nullopt;
+  const auto values = token ? FindArray(*token, "ids") : std::nullopt;
+  if (!values) return place.At("special_tokens").At(name).Expected("an object with \"ids\"");
+  for (const json value : *values) {
+    SIGLIP_ASSIGN_OR_RETURN(const std::int64_t id, ReadId(value, place.At("special_tokens")));
     ids.push_back(id);
   }
   return absl::OkStatus();
 }
 
 absl::Status ReadPostProcessor(const json& root, const Place& place, TokenizerJson& result) {
-  const json* processor = Find(root, "post_processor");
-  if (processor == nullptr) return absl::OkStatus();
-  const json* single = Find(*processor, "single");
-  if (TypeOf(*processor) != "TemplateProcessing" || single == nullptr || !single->is_array()) {
+  const std::optional<json> processor = Find(root, "post_processor");
+  if (!processor) return absl::OkStatus();
+  const auto single = FindArray(*processor, "single");
+  if (TypeOf(*processor) != "TemplateProcessing" || !single) {
     return place.Expected(absl::StrCat("none or TemplateProcessing, got ", TypeOf(*processor)));
   }
   bool after_text = false;
-  for (const json& part : *single) {
-    if (Find(part, "Sequence") != nullptr && !after_text) {
+  for (const json part : *single) {
+    if (Find(part, "Sequence") && !after_text) {
       after_text = true;
       continue;
     }
-    const json* special = Find(part, "SpecialToken");
-    const json* name = special == nullptr ? nullptr : Find(*special, "id");
-    if (name == nullptr || !name->is_string()) {
-      return place.At("single").Expected("special tokens around one text");
-    }
-    SIGLIP_RETURN_IF_ERROR(AppendSpecialToken(*processor, name->get<std::string>(), place,
-                                              after_text ? result.suffix : result.prefix));
+    const std::optional<json> special = Find(part, "SpecialToken");
+    const auto name = special ? FindText(*special, "id") : std::nullopt;
+    if (!name) return place.At("single").Expected("special tokens around one text");
+    SIGLIP_RETURN_IF_ERROR(
+        AppendSpecialToken(*processor, *name, place, after_text ? result.suffix : result.prefix));
   }
   if (!after_text) return place.At("single").Expected("special tokens around one text");
   return absl::OkStatus();
@@ -205,11 +231,11 @@ absl::Status ReadPostProcessor(const json& root, const Place& place, TokenizerJs
 }  // namespace
 
 absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const std::string& source) {
+  simdjson::dom::parser parser;
   json root;
-  try {
-    root = json::parse(text.begin(), text.end());
-  } catch (const std::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(source, ": ", error.what()));
+  if (const auto error = parser.parse(text.data(), text.size()).get(root);
+      error != simdjson::SUCCESS) {
+    return absl::InvalidArgumentError(absl::StrCat(source, ": ", simdjson::error_message(error)));
   }
   if (!root.is_object()) return absl::InvalidArgumentError(source + ": expected a JSON object");
   TokenizerJson result;
@@ -217,11 +243,13 @@ absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const st
   SIGLIP_RETURN_IF_ERROR(CheckNormalizer(root, Place(source, "normalizer")));
   SIGLIP_RETURN_IF_ERROR(CheckPreTokenizer(root, Place(source, "pre_tokenizer")));
   SIGLIP_RETURN_IF_ERROR(ReadPostProcessor(root, Place(source, "post_processor"), result));
-  if (const json* added = Find(root, "added_tokens")) {
+  if (Find(root, "added_tokens")) {
     const Place place(source, "added_tokens");
-    if (!added->is_array()) return place.Expected("an array");
-    for (std::size_t i = 0; i < added->size(); ++i) {
-      SIGLIP_ASSIGN_OR_RETURN(JsonAddedToken token, ReadAddedToken((*added)[i], place.At(i)));
+    const auto added = FindArray(root, "added_tokens");
+    if (!added) return place.Expected("an array");
+    for (const json value : *added) {
+      SIGLIP_ASSIGN_OR_RETURN(JsonAddedToken token,
+                              ReadAddedToken(value, place.At(result.added_tokens.size())));
       result.added_tokens.push_back(std::move(token));
     }
   }
