@@ -1,0 +1,36 @@
+"""Fixtures of what stands around the server: files of deploy/, the list of parts, the binary's hardening."""
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+sys.path += [str(HERE), str(ROOT / "tools")]
+
+
+def load_clients():
+    """tests/pytest/clients/conftest.py, which has the same name as this file."""
+    spec = importlib.util.spec_from_file_location("clients_conftest", HERE.parent / "clients/conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(name="binary", scope="session")
+def binary_fixture():
+    binary = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
+    if not binary.exists():
+        load_clients().skip(f"{binary} is not built")
+    return binary
+
+
+@pytest.fixture(name="server", scope="session")
+def server_fixture():
+    urls = load_clients().start_server()
+    yield urls
+    urls.process.terminate()
+    assert urls.process.wait(timeout=40) == 0

@@ -1,0 +1,171 @@
+"""deploy/: every file is read by the program or the schema that it is written for."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+import kserve_schema
+import render_chart
+from conftest import ROOT
+
+DEPLOY = ROOT / "deploy"
+BIN = pathlib.Path(sys.executable).parent
+OLDEST = "1.30"  # as Chart.yaml says
+NEWEST = kserve_schema.KUBERNETES
+MODEL = {"model": {"volume": {"hostPath": {"path": "/srv/models", "type": "Directory"}}, "path": "so400m"}}
+VALUES = {
+    "defaults": {},
+    "gpu": yaml.safe_load((DEPLOY / "helm/siglip/values-gpu.yaml").read_text()),
+    "without": {"autoscaling": {"enabled": False}, "cache": {"enabled": False}, "networkPolicy": {"enabled": False}},
+    "everything": {
+        **MODEL,
+        "image": {"repository": "images.example/siglip", "tag": "v1", "pullSecrets": [{"name": "pull"}]},
+        "server": {"extraArgs": ["--log-verbose=1"]}, "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+        "disruptionBudget": {"maxUnavailable": "50%"},
+        "nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "a", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}}},
+        "podAnnotations": {"a": "b"}, "podLabels": {"team": "search"},
+        "networkPolicy": {"clients": [], "scrapers": []}},
+}
+
+
+def documents(text):
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def check_kubernetes(text):
+    found = documents(text)
+    for document in found:
+        for version in (OLDEST, NEWEST):
+            kubernetes_validate.validate(document, version, strict=True)
+    return found
+
+
+def pod_of(text):
+    return next(d for d in documents(text) if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+
+
+def options_of(binary):
+    """Option names of `siglip serve --help`."""
+    text = subprocess.run([binary, "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"--[a-z0-9-]+", text))
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_the_chart_renders_what_kubernetes_takes(case):
+    kinds = {document["kind"] for document in check_kubernetes(render_chart.render(VALUES[case]))}
+    optional = {"HorizontalPodAutoscaler", "NetworkPolicy"}
+    assert kinds == {"Deployment", "Service", "PodDisruptionBudget"} | (set() if case == "without" else optional)
+
+
+@pytest.mark.parametrize("values", [
+    {"replica": 2}, {"server": {"precision": "int8"}}, {"server": {"device": "gpu"}}, {"preStopSeconds": "10"},
+    {"model": {"path": "/so400m"}}, {"disruptionBudget": {"minAvailable": 1}}, {"autoscaling": {"target": 32}}], ids=str)
+def test_wrong_values_are_refused(values):
+    with pytest.raises(helm_python.HelmError):
+        render_chart.render(values)
+
+
+def test_helm_lints_the_chart():
+    report = helm_python.lint(str(DEPLOY / "helm/siglip"))
+    assert "[ERROR]" not in str(report) and "[WARNING]" not in str(report), report
+
+
+@pytest.mark.parametrize("variant", render_chart.VARIANTS)
+def test_plain_manifests_are_the_charts(variant):
+    text = (DEPLOY / f"kubernetes/{variant}.yaml").read_text()
+    assert text == render_chart.plain_manifests(variant), "run tools/render_chart.py"
+    check_kubernetes(text)
+
+
+def test_the_rest_of_kubernetes():
+    check_kubernetes((DEPLOY / "kubernetes/model-volume.yaml").read_text())
+    rule = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"][0]
+    autoscaler = next(d for d in documents(render_chart.render({})) if d["kind"] == "HorizontalPodAutoscaler")
+    assert autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+
+
+def test_pods_drain_before_they_are_killed():
+    for values in ({}, {"preStopSeconds": 20, "server": {"exitTimeoutSeconds": 100}}):
+        pod = pod_of(render_chart.render(values))
+        container = pod["containers"][0]
+        drain = int(next(a for a in container["args"] if a.startswith("--exit-timeout-secs=")).split("=")[1])
+        wait = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        probe = container["readinessProbe"]
+        assert wait > probe["periodSeconds"] * probe["failureThreshold"]
+        assert pod["terminationGracePeriodSeconds"] > wait + drain
+
+
+def test_gpus_are_asked_for_and_found():
+    pod = pod_of((DEPLOY / "kubernetes/gpu.yaml").read_text())
+    resources = pod["containers"][0]["resources"]
+    assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["nodeSelector"] and pod["tolerations"]
+    assert "nvidia.com/gpu" not in (DEPLOY / "kubernetes/cpu.yaml").read_text()
+
+
+def test_kserve():
+    checker = kserve_schema.Checker()
+    files = [DEPLOY / "kserve/serving-runtime.yaml", DEPLOY / "kserve/inference-service.yaml"]
+    runtime, service = (yaml.safe_load(path.read_text()) for path in files)
+    checker.check(runtime)
+    checker.check(service)
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+    formats = [entry["name"] for entry in runtime["spec"]["supportedModelFormats"]]
+    assert service["spec"]["predictor"]["model"]["modelFormat"]["name"] in formats
+
+
+@pytest.mark.parametrize("path, key, value, message", [
+    ("serving-runtime.yaml", "supportedFormats", [], "got supportedFormats"),
+    ("serving-runtime.yaml", "multiModel", "no", "expected bool"),
+    ("serving-runtime.yaml", "containers", [{"nam": "x"}], "nam"),
+    ("inference-service.yaml", "predictor", {"model": {"modelFormat": "siglip"}}, "expected fields of V1beta1ModelFormat"),
+    ("inference-service.yaml", "predictor", {"minReplica": 1}, "got minReplica")])
+def test_the_kserve_checker_finds(path, key, value, message):
+    document = yaml.safe_load((DEPLOY / "kserve" / path).read_text())
+    document["spec"][key] = value
+    with pytest.raises(kserve_schema.SchemaError, match=message):
+        kserve_schema.Checker().check(document)
+
+
+def test_every_option_is_one_of_the_servers(binary):
+    known = options_of(binary)
+    runtime = yaml.safe_load((DEPLOY / "kserve/serving-runtime.yaml").read_text())
+    pods = [pod_of(render_chart.render(values)) for values in VALUES.values()] + [runtime["spec"]]
+    for pod in pods:
+        for argument in pod["containers"][0]["args"][1:]:
+            assert argument.split("=")[0] in known
+
+
+def test_the_image_has_the_libraries_that_the_binary_names(binary):
+    """Debian's packages of what readelf lists, but for the ones that every image has."""
+    needed = re.findall(r"NEEDED.*\[(.+)\]", subprocess.run(["readelf", "-dW", binary], capture_output=True, text=True,
+                                                            check=True).stdout)
+    cache = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    where = dict(re.findall(r"^\s*(\S+) \(libc6,x86-64.*\) => (\S+)$", cache, re.MULTILINE))
+    # Parquet is not in the image.
+    files = [pathlib.Path(where[library]).resolve().name for library in needed
+             if not re.match(r"lib(arrow|parquet)\.so|ld-linux", library)]
+    owners = subprocess.run(["dpkg", "-S", *(f"*/x86_64-linux-gnu/{name}" for name in files)], capture_output=True,
+                            text=True, check=True).stdout
+    packages = {line.split(":")[0] for line in owners.splitlines()}
+    listed = (DEPLOY / "container/runtime-packages.txt").read_text().splitlines()
+    assert {line for line in listed if not line.startswith("#")} == packages - {"libc6", "libgcc-s1"}
+
+
+def test_container_file():
+    """hadolint's rules, and that every file it copies is let through by .dockerignore."""
+    path = DEPLOY / "container/Containerfile"
+    done = subprocess.run([BIN / "hadolint", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for source in re.findall(r"^COPY (?!--from)(\S+) ", path.read_text(), re.MULTILINE):
+        assert source == "." or any(pathlib.PurePath(source).is_relative_to(entry) for entry in let_in), source
+    assert all((ROOT / entry).exists() for entry in let_in)
