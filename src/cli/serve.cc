@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -86,6 +87,11 @@ absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, ShutdownSig
                        LogSafe(std::string(reloaded.message())));
     }
   });
+  if (flags.drain_delay_s > 0) {
+    SIGLIP_LOG_INFO("leaving signal={} drain_delay_s={}", signal, flags.drain_delay_s);
+    server->Leave();
+    std::this_thread::sleep_for(std::chrono::seconds(flags.drain_delay_s));
+  }
   SIGLIP_LOG_INFO("draining signal={} inflight={}", signal, service.inflight_requests());
   service.BeginDrain();
   const bool finished = server->Drain(flags.server.exit_timeout);

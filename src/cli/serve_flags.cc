@@ -216,6 +216,12 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
+      .add_option("--drain-delay-secs", flags.drain_delay_s,
+                  "After SIGTERM, how long a server that is no longer ready takes requests: what "
+                  "load balancers need to notice")
+      ->check(CLI::Range(0, 3'600))
+      ->capture_default_str();
+  command
       .add_option("--exit-timeout-secs", flags.exit_timeout_s,
                   "After SIGTERM, how long accepted requests may take")
       ->check(CLI::Range(0, 86'400))

@@ -20,6 +20,7 @@ struct ServeFlags {
   std::vector<std::string> repositories;
   std::string config_name;  // --model-config-name
   bool dry_run = false;
+  std::int64_t drain_delay_s = 0;
   std::int64_t exit_timeout_s = 30;
   std::int64_t poll_s = 15;
   LogSettings log;

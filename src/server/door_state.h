@@ -19,7 +19,10 @@ struct DoorState {
   // Restrictions, forwarding and tracing, from their texts. InvalidArgument names the text.
   absl::Status Configure(const ServerOptions& options);
 
-  // Set once when draining starts: readiness turns false. Orders nothing else.
+  // Set once when the end is announced: readiness turns false. Orders nothing else.
+  std::atomic<bool> leaving{false};
+  // Set once, not before `leaving`, when draining starts: new streams are refused. Orders nothing
+  // else.
   std::atomic<bool> draining{false};
   SharedMemoryRegions regions;
   Tracer tracer;

@@ -58,7 +58,7 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
   Reactor* ServerReady(Context* context, const inference::ServerReadyRequest*,
                        inference::ServerReadyResponse* response) override {
     return Run(context, Api::kHealth, [&] {
-      response->set_ready(service_.Ready() && !state_.draining.load());
+      response->set_ready(service_.Ready() && !state_.leaving.load());
       return absl::OkStatus();
     });
   }

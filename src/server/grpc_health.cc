@@ -106,7 +106,7 @@ HealthService::~HealthService() {
 }
 
 Response::ServingStatus HealthService::Status() const {
-  return service_.Ready() && !state_.draining.load() ? Response::SERVING : Response::NOT_SERVING;
+  return service_.Ready() && !state_.leaving.load() ? Response::SERVING : Response::NOT_SERVING;
 }
 
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,

@@ -224,7 +224,7 @@ TEST_F(GrpcTest, HealthFollowsReadiness) {
   grpc::ClientContext first;
   ASSERT_TRUE(health->Check(&first, {}, &response).ok());
   EXPECT_EQ(response.status(), grpc::health::v1::HealthCheckResponse::SERVING);
-  state_.draining = true;
+  state_.leaving = true;
   grpc::ClientContext second;
   ASSERT_TRUE(health->Check(&second, {}, &response).ok());
   EXPECT_EQ(response.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);

@@ -302,7 +302,7 @@ HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& reques
     case RouteKind::kLive:
       return EmptyResponse(service_.Live() ? 200 : 400);
     case RouteKind::kReady:
-      return EmptyResponse(service_.Ready() && !state_.draining.load() ? 200 : 400);
+      return EmptyResponse(service_.Ready() && !state_.leaving.load() ? 200 : 400);
     case RouteKind::kServerMetadata:
       return JsonResponse(ProtoJson(ToProto(service_.Metadata())));
     case RouteKind::kTraceSetting:

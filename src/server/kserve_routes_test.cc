@@ -88,7 +88,7 @@ TEST_F(RoutesTest, HealthIs200Or400AndEmpty) {
   Expect(Get("/v2/health/ready"), 400, "");
   Expect(Get("/v2/health/live"), 200, "");
   service_.ready = true;
-  state_.draining = true;
+  state_.leaving = true;
   Expect(Get("/v2/health/ready"), 400, "");
   Expect(Get("/v2/health/live"), 200, "");
 }

@@ -56,8 +56,11 @@ ServerPorts Server::ports() const {
           .metrics = metrics_ ? metrics_->port() : std::uint16_t{0}};
 }
 
+void Server::Leave() { state_.leaving.store(true); }
+
 bool Server::Drain(std::chrono::milliseconds timeout) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
+  Leave();
   state_.draining.store(true);
   if (http_) http_->BeginDrain();
   if (grpc_) grpc_->BeginDrain();

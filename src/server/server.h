@@ -32,6 +32,10 @@ class Server {
   // Reads the TLS files again, for connections to come.
   absl::Status ReloadTls();
 
+  // Readiness turns false, and nothing else changes: whoever spreads requests over servers has time
+  // to look elsewhere before Drain.
+  void Leave();
+
   // Readiness turns false, nothing new is accepted, idle connections are closed, accepted work is
   // finished. True if all of it was answered within `timeout`.
   bool Drain(std::chrono::milliseconds timeout);

@@ -52,6 +52,18 @@ TEST(Server, AnIdleServerDrainsAtOnce) {
   EXPECT_TRUE(idle.ClosedByPeer());
 }
 
+TEST(Server, ALeavingServerIsNotReadyAndServes) {
+  FakeService service;
+  const auto server = Server::Start(service, AnyPorts());
+  ASSERT_TRUE(server.ok());
+  (*server)->Leave();
+  RawClient client((*server)->ports().http);
+  EXPECT_EQ(client.Ask(Get("/v2/health/ready")).status, 400);
+  EXPECT_EQ(client.Ask(Get("/v2/health/live")).status, 200);
+  EXPECT_EQ(client.Ask(Post("/v2/models/echo/infer", R"({"inputs":[]})")).status, 200);
+  EXPECT_TRUE((*server)->Drain(std::chrono::seconds(20)));
+}
+
 TEST(Server, DrainReportsWorkThatDidNotFinish) {
   FakeService service;
   const auto server = Server::Start(service, AnyPorts());

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 BIN = pathlib.Path(sys.executable).parent
-OLDEST = "1.30"  # as Chart.yaml says
+OLDEST = "1.27"  # as Chart.yaml says
 NEWEST = kserve_schema.KUBERNETES
 MODEL = {"model": {"volume": {"hostPath": {"path": "/srv/models", "type": "Directory"}}, "path": "so400m"}}
 VALUES = {
@@ -66,7 +66,7 @@ def test_the_chart_renders_what_kubernetes_takes(case):
 
 
 @pytest.mark.parametrize("values", [
-    {"replica": 2}, {"server": {"precision": "int8"}}, {"server": {"device": "gpu"}}, {"preStopSeconds": "10"},
+    {"replica": 2}, {"server": {"precision": "int8"}}, {"server": {"device": "gpu"}}, {"server": {"drainDelaySeconds": "10"}},
     {"model": {"path": "/so400m"}}, {"disruptionBudget": {"minAvailable": 1}}, {"autoscaling": {"target": 32}}], ids=str)
 def test_wrong_values_are_refused(values):
     with pytest.raises(helm_python.HelmError):
@@ -93,14 +93,13 @@ def test_the_rest_of_kubernetes():
 
 
 def test_pods_drain_before_they_are_killed():
-    for values in ({}, {"preStopSeconds": 20, "server": {"exitTimeoutSeconds": 100}}):
+    for values in ({}, {"server": {"drainDelaySeconds": 20, "exitTimeoutSeconds": 100}}):
         pod = pod_of(render_chart.render(values))
-        container = pod["containers"][0]
-        drain = int(next(a for a in container["args"] if a.startswith("--exit-timeout-secs=")).split("=")[1])
-        wait = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        probe = container["readinessProbe"]
-        assert wait > probe["periodSeconds"] * probe["failureThreshold"]
-        assert pod["terminationGracePeriodSeconds"] > wait + drain
+        options = dict(argument.split("=", 1) for argument in pod["containers"][0]["args"][1:])
+        delay, drain = int(options["--drain-delay-secs"]), int(options["--exit-timeout-secs"])
+        probe = pod["containers"][0]["readinessProbe"]
+        assert delay > probe["periodSeconds"] * probe["failureThreshold"]
+        assert pod["terminationGracePeriodSeconds"] > delay + drain
 
 
 def test_gpus_are_asked_for_and_found():
