@@ -20,6 +20,19 @@ def load_clients():
     return module
 
 
+def owners(libraries):
+    """Debian packages of shared libraries, by the names of their files; dpkg -S does the same, slowly."""
+    wanted = {f"/x86_64-linux-gnu/{name}" for name in libraries}
+    found = {}
+    for path in pathlib.Path("/var/lib/dpkg/info").glob("*.list"):
+        for line in path.read_text(errors="replace").splitlines():
+            place = line.find("/x86_64-linux-gnu/")
+            if place >= 0 and line[place:] in wanted:
+                found[line[place:]] = path.name.removesuffix(".list").split(":")[0]
+    assert set(found) == wanted, f"nobody's: {wanted - set(found)}"
+    return set(found.values())
+
+
 @pytest.fixture(name="binary", scope="session")
 def binary_fixture():
     binary = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"

@@ -12,7 +12,7 @@ import yaml
 
 import kserve_schema
 import render_chart
-from conftest import ROOT
+from conftest import ROOT, owners
 
 DEPLOY = ROOT / "deploy"
 BIN = pathlib.Path(sys.executable).parent
@@ -152,11 +152,8 @@ def test_the_image_has_the_libraries_that_the_binary_names(binary):
     # Parquet is not in the image.
     files = [pathlib.Path(where[library]).resolve().name for library in needed
              if not re.match(r"lib(arrow|parquet)\.so|ld-linux", library)]
-    owners = subprocess.run(["dpkg", "-S", *(f"*/x86_64-linux-gnu/{name}" for name in files)], capture_output=True,
-                            text=True, check=True).stdout
-    packages = {line.split(":")[0] for line in owners.splitlines()}
     listed = (DEPLOY / "container/runtime-packages.txt").read_text().splitlines()
-    assert {line for line in listed if not line.startswith("#")} == packages - {"libc6", "libgcc-s1"}
+    assert {line for line in listed if not line.startswith("#")} == owners(files) - {"libc6", "libgcc-s1"}
 
 
 def test_container_file():
