@@ -7,11 +7,9 @@
 #include <span>
 #include <vector>
 
-#include <openssl/evp.h>
-
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "base/file_map.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "bulk/listing.h"
 
@@ -41,37 +39,6 @@ void AddSampled(std::string_view bytes, Sha256& hash) {
 }
 
 }  // namespace
-
-struct Sha256::State {
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
-  ~State() { EVP_MD_CTX_free(context); }
-};
-
-Sha256::Sha256() : state_(std::make_unique<State>()) {
-  SIGLIP_CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
-}
-Sha256::~Sha256() = default;
-
-void Sha256::Add(std::string_view bytes) {
-  SIGLIP_CHECK(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1);
-}
-
-void Sha256::AddField(std::string_view bytes) {
-  Add(absl::StrCat(bytes.size(), ":"));
-  Add(bytes);
-}
-
-std::string Sha256::Hex() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  SIGLIP_CHECK(EVP_DigestFinal_ex(state_->context, digest, &size) == 1);
-  std::string hex;
-  for (unsigned int i = 0; i < size; ++i) {
-    hex += "0123456789abcdef"[digest[i] >> 4];
-    hex += "0123456789abcdef"[digest[i] & 15];
-  }
-  return hex;
-}
 
 absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder) {
   std::vector<std::filesystem::path> files;

@@ -2,33 +2,12 @@
 
 // What tells one job's inputs and one checkpoint from another.
 
-#include <memory>
 #include <string>
-#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "bulk/item_source.h"
 
 namespace siglip::bulk {
-
-// SHA-256 of what is added. Confined to one thread.
-class Sha256 {
- public:
-  Sha256();
-  ~Sha256();
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
-
-  void Add(std::string_view bytes);
-  // `bytes` with its length in front, so that "a","b" and "ab","" differ.
-  void AddField(std::string_view bytes);
-  // Lower-case hex. Nothing is added after it.
-  std::string Hex();
-
- private:
-  struct State;
-  const std::unique_ptr<State> state_;
-};
 
 // Of a snapshot folder: every *.json and *.model file whole; of each *.safetensors its name, size,
 // first MiB (the tensors' names and shapes) and 256 samples of 4 KiB evenly over the rest, so that

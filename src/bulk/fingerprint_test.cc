@@ -8,14 +8,6 @@
 namespace siglip::bulk {
 namespace {
 
-TEST(FingerprintTest, Sha256IsSha256) {
-  Sha256 hash;
-  hash.Add("ab");
-  hash.Add("c");
-  // Source: FIPS 180-2, appendix B.1.
-  EXPECT_EQ(hash.Hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-}
-
 TEST(FingerprintTest, ACheckpointsFilesMatterOthersDoNot) {
   const std::string folder = testing::TempDir() + "fingerprint_test";
   std::filesystem::create_directories(folder);

@@ -58,12 +58,10 @@ CpuEngine::CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOp
 absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
                                      std::span<float* const> embeddings) {
   SIGLIP_RETURN_IF_ERROR(CheckSizes("images", images.size(), embeddings.size()));
-  MutexLock lock(mu_);
-  ForEachPass(images.size(), images_per_pass_,
-              [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
-                towers_.vision.Run(workspace_, images.subspan(first, count),
-                                   embeddings.subspan(first, count));
-              });
+  ForEachPass(images.size(), images_per_pass_, [&](std::size_t first, std::size_t count) {
+    TurnHold hold(turns_);
+    towers_.vision.Run(workspace_, images.subspan(first, count), embeddings.subspan(first, count));
+  });
   return absl::OkStatus();
 }
 
@@ -71,12 +69,11 @@ absl::Status CpuEngine::EncodeTexts(std::span<const std::int64_t* const> ids,
                                     std::int64_t num_tokens, std::span<float* const> embeddings) {
   SIGLIP_RETURN_IF_ERROR(CheckSizes("texts", ids.size(), embeddings.size()));
   SIGLIP_RETURN_IF_ERROR(CheckTexts(text_config_, ids, num_tokens));
-  MutexLock lock(mu_);
-  ForEachPass(ids.size(), texts_per_pass_,
-              [&](std::size_t first, std::size_t count) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
-                towers_.text.Run(workspace_, ids.subspan(first, count), num_tokens,
-                                 embeddings.subspan(first, count));
-              });
+  ForEachPass(ids.size(), texts_per_pass_, [&](std::size_t first, std::size_t count) {
+    TurnHold hold(turns_);
+    towers_.text.Run(workspace_, ids.subspan(first, count), num_tokens,
+                     embeddings.subspan(first, count));
+  });
   return absl::OkStatus();
 }
 
@@ -86,7 +83,7 @@ std::string CpuEngine::Describe() const {
 }
 
 void CpuEngine::SetObserver(StageObserver observer) {
-  MutexLock lock(mu_);
+  TurnHold hold(turns_);
   workspace_.observer = std::move(observer);
 }
 

@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 
-#include "base/mutex.h"
+#include "base/turn_lock.h"
 #include "engine/engine.h"
 #include "engine/text_tower.h"
 #include "engine/vision_tower.h"
@@ -54,8 +54,10 @@ class CpuEngine final : public Engine {
   // Items of one pass over the weights.
   const std::size_t images_per_pass_;
   const std::size_t texts_per_pass_;
-  Mutex mu_;
-  Workspace workspace_ SIGLIP_GUARDED_BY(mu_);
+  // Taken for each pass, in turn: neither texts nor images keep the others waiting for more than
+  // one.
+  TurnLock turns_;
+  Workspace workspace_ SIGLIP_GUARDED_BY(turns_);
   std::int64_t memory_bytes_ = 0;
 };
 
