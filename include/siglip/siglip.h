@@ -58,6 +58,17 @@ struct ImageInfo {
   std::int64_t working_set_bytes = 0;  // bound of the memory that preprocessing it takes
 };
 
+// Where the time of preprocessing an image went. Stages that were not reached are 0.
+struct PreprocessTimes {
+  std::int64_t decode_ns = 0;     // bytes to RGB
+  std::int64_t resize_ns = 0;
+  std::int64_t normalize_ns = 0;
+};
+
+// Errors about an image carry a payload under this name: why it was refused, one of "empty", "unknown_format",
+// "too_large", "damaged" (also: of a kind that its codec does not take) and "no_memory".
+inline constexpr char kImageRefusedPayload[] = "siglip.image_refused";
+
 // A loaded checkpoint. Thread-safe: preprocessing and tokenizing run side by side, encoding calls queue.
 class Model {
  public:
@@ -79,8 +90,11 @@ class Model {
 
   // The steps of the two, for callers that batch.
   virtual absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const = 0;
-  // pixels [3,S,S] float32, written on success only.
-  virtual absl::Status Preprocess(std::string_view image_bytes, float* pixels) const = 0;
+  // pixels [3,S,S] float32, written on success only. times: may be null.
+  virtual absl::Status Preprocess(std::string_view image_bytes, float* pixels, PreprocessTimes* times) const = 0;
+  absl::Status Preprocess(std::string_view image_bytes, float* pixels) const {
+    return Preprocess(image_bytes, pixels, nullptr);
+  }
   // images[i] [3,S,S] -> embeddings[i] [D].
   virtual absl::Status EncodePixels(std::span<const float* const> images,
                                     std::span<float* const> embeddings) = 0;

@@ -77,8 +77,15 @@ class LoadedModel final : public Model {
     });
   }
 
-  absl::Status Preprocess(std::string_view image_bytes, float* pixels) const override {
-    return WithoutBadAlloc("image", [&] { return preprocessor_.Preprocess(image_bytes, pixels); });
+  using Model::Preprocess;
+  absl::Status Preprocess(std::string_view image_bytes, float* pixels,
+                          PreprocessTimes* times) const override {
+    return WithoutBadAlloc("image", [&] {
+      StageTimes stages;
+      const absl::Status status = preprocessor_.Preprocess(image_bytes, pixels, stages);
+      if (times != nullptr) *times = {stages.decode_ns, stages.resize_ns, stages.normalize_ns};
+      return status;
+    });
   }
 
   absl::Status EncodePixels(std::span<const float* const> images,

@@ -26,7 +26,7 @@ class FakeModel final : public Model {
 
   const ModelInfo& info() const override { return info_; }
   absl::StatusOr<ImageInfo> InspectImage(std::string_view) const override { return ImageInfo{}; }
-  absl::Status Preprocess(std::string_view bytes, float* pixels) const override {
+  absl::Status Preprocess(std::string_view bytes, float* pixels, PreprocessTimes*) const override {
     if (bytes.starts_with("bad")) return absl::InvalidArgumentError("no image");
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
     return absl::OkStatus();

@@ -54,6 +54,7 @@ absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& fac
     std::printf("%-22s v%-3s %-5s %s -> %s; max batch %d", row.name.c_str(), row.version.c_str(),
                 row.state.c_str(), DimsText(config->inputs).c_str(),
                 DimsText(config->outputs).c_str(), config->max_batch_size);
+    if (config->response_cache) std::printf("; answers are cached");
     if (config->is_ensemble()) {
       std::printf("; ensemble of %zu steps", config->ensemble_steps.size());
     }
@@ -140,6 +141,7 @@ absl::Status ServeAll(ServeFlags& flags) {
   flags.service.poll_interval = std::chrono::seconds(flags.poll_s);
   flags.service.on_lost = [&signals](const absl::Status&) { signals.Wake(); };
   flags.service.server_version = SIGLIP_VERSION;
+  SIGLIP_ASSIGN_OR_RETURN(flags.service.cache_bytes, ParseCacheConfig(flags.cache_config));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceImpl> service,
                           ServiceImpl::Open(std::move(repository), factory, clock, flags.service));
   if (flags.dry_run) return PrintPlan(*service, factory, flags.server);

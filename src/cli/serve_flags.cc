@@ -1,6 +1,7 @@
 #include "cli/serve_flags.h"
 
 #include <map>
+#include <string>
 
 namespace siglip::cli {
 namespace {
@@ -76,6 +77,11 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
   command
       .add_option("--http-max-input-size", server.http_max_input_bytes,
                   "Bytes of a request's body, also after decompression")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--http-max-buffered-size", server.http_max_buffered_bytes,
+                  "Bytes of bodies being received, of all connections; more are refused with 503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_option("--http-max-connections", server.http_max_connections)
@@ -178,9 +184,7 @@ void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
                            "--backend-directory",
                            "--backend-config",
                            "--repoagent-directory",
-                           "--cache-directory",
-                           "--cache-config",
-                           "--metrics-config"}) {
+                           "--cache-directory"}) {
     command
         .add_option_function<std::vector<std::string>>(
             name,
@@ -205,6 +209,19 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--metrics-address", flags.server.metrics_address)->capture_default_str();
   command.add_option("--metrics-port", flags.server.metrics_port, "0 = any free port")
       ->capture_default_str();
+  AddList(command, "--metrics-config", flags.server.metrics_config,
+          "counter_latencies, histogram_latencies or summary_latencies=true|false, "
+          "summary_quantiles=0.5:0.05,...; repeatable");
+  AddList(command, "--cache-config", flags.cache_config,
+          "local,size=BYTES: keep answers of models with response_cache { enable: true }");
+  command
+      .add_option_function<std::int64_t>(
+          "--response-cache-byte-size",
+          [&flags](std::int64_t bytes) {
+            flags.cache_config.push_back("local,size=" + std::to_string(bytes));
+          },
+          "The older form of --cache-config")
+      ->check(CLI::NonNegativeNumber);
   command
       .add_option("--max-inflight-requests", flags.service.max_inflight_requests,
                   "Requests accepted and not yet answered; more are refused with 503")

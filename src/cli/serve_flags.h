@@ -27,7 +27,8 @@ struct ServeFlags {
   std::string log_file;
   ServerOptions server;
   ServiceOptions service;
-  std::vector<std::string> ignored;  // options that were given and mean nothing here
+  std::vector<std::string> cache_config;  // --cache-config
+  std::vector<std::string> ignored;       // options that were given and mean nothing here
 };
 
 void AddServeFlags(CLI::App& command, ServeFlags& flags);

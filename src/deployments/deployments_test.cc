@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/cord.h"
 #include "base/clock.h"
 #include "deployments/built_in_configs.h"
 #include "deployments/factory.h"
@@ -32,9 +33,14 @@ class ByteModel final : public Model {
     info.working_set_bytes = 100;
     return info;
   }
-  absl::Status Preprocess(std::string_view bytes, float* pixels) const override {
-    if (bytes.starts_with("bad") || bytes.empty())
-      return absl::InvalidArgumentError("not an image");
+  absl::Status Preprocess(std::string_view bytes, float* pixels,
+                          PreprocessTimes* times) const override {
+    if (times != nullptr) times->decode_ns = 1000;
+    if (bytes.starts_with("bad") || bytes.empty()) {
+      absl::Status status = absl::InvalidArgumentError("not an image");
+      status.SetPayload(kImageRefusedPayload, absl::Cord("damaged"));
+      return status;
+    }
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
     return absl::OkStatus();
   }
@@ -209,6 +215,18 @@ TEST_F(DeploymentsTest, BadItemsAreNamedAndFailTheirRequestOnly) {
   EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", {"Y"}, {{"base64_encoded", true}}).status.code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"ok"})), (std::vector<float>{'o', 1}));
+}
+
+TEST_F(DeploymentsTest, ImagesAreCountedByStageAndByWhyTheyWereRefused) {
+  Send("embed_image", "INPUT_IMAGE", {"a", "b"});
+  Send("embed_image", "INPUT_IMAGE", {"bad"});
+  Send("embed_image", "INPUT_IMAGE", {"bomb"});  // refused by its head, before it is queued
+  const StepCounters counters = service_->GetStatistics("siglip_vision_process", "")->at(0).step;
+  EXPECT_EQ(counters.stages.at("decode").count, 3u);
+  EXPECT_EQ(counters.stages.at("decode").ns, 3000u);
+  EXPECT_FALSE(counters.stages.contains("resize"));
+  EXPECT_EQ(counters.refused.at("damaged"), 1u);
+  EXPECT_EQ(counters.refused.at("other"), 1u);
 }
 
 TEST_F(DeploymentsTest, EmbedModelMustBeKnownAndSuitable) {

@@ -1,12 +1,13 @@
 #include "deployments/steps.h"
 
 #include <limits>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/status_macros.h"
+#include "base/mutex.h"
 
 namespace siglip {
 namespace {
@@ -22,17 +23,45 @@ class ImageProcessStep final : public Step {
   explicit ImageProcessStep(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
 
   absl::Status Run(std::span<Item* const> items) override {
-    for (Item* item : items) item->status = model_->Preprocess(BytesOf(*item), FloatRow(*item));
+    for (Item* item : items) {
+      PreprocessTimes times;
+      item->status = model_->Preprocess(BytesOf(*item), FloatRow(*item), &times);
+      Count(times, item->status);
+    }
     return absl::OkStatus();
   }
   int MaxBatchItems() const override { return std::numeric_limits<int>::max(); }
   absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const override {
-    SIGLIP_ASSIGN_OR_RETURN(const ImageInfo image, model_->InspectImage(BytesOf(item)));
-    return image.working_set_bytes;
+    const absl::StatusOr<ImageInfo> image = model_->InspectImage(BytesOf(item));
+    if (image.ok()) return image->working_set_bytes;
+    Count({}, image.status());
+    return image.status();
+  }
+  StepCounters Counters() const override {
+    MutexLock lock(mu_);
+    return counters_;
   }
 
  private:
+  void Count(const PreprocessTimes& times, const absl::Status& status) const {
+    MutexLock lock(mu_);
+    const std::pair<const char*, std::int64_t> stages[] = {{"decode", times.decode_ns},
+                                                           {"resize", times.resize_ns},
+                                                           {"normalize", times.normalize_ns}};
+    for (const auto& [name, ns] : stages) {
+      if (ns == 0) continue;
+      StatisticDuration& stage = counters_.stages[name];
+      ++stage.count;
+      stage.ns += static_cast<std::uint64_t>(ns);
+    }
+    if (status.ok()) return;
+    const auto reason = status.GetPayload(kImageRefusedPayload);
+    ++counters_.refused[reason ? std::string(*reason) : "other"];
+  }
+
   const std::shared_ptr<const Model> model_;
+  mutable Mutex mu_;
+  mutable StepCounters counters_ SIGLIP_GUARDED_BY(mu_);
 };
 
 class VisionStep final : public Step {

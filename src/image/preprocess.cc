@@ -2,11 +2,13 @@
 
 #include "base/check.h"
 #include "base/checked_math.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "image/codec.h"
 #include "image/normalize.h"
 #include "image/resize.h"
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 
 #include <algorithm>
@@ -16,8 +18,25 @@
 namespace siglip {
 namespace {
 
+// The payload's name in include/siglip/siglip.h, which this folder does not know.
+constexpr char kRefusedPayload[] = "siglip.image_refused";
+
+absl::Status Refused(const char* reason, absl::Status status) {
+  const bool no_memory = status.code() == absl::StatusCode::kResourceExhausted;
+  status.SetPayload(kRefusedPayload, absl::Cord(no_memory ? "no_memory" : reason));
+  return status;
+}
+
 absl::Status NoMemory() {
-  return absl::ResourceExhaustedError("image: not enough memory to decode and resize it");
+  return Refused("no_memory",
+                 absl::ResourceExhaustedError("image: not enough memory to decode and resize it"));
+}
+
+// What the codec says of its file.
+template <class T>
+absl::StatusOr<T> OrDamaged(absl::StatusOr<T> result) {
+  if (result.ok()) return result;
+  return Refused("damaged", result.status());
 }
 
 // Runs what may throw bad_alloc.
@@ -32,7 +51,8 @@ Result WithoutThrowing(Function&& function) {
 
 absl::StatusOr<const Codec*> FindCodec(std::string_view bytes) {
   if (bytes.empty())
-    return absl::InvalidArgumentError("image: expected an image file, got 0 bytes");
+    return Refused("empty",
+                   absl::InvalidArgumentError("image: expected an image file, got 0 bytes"));
   for (const Codec& codec : AllCodecs()) {
     if (codec.Accepts(bytes)) return &codec;
   }
@@ -40,19 +60,20 @@ absl::StatusOr<const Codec*> FindCodec(std::string_view bytes) {
   for (const char c : bytes.substr(0, 8)) {
     absl::StrAppend(&start, " ", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
   }
-  return absl::InvalidArgumentError(absl::StrCat("image: expected an image file, got ",
-                                                 bytes.size(), " bytes that start with", start));
+  return Refused("unknown_format", absl::InvalidArgumentError(absl::StrCat(
+                                       "image: expected an image file, got ", bytes.size(),
+                                       " bytes that start with", start)));
 }
 
 absl::StatusOr<ImageHeader> CheckedHeader(const Codec& codec, std::string_view bytes,
                                           std::int64_t max_pixels) {
-  SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, codec.ReadHeader(bytes));
+  SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, OrDamaged(codec.ReadHeader(bytes)));
   const std::int64_t limit = std::min(max_pixels, kPillowMaxPixels);
   const std::optional<std::int64_t> pixels = CheckedMul(header.width, header.height);
   if (!pixels || *pixels > limit) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(std::string(codec.name), ": image is too large: ", header.width, "x",
-                     header.height, ", the limit is ", limit, " pixels"));
+    return Refused("too_large", absl::InvalidArgumentError(absl::StrCat(
+                                    std::string(codec.name), ": image is too large: ", header.width,
+                                    "x", header.height, ", the limit is ", limit, " pixels")));
   }
   return header;
 }
@@ -60,7 +81,7 @@ absl::StatusOr<ImageHeader> CheckedHeader(const Codec& codec, std::string_view b
 absl::StatusOr<RgbImage> Decode(std::string_view bytes, std::int64_t max_pixels) {
   SIGLIP_ASSIGN_OR_RETURN(const Codec* codec, FindCodec(bytes));
   SIGLIP_RETURN_IF_ERROR(CheckedHeader(*codec, bytes, max_pixels).status());
-  return codec->Decode(bytes);
+  return OrDamaged(codec->Decode(bytes));
 }
 
 // The scratch of a resize to the largest published size; the caller's size is not known here.
@@ -91,10 +112,22 @@ Preprocessor::Preprocessor(const PreprocessOptions& options) : options_(options)
 }
 
 absl::Status Preprocessor::Preprocess(std::string_view bytes, float* pixels) const {
+  StageTimes times;
+  return Preprocess(bytes, pixels, times);
+}
+
+absl::Status Preprocessor::Preprocess(std::string_view bytes, float* pixels,
+                                      StageTimes& times) const {
   return WithoutThrowing<absl::Status>([&]() -> absl::Status {
+    const std::int64_t start_ns = SteadyNowNs();
     SIGLIP_ASSIGN_OR_RETURN(const RgbImage image, Decode(bytes, options_.max_pixels));
+    const std::int64_t decoded_ns = SteadyNowNs();
+    times.decode_ns = decoded_ns - start_ns;
     SIGLIP_ASSIGN_OR_RETURN(const RgbImage resized, Resize(image));
+    const std::int64_t resized_ns = SteadyNowNs();
+    times.resize_ns = resized_ns - decoded_ns;
     Normalize(resized, pixels);
+    times.normalize_ns = SteadyNowNs() - resized_ns;
     return absl::OkStatus();
   });
 }

@@ -4,7 +4,7 @@
 //   Image.open(bytes).convert("RGB").resize((S, S), resample)        Pillow 13.0.0 (or 12)
 // followed by (x/255 - mean)/std in float32. The only entry to src/image.
 // Everything here treats the bytes as hostile: no input aborts, throws or allocates past the
-// limits.
+// limits. Errors carry the payload `siglip.image_refused` (include/siglip/siglip.h).
 
 #include "base/aligned_buffer.h"
 
@@ -86,6 +86,12 @@ absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t
 // Image.open(bytes).convert("RGB"): first frame, EXIF orientation not applied, alpha dropped.
 absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixels);
 
+struct StageTimes {
+  std::int64_t decode_ns = 0;
+  std::int64_t resize_ns = 0;
+  std::int64_t normalize_ns = 0;
+};
+
 // Thread-safe and immutable: resampling tables of the last sizes may be cached per thread inside.
 class Preprocessor {
  public:
@@ -96,6 +102,8 @@ class Preprocessor {
 
   // pixels [3,S,S] float32, channel-major. Written only on success.
   absl::Status Preprocess(std::string_view bytes, float* pixels) const;
+  // The same; tells how long its stages took, as far as it came.
+  absl::Status Preprocess(std::string_view bytes, float* pixels, StageTimes& times) const;
 
   // The two halves of it, for tests and tools. Resize: REQUIRES a non-empty image.
   absl::StatusOr<RgbImage> Resize(const RgbImage& image) const;

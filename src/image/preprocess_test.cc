@@ -134,6 +134,24 @@ TEST(Preprocess, MorePixelsThanTheLimitAreRefusedFromTheHeader) {
   EXPECT_FALSE(DecodeRgb(bytes, 390).ok());
 }
 
+TEST(Preprocess, WhyAnImageIsRefusedTravelsWithTheError) {
+  const auto reason = [](const absl::Status& status) {
+    return std::string(status.GetPayload("siglip.image_refused").value_or(absl::Cord("none")));
+  };
+  EXPECT_EQ(reason(ReadImageHeader("", kPillowMaxPixels).status()), "empty");
+  EXPECT_EQ(reason(DecodeRgb("hello", kPillowMaxPixels).status()), "unknown_format");
+  EXPECT_EQ(reason(ReadImageHeader(Load("rgb8.png"), 390).status()), "too_large");
+  std::vector<float> pixels(3 * kSize * kSize);
+  const Preprocessor preprocessor(Options(Resample::kBicubic, PillowVersion::k13));
+  EXPECT_EQ(reason(preprocessor.Preprocess(Load("short_data.png").substr(0, 60), pixels.data())),
+            "damaged");
+  StageTimes times;
+  EXPECT_TRUE(preprocessor.Preprocess(Load("rgb8.png"), pixels.data(), times).ok());
+  EXPECT_GT(times.decode_ns, 0);
+  EXPECT_GT(times.resize_ns, 0);
+  EXPECT_GT(times.normalize_ns, 0);
+}
+
 TEST(Preprocess, FailureLeavesThePixelsAlone) {
   std::vector<float> pixels(3 * kSize * kSize, 42.0F);
   const Preprocessor preprocessor(Options(Resample::kBicubic, PillowVersion::k13));

@@ -190,6 +190,17 @@ absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
   }
   config.decoupled = wire.model_transaction_policy().decoupled();
   config.response_cache = wire.response_cache().enable();
+  config.metric_tags = {wire.metric_tags().begin(), wire.metric_tags().end()};
+  for (const auto& control : wire.model_metrics().metric_control()) {
+    const std::string& family = control.metric_identifier().family();
+    if (family != "nv_inference_first_response_histogram_ms") {
+      return absl::InvalidArgumentError(Concat(
+          "model_metrics: expected the family nv_inference_first_response_histogram_ms, got '",
+          family, "'"));
+    }
+    const auto& buckets = control.histogram_options().buckets();
+    config.response_bounds_ms.assign(buckets.begin(), buckets.end());
+  }
   return config;
 }
 
@@ -367,7 +378,9 @@ inference::ModelConfig ModelConfigToProto(const ModelConfig& config) {
   wire.clear_model_warmup();
   for (const Warmup& warmup : config.warmups) ToWire(warmup, wire.add_model_warmup());
   if (config.decoupled) wire.mutable_model_transaction_policy()->set_decoupled(true);
-  if (config.response_cache) wire.mutable_response_cache()->set_enable(true);
+  if (config.response_cache || wire.has_response_cache()) {
+    wire.mutable_response_cache()->set_enable(config.response_cache);
+  }
   Normalize(config, &wire);
   return wire;
 }

@@ -11,7 +11,7 @@
 
 namespace siglip {
 
-class FakeService final : public Service {
+class FakeService : public Service {
  public:
   std::atomic<bool> live{true};
   std::atomic<bool> ready{true};

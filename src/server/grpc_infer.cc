@@ -1,5 +1,6 @@
 #include "server/grpc_infer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 #include <utility>
@@ -50,15 +51,30 @@ class AnswerOnce {
   std::atomic<bool> answered_{false};
 };
 
-// Headers that the operator wants the models to see.
-Parameters ForwardedHeaders(const grpc::CallbackServerContext& context, const DoorState& state) {
-  Parameters parameters;
-  if (state.grpc_forwarding.empty()) return parameters;
+// What requests inherit from the call that they came in.
+struct CallFacts {
+  Parameters forwarded;            // headers that the operator wants the models to see
+  std::int64_t client_end_ns = 0;  // as InferRequest's
+};
+
+std::int64_t DeadlineNs(const grpc::CallbackServerContext& context) {
+  // Of what is further away nobody waits for the end; also keeps nanoseconds within 64 bits.
+  constexpr auto kFar = std::chrono::hours(24 * 365);
+  const auto deadline = context.deadline();
+  const auto now = std::chrono::system_clock::now();
+  if (deadline > now + kFar) return 0;
+  const auto left = std::max(deadline - now, std::chrono::system_clock::duration::zero());
+  return SteadyNowNs() + std::chrono::duration_cast<std::chrono::nanoseconds>(left).count();
+}
+
+CallFacts FactsOf(const grpc::CallbackServerContext& context, const DoorState& state) {
+  CallFacts facts{.forwarded = {}, .client_end_ns = DeadlineNs(context)};
+  if (state.grpc_forwarding.empty()) return facts;
   for (const auto& [name, value] : context.client_metadata()) {
     state.grpc_forwarding.Forward({name.data(), name.size()}, {value.data(), value.size()},
-                                  parameters);
+                                  facts.forwarded);
   }
-  return parameters;
+  return facts;
 }
 
 void StartTrace(DoorState& state, InferRequest& request) {
@@ -69,8 +85,9 @@ void StartTrace(DoorState& state, InferRequest& request) {
 }
 
 void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<bool>> cancelled,
-            std::shared_ptr<AnswerOnce> once, const Parameters& forwarded, Service& service) {
-  request->parameters.insert(forwarded.begin(), forwarded.end());
+            std::shared_ptr<AnswerOnce> once, const CallFacts& facts, Service& service) {
+  request->parameters.insert(facts.forwarded.begin(), facts.forwarded.end());
+  request->client_end_ns = facts.client_end_ns;
   request->times.arrival_ns = SteadyNowNs();
   request->is_cancelled = [cancelled = std::move(cancelled)] {
     return cancelled->load(std::memory_order_relaxed);
@@ -84,7 +101,7 @@ void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<b
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  void Run(std::shared_ptr<InferMessages> messages, const Parameters& forwarded, InferDoor door) {
+  void Run(std::shared_ptr<InferMessages> messages, const CallFacts& facts, InferDoor door) {
     absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*messages->request(), messages, door.state);
     if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
     StartTrace(door.state, *parsed->request);
@@ -99,7 +116,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
           Finish(ToGrpcStatus(response.status));
         },
         door.pending);
-    Submit(std::move(parsed->request), cancelled_, std::move(once), forwarded, door.service);
+    Submit(std::move(parsed->request), cancelled_, std::move(once), facts, door.service);
   }
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
@@ -118,6 +135,11 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
+  // The call's own deadline, noticed here before the client did: the code that it would make
+  // itself.
+  if (absl::IsDeadlineExceeded(status)) {
+    return {grpc::StatusCode::DEADLINE_EXCEEDED, std::string(status.message())};
+  }
   // The numbers of both enums are the canonical codes.
   return {static_cast<grpc::StatusCode>(WireCode(status.code())), std::string(status.message())};
 }
@@ -176,7 +198,7 @@ InferMessages* InferMessages::New() {
 grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door) {
   auto* call = new UnaryCall();  // owned by gRPC until OnDone
   call->Run(static_cast<InferMessages*>(context->GetRpcAllocatorState())->shared(),
-            ForwardedHeaders(*context, door.state), door);
+            FactsOf(*context, door.state), door);
   return call;
 }
 
@@ -186,8 +208,8 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
                                                         inference::ModelStreamInferResponse>,
                          public std::enable_shared_from_this<StreamCall> {
  public:
-  StreamCall(InferDoor door, StreamRegistry& registry, Parameters forwarded)
-      : door_(door), registry_(registry), forwarded_(std::move(forwarded)) {}
+  StreamCall(InferDoor door, StreamRegistry& registry, CallFacts facts)
+      : door_(door), registry_(registry), facts_(std::move(facts)) {}
 
   void Begin(bool draining) {
     self_ = shared_from_this();
@@ -287,8 +309,7 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
         },
         door_.pending);
     if (parsed.ok()) {
-      return Submit(std::move(parsed->request), cancelled_, std::move(once), forwarded_,
-                    door_.service);
+      return Submit(std::move(parsed->request), cancelled_, std::move(once), facts_, door_.service);
     }
     InferResponse refusal;
     refusal.status = parsed.status();
@@ -342,7 +363,7 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
 
   const InferDoor door_;
   StreamRegistry& registry_;
-  const Parameters forwarded_;
+  const CallFacts facts_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<StreamCall> self_;
   // Being read into; touched by whoever set reading_, then by OnReadDone.
@@ -379,8 +400,7 @@ void StreamRegistry::DrainAll() {
 grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
 StartStreamInfer(const grpc::CallbackServerContext& context, InferDoor door,
                  StreamRegistry& registry, const absl::Status& access) {
-  const auto call =
-      std::make_shared<StreamCall>(door, registry, ForwardedHeaders(context, door.state));
+  const auto call = std::make_shared<StreamCall>(door, registry, FactsOf(context, door.state));
   if (access.ok()) {
     call->Begin(door.state.draining.load());
   } else {

@@ -6,6 +6,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include "base/clock.h"
 #include "server/fake_service.h"
 
 #include "grpc_service.grpc.pb.h"
@@ -96,7 +97,23 @@ TEST_F(GrpcTest, DeadlinesAndCancellationReachTheRequest) {
   for (int i = 0; i < 1000 && !request->is_cancelled(); ++i)
     std::this_thread::sleep_for(milliseconds(5));
   EXPECT_TRUE(request->is_cancelled());
+  EXPECT_GT(request->client_end_ns, 0);
+  EXPECT_LE(request->client_end_ns, SteadyNowNs());
   service_.Finish(std::move(request));
+}
+
+TEST_F(GrpcTest, WithoutADeadlineTheClientWaitsForEver) {
+  service_.hold = true;
+  std::thread client([&] {
+    grpc::ClientContext context;
+    inference::ModelInferResponse response;
+    EXPECT_TRUE(stub_->ModelInfer(&context, Request(), &response).ok());
+  });
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  EXPECT_EQ(request->client_end_ns, 0);
+  service_.Finish(std::move(request));
+  client.join();
 }
 
 TEST_F(GrpcTest, ADroppedRequestIsInternal) {

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "protocol/padded_body.h"
 #include "server/options.h"
+#include "serving/memory_budget.h"
 
 namespace siglip {
 
@@ -90,6 +91,8 @@ struct HttpSettings {
   std::uint32_t head_bytes = 16 * 1024;
   std::size_t head_fields = 100;
   std::size_t body_bytes = std::size_t{1} << 26;
+  // Of bodies that are being received, of all connections; null = no limit.
+  std::shared_ptr<MemoryBudget> body_budget = {};
   // As Triton's: many tiny chunks cost more than their bytes.
   std::size_t chunks = 65536;
   std::size_t connections = 8192;

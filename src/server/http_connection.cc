@@ -31,6 +31,9 @@ namespace http = boost::beast::http;
 constexpr std::size_t kReadBytes = 16 * 1024;
 // Room in the buffer for a chunk's header line or trailer beside a full read.
 constexpr std::size_t kBufferBytes = 128 * 1024;
+// So much of a body is counted and then read at a time.
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+constexpr std::string_view kNoRoom = "Exceeds the memory for request bodies being received";
 
 std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
@@ -267,23 +270,41 @@ void HttpConnection::ReadSizedBody(std::size_t size) {
   body_ = std::make_shared<PaddedBody>();
   const std::span<char> room = body_->Extend(size);
   const std::size_t buffered = std::min(size, buffer_.size());
+  if (!HoldBody(buffered)) return Refuse(503, kNoRoom);
   std::copy_n(static_cast<const char*>(buffer_.data().data()), buffered, room.data());
   buffer_.consume(buffered);
-  if (buffered == size) return Dispatch();
   stream_.plain().expires_after(TransferTimeout(size));
-  asio::async_read(stream_, asio::buffer(room.data() + buffered, size - buffered),
-                   [self = shared_from_this()](Error error, std::size_t) {
-                     if (error || self->state_ == State::kClosing) return self->Shut();
-                     self->Dispatch();
-                   });
+  ReadPiece(room.subspan(buffered));
+}
+
+// Memory is taken from the system as the bytes arrive, so it is counted as they arrive.
+void HttpConnection::ReadPiece(std::span<char> room) {
+  if (room.empty()) return Dispatch();
+  const std::size_t piece = std::min(room.size(), kPieceBytes);
+  if (!HoldBody(piece)) return Refuse(503, kNoRoom);
+  asio::async_read(
+      stream_, asio::buffer(room.data(), piece),
+      [self = shared_from_this(), left = room.subspan(piece)](Error error, std::size_t) {
+        if (error || self->state_ == State::kClosing) return self->Shut();
+        self->ReadPiece(left);
+      });
+}
+
+bool HttpConnection::HoldBody(std::size_t bytes) {
+  return settings_.body_budget == nullptr ||
+         settings_.body_budget->TryGrow(body_hold_, static_cast<std::int64_t>(bytes));
 }
 
 void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
   chunked_->body_limit(settings_.body_bytes);
   chunk_count_ = 0;
-  on_chunk_ = [this](std::uint64_t, beast::string_view, Error& error) {
-    if (++chunk_count_ > settings_.chunks) error = http::make_error_code(http::error::bad_chunk);
+  on_chunk_ = [this](std::uint64_t bytes, beast::string_view, Error& error) {
+    // What a chunk may not have, the parser's limit refuses in a moment.
+    out_of_room_ = bytes <= settings_.body_bytes && !HoldBody(static_cast<std::size_t>(bytes));
+    if (out_of_room_ || ++chunk_count_ > settings_.chunks) {
+      error = http::make_error_code(http::error::bad_chunk);
+    }
   };
   chunked_->on_chunk_header(on_chunk_);
   stream_.plain().expires_after(TransferTimeout(settings_.body_bytes));
@@ -294,6 +315,7 @@ void HttpConnection::ReadChunkedBody() {
 
 void HttpConnection::OnChunked(Error error) {
   if (state_ == State::kClosing) return;
+  if (out_of_room_) return Refuse(503, kNoRoom);
   if (chunk_count_ > settings_.chunks) {
     return Refuse(400, Concat("request body has more than ", settings_.chunks, " chunks"));
   }
@@ -312,6 +334,7 @@ void HttpConnection::OnChunked(Error error) {
 }
 
 void HttpConnection::Dispatch() {
+  body_hold_ = MemoryBudget::Hold();
   state_ = State::kHandling;
   stream_.plain().expires_never();
   const http::fields& fields =
@@ -432,6 +455,8 @@ void HttpConnection::Linger() {
 
 void HttpConnection::Refuse(int status, std::string_view text) {
   keep_alive_ = false;
+  body_.reset();
+  body_hold_ = MemoryBudget::Hold();
   Write(ErrorResponse(status, text));
 }
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include <boost/beast/core/buffers_range.hpp>
@@ -94,6 +95,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::pair<int, std::string> CheckHead() const;
   void ReadBody();
   void ReadSizedBody(std::size_t size);
+  void ReadPiece(std::span<char> room);
+  // False if the bodies of all connections have no room for so much more.
+  bool HoldBody(std::size_t bytes);
   void ReadChunkedBody();
   void OnChunked(Error error);
   void Dispatch();
@@ -118,6 +122,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::optional<boost::beast::http::request_parser<PaddedBeastBody>> chunked_;
   std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
   std::shared_ptr<PaddedBody> body_;
+  MemoryBudget::Hold body_hold_;  // until the body is complete
+  bool out_of_room_ = false;      // of a chunked body
   std::weak_ptr<HttpExchange> exchange_;
   std::int64_t receive_start_ns_ = 0;
   State state_ = State::kIdle;

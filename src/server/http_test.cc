@@ -181,6 +181,40 @@ TEST_F(HttpTest, ChunksCountAgainstTheLimits) {
   ExpectServes();
 }
 
+HttpSettings SmallBodyBudget() {
+  HttpSettings limits = ShortLimits();
+  limits.body_budget = std::make_shared<MemoryBudget>(1000);
+  return limits;
+}
+
+class HttpBudgetTest : public HttpTest {
+ protected:
+  HttpBudgetTest() : HttpTest(SmallBodyBudget()) {}
+};
+
+TEST_F(HttpBudgetTest, BodiesOnTheirWayAreBoundedTogether) {
+  const std::string body(800, ' ');
+  const std::string request = Post(kInfer, body);
+  RawClient slow(server_->port());
+  slow.Send(request.substr(0, request.size() - 1));  // all but the last byte
+  RawResponse refused;
+  // Until the server has seen the slow one; both are broken JSON, 400, when there is room.
+  for (int i = 0; i < 1000 && refused.status != 503; ++i) {
+    refused = RawClient(server_->port()).Ask(request);
+  }
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_THAT(refused.body, HasSubstr("memory for request bodies"));
+  RawClient chunked(server_->port());
+  chunked.Send("POST " + std::string(kInfer) +
+               " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n320\r\n");
+  EXPECT_EQ(chunked.Receive().status, 503);
+  EXPECT_EQ(RawClient(server_->port()).Ask(Post(kInfer, " ")).status, 400)
+      << "small ones have room";
+  slow.Send(" ");
+  EXPECT_EQ(slow.Receive().status, 400);
+  EXPECT_EQ(RawClient(server_->port()).Ask(request).status, 400) << "the room is given back";
+}
+
 TEST_F(HttpTest, HeadsAreBounded) {
   ExpectRefusedAndClosed(
       "GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + std::string(20000, 'a') + "\r\n\r\n", 431);

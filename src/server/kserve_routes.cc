@@ -15,6 +15,7 @@
 #include "protocol/proto_json.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
+#include "server/http_answers.h"
 
 namespace siglip {
 namespace {
@@ -109,38 +110,6 @@ Route SharedMemoryRoute(const Segments& s) {
   return route;
 }
 
-HttpResponse JsonResponse(std::string json) {
-  HttpResponse response;
-  response.content_type = "application/json";
-  response.body = std::move(json);
-  return response;
-}
-
-HttpResponse EmptyResponse(int status) {
-  HttpResponse response;
-  response.status = status;
-  return response;
-}
-
-HttpResponse StatusResponse(const absl::Status& status) {
-  const absl::string_view text = status.message();
-  return ErrorResponse(HttpStatusOf(status), {text.data(), text.size()});
-}
-
-// Packs the answer if the client can unpack it; leaves it as it is if packing fails.
-void CompressResponse(Encoding encoding, HttpResponse& response) {
-  if (encoding == Encoding::kIdentity) return;
-  std::vector<std::string_view> parts = {response.body};
-  for (const auto& block : response.blocks) {
-    parts.emplace_back(reinterpret_cast<const char*>(block.data()), block.size());
-  }
-  std::string packed = Compress(parts, encoding);
-  if (packed.empty()) return;
-  response.body = std::move(packed);
-  response.blocks.clear();
-  response.headers.emplace_back("Content-Encoding", std::string(EncodingName(encoding)));
-}
-
 // Which part of the protocol a route belongs to, for restrictions.
 Api ApiOf(RouteKind kind) {
   switch (kind) {
@@ -176,13 +145,6 @@ Api ApiOf(RouteKind kind) {
   return Api::kMetadata;
 }
 
-bool HasHeader(const HttpRequest& request, const RestrictedApis::Rule& rule) {
-  return std::any_of(request.headers.begin(), request.headers.end(), [&rule](const auto& field) {
-    return EqualsIgnoreCase(field.first, rule.header) &&
-           RestrictedApis::Matches(rule, field.second);
-  });
-}
-
 // What a response being written keeps alive; gone once it was sent.
 struct BeingSent {
   BeingSent(std::shared_ptr<const InferResponse> response,
@@ -213,15 +175,6 @@ HttpResponse InferHttpResponse(std::shared_ptr<const InferResponse> answer,
   }
   CompressResponse(encoding, response);
   return response;
-}
-
-// The body as the client meant it: unpacked if it is packed.
-absl::StatusOr<std::shared_ptr<PaddedBody>> DecodedBody(HttpRequest& request,
-                                                        std::size_t max_bytes) {
-  SIGLIP_ASSIGN_OR_RETURN(const Encoding encoding,
-                          ParseContentEncoding(request.content_encoding.value_or("")));
-  if (encoding == Encoding::kIdentity) return std::move(request.body);
-  return Decompress(request.body->view(), max_bytes);
 }
 
 HttpResponse GenerateHttpResponse(const InferResponse& answer, bool stream) {
@@ -266,10 +219,8 @@ void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
                                               : request.method == route.method;
     if (route.kind == RouteKind::kUnknown) return answer_now(ErrorResponse(404, "Not Found"));
     if (!allowed) return answer_now(ErrorResponse(405, "Method Not Allowed"));
-    const RestrictedApis::Rule* rule = state_.http_restricted.RuleOf(ApiOf(route.kind));
-    if (rule != nullptr && !HasHeader(request, *rule)) {
-      return answer_now(ErrorResponse(
-          403, Concat("This API is restricted, expecting header '", rule->header, "'")));
+    if (auto refusal = Restricted(state_.http_restricted, ApiOf(route.kind), request)) {
+      return answer_now(*std::move(refusal));
     }
     absl::Status status;
     switch (route.kind) {

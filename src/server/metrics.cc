@@ -1,13 +1,15 @@
 #include "server/metrics.h"
 
-#include <cstdio>
+#include <charconv>
 #include <fstream>
-#include <sstream>
+#include <limits>
 #include <string_view>
 #include <vector>
 
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
+
+#include "protocol/text.h"
 
 namespace siglip {
 namespace {
@@ -63,44 +65,81 @@ double Microseconds(const StatisticDuration& duration) {
 ClientMetric Labelled(const ModelStatistics& model) {
   ClientMetric metric;
   metric.label = {{"model", model.name}, {"version", model.version}};
+  for (const auto& [tag, value] : model.metric_tags) metric.label.push_back({"_" + tag, value});
   return metric;
 }
+
+// When a model has the metric.
+enum class When { kAlways, kCounterLatencies, kCached };
 
 struct ModelMetric {
   const char* name;
   const char* help;
   MetricType type;
+  When when;
   double (*value)(const ModelStatistics&);
 };
 
 constexpr ModelMetric kModelMetrics[] = {
     {"nv_inference_request_success", "Inference requests that were answered", MetricType::Counter,
-     [](const ModelStatistics& m) { return static_cast<double>(m.success.count); }},
+     When::kAlways, [](const ModelStatistics& m) { return static_cast<double>(m.success.count); }},
     {"nv_inference_count",
      "Inferences made, a batch of n counts n, answers from a cache do not count",
-     MetricType::Counter,
+     MetricType::Counter, When::kAlways,
      [](const ModelStatistics& m) { return static_cast<double>(m.inference_count); }},
-    {"nv_inference_exec_count", "Batches executed", MetricType::Counter,
+    {"nv_inference_exec_count", "Batches executed", MetricType::Counter, When::kAlways,
      [](const ModelStatistics& m) { return static_cast<double>(m.execution_count); }},
     {"nv_inference_request_duration_us", "Microseconds that requests took, from arrival to answer",
-     MetricType::Counter, [](const ModelStatistics& m) { return Microseconds(m.success); }},
+     MetricType::Counter, When::kCounterLatencies,
+     [](const ModelStatistics& m) { return Microseconds(m.success); }},
     {"nv_inference_queue_duration_us", "Microseconds that requests waited in a queue",
-     MetricType::Counter, [](const ModelStatistics& m) { return Microseconds(m.queue); }},
+     MetricType::Counter, When::kCounterLatencies,
+     [](const ModelStatistics& m) { return Microseconds(m.queue); }},
     {"nv_inference_compute_input_duration_us", "Microseconds spent on preparing inputs",
-     MetricType::Counter, [](const ModelStatistics& m) { return Microseconds(m.compute_input); }},
+     MetricType::Counter, When::kCounterLatencies,
+     [](const ModelStatistics& m) { return Microseconds(m.compute_input); }},
     {"nv_inference_compute_infer_duration_us", "Microseconds spent in models", MetricType::Counter,
+     When::kCounterLatencies,
      [](const ModelStatistics& m) { return Microseconds(m.compute_infer); }},
     {"nv_inference_compute_output_duration_us", "Microseconds spent on handing over outputs",
-     MetricType::Counter, [](const ModelStatistics& m) { return Microseconds(m.compute_output); }},
-    {"nv_inference_pending_request_count", "Requests that wait for execution", MetricType::Gauge,
+     MetricType::Counter, When::kCounterLatencies,
+     [](const ModelStatistics& m) { return Microseconds(m.compute_output); }},
+    {"nv_inference_pending_request_count", "Requests that wait for execution: the queue's depth",
+     MetricType::Gauge, When::kAlways,
      [](const ModelStatistics& m) { return static_cast<double>(m.pending_requests); }},
     {"nv_model_load_duration_secs", "Seconds that loading the model took", MetricType::Gauge,
-     [](const ModelStatistics& m) { return m.load_duration_s; }},
+     When::kAlways, [](const ModelStatistics& m) { return m.load_duration_s; }},
+    {"nv_cache_num_hits_per_model", "Requests answered from the response cache",
+     MetricType::Counter, When::kCached,
+     [](const ModelStatistics& m) { return static_cast<double>(m.cache_hit.count); }},
+    {"nv_cache_num_misses_per_model", "Requests whose answer the response cache did not have",
+     MetricType::Counter, When::kCached,
+     [](const ModelStatistics& m) { return static_cast<double>(m.cache_miss.count); }},
+    {"nv_cache_hit_duration_per_model", "Microseconds spent on finding answers in the cache",
+     MetricType::Counter, When::kCached,
+     [](const ModelStatistics& m) { return Microseconds(m.cache_hit); }},
+    {"nv_cache_miss_duration_per_model",
+     "Microseconds spent on looking in vain and on keeping answers", MetricType::Counter,
+     When::kCached, [](const ModelStatistics& m) { return Microseconds(m.cache_miss); }},
 };
 
-MetricFamily ModelFamily(const ModelMetric& row, const std::vector<ModelStatistics>& models) {
+bool Applies(When when, const ModelStatistics& model, const MetricsSettings& settings) {
+  switch (when) {
+    case When::kCounterLatencies:
+      return settings.counters;
+    case When::kCached:
+      return model.cached;
+    case When::kAlways:
+      break;
+  }
+  return true;
+}
+
+MetricFamily ModelFamily(const ModelMetric& row, const std::vector<ModelStatistics>& models,
+                         const MetricsSettings& settings) {
   MetricFamily family{row.name, row.help, row.type, {}};
   for (const ModelStatistics& model : models) {
+    if (!Applies(row.when, model, settings)) continue;
     ClientMetric metric = Labelled(model);
     (row.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) =
         row.value(model);
@@ -131,6 +170,103 @@ MetricFamily FailureFamily(const std::vector<ModelStatistics>& models) {
   return family;
 }
 
+MetricFamily HistogramFamily(const std::vector<ModelStatistics>& models) {
+  MetricFamily family{"nv_inference_first_response_histogram_ms",
+                      "Milliseconds from a request's arrival to its answer",
+                      MetricType::Histogram,
+                      {}};
+  for (const ModelStatistics& model : models) {
+    const ResponseHistogram& responses = model.responses;
+    ClientMetric metric = Labelled(model);
+    std::uint64_t cumulated = 0;
+    for (std::size_t i = 0; i < responses.counts.size(); ++i) {
+      cumulated += responses.counts[i];
+      const double bound = i < responses.bounds_ms.size() ? responses.bounds_ms[i]
+                                                          : std::numeric_limits<double>::infinity();
+      metric.histogram.bucket.push_back({cumulated, bound});
+    }
+    metric.histogram.sample_count = cumulated;
+    metric.histogram.sample_sum = static_cast<double>(responses.sum_ns) * 1e-6;
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
+struct Summary {
+  const char* name;
+  const char* help;
+  LatencyKind kind;
+  When when;
+};
+
+constexpr Summary kSummaries[] = {
+    {"nv_inference_request_summary_us", "Microseconds from arrival to answer",
+     LatencyKind::kRequest, When::kAlways},
+    {"nv_inference_queue_summary_us", "Microseconds in a queue", LatencyKind::kQueue,
+     When::kAlways},
+    {"nv_inference_compute_input_summary_us", "Microseconds of preparing inputs",
+     LatencyKind::kInput, When::kAlways},
+    {"nv_inference_compute_infer_summary_us", "Microseconds in the model", LatencyKind::kInfer,
+     When::kAlways},
+    {"nv_inference_compute_output_summary_us", "Microseconds of handing over outputs",
+     LatencyKind::kOutput, When::kAlways},
+    {"nv_cache_hit_summary_per_model", "Microseconds of finding an answer in the cache",
+     LatencyKind::kCacheHit, When::kCached},
+    {"nv_cache_miss_summary_per_model", "Microseconds of looking in vain and of keeping the answer",
+     LatencyKind::kCacheMiss, When::kCached},
+};
+
+MetricFamily SummaryFamily(const Summary& row, const std::vector<ModelStatistics>& models,
+                           const MetricsSettings& settings) {
+  MetricFamily family{row.name, row.help, MetricType::Summary, {}};
+  for (const ModelStatistics& model : models) {
+    if (!Applies(row.when, model, settings)) continue;
+    const LatencyRecord& record = model.latencies[static_cast<std::size_t>(row.kind)];
+    ClientMetric metric = Labelled(model);
+    metric.summary.sample_count = record.all.count;
+    metric.summary.sample_sum = Microseconds(record.all);
+    for (const double q : settings.quantiles) {
+      metric.summary.quantile.push_back({q, record.window.QuantileNs(q, model.taken_ns) / 1000});
+    }
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
+// What steps count on their own: the ways of images.
+std::vector<MetricFamily> StepFamilies(const std::vector<ModelStatistics>& models) {
+  MetricFamily seconds{"siglip_image_stage_seconds_total",
+                       "Seconds spent on images, by stage; encoding is the compute_infer of the "
+                       "model behind",
+                       MetricType::Counter,
+                       {}};
+  MetricFamily items{"siglip_image_stage_items_total",
+                     "Images that went through a stage",
+                     MetricType::Counter,
+                     {}};
+  MetricFamily refused{"siglip_images_rejected_total",
+                       "Images that were refused, by reason",
+                       MetricType::Counter,
+                       {}};
+  const auto add = [](const ModelStatistics& model, const char* label, const std::string& value,
+                      double count, MetricFamily& family) {
+    ClientMetric metric = Labelled(model);
+    metric.label.push_back({label, value});
+    metric.counter.value = count;
+    family.metric.push_back(std::move(metric));
+  };
+  for (const ModelStatistics& model : models) {
+    for (const auto& [stage, duration] : model.step.stages) {
+      add(model, "stage", stage, static_cast<double>(duration.ns) * 1e-9, seconds);
+      add(model, "stage", stage, static_cast<double>(duration.count), items);
+    }
+    for (const auto& [reason, count] : model.step.refused) {
+      add(model, "reason", reason, static_cast<double>(count), refused);
+    }
+  }
+  return {std::move(seconds), std::move(items), std::move(refused)};
+}
+
 MetricFamily BuildInfo(const ServerMetadata& metadata) {
   MetricFamily family = Gauge("siglip_build_info", "1, labelled with what is running", 1);
   family.metric[0].label = {{"version", metadata.version}};
@@ -150,12 +286,59 @@ double CpuSampler::Utilization() {
   return moved ? static_cast<double>(busy) / static_cast<double>(total) : 0;
 }
 
-std::string RenderMetrics(const Service& service, CpuSampler& cpu) {
+absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> texts) {
+  MetricsSettings settings;
+  for (const std::string& text : texts) {
+    std::string_view value = text;
+    const std::string_view key = NextPart(value, '=');
+    bool* flag = key == "counter_latencies"     ? &settings.counters
+                 : key == "histogram_latencies" ? &settings.histograms
+                 : key == "summary_latencies"   ? &settings.summaries
+                                                : nullptr;
+    bool good = true;
+    if (flag != nullptr) {
+      good = value == "true" || value == "false";
+      *flag = value == "true";
+    } else if (key == "summary_quantiles") {
+      settings.quantiles.clear();
+      while (!value.empty()) {
+        std::string_view pair = NextPart(value, ',');
+        const std::string_view number = NextPart(pair, ':');
+        double q = -1;
+        const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), q);
+        good =
+            good && error == std::errc() && end == number.data() + number.size() && q > 0 && q < 1;
+        settings.quantiles.push_back(q);
+      }
+    } else {
+      good = false;
+    }
+    if (!good) {
+      return absl::InvalidArgumentError(
+          Concat("--metrics-config: expected counter_latencies, histogram_latencies or "
+                 "summary_latencies=true|false, or summary_quantiles=<0..1>:<error>,..., got '",
+                 text, "'"));
+    }
+  }
+  return settings;
+}
+
+std::string RenderMetrics(const Service& service, const MetricsSettings& settings,
+                          CpuSampler& cpu) {
   std::vector<MetricFamily> families;
   if (const auto models = service.GetStatistics("", ""); models.ok()) {
-    for (const ModelMetric& row : kModelMetrics) families.push_back(ModelFamily(row, *models));
-    families.insert(families.begin() + 1, FailureFamily(*models));
+    for (const ModelMetric& row : kModelMetrics) {
+      families.push_back(ModelFamily(row, *models, settings));
+    }
+    families.push_back(FailureFamily(*models));
+    if (settings.histograms) families.push_back(HistogramFamily(*models));
+    for (const Summary& row : kSummaries) {
+      if (settings.summaries) families.push_back(SummaryFamily(row, *models, settings));
+    }
+    for (MetricFamily& family : StepFamilies(*models)) families.push_back(std::move(family));
   }
+  // A family without members would be a name without values.
+  std::erase_if(families, [](const MetricFamily& family) { return family.metric.empty(); });
   const double memory_total = ReadMemInfo("MemTotal:");
   const double memory_used = memory_total - ReadMemInfo("MemAvailable:");
   families.push_back(Gauge("nv_cpu_utilization",
@@ -165,6 +348,9 @@ std::string RenderMetrics(const Service& service, CpuSampler& cpu) {
   families.push_back(Gauge("nv_cpu_memory_total_bytes", "Memory of the machine", memory_total));
   families.push_back(
       Gauge("nv_cpu_memory_used_bytes", "Memory in use on the machine", memory_used));
+  // Without a GPU there is no pinned memory; dashboards of Triton ask for the two.
+  families.push_back(Gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory of the pool", 0));
+  families.push_back(Gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory in use", 0));
   families.push_back(BuildInfo(service.Metadata()));
   return prometheus::TextSerializer().Serialize(families);
 }
@@ -178,7 +364,7 @@ void MetricsHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> e
     response = ErrorResponse(405, "Method Not Allowed");
   } else {
     response.content_type = "text/plain; charset=utf-8";
-    response.body = RenderMetrics(service_, cpu_);
+    response.body = RenderMetrics(service_, settings_, cpu_);
   }
   exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
 }

@@ -3,7 +3,12 @@
 // Prometheus metrics with Triton's names and labels, made from the service's statistics at each
 // scrape.
 
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
 
 #include "base/mutex.h"
 #include "server/http.h"
@@ -22,17 +27,31 @@ class CpuSampler {
   std::uint64_t total_ SIGLIP_GUARDED_BY(mu_) = 0;
 };
 
+// Which of a model's durations are told, as --metrics-config says.
+struct MetricsSettings {
+  bool counters = true;    // sums
+  bool histograms = true;  // of answers; unlike Triton's they cost nothing to speak of
+  bool summaries = false;  // quantiles of the last minute or two
+  std::vector<double> quantiles = {0.5, 0.9, 0.95, 0.99, 0.999};
+};
+
+// Texts such as "summary_latencies=true", "summary_quantiles=0.5:0.05,0.9:0.01" (a quantile's error
+// is not looked at: ours is at most 1/16 of the value). InvalidArgument quotes the text.
+absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> texts);
+
 // The text of GET /metrics.
-std::string RenderMetrics(const Service& service, CpuSampler& cpu);
+std::string RenderMetrics(const Service& service, const MetricsSettings& settings, CpuSampler& cpu);
 
 class MetricsHandler final : public HttpHandler {
  public:
   // `service` outlives the handler.
-  explicit MetricsHandler(const Service& service) : service_(service) {}
+  MetricsHandler(const Service& service, MetricsSettings settings)
+      : service_(service), settings_(std::move(settings)) {}
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
 
  private:
   const Service& service_;
+  const MetricsSettings settings_;
   CpuSampler cpu_;
 };
 

@@ -10,6 +10,7 @@ namespace siglip {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(Metrics, NamesAndLabelsAreTritons) {
   FakeService service;
@@ -18,7 +19,7 @@ TEST(Metrics, NamesAndLabelsAreTritons) {
   request->model_name = "echo";
   request->done = [](const InferResponse&) {};
   service.Infer(std::move(request));
-  const std::string text = RenderMetrics(service, cpu);
+  const std::string text = RenderMetrics(service, {}, cpu);
   EXPECT_THAT(text, HasSubstr("\nnv_inference_request_success{model=\"echo\",version=\"1\"} 1\n"));
   EXPECT_THAT(text,
               HasSubstr("\nnv_inference_request_duration_us{model=\"echo\",version=\"1\"} 2000\n"));
@@ -33,6 +34,84 @@ TEST(Metrics, NamesAndLabelsAreTritons) {
   EXPECT_THAT(text, HasSubstr("\nsiglip_build_info{version=\"2.73.0\"} 1\n"));
 }
 
+// One model with something in every number.
+class CountingService final : public FakeService {
+ public:
+  absl::StatusOr<std::vector<ModelStatistics>> GetStatistics(const std::string&,
+                                                             const std::string&) const override {
+    ModelStatistics m;
+    m.name = "m";
+    m.version = "1";
+    m.metric_tags = {{"team", "a"}};
+    m.cached = cached;
+    m.cache_hit = {3, 9000};
+    m.cache_miss = {4, 8000};
+    m.responses = {.bounds_ms = {100, 500}, .counts = {2, 1, 4}, .sum_ns = 7'500'000};
+    for (LatencyRecord& record : m.latencies) {
+      record.all = {10, 55000};
+      for (std::uint64_t us = 1; us <= 10; ++us) record.window.Record(us * 1000, 0);
+    }
+    m.step.stages["decode"] = {2, 3'000'000'000};
+    m.step.refused["too_large"] = 5;
+    return std::vector<ModelStatistics>{m};
+  }
+  bool cached = true;
+};
+
+TEST(Metrics, CacheHistogramAndImagesHaveTheirNames) {
+  CountingService service;
+  CpuSampler cpu;
+  const std::string text = RenderMetrics(service, {}, cpu);
+  const std::string labels = "{model=\"m\",version=\"1\",_team=\"a\"";
+  for (const char* line : {"nv_cache_num_hits_per_model", "nv_cache_num_misses_per_model"}) {
+    EXPECT_THAT(text, HasSubstr(line + labels + "} "));
+  }
+  EXPECT_THAT(text, HasSubstr("nv_cache_hit_duration_per_model" + labels + "} 9\n"));
+  EXPECT_THAT(text, HasSubstr("nv_cache_miss_duration_per_model" + labels + "} 8\n"));
+  const std::string histogram = "nv_inference_first_response_histogram_ms";
+  EXPECT_THAT(text, HasSubstr("# TYPE " + histogram + " histogram\n"));
+  EXPECT_THAT(text, HasSubstr(histogram + "_bucket" + labels + ",le=\"100\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr(histogram + "_bucket" + labels + ",le=\"500\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr(histogram + "_bucket" + labels + ",le=\"+Inf\"} 7\n"));
+  EXPECT_THAT(text, HasSubstr(histogram + "_sum" + labels + "} 7.5\n"));
+  EXPECT_THAT(text,
+              HasSubstr("siglip_image_stage_seconds_total" + labels + ",stage=\"decode\"} 3\n"));
+  EXPECT_THAT(text,
+              HasSubstr("siglip_images_rejected_total" + labels + ",reason=\"too_large\"} 5\n"));
+  EXPECT_THAT(text, HasSubstr("\nnv_pinned_memory_pool_total_bytes 0\n"));
+  EXPECT_THAT(text, Not(HasSubstr("_summary_")));
+  service.cached = false;
+  EXPECT_THAT(RenderMetrics(service, {}, cpu), Not(HasSubstr("nv_cache")));
+}
+
+TEST(Metrics, SettingsChooseTheLatencies) {
+  CountingService service;
+  CpuSampler cpu;
+  const auto settings = ParseMetricsConfig(
+      std::vector<std::string>{"counter_latencies=false", "histogram_latencies=false",
+                               "summary_latencies=true", "summary_quantiles=0.5:0.05,0.9:0.01"});
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  const std::string text = RenderMetrics(service, *settings, cpu);
+  const std::string labels = "{model=\"m\",version=\"1\",_team=\"a\"";
+  EXPECT_THAT(text, Not(HasSubstr("nv_inference_request_duration_us")));
+  EXPECT_THAT(text, Not(HasSubstr("histogram")));
+  for (const char* name :
+       {"nv_inference_request_summary_us", "nv_inference_queue_summary_us",
+        "nv_inference_compute_input_summary_us", "nv_inference_compute_infer_summary_us",
+        "nv_inference_compute_output_summary_us", "nv_cache_hit_summary_per_model",
+        "nv_cache_miss_summary_per_model"}) {
+    EXPECT_THAT(text, HasSubstr(name + labels + ",quantile=\"0.5\"} 5\n"));
+    EXPECT_THAT(text, HasSubstr(name + labels + ",quantile=\"0.9\"} 9\n"));
+    EXPECT_THAT(text, HasSubstr(name + std::string("_count") + labels + "} 10\n"));
+    EXPECT_THAT(text, HasSubstr(name + std::string("_sum") + labels + "} 55\n"));
+  }
+  for (const char* wrong : {"summary_latencies=1", "x=true", "counter_latencies",
+                            "summary_quantiles=2:0.1", "summary_quantiles=a"}) {
+    const auto parsed = ParseMetricsConfig(std::vector<std::string>{wrong});
+    EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(wrong));
+  }
+}
+
 TEST(Metrics, UtilizationIsAShare) {
   CpuSampler cpu;
   for (int i = 0; i < 3; ++i) {
@@ -44,7 +123,7 @@ TEST(Metrics, UtilizationIsAShare) {
 
 TEST(Metrics, AreServedAsText) {
   FakeService service;
-  MetricsHandler handler(service);
+  MetricsHandler handler(service, {});
   const auto server = HttpServer::Start("metrics", "127.0.0.1", 0, 1, {}, handler);
   ASSERT_TRUE(server.ok());
   RawClient client((*server)->port());

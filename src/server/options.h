@@ -42,6 +42,10 @@ struct ServerOptions {
   // default; unlike there, binary tensors count too.
   std::size_t http_max_input_bytes = std::size_t{1} << 26;
 
+  // --http-max-buffered-size: bytes of bodies being received, of all connections. As much as gRPC
+  // buffers; what is complete counts against the limits of ServiceOptions.
+  std::size_t http_max_buffered_bytes = std::size_t{2} << 30;
+
   // --allow-grpc, --grpc-address, --grpc-port
   bool allow_grpc = true;
   std::string grpc_address = "0.0.0.0";
@@ -74,6 +78,8 @@ struct ServerOptions {
   // --http-header-forward-pattern, --grpc-header-forward-pattern
   std::string http_header_forward_pattern = {};
   std::string grpc_header_forward_pattern = {};
+  // --metrics-config
+  std::vector<std::string> metrics_config = {};
   // --trace-config
   std::vector<std::string> trace_config = {};
 

@@ -6,6 +6,7 @@
 #include "server/http.h"
 #include "server/kserve_routes.h"
 #include "server/metrics.h"
+#include "server/openai_routes.h"
 
 namespace siglip {
 
@@ -15,7 +16,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
   server->kserve_ =
       std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
-  server->metrics_handler_ = std::make_unique<MetricsHandler>(service);
+  server->openai_ = std::make_unique<OpenAiHandler>(service, server->state_,
+                                                    options.http_max_input_bytes, *server->kserve_);
+  SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
+  server->metrics_handler_ = std::make_unique<MetricsHandler>(service, std::move(metrics));
   HttpSettings settings;
   settings.tls = options.http_tls;
   settings.reuse_port = options.reuse_http_port;
@@ -23,10 +27,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
       !server->state_.http_restricted.empty() || !server->state_.http_forwarding.empty();
   settings.body_bytes = options.http_max_input_bytes;
   settings.connections = options.http_max_connections;
+  settings.body_budget =
+      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (options.allow_http) {
     SIGLIP_ASSIGN_OR_RETURN(
         server->http_, HttpServer::Start("http", options.http_address, options.http_port,
-                                         options.http_thread_count, settings, *server->kserve_));
+                                         options.http_thread_count, settings, *server->openai_));
   }
   if (options.allow_grpc) {
     SIGLIP_ASSIGN_OR_RETURN(server->grpc_, GrpcServer::Start(service, server->state_, options));

@@ -16,6 +16,7 @@ class GrpcServer;
 class HttpServer;
 class KServeHandler;
 class MetricsHandler;
+class OpenAiHandler;
 
 // Thread-safe.
 class Server {
@@ -45,6 +46,7 @@ class Server {
 
   DoorState state_;
   std::unique_ptr<KServeHandler> kserve_;
+  std::unique_ptr<OpenAiHandler> openai_;
   std::unique_ptr<MetricsHandler> metrics_handler_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<GrpcServer> grpc_;

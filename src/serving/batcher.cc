@@ -8,6 +8,26 @@
 #include "serving/validate.h"
 
 namespace siglip {
+namespace {
+
+// INT64_MAX: the client tells no end.
+std::int64_t ClientEnd(const QueuedRequest& queued) {
+  return queued.request->client_end_ns == 0 ? INT64_MAX : queued.request->client_end_ns;
+}
+
+bool IsCancelled(const QueuedRequest& queued) {
+  return queued.request->is_cancelled && queued.request->is_cancelled();
+}
+
+// Takes a cancelled request out; where the queue goes on.
+std::deque<QueuedRequest>::iterator Drop(std::deque<QueuedRequest>& queue,
+                                         std::deque<QueuedRequest>::iterator it,
+                                         Batcher::Taken& taken) {
+  taken.refused.emplace_back(std::move(*it), absl::CancelledError("Request was cancelled"));
+  return queue.erase(it);
+}
+
+}  // namespace
 
 // The first requests of the queue that fit into one batch.
 struct Batcher::Candidates {
@@ -27,19 +47,13 @@ Batcher::Batcher(Parts parts)
       budget_(std::move(parts.budget)),
       running_cost_limit_(parts.running_cost_bytes),
       on_lost_(std::move(parts.on_lost)),
-      rules_(config_->dynamic_batching.value_or(DynamicBatching{})),
+      rules_(config_->dynamic_batching.value_or(
+          DynamicBatching{.default_queue_policy = {.allow_timeout_override = true}})),
       batching_(config_->dynamic_batching.has_value()),
       max_rows_(std::max(1, config_->max_batch_size)) {
   MutexLock lock(mu_);
-  const auto add = [this](std::uint32_t level) {
-    const auto own = rules_.priority_queue_policy.find(level);
-    const QueuePolicy& policy =
-        own == rules_.priority_queue_policy.end() ? rules_.default_queue_policy : own->second;
-    has_timeouts_ |= policy.default_timeout_us > 0;
-    levels_[level].policy = policy;
-  };
-  if (rules_.priority_levels == 0) add(0);
-  for (std::uint32_t level = 1; level <= rules_.priority_levels; ++level) add(level);
+  if (rules_.priority_levels == 0) levels_[0];
+  for (std::uint32_t level = 1; level <= rules_.priority_levels; ++level) levels_[level];
 }
 
 Batcher::~Batcher() { Stop(); }
@@ -74,7 +88,7 @@ void Batcher::Stop() {
 
 void Batcher::Start(int instances) {
   for (int i = 0; i < instances; ++i) threads_.emplace_back([this] { Work(); });
-  if (has_timeouts_) threads_.emplace_back([this] { RefuseExpired(); });
+  threads_.emplace_back([this] { RefuseExpired(); });
 }
 
 absl::Status Batcher::StoppedError() const {
@@ -83,15 +97,42 @@ absl::Status Batcher::StoppedError() const {
                                              "' has stopped accepting new inference requests"));
 }
 
-Batcher::Level& Batcher::LevelOf(const InferRequest& request) {
-  if (rules_.priority_levels == 0) return levels_.begin()->second;
+std::uint32_t Batcher::LevelOf(const InferRequest& request) const {
+  if (rules_.priority_levels == 0) return 0;
   const bool given = request.priority >= 1 && request.priority <= rules_.priority_levels;
-  const std::uint32_t level =
-      given ? static_cast<std::uint32_t>(request.priority) : rules_.default_priority_level;
-  return levels_.at(level);  // the default is checked at load
+  // The default is checked at load.
+  return given ? static_cast<std::uint32_t>(request.priority) : rules_.default_priority_level;
 }
 
-absl::Status Batcher::Accept(QueuedRequest& queued) {
+const QueuePolicy& Batcher::PolicyOf(std::uint32_t level) const {
+  const auto own = rules_.priority_queue_policy.find(level);
+  return own == rules_.priority_queue_policy.end() ? rules_.default_queue_policy : own->second;
+}
+
+void Batcher::SetDeadline(QueuedRequest& queued) const {
+  const InferRequest& request = *queued.request;
+  const QueuePolicy& policy = PolicyOf(LevelOf(request));
+  const std::int64_t queued_ns = request.times.queue_start_ns;
+  const auto set = [&queued](std::int64_t from_ns, std::uint64_t timeout_us) {
+    if (timeout_us == 0) return;
+    const std::int64_t end_ns =
+        from_ns +
+        static_cast<std::int64_t>(std::min<std::uint64_t>(timeout_us, INT64_MAX / 2000)) * 1000;
+    queued.deadline_ns = std::min(queued.deadline_ns.value_or(INT64_MAX), end_ns);
+  };
+  set(queued_ns, policy.default_timeout_us);
+  if (policy.allow_timeout_override) {
+    set(request.accepted_ns != 0 ? request.accepted_ns : queued_ns, request.timeout_us);
+  }
+}
+
+void Batcher::DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken) {
+  for (auto it = queue.begin(); it != queue.end();) {
+    it = IsCancelled(*it) ? Drop(queue, it, taken) : std::next(it);
+  }
+}
+
+absl::Status Batcher::Accept(QueuedRequest& queued, Taken& gone) {
   SIGLIP_ASSIGN_OR_RETURN(queued.cost_bytes, EstimateCost(*step_, queued.items));
   if (budget_ != nullptr) {
     const std::int64_t bytes = OutputBytes(*config_, queued.rows());
@@ -102,23 +143,19 @@ absl::Status Batcher::Accept(QueuedRequest& queued) {
                        "' needs ", bytes, " bytes, the limit of all is ", budget_->limit_bytes()));
     }
   }
-  const InferRequest& request = *queued.request;
+  const std::uint32_t number = LevelOf(*queued.request);
+  const std::size_t max_size = PolicyOf(number).max_queue_size;
+  const std::int64_t end_ns = std::min(queued.deadline_ns.value_or(INT64_MAX), ClientEnd(queued));
   MutexLock lock(mu_);
   if (stopping_) return StoppedError();
-  Level& level = LevelOf(request);
-  if (level.policy.max_queue_size != 0 && level.size() >= level.policy.max_queue_size) {
-    return absl::UnavailableError("Exceeds maximum queue size");
+  Level& level = levels_.at(number);
+  if (max_size != 0 && level.size() >= max_size) {
+    // Those who have gone keep nobody out.
+    DropCancelled(level.fresh, gone);
+    DropCancelled(level.delayed, gone);
+    if (level.size() >= max_size) return absl::UnavailableError("Exceeds maximum queue size");
   }
-  // The request's own timeout counts only if allowed and shorter than the default (Triton's rule).
-  std::uint64_t timeout_us = level.policy.default_timeout_us;
-  if (level.policy.allow_timeout_override && request.timeout_us != 0) {
-    timeout_us = std::min(timeout_us, request.timeout_us);
-  }
-  if (timeout_us != 0) {
-    queued.deadline_ns =
-        request.times.queue_start_ns +
-        static_cast<std::int64_t>(std::min<std::uint64_t>(timeout_us, INT64_MAX / 2000)) * 1000;
-  }
+  next_deadline_ns_ = std::min(next_deadline_ns_, end_ns);
   level.fresh.push_back(std::move(queued));
   statistics_.AddPending(1);
   return absl::OkStatus();
@@ -130,38 +167,57 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
   QueuedRequest queued;
   queued.items = MakeItems(*config_, *request);
   queued.request = std::move(request);
-  if (absl::Status status = Accept(queued); !status.ok()) {
+  SetDeadline(queued);
+  const bool expires = queued.deadline_ns || ClientEnd(queued) != INT64_MAX;
+  Taken gone;
+  const absl::Status status = Accept(queued, gone);
+  Execute(std::move(gone));
+  if (!status.ok()) {
     RefuseQueued(context(), std::move(queued), status);
     return;
   }
   work_.NotifyOne();
-  if (has_timeouts_) deadlines_.NotifyOne();
+  if (expires) deadlines_.NotifyOne();
 }
 
 void Batcher::DropExpired(std::int64_t now_ns, Taken& taken) {
-  if (!has_timeouts_) return;
-  for (auto& [number, level] : levels_) {
-    std::deque<QueuedRequest> kept;
-    for (QueuedRequest& queued : level.fresh) {
-      if (!queued.deadline_ns || now_ns < *queued.deadline_ns) {
-        kept.push_back(std::move(queued));
-      } else if (level.policy.timeout_action == QueuePolicy::TimeoutAction::kDelay) {
-        level.delayed.push_back(std::move(queued));
-      } else {
+  if (now_ns < next_deadline_ns_) return;
+  next_deadline_ns_ = INT64_MAX;
+  for (auto& [number, level] : levels_) DropExpiredOf(number, level, now_ns, taken);
+}
+
+void Batcher::DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now_ns, Taken& taken) {
+  const bool delays = PolicyOf(number).timeout_action == QueuePolicy::TimeoutAction::kDelay;
+  std::deque<QueuedRequest> fresh;
+  std::deque<QueuedRequest> delayed;
+  for (std::deque<QueuedRequest>* queue : {&level.delayed, &level.fresh}) {
+    for (QueuedRequest& queued : *queue) {
+      const std::int64_t client_end_ns = ClientEnd(queued);
+      const bool expired = queued.deadline_ns && now_ns >= *queued.deadline_ns;
+      if (now_ns >= client_end_ns) {
+        taken.refused.emplace_back(std::move(queued),
+                                   absl::DeadlineExceededError("Deadline Exceeded"));
+      } else if (expired && !delays) {
         taken.refused.emplace_back(std::move(queued),
                                    absl::UnavailableError("Request timeout expired"));
+      } else {
+        next_deadline_ns_ = std::min(next_deadline_ns_, client_end_ns);
+        if (!expired && queued.deadline_ns) {
+          next_deadline_ns_ = std::min(next_deadline_ns_, *queued.deadline_ns);
+        }
+        (expired ? delayed : fresh).push_back(std::move(queued));
       }
     }
-    level.fresh = std::move(kept);
   }
+  level.fresh = std::move(fresh);
+  level.delayed = std::move(delayed);
 }
 
 // Extends `found` by the queue's requests; false when the batch can not grow any more.
 bool Batcher::SurveyQueue(std::deque<QueuedRequest>& queue, Candidates& found, Taken& taken) {
   for (auto it = queue.begin(); it != queue.end();) {
-    if (it->request->is_cancelled && it->request->is_cancelled()) {
-      taken.refused.emplace_back(std::move(*it), absl::CancelledError("Request was cancelled"));
-      it = queue.erase(it);
+    if (IsCancelled(*it)) {
+      it = Drop(queue, it, taken);
       continue;
     }
     const std::int64_t cost_before = running_cost_ + found.cost;
@@ -208,14 +264,8 @@ void Batcher::TakeFirst(std::size_t count, Taken& taken) {
 }
 
 std::optional<std::int64_t> Batcher::NextDeadline() const {
-  std::optional<std::int64_t> next;
-  if (!has_timeouts_) return next;
-  for (const auto& [number, level] : levels_) {
-    for (const QueuedRequest& queued : level.fresh) {
-      if (queued.deadline_ns) next = std::min(next.value_or(INT64_MAX), *queued.deadline_ns);
-    }
-  }
-  return next;
+  if (next_deadline_ns_ == INT64_MAX) return std::nullopt;
+  return next_deadline_ns_;
 }
 
 Batcher::Taken Batcher::TakeBatchLocked(std::int64_t now_ns) {

@@ -7,6 +7,11 @@
 // A batch goes out when a preferred size or max_batch_size is reached, when it can not grow, or
 // when its oldest request has waited max_queue_delay. Without dynamic_batching every request goes
 // alone.
+//
+// A request leaves the queue unrun when its time-out passes, when its client waits no longer
+// (gRPC's deadline), or when its client has gone. The client's own time-out counts from its arrival
+// at the service, and where the queue's policy allows it to override; without dynamic_batching,
+// always.
 
 #include <cstdint>
 #include <deque>
@@ -47,7 +52,7 @@ class Batcher final : public Scheduler {
   explicit Batcher(Parts parts);
   ~Batcher() override;
 
-  // Starts a thread per instance, and one that refuses expired requests if the policy has timeouts.
+  // Starts a thread per instance, and one that refuses expired requests while all of them work.
   void Start(int instances);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
@@ -67,18 +72,22 @@ class Batcher final : public Scheduler {
 
  private:
   struct Level {
-    QueuePolicy policy;
     std::deque<QueuedRequest> fresh;
     std::deque<QueuedRequest> delayed;  // expired under DELAY: after the fresh ones
     std::size_t size() const { return fresh.size() + delayed.size(); }
   };
   struct Candidates;
 
-  absl::Status Accept(QueuedRequest& queued);
+  absl::Status Accept(QueuedRequest& queued, Taken& gone);
   absl::Status StoppedError() const;
-  Level& LevelOf(const InferRequest& request) SIGLIP_REQUIRES(mu_);
+  std::uint32_t LevelOf(const InferRequest& request) const;
+  const QueuePolicy& PolicyOf(std::uint32_t level) const;
+  void SetDeadline(QueuedRequest& queued) const;
+  static void DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken);
   Taken TakeBatchLocked(std::int64_t now_ns) SIGLIP_REQUIRES(mu_);
   void DropExpired(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
+  void DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now_ns, Taken& taken)
+      SIGLIP_REQUIRES(mu_);
   Candidates Survey(Taken& taken) SIGLIP_REQUIRES(mu_);
   bool SurveyQueue(std::deque<QueuedRequest>& queue, Candidates& found, Taken& taken)
       SIGLIP_REQUIRES(mu_);
@@ -99,13 +108,14 @@ class Batcher final : public Scheduler {
   const DynamicBatching rules_;
   const bool batching_;
   const std::int64_t max_rows_;
-  bool has_timeouts_ = false;  // set by the constructor
 
   Mutex mu_;
   CondVar work_;       // for instances: a request came, a batch ended, or the end is near
   CondVar deadlines_;  // for the thread that refuses
   bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;
   std::map<std::uint32_t, Level> levels_ SIGLIP_GUARDED_BY(mu_);  // 1 is the highest
+  // No queued request expires before; INT64_MAX: none does.
+  std::int64_t next_deadline_ns_ SIGLIP_GUARDED_BY(mu_) = INT64_MAX;
   int running_batches_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::int64_t running_cost_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::vector<std::thread> threads_;

@@ -201,7 +201,8 @@ TEST_F(BatcherTest, DelayedRequestRunsAfterFreshOnes) {
   EXPECT_EQ(Floats(answers_[1].outputs[0])[0], 2);
 }
 
-// Triton: a request's own timeout counts only when overriding is allowed and it is the shorter one.
+// A request's own timeout counts only when overriding is allowed and it is the shorter one. Unlike
+// with Triton, a policy without a timeout is no shorter one.
 TEST_F(BatcherTest, OwnTimeoutCountsOnlyWhenAllowedAndShorter) {
   struct Case {
     std::uint64_t policy_us;
@@ -209,8 +210,9 @@ TEST_F(BatcherTest, OwnTimeoutCountsOnlyWhenAllowedAndShorter) {
     std::uint64_t own_us;
     std::int64_t expected_us;  // 0: never
   };
-  for (const Case& c : {Case{100, true, 50, 50}, Case{100, true, 200, 100},
-                        Case{100, false, 50, 100}, Case{0, true, 50, 0}, Case{100, true, 0, 100}}) {
+  for (const Case& c :
+       {Case{100, true, 50, 50}, Case{100, true, 200, 100}, Case{100, false, 50, 100},
+        Case{0, true, 50, 50}, Case{0, false, 50, 0}, Case{100, true, 0, 100}}) {
     ModelConfig config = Batching();
     config.dynamic_batching->max_queue_delay_us = 1'000'000;
     config.dynamic_batching->default_queue_policy = {.default_timeout_us = c.policy_us,
@@ -223,6 +225,97 @@ TEST_F(BatcherTest, OwnTimeoutCountsOnlyWhenAllowedAndShorter) {
     const std::int64_t expected = c.expected_us == 0 ? 1'000'000 : c.expected_us;
     EXPECT_EQ(wake, clock_.NowNs() + expected * kUs) << c.policy_us << " " << c.own_us;
   }
+}
+
+TEST_F(BatcherTest, OwnTimeoutCountsFromTheRequestsArrivalAtTheService) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 1'000'000;
+  config.dynamic_batching->default_queue_policy.allow_timeout_override = true;
+  Make(config);
+  auto request = FloatRequest({1, 1}, &answers_);
+  request->timeout_us = 50;
+  request->accepted_ns = clock_.NowNs();
+  clock_.Advance(30 * kUs);  // in another model's queue
+  batcher_->Enqueue(std::move(request));
+  clock_.Advance(19 * kUs);
+  EXPECT_EQ(RunOnce(), 0);
+  EXPECT_TRUE(answers_.empty());
+  clock_.Advance(1 * kUs);
+  EXPECT_EQ(RunOnce(), 0);
+  EXPECT_EQ(answers_.at(0).status, absl::UnavailableError("Request timeout expired"));
+}
+
+TEST_F(BatcherTest, OwnTimeoutCountsWithoutDynamicBatching) {
+  Make(FloatConfig());
+  auto request = FloatRequest({1, 1}, &answers_);
+  request->timeout_us = 50;
+  batcher_->Enqueue(std::move(request));
+  clock_.Advance(50 * kUs);
+  EXPECT_EQ(RunOnce(), 0);
+  EXPECT_EQ(answers_.at(0).status, absl::UnavailableError("Request timeout expired"));
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kRejected), 1u);
+}
+
+TEST_F(BatcherTest, WhatItsClientNoLongerWaitsForIsDroppedBeforeCompute) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 0;
+  // Under DELAY too: late is useless to this client.
+  config.dynamic_batching->default_queue_policy = {
+      .timeout_action = QueuePolicy::TimeoutAction::kDelay, .default_timeout_us = 10};
+  Make(config);
+  auto request = FloatRequest({1, 1}, &answers_);
+  request->client_end_ns = clock_.NowNs() + 40 * kUs;
+  batcher_->Enqueue(std::move(request));
+  SendRows(2);
+  clock_.Advance(20 * kUs);  // both are delayed
+  clock_.Advance(20 * kUs);
+  EXPECT_EQ(RunOnce(), 2);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(answers_[1].status.ok());
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kCanceled), 1u);
+}
+
+TEST_F(BatcherTest, EachPriorityHasItsOwnPolicy) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 1'000'000;
+  config.dynamic_batching->priority_levels = 2;
+  config.dynamic_batching->default_priority_level = 1;
+  config.dynamic_batching->default_queue_policy = {.default_timeout_us = 500};
+  config.dynamic_batching->priority_queue_policy[2] = {.default_timeout_us = 50,
+                                                       .max_queue_size = 1};
+  Make(config);
+  const auto send = [&](std::uint64_t priority) {
+    auto request = FloatRequest({1, 1}, &answers_);
+    request->priority = priority;
+    batcher_->Enqueue(std::move(request));
+  };
+  send(1);
+  send(1);
+  send(2);
+  send(2);
+  ASSERT_EQ(answers_.size(), 1u) << "one place at level 2";
+  EXPECT_EQ(answers_[0].status, absl::UnavailableError("Exceeds maximum queue size"));
+  clock_.Advance(50 * kUs);
+  EXPECT_EQ(RunOnce(), 0);
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(answers_[1].status, absl::UnavailableError("Request timeout expired"));
+  clock_.Advance(450 * kUs);
+  EXPECT_EQ(RunOnce(), 0);
+  EXPECT_EQ(answers_.size(), 4u);
+}
+
+TEST_F(BatcherTest, TheCancelledKeepNobodyOutOfAFullQueue) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->default_queue_policy.max_queue_size = 1;
+  Make(config);
+  auto gone = FloatRequest({1, 1}, &answers_);
+  gone->is_cancelled = [] { return true; };
+  batcher_->Enqueue(std::move(gone));
+  SendRows(1);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(statistics_.Snapshot().pending_requests, 1);
 }
 
 TEST_F(BatcherTest, PriorityOneGoesFirstAndAbsentMeansDefault) {

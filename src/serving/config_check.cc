@@ -1,6 +1,7 @@
 #include "serving/config_check.h"
 
 #include <algorithm>
+#include <functional>
 #include <set>
 #include <string>
 
@@ -54,10 +55,6 @@ absl::Status CheckKind(const ModelConfig& c) {
   if (c.decoupled) {
     return ConfigError(c, "model_transaction_policy.decoupled",
                        "expected false: one answer per request");
-  }
-  if (c.response_cache) {
-    return ConfigError(c, "response_cache.enable",
-                       "expected false: this server has no response cache");
   }
   return absl::OkStatus();
 }
@@ -155,6 +152,15 @@ absl::Status CheckInstances(const ModelConfig& c) {
   return absl::OkStatus();
 }
 
+absl::Status CheckMetrics(const ModelConfig& c) {
+  const auto& bounds = c.response_bounds_ms;
+  if (std::adjacent_find(bounds.begin(), bounds.end(), std::greater_equal<>()) != bounds.end()) {
+    return ConfigError(c, "model_metrics.histogram_options.buckets",
+                       "expected each bound to be larger than the one before");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const TensorConfig& tensor) {
   const std::optional<std::int64_t> count = ElementCount(tensor.dims);
   if (!count || *count == 0) {
@@ -187,6 +193,7 @@ absl::Status CheckConfig(const ModelConfig& config) {
   SIGLIP_RETURN_IF_ERROR(CheckTensors(config, "output", config.outputs));
   SIGLIP_RETURN_IF_ERROR(CheckBatching(config));
   SIGLIP_RETURN_IF_ERROR(CheckInstances(config));
+  SIGLIP_RETURN_IF_ERROR(CheckMetrics(config));
   if (config.versions.empty()) {
     return ConfigError(config, "versions",
                        "expected a version folder (such as 1/) beside config.pbtxt, got none");

@@ -3,6 +3,7 @@
 // What `deployments` makes of a configuration, and what a model that sends its work on to others
 // may ask of the service.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ class ModelAccess {
       const std::string& name, const std::string& version) const = 0;
   // Like Service::Infer for a request that is part of an admitted one: refused only by the model.
   virtual void InferWithin(std::unique_ptr<InferRequest> request) = 0;
+  // Another number after each loading and unloading.
+  virtual std::uint64_t generation() const = 0;
 };
 
 // A model whose work other models do. Thread-safe.

@@ -8,24 +8,29 @@
 namespace siglip {
 namespace {
 
-// Below this the work (some microseconds per 10 kB of base64) is less than a change of threads
-// costs in the worst case.
+// Below this the work (some microseconds per 10 kB of base64 or SHA-256) is less than a change of
+// threads costs in the worst case.
 constexpr std::size_t kInlineBytes = 32 * 1024;
-
-std::size_t InputBytes(const InferRequest& request) {
-  std::size_t bytes = 0;
-  for (const InputTensor& input : request.inputs) {
-    bytes += input.data.size();
-    for (const std::string_view element : input.elements) bytes += element.size();
-  }
-  return bytes;
-}
 
 std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
 }
 
 }  // namespace
+
+void RunOrSubmit(std::unique_ptr<InferRequest> request, ThreadPool& pool,
+                 std::function<void(std::unique_ptr<InferRequest>)> work) {
+  if (InputBytes(*request) <= kInlineBytes) return work(std::move(request));
+  // std::function must be copyable.
+  auto shared = std::make_shared<std::unique_ptr<InferRequest>>(std::move(request));
+  pool.Submit([shared, work = std::move(work)] {
+    const InferRequest& waited = **shared;
+    if (waited.is_cancelled && waited.is_cancelled()) {
+      return Refuse(std::move(*shared), absl::CancelledError("Request was cancelled"));
+    }
+    work(std::move(*shared));
+  });
+}
 
 ForwardScheduler::ForwardScheduler(std::shared_ptr<const ModelConfig> config,
                                    std::shared_ptr<Forwarder> forwarder, const Clock& clock,
@@ -51,16 +56,9 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
     }
     done(std::move(response));
   };
-  if (InputBytes(*request) <= kInlineBytes) {
-    const std::shared_ptr<ModelAccess> models = request->models;
-    forwarder_->Forward(std::move(request), *models);
-    return;
-  }
-  // std::function must be copyable.
-  auto shared = std::make_shared<std::unique_ptr<InferRequest>>(std::move(request));
-  pool_.Submit([this, shared] {
-    const std::shared_ptr<ModelAccess> models = (*shared)->models;
-    forwarder_->Forward(std::move(*shared), *models);
+  RunOrSubmit(std::move(request), pool_, [this](std::unique_ptr<InferRequest> moved) {
+    const std::shared_ptr<ModelAccess> models = moved->models;
+    forwarder_->Forward(std::move(moved), *models);
   });
 }
 

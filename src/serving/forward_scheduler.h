@@ -3,6 +3,7 @@
 // Takes the requests of a forwarding model: keeps its statistics, and moves large requests off the
 // I/O thread that brought them.
 
+#include <functional>
 #include <memory>
 
 #include "base/clock.h"
@@ -13,6 +14,10 @@
 #include "serving/statistics_recorder.h"
 
 namespace siglip {
+
+// Runs `work` with the request: here if its inputs are small, else in the pool.
+void RunOrSubmit(std::unique_ptr<InferRequest> request, ThreadPool& pool,
+                 std::function<void(std::unique_ptr<InferRequest>)> work);
 
 // Thread-safe. What is passed by reference is borrowed and outlives the requests.
 class ForwardScheduler final : public Scheduler {

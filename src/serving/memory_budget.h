@@ -33,6 +33,7 @@ class MemoryBudget : public std::enable_shared_from_this<MemoryBudget> {
     }
 
    private:
+    friend class MemoryBudget;
     std::shared_ptr<MemoryBudget> budget_;
     std::int64_t bytes_ = 0;
   };
@@ -44,6 +45,17 @@ class MemoryBudget : public std::enable_shared_from_this<MemoryBudget> {
     if (held_bytes_ > 0 && bytes > limit_bytes_ - held_bytes_) return nullptr;
     held_bytes_ += bytes;
     return std::make_unique<Hold>(shared_from_this(), bytes);
+  }
+
+  // Adds `bytes` to `hold`, which is this budget's or empty. False, and nothing is added, if they
+  // do not fit beside what others hold.
+  bool TryGrow(Hold& hold, std::int64_t bytes) {
+    MutexLock lock(mu_);
+    if (held_bytes_ > hold.bytes_ && bytes > limit_bytes_ - held_bytes_) return false;
+    held_bytes_ += bytes;
+    hold.bytes_ += bytes;
+    hold.budget_ = shared_from_this();
+    return true;
   }
 
   std::int64_t held_bytes() const {

@@ -83,6 +83,9 @@ struct ModelConfig {
   std::vector<Warmup> warmups = {};
   bool decoupled = false;
   bool response_cache = false;
+  std::map<std::string, std::string> metric_tags = {};  // labels of the model's metrics
+  // Of nv_inference_first_response_histogram_ms; ascending. The default is Triton's.
+  std::vector<double> response_bounds_ms = {100, 500, 2000, 5000};
   std::vector<std::int64_t> versions = {};  // of the repository; the built-in ones have {1}
 
   // Where it came from: the path of config.pbtxt, or "built-in". For errors.

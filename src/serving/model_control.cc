@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "serving/batcher.h"
+#include "serving/cache_scheduler.h"
 #include "serving/config_check.h"
 #include "serving/ensemble.h"
 #include "serving/forward_scheduler.h"
@@ -119,10 +120,17 @@ absl::Status ModelControl::Make(ModelConfig config) {
   model->name = config.name;
   model->version = VersionOf(config);
   model->read = config;
-  model->statistics =
-      std::make_unique<StatisticsRecorder>(config.name, model->version, *parts_.clock);
+  model->statistics = std::make_unique<StatisticsRecorder>(
+      config.name, model->version, *parts_.clock, config.response_bounds_ms);
+  // Clients are told what is so.
+  config.response_cache = config.response_cache && parts_.cache != nullptr;
   SIGLIP_RETURN_IF_ERROR(config.is_ensemble() ? MakeEnsemble(config, *model)
                                               : MakeWork(config, *model));
+  if (config.response_cache) {
+    model->scheduler =
+        std::make_unique<CacheScheduler>(std::move(model->scheduler), parts_.cache, *parts_.clock,
+                                         *model->statistics, *parts_.forward_pool);
+  }
   model->statistics->SetLoadDuration(static_cast<double>(parts_.clock->NowNs() - start_ns) * 1e-9);
   SIGLIP_LOG_INFO("model_loaded name={} version={}", model->name, model->version);
   parts_.registry->Finish(std::move(model));
@@ -133,8 +141,14 @@ absl::Status ModelControl::MakeWork(ModelConfig& config, LoadedModel& model) {
   SIGLIP_ASSIGN_OR_RETURN(const Deployment deployment, parts_.factory->Make(config));
   SIGLIP_RETURN_IF_ERROR(CheckCompleted(config, deployment));
   NormalizeConfig(deployment, config);
-  if (deployment.step != nullptr) SIGLIP_RETURN_IF_ERROR(WarmUp(config, *deployment.step));
+  if (deployment.step != nullptr) {
+    SIGLIP_RETURN_IF_ERROR(WarmUp(config, *deployment.step));
+  } else if (!config.warmups.empty()) {
+    // Other models do its work, and those may not be loaded yet.
+    SIGLIP_LOG_WARN("model_warmup_without_effect name={}", LogSafe(config.name));
+  }
   model.config = std::make_shared<const ModelConfig>(config);
+  model.step = deployment.step;
   model.scheduler = MakeScheduler(deployment, model);
   return absl::OkStatus();
 }

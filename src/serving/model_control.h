@@ -22,6 +22,7 @@
 #include "serving/model_registry.h"
 #include "serving/model_repository.h"
 #include "serving/options.h"
+#include "serving/response_cache.h"
 #include "serving/service.h"
 
 namespace siglip {
@@ -38,6 +39,7 @@ class ModelControl {
     ThreadPool* forward_pool = nullptr;
     // Told the model's name. By any instance's thread, perhaps more than once; see BatchContext.
     std::function<void(const std::string&, const absl::Status&)> on_lost = {};
+    std::shared_ptr<ResponseCache> cache;  // null: none
     ServiceOptions options;
   };
   explicit ModelControl(Parts parts);

@@ -248,6 +248,7 @@ TEST_F(ModelControlTest, PollingFollowsTheFiles) {
                         .clock = &clock_,
                         .output_budget = std::make_shared<MemoryBudget>(1 << 20),
                         .forward_pool = &pool,
+                        .cache = nullptr,
                         .options = {.control_mode = ModelControlMode::kPoll}});
   ASSERT_TRUE(control.LoadInitial().ok());
   const auto names = [&registry] {

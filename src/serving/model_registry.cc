@@ -7,7 +7,7 @@ namespace siglip {
 
 ModelRegistry::ModelRegistry()
     : table_(std::make_shared<ModelTable>(ModelTable::Models{},
-                                          std::map<std::string, std::string>{})) {}
+                                          std::map<std::string, std::string>{}, 0)) {}
 
 ModelRegistry::~ModelRegistry() {
   std::shared_ptr<ModelTable> last;
@@ -62,7 +62,7 @@ void ModelRegistry::Publish(ModelTable::Models ready) {
   }
   // The old table, and with it perhaps a model, goes when its last request is answered; that is
   // never under this lock, since Destroy runs on the reaper's thread.
-  table_ = std::make_shared<ModelTable>(std::move(ready), std::move(unavailable));
+  table_ = std::make_shared<ModelTable>(std::move(ready), std::move(unavailable), ++generation_);
 }
 
 std::shared_ptr<const LoadedModel> ModelRegistry::Adopt(std::unique_ptr<LoadedModel> model) {

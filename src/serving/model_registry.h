@@ -3,6 +3,7 @@
 // Which models there are and in what state. Makes a new ModelTable at each change, and ends models
 // that no table and no request holds any more.
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -60,6 +61,7 @@ class ModelRegistry {
   std::shared_ptr<ModelTable> table_ SIGLIP_GUARDED_BY(mu_);
   std::vector<std::weak_ptr<const LoadedModel>> all_ SIGLIP_GUARDED_BY(mu_);
   int alive_ SIGLIP_GUARDED_BY(mu_) = 0;
+  std::uint64_t generation_ SIGLIP_GUARDED_BY(mu_) = 0;  // of table_
   // The last holder of a model may be the model's own thread, which cannot wait for itself.
   std::unique_ptr<ThreadPool> reaper_ = std::make_unique<ThreadPool>(1);
 };

@@ -9,8 +9,9 @@
 
 namespace siglip {
 
-ModelTable::ModelTable(Models ready, std::map<std::string, std::string> unavailable)
-    : ready_(std::move(ready)), unavailable_(std::move(unavailable)) {}
+ModelTable::ModelTable(Models ready, std::map<std::string, std::string> unavailable,
+                       std::uint64_t generation)
+    : ready_(std::move(ready)), unavailable_(std::move(unavailable)), generation_(generation) {}
 
 absl::StatusOr<const LoadedModel*> ModelTable::Find(const std::string& name,
                                                     const std::string& version) const {

@@ -5,6 +5,7 @@
 // So a model that is unloaded or replaced meanwhile still does all the work of the requests that
 // came before.
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,6 +24,7 @@ struct LoadedModel {
   ModelConfig read;                           // as it was before completion
   std::shared_ptr<const ModelConfig> config;  // checked and completed
   std::unique_ptr<StatisticsRecorder> statistics;
+  std::shared_ptr<const Step> step;  // null: other models do the work
   std::unique_ptr<Scheduler> scheduler;
 };
 
@@ -30,8 +32,10 @@ struct LoadedModel {
 class ModelTable final : public ModelAccess, public std::enable_shared_from_this<ModelTable> {
  public:
   using Models = std::map<std::string, std::shared_ptr<const LoadedModel>>;
-  // `unavailable`: the versions of models that are known but not served, by name.
-  ModelTable(Models ready, std::map<std::string, std::string> unavailable);
+  // `unavailable`: the versions of models that are known but not served, by name. `generation`: no
+  // two tables have the same.
+  ModelTable(Models ready, std::map<std::string, std::string> unavailable,
+             std::uint64_t generation);
 
   const Models& ready() const { return ready_; }
   // Valid as long as the table. NotFound or Unavailable with Triton's texts.
@@ -42,10 +46,12 @@ class ModelTable final : public ModelAccess, public std::enable_shared_from_this
       const std::string& name, const std::string& version) const override;
   // Checks the request against the model's configuration and puts it into its queue.
   void InferWithin(std::unique_ptr<InferRequest> request) override;
+  std::uint64_t generation() const override { return generation_; }
 
  private:
   const Models ready_;
   const std::map<std::string, std::string> unavailable_;
+  const std::uint64_t generation_;
 };
 
 }  // namespace siglip

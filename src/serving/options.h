@@ -44,6 +44,8 @@ struct ServiceOptions {
   // Working set of the images that are decoded at a time, by what their heads declare. One picture
   // of Pillow's limit, 179 Mpx, takes 0.5 to 1.6 GB: a larger one than this runs alone.
   std::int64_t max_running_cost_bytes = std::int64_t{1} << 30;
+  // Answers kept for models with response_cache, with --cache-config local,size=N; 0 = none.
+  std::int64_t cache_bytes = 0;
   // Threads for the forwarding models' base64 and tokenizing of large requests.
   int num_forward_threads = 2;
   // False: a model that fails to load is UNAVAILABLE, the others are served (Triton's

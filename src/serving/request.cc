@@ -11,9 +11,20 @@ InferRequest::~InferRequest() {
   Answer(*this, std::move(response));
 }
 
+std::size_t InputBytes(const InferRequest& request) {
+  std::size_t bytes = 0;
+  for (const InputTensor& input : request.inputs) {
+    bytes += input.data.size();
+    for (const std::string_view element : input.elements) bytes += element.size();
+  }
+  return bytes;
+}
+
 void Inherit(const InferRequest& outer, InferRequest& inner) {
   inner.priority = outer.priority;
   inner.timeout_us = outer.timeout_us;
+  inner.accepted_ns = outer.accepted_ns;
+  inner.client_end_ns = outer.client_end_ns;
   inner.is_cancelled = outer.is_cancelled;
   if (outer.trace == nullptr) return;
   inner.trace = outer.trace;

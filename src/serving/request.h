@@ -94,7 +94,10 @@ struct InferRequest {
   std::string model_version = {};  // empty = the newest
   Parameters parameters = {};      // free ones; the protocol's own are the fields below
   std::uint64_t priority = 0;
-  std::uint64_t timeout_us = 0;  // 0 = none
+  std::uint64_t timeout_us = 0;  // 0 = none; of accepted_ns, and where the queue's policy allows it
+  std::int64_t accepted_ns = 0;  // when the service took the client's request; 0 = not yet
+  std::int64_t client_end_ns =
+      0;  // the client waits no longer (gRPC's deadline); 0 = it tells none
   std::uint64_t sequence_id = 0;
   std::vector<InputTensor> inputs = {};
   std::vector<RequestedOutput> outputs = {};
@@ -116,8 +119,11 @@ struct InferRequest {
   std::uint64_t trace_parent_id = 0;  // 0 = the client's
 };
 
-// Gives what a request says about its client to one that is sent on its behalf: priority, time-out,
-// cancellation and trace.
+// Bytes of all inputs.
+std::size_t InputBytes(const InferRequest& request);
+
+// Gives what a request says about its client to one that is sent on its behalf: priority,
+// time-outs, cancellation and trace.
 void Inherit(const InferRequest& outer, InferRequest& inner);
 
 // Calls the request's `done` and clears it; id, model name and version are filled in from the

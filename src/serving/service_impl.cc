@@ -12,15 +12,6 @@
 namespace siglip {
 namespace {
 
-std::int64_t InputBytes(const InferRequest& request) {
-  std::size_t bytes = 0;
-  for (const InputTensor& input : request.inputs) {
-    bytes += input.data.size();
-    for (const std::string_view element : input.elements) bytes += element.size();
-  }
-  return static_cast<std::int64_t>(bytes);
-}
-
 absl::Status ClassifyOutputs(const std::vector<RequestedOutput>& wanted, bool batched,
                              InferResponse& response) {
   for (OutputTensor& output : response.outputs) {
@@ -40,6 +31,14 @@ std::vector<TensorConfig> WithBatchDim(const ModelConfig& config,
   return tensors;
 }
 
+ModelStatistics StatisticsOf(const LoadedModel& model) {
+  ModelStatistics statistics = model.statistics->Snapshot();
+  statistics.metric_tags = model.config->metric_tags;
+  statistics.cached = model.config->response_cache;
+  if (model.step != nullptr) statistics.step = model.step->Counters();
+  return statistics;
+}
+
 }  // namespace
 
 absl::Status ControlRefused() {
@@ -55,6 +54,8 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
       output_budget_(std::make_shared<MemoryBudget>(options.max_output_bytes)),
       forward_pool_(std::make_unique<ThreadPool>(std::max(1, options.num_forward_threads))),
       repository_(std::move(repository)),
+      cache_(options.cache_bytes > 0 ? std::make_shared<ResponseCache>(options.cache_bytes)
+                                     : nullptr),
       control_(std::make_unique<ModelControl>(ModelControl::Parts{
           .registry = &registry_,
           .repository = repository_.get(),
@@ -64,6 +65,7 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
           .forward_pool = forward_pool_.get(),
           .on_lost = [this](const std::string& model,
                             const absl::Status& status) { Lose(model, status); },
+          .cache = cache_,
           .options = options})) {}
 
 ServiceImpl::~ServiceImpl() {
@@ -133,7 +135,7 @@ absl::StatusOr<std::vector<ModelStatistics>> ServiceImpl::GetStatistics(
   const std::shared_ptr<ModelTable> table = registry_.table();
   if (name.empty()) {
     for (const auto& [model_name, model] : table->ready()) {
-      rows.push_back(model->statistics->Snapshot());
+      rows.push_back(StatisticsOf(*model));
     }
     return rows;
   }
@@ -144,7 +146,7 @@ absl::StatusOr<std::vector<ModelStatistics>> ServiceImpl::GetStatistics(
             ? absl::StrCat("requested model '", name, "' is not available")
             : absl::StrCat("requested model version is not available for model '", name, "'"));
   }
-  rows.push_back((*model)->statistics->Snapshot());
+  rows.push_back(StatisticsOf(**model));
   return rows;
 }
 
@@ -184,7 +186,7 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
     return absl::UnavailableError(absl::StrCat("Exceeds maximum number of requests in flight, ",
                                                options_.max_inflight_requests));
   }
-  const std::int64_t bytes = InputBytes(request);
+  const auto bytes = static_cast<std::int64_t>(InputBytes(request));
   std::shared_ptr<MemoryBudget::Hold> hold = input_budget_->TryHold(bytes);
   if (hold == nullptr) {
     Leave();
@@ -220,7 +222,8 @@ void ServiceImpl::Leave() {
 }
 
 void ServiceImpl::Infer(std::unique_ptr<InferRequest> request) {
-  if (request->times.arrival_ns == 0) request->times.arrival_ns = clock_.NowNs();
+  request->accepted_ns = clock_.NowNs();
+  if (request->times.arrival_ns == 0) request->times.arrival_ns = request->accepted_ns;
   const std::shared_ptr<ModelTable> table = registry_.table();
   // A model that is not there is told before a door that is shut.
   const auto model = table->Find(request->model_name, request->model_version);

@@ -19,6 +19,7 @@
 #include "serving/model_registry.h"
 #include "serving/model_repository.h"
 #include "serving/options.h"
+#include "serving/response_cache.h"
 #include "serving/service.h"
 
 namespace siglip {
@@ -76,6 +77,7 @@ class ServiceImpl final : public Service {
   const std::shared_ptr<MemoryBudget> output_budget_;
   std::unique_ptr<ThreadPool> forward_pool_;
   const std::unique_ptr<ModelRepository> repository_;
+  const std::shared_ptr<ResponseCache> cache_;  // null without --cache-config
   ModelRegistry registry_;
   std::unique_ptr<ModelControl> control_;
   // Set once, when a model's device is lost: readiness turns false. Orders nothing else.

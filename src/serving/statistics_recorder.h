@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/mutex.h"
@@ -15,7 +16,9 @@ namespace siglip {
 // Thread-safe. The clock is borrowed.
 class StatisticsRecorder {
  public:
-  StatisticsRecorder(std::string name, std::string version, const Clock& clock);
+  // `response_bounds_ms`: of ModelStatistics::responses, ascending.
+  StatisticsRecorder(std::string name, std::string version, const Clock& clock,
+                     std::vector<double> response_bounds_ms = {});
 
   // A request was accepted into the model's queue, and left it for good (answered, any way).
   void AddPending(std::int64_t requests);
@@ -26,11 +29,18 @@ class StatisticsRecorder {
   void RecordFailure(FailureReason reason, std::uint64_t total_ns);
   // One execution of `batch_size` rows; queue_ns is not looked at.
   void RecordExecution(std::int64_t batch_size, const ComputeDurations& durations);
+  // A request that was answered from the response cache, after `lookup_ns`.
+  void RecordCacheHit(std::uint64_t total_ns, std::uint64_t lookup_ns);
+  // One that was not, and is now kept: RecordSuccess has counted it.
+  void RecordCacheMiss(std::uint64_t lookup_and_insert_ns);
   void SetLoadDuration(double seconds);
 
   ModelStatistics Snapshot() const;
 
  private:
+  void AddLatency(LatencyKind kind, std::uint64_t ns, std::int64_t now_ns) SIGLIP_REQUIRES(mu_);
+  void AddResponse(std::uint64_t total_ns) SIGLIP_REQUIRES(mu_);
+
   const Clock& clock_;
   mutable Mutex mu_;
   ModelStatistics counters_ SIGLIP_GUARDED_BY(mu_);

@@ -39,5 +39,17 @@ TEST(Statistics, FailuresHaveAllReasonsFromTheStart) {
   EXPECT_EQ(s.success.count, 0u);
 }
 
+TEST(Statistics, ResponsesAreCountedByTheBoundThatTheyDoNotExceed) {
+  testing::ManualClock clock;
+  StatisticsRecorder recorder("m", "1", clock, {1, 10});
+  for (const std::uint64_t us : {500, 1000, 1001, 10'000, 99'000}) {
+    recorder.RecordSuccess(1, us * 1000, {});
+  }
+  recorder.RecordCacheHit(2'000'000, 1000);
+  const ResponseHistogram responses = recorder.Snapshot().responses;
+  EXPECT_EQ(responses.counts, (std::vector<std::uint64_t>{2, 3, 1}));
+  EXPECT_EQ(responses.sum_ns, 113'501'000u);
+}
+
 }  // namespace
 }  // namespace siglip

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "serving/request.h"
+#include "serving/statistics.h"
 
 namespace siglip {
 
@@ -41,6 +42,7 @@ class Step {
   // Bytes of memory that running this item will take beyond its outputs, known before it is queued
   // (declared pixels). An error refuses the item at once.
   virtual absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const = 0;
+  virtual StepCounters Counters() const { return {}; }
 };
 
 }  // namespace siglip

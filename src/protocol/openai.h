@@ -1,0 +1,59 @@
+#pragma once
+
+// The embeddings part of OpenAI's protocol: a list of texts and images in, a list of vectors out.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "protocol/padded_body.h"
+
+namespace siglip {
+
+// What a model of this door takes.
+enum class EmbeddingInput { kText, kImage, kBoth };
+
+struct EmbeddingModel {
+  std::string id;
+  EmbeddingInput input = EmbeddingInput::kText;
+};
+
+// UTF-8 text, or an image file as base64. Views of the request.
+struct EmbeddingItem {
+  bool is_image = false;
+  std::string_view bytes;
+};
+
+struct EmbeddingsRequest {
+  std::string model;
+  std::vector<EmbeddingItem> items;
+  bool base64 = false;     // encoding_format: little-endian float32 as base64, else numbers
+  bool normalized = true;  // vectors of length 1, as OpenAI's are
+  std::optional<std::int64_t> dimensions;
+  std::shared_ptr<const void> storage;  // keeps `items` alive
+};
+
+// An item is a text, {"type":"text","text":T}, {"text":T}, an image as a data: URI,
+// {"type":"image_url","image_url":U or {"url":U}}, {"image":U}; where the model takes images alone,
+// a string is one too, as base64 or data: URI. URLs are refused: nothing is fetched. `models` tells
+// what the model takes. NotFound: no such model; InvalidArgument names the field.
+absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBody> body,
+                                                  std::span<const EmbeddingModel> models);
+
+// rows[i]: of item i, as they came from the model; normalised here if the request says so.
+std::string RenderEmbeddings(const EmbeddingsRequest& request,
+                             const std::vector<std::vector<float>>& rows);
+std::string RenderModelList(std::span<const EmbeddingModel> models);
+// The body of a refusal: {"error":{"message":..,"type":..,"param":null,"code":..}}.
+std::string OpenAiErrorBody(const absl::Status& status);
+
+// OpenAPI 3.1 of these routes and of health; the models' ids are those that may be asked for.
+std::string OpenApiDocument(std::span<const EmbeddingModel> models, std::string_view version);
+
+}  // namespace siglip

@@ -1,0 +1,127 @@
+#include "protocol/openai.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace siglip {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::vector<EmbeddingModel> kModels = {{"both", EmbeddingInput::kBoth},
+                                             {"text", EmbeddingInput::kText},
+                                             {"image", EmbeddingInput::kImage}};
+
+absl::StatusOr<EmbeddingsRequest> Parse(std::string_view json) {
+  return ParseEmbeddings(std::make_shared<const PaddedBody>(json), kModels);
+}
+
+// "T:text" or "I:base64" of each item.
+std::vector<std::string> Items(std::string_view json) {
+  const auto request = Parse(json);
+  EXPECT_TRUE(request.ok()) << request.status() << json;
+  std::vector<std::string> items;
+  if (!request.ok()) return items;
+  for (const EmbeddingItem& item : request->items) {
+    items.push_back((item.is_image ? "I:" : "T:") + std::string(item.bytes));
+  }
+  return items;
+}
+
+std::string Refusal(std::string_view json) { return std::string(Parse(json).status().message()); }
+
+TEST(ParseEmbeddings, TakesOneOrManyInEveryForm) {
+  using V = std::vector<std::string>;
+  EXPECT_EQ(Items(R"({"model":"text","input":"a \"b\""})"), V{"T:a \"b\""});
+  EXPECT_EQ(Items(R"({"input":["a",""],"model":"text","user":{"x":[1]}})"), (V{"T:a", "T:"}));
+  EXPECT_EQ(Items(R"({"model":"image","input":["QUJD","data:image/png;base64,QQ=="]})"),
+            (V{"I:QUJD", "I:QQ=="}));
+  EXPECT_EQ(Items(R"({"model":"both","input":["data:image/gif;base64,QQ==","data: no image",
+                     {"text":"data:image/gif;base64,QQ=="},{"type":"text","text":"t"},{"image":"QQ=="},
+                     {"type":"image_url","image_url":"QQ=="},
+                     {"type":"image_url","image_url":{"url":"data:;base64,QQ==","detail":"low"}}]})"),
+            (V{"I:QQ==", "T:data: no image", "T:data:image/gif;base64,QQ==", "T:t",
+               "I:QQ==", "I:QQ==", "I:QQ=="}));
+}
+
+TEST(ParseEmbeddings, ReadsTheSwitches) {
+  const auto request = Parse(
+      R"({"model":"text","input":"a","encoding_format":"base64","normalized":false,"dimensions":3})");
+  ASSERT_TRUE(request.ok());
+  EXPECT_TRUE(request->base64);
+  EXPECT_FALSE(request->normalized);
+  EXPECT_EQ(request->dimensions, 3);
+  const auto defaults = Parse(R"({"model":"text","input":"a"})");
+  EXPECT_FALSE(defaults->base64);
+  EXPECT_TRUE(defaults->normalized);
+  EXPECT_FALSE(defaults->dimensions);
+}
+
+TEST(ParseEmbeddings, RefusalsSayWhatWasExpected) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"([])", "expected an object"},
+      {R"({"model":"text")", "failed to parse"},
+      {R"({"input":"a"})", "model: expected a name"},
+      {R"({"model":"text"})", "input: expected at least one"},
+      {R"({"model":"text","input":[]})", "input: expected at least one"},
+      {R"({"model":"text","input":[1,2]})", "input[0]: expected a text or an image"},
+      {R"({"model":"text","input":[["a"]]})", "input[0]: expected a text or an image"},
+      {R"({"model":"text","input":null})", "input[0]: expected a text or an image"},
+      {R"({"model":"text","input":["a",{"image":"QQ=="}]})", "input[1]: model 'text' takes texts"},
+      {R"({"model":"image","input":{"text":"a"}})", "input[0]: model 'image' takes images"},
+      {R"({"model":"image","input":"https://a/b.png"})", "not fetched from URLs"},
+      {R"({"model":"both","input":{"image_url":{"url":"http://a"}}})", "not fetched from URLs"},
+      {R"({"model":"both","input":{"image_url":{}}})", "input[0].image_url: expected a url"},
+      {R"({"model":"both","input":{"type":"text"}})", "expected one of text, image and image_url"},
+      {R"({"model":"both","input":{"text":"a","image":"QQ=="}})", "expected one of"},
+      {R"({"model":"image","input":"data:image/png,abc"})", "expected data:<type>;base64,<bytes>"},
+      {R"({"model":"text","input":"a","encoding_format":"hex"})",
+       "encoding_format: expected float"},
+      {R"({"model":"text","input":"a","normalized":1})", "normalized"},
+      {R"({"model":"text","input":"a","dimensions":"3"})", "dimensions"},
+  };
+  for (const auto& [json, expected] : cases)
+    EXPECT_THAT(Refusal(json), HasSubstr(expected)) << json;
+  const auto unknown = Parse(R"({"model":"ada","input":"a"})");
+  EXPECT_TRUE(absl::IsNotFound(unknown.status()));
+  EXPECT_EQ(unknown.status().message(), "model: expected one of both, text, image, got 'ada'");
+}
+
+TEST(ParseEmbeddings, ListsAreBounded) {
+  std::string json = R"({"model":"text","input":["a")";
+  for (int i = 1; i < 2048; ++i) json += ",\"a\"";
+  EXPECT_EQ(Items(json + "]}").size(), 2048u);
+  EXPECT_THAT(Refusal(json + ",\"a\"]}"), HasSubstr("at most 2048"));
+}
+
+TEST(RenderEmbeddings, StatesItsNormalisation) {
+  EmbeddingsRequest request;
+  request.model = "text";
+  const auto unit = nlohmann::json::parse(RenderEmbeddings(request, {{3, 4}, {0, 0}}));
+  EXPECT_EQ(unit["data"][0]["embedding"], (std::vector<double>{0.6F, 0.8F}));
+  EXPECT_EQ(unit["data"][1]["embedding"], (std::vector<double>{0, 0}));
+  EXPECT_EQ(unit["data"][1]["index"], 1);
+  EXPECT_EQ(unit["normalized"], true);
+  EXPECT_EQ(unit["model"], "text");
+  request.normalized = false;
+  request.base64 = true;
+  const auto raw = nlohmann::json::parse(RenderEmbeddings(request, {{1}}));
+  EXPECT_EQ(raw["data"][0]["embedding"], "AACAPw==");
+  EXPECT_EQ(raw["normalized"], false);
+}
+
+TEST(OpenAi, OtherAnswersAreJson) {
+  const auto error = nlohmann::json::parse(OpenAiErrorBody(absl::NotFoundError("a \"b\"")));
+  EXPECT_EQ(error["error"]["message"], "a \"b\"");
+  EXPECT_EQ(error["error"]["code"], "model_not_found");
+  const auto models = nlohmann::json::parse(RenderModelList(kModels));
+  EXPECT_EQ(models["data"][1]["id"], "text");
+  const auto document = nlohmann::json::parse(OpenApiDocument(kModels, "1"));
+  const auto& schema = document["components"]["schemas"]["EmbeddingsRequest"];
+  EXPECT_EQ(schema["properties"]["model"]["enum"].size(), 3u);
+  EXPECT_TRUE(document["paths"].contains("/v1/embeddings"));
+}
+
+}  // namespace
+}  // namespace siglip

@@ -1,0 +1,74 @@
+// The text of OpenApiDocument: what the parser and the renderer of openai.cc do, for machines.
+
+#include "base/json_text.h"
+#include "protocol/openai.h"
+#include "protocol/text.h"
+
+namespace siglip {
+namespace {
+
+constexpr std::string_view kPaths = R"json("paths":{
+"/v1/embeddings":{"post":{"operationId":"embed","summary":"Embeds texts and images",
+ "requestBody":{"required":true,"content":{"application/json":{"schema":{"$ref":"#/components/schemas/EmbeddingsRequest"}}}},
+ "responses":{
+  "200":{"description":"A vector per item","content":{"application/json":{"schema":{"$ref":"#/components/schemas/Embeddings"}}}},
+  "400":{"$ref":"#/components/responses/Error"},
+  "404":{"$ref":"#/components/responses/Error"},
+  "501":{"$ref":"#/components/responses/Error"},
+  "503":{"$ref":"#/components/responses/Error"}}}},
+"/v1/models":{"get":{"operationId":"listModels","summary":"Models that embeddings can be asked of",
+ "responses":{"200":{"description":"The list","content":{"application/json":{"schema":{"$ref":"#/components/schemas/Models"}}}}}}},
+"/openapi.json":{"get":{"operationId":"openapi","summary":"This document",
+ "responses":{"200":{"description":"OpenAPI 3.1","content":{"application/json":{"schema":{"type":"object"}}}}}}}
+})json";
+
+constexpr std::string_view kSchemas =
+    R"json("responses":{"Error":{"description":"A refusal","content":{"application/json":{"schema":{"$ref":"#/components/schemas/Error"}}}}},
+"schemas":{
+"Item":{"anyOf":[
+ {"type":"string"},
+ {"type":"object","required":["text"],"properties":{"type":{"const":"text"},"text":{"type":"string"}},"additionalProperties":false},
+ {"type":"object","required":["image"],"properties":{"image":{"$ref":"#/components/schemas/Image"}},"additionalProperties":false},
+ {"type":"object","required":["image_url"],"properties":{"type":{"const":"image_url"},"image_url":{"anyOf":[
+  {"$ref":"#/components/schemas/Image"},
+  {"type":"object","required":["url"],"properties":{"url":{"$ref":"#/components/schemas/Image"}}}]}},"additionalProperties":false}]},
+"Image":{"type":"string","description":"An image file, as base64 or as data:<type>;base64,<bytes>. URLs are refused."},
+"Embeddings":{"type":"object","required":["object","data","model","normalized","usage"],"properties":{
+ "object":{"const":"list"},
+ "data":{"type":"array","minItems":1,"items":{"type":"object","required":["object","index","embedding"],"properties":{
+  "object":{"const":"embedding"},"index":{"type":"integer"},
+  "embedding":{"anyOf":[{"type":"array","items":{"type":"number"}},{"type":"string"}]}}}},
+ "model":{"type":"string"},
+ "normalized":{"type":"boolean","description":"Whether the vectors have length 1"},
+ "usage":{"type":"object","required":["prompt_tokens","total_tokens"],"properties":{"prompt_tokens":{"type":"integer"},"total_tokens":{"type":"integer"}}}}},
+"Models":{"type":"object","required":["object","data"],"properties":{"object":{"const":"list"},
+ "data":{"type":"array","items":{"type":"object","required":["id","object","created","owned_by"],"properties":{
+  "id":{"type":"string"},"object":{"const":"model"},"created":{"type":"integer"},"owned_by":{"type":"string"}}}}}},
+"Error":{"type":"object","required":["error"],"properties":{"error":{"type":"object","required":["message","type","param","code"],"properties":{
+ "message":{"type":"string"},"type":{"type":"string"},"param":{"type":["string","null"]},"code":{"type":["string","null"]}}}}},
+)json";
+
+}  // namespace
+
+std::string OpenApiDocument(std::span<const EmbeddingModel> models, std::string_view version) {
+  std::string json = "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"siglip\",\"version\":";
+  AppendJsonString(version, json);
+  AppendAll(json, "},\n", kPaths, ",\n\"components\":{", kSchemas,
+            "\"EmbeddingsRequest\":{\"type\":\"object\",\"required\":[\"model\",\"input\"],"
+            "\"properties\":{\n\"model\":{\"enum\":[");
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    if (i != 0) json += ',';
+    AppendJsonString(models[i].id, json);
+  }
+  AppendAll(json, R"json(]},
+"input":{"anyOf":[{"$ref":"#/components/schemas/Item"},
+ {"type":"array","minItems":1,"maxItems":2048,"items":{"$ref":"#/components/schemas/Item"}}]},
+"encoding_format":{"enum":["float","base64"],"default":"float"},
+"normalized":{"type":"boolean","default":true},
+"dimensions":{"type":"integer","description":"The model's own width; others are refused."},
+"user":{"type":"string"}}}}}}
+)json");
+  return json;
+}
+
+}  // namespace siglip

@@ -1,0 +1,140 @@
+#include "server/openai_routes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/fake_service.h"
+#include "server/raw_client_for_test.h"
+
+namespace siglip {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// embed_text and embed_image of two rows a batch: an item's embedding is [its length, 0 or 1 for an
+// image]. An item "bad" fails its request.
+class EmbeddingService final : public FakeService {
+ public:
+  std::vector<IndexRow> RepositoryIndex(bool) const override {
+    return {{"embed_image", "1", "READY", ""},
+            {"embed_text", "1", "READY", ""},
+            {"siglip_text", "1", "READY", ""}};
+  }
+  absl::StatusOr<std::shared_ptr<const ModelConfig>> GetModelConfig(
+      const std::string& name, const std::string&) const override {
+    auto config = std::make_shared<ModelConfig>();
+    config->name = name;
+    config->max_batch_size = 2;
+    config->inputs = {{.name = "IN", .datatype = DataType::kBytes, .dims = {1}}};
+    config->outputs = {{.name = "EMBEDDING", .datatype = DataType::kFp32, .dims = {2}}};
+    config->parameters["step"] = name == "siglip_text" ? "text" : name;
+    return std::shared_ptr<const ModelConfig>(std::move(config));
+  }
+  void Infer(std::unique_ptr<InferRequest> request) override {
+    const InputTensor& input = request->inputs.at(0);
+    {
+      MutexLock lock(mu_);
+      batches_.push_back(request->model_name + " " + std::to_string(input.elements.size()));
+    }
+    auto values = std::make_shared<std::vector<float>>();
+    InferResponse response;
+    for (const std::string_view element : input.elements) {
+      if (element == "bad") response.status = absl::InvalidArgumentError("no good");
+      values->push_back(static_cast<float>(element.size()));
+      values->push_back(request->parameters.contains("base64_encoded") ? 1 : 0);
+    }
+    OutputTensor output;
+    output.data = std::as_bytes(std::span(*values));
+    output.storage = values;
+    response.outputs.push_back(std::move(output));
+    siglip::Answer(*request, std::move(response));
+  }
+  std::vector<std::string> batches() {
+    MutexLock lock(mu_);
+    return batches_;
+  }
+
+ private:
+  Mutex mu_;
+  std::vector<std::string> batches_ SIGLIP_GUARDED_BY(mu_);
+};
+
+class OthersHandler final : public HttpHandler {
+  void Handle(HttpRequest, std::shared_ptr<HttpExchange> exchange) override {
+    exchange->Respond([] { return ErrorResponse(404, "not ours"); });
+  }
+};
+
+class OpenAiRoutesTest : public ::testing::Test {
+ protected:
+  OpenAiRoutesTest() {
+    HttpSettings settings;
+    settings.keep_headers = true;
+    server_ = *HttpServer::Start("http", "127.0.0.1", 0, 1, settings, handler_);
+    client_ = std::make_unique<RawClient>(server_->port());
+  }
+  RawResponse Embed(const std::string& body) { return client_->Ask(Post("/v1/embeddings", body)); }
+
+  EmbeddingService service_;
+  DoorState state_;
+  OthersHandler others_;
+  OpenAiHandler handler_{service_, state_, 1 << 20, others_};
+  std::unique_ptr<HttpServer> server_;
+  std::unique_ptr<RawClient> client_;
+};
+
+TEST_F(OpenAiRoutesTest, TextsAreSplitIntoBatchesAndComeBackInOrder) {
+  const RawResponse response =
+      Embed(R"({"model":"embed_text","input":["a","bb","ccc"],"normalized":false})");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body,
+            R"({"object":"list","data":[{"object":"embedding","index":0,"embedding":[1.0,0.0]},)"
+            R"({"object":"embedding","index":1,"embedding":[2.0,0.0]},)"
+            R"({"object":"embedding","index":2,"embedding":[3.0,0.0]}],"model":"embed_text",)"
+            R"("normalized":false,"usage":{"prompt_tokens":0,"total_tokens":0}})");
+  EXPECT_THAT(service_.batches(), ElementsAre("embed_text 2", "embed_text 1"));
+}
+
+TEST_F(OpenAiRoutesTest, TheJointModelTakesBothInOneList) {
+  const RawResponse response =
+      Embed(R"({"model":"siglip","input":["a",{"image":"QUJD"},"bb"],"normalized":false})");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_THAT(response.body, HasSubstr(R"("index":1,"embedding":[4.0,1.0]})"));
+  EXPECT_THAT(response.body, HasSubstr(R"("index":2,"embedding":[2.0,0.0]})"));
+  EXPECT_THAT(service_.batches(), ElementsAre("embed_text 2", "embed_image 1"));
+}
+
+TEST_F(OpenAiRoutesTest, RefusalsAreOpenAis) {
+  const RawResponse unknown = Embed(R"({"model":"ada","input":"a"})");
+  EXPECT_EQ(unknown.status, 404);
+  EXPECT_EQ(unknown.body,
+            R"({"error":{"message":"model: expected one of siglip, embed_text, embed_image, got )"
+            R"('ada'","type":"invalid_request_error","param":null,"code":"model_not_found"}})");
+  const RawResponse bad = Embed(R"({"model":"embed_text","input":["a","b","c","bad"]})");
+  EXPECT_EQ(bad.status, 400);
+  EXPECT_THAT(bad.body, HasSubstr("input[2..3]: no good"));
+  const RawResponse narrow = Embed(R"({"model":"embed_text","input":"a","dimensions":1})");
+  EXPECT_EQ(narrow.status, 400);
+  EXPECT_THAT(narrow.body, HasSubstr("dimensions: expected 2 or none"));
+  EXPECT_EQ(Embed(R"({"model":"embed_text","input":"a","dimensions":2})").status, 200);
+}
+
+TEST_F(OpenAiRoutesTest, OtherRoutes) {
+  EXPECT_THAT(client_->Ask(Get("/v1/models")).body, HasSubstr(R"("id":"siglip")"));
+  EXPECT_THAT(client_->Ask(Get("/openapi.json")).body,
+              HasSubstr(R"("enum":["siglip","embed_text","embed_image"])"));
+  const RawResponse wrong = client_->Ask(Get("/v1/embeddings"));
+  EXPECT_EQ(wrong.status, 405);
+  EXPECT_EQ(wrong.Header("Allow"), "POST");
+  EXPECT_THAT(client_->Ask(Get("/v2")).body, HasSubstr("not ours"));
+}
+
+TEST_F(OpenAiRoutesTest, RestrictionsHold) {
+  state_.http_restricted = *RestrictedApis::Parse({"inference:key=secret"}, "");
+  EXPECT_EQ(Embed(R"({"model":"embed_text","input":"a"})").status, 403);
+  EXPECT_EQ(client_->Ask(Get("/v1/models")).status, 200);
+}
+
+}  // namespace
+}  // namespace siglip

@@ -1,0 +1,66 @@
+#include "serving/cache_scheduler.h"
+
+#include <algorithm>
+#include <new>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "serving/deployment.h"
+#include "serving/forward_scheduler.h"
+
+namespace siglip {
+namespace {
+
+std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
+}
+
+}  // namespace
+
+CacheScheduler::CacheScheduler(std::unique_ptr<Scheduler> model,
+                               std::shared_ptr<ResponseCache> cache, const Clock& clock,
+                               StatisticsRecorder& statistics, ThreadPool& pool)
+    : model_(std::move(model)),
+      cache_(std::move(cache)),
+      clock_(clock),
+      statistics_(statistics),
+      pool_(pool) {}
+
+void CacheScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
+  if (request->times.arrival_ns == 0) request->times.arrival_ns = clock_.NowNs();
+  RunOrSubmit(std::move(request), pool_,
+              [this](std::unique_ptr<InferRequest> moved) { Look(std::move(moved)); });
+}
+
+void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {
+  const std::int64_t start_ns = clock_.NowNs();
+  const Sha256Digest key = CacheKey(*request, request->models->generation());
+  std::optional<std::vector<OutputTensor>> found = cache_->Find(key);
+  const std::int64_t found_ns = clock_.NowNs();
+  if (found) {
+    InferResponse response;
+    response.outputs = *std::move(found);
+    request->times.queue_start_ns = start_ns;
+    request->times.done_ns = found_ns;
+    statistics_.RecordCacheHit(Between(request->times.arrival_ns, found_ns),
+                               Between(start_ns, found_ns));
+    Answer(*request, std::move(response));
+    return;
+  }
+  request->done = [this, key, lookup_ns = Between(start_ns, found_ns),
+                   done = std::move(request->done)](InferResponse response) {
+    if (response.status.ok()) {
+      const std::int64_t insert_ns = clock_.NowNs();
+      try {
+        cache_->Insert(key, response.outputs);
+      } catch (const std::bad_alloc&) {  // the answer is there all the same
+      }
+      statistics_.RecordCacheMiss(lookup_ns + Between(insert_ns, clock_.NowNs()));
+    }
+    done(std::move(response));
+  };
+  model_->Enqueue(std::move(request));
+}
+
+}  // namespace siglip
