@@ -58,9 +58,11 @@ class EmbeddingsParser {
     simdjson::ondemand::document document;
     SIGLIP_RETURN_IF_ERROR(OpenJson(body_, parser_, document));
     JsonObject root;
-    if (document.get_object().get(root) != simdjson::SUCCESS) {
+    const simdjson::error_code code = document.get_object().get(root);
+    if (code == simdjson::INCORRECT_TYPE) {
       return absl::InvalidArgumentError("the request JSON: expected an object");
     }
+    SIGLIP_RETURN_IF_ERROR(CheckJson(code));
     SIGLIP_RETURN_IF_ERROR(
         ForEachField(root, 1, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
     SIGLIP_RETURN_IF_ERROR(CheckJsonEnd(document));

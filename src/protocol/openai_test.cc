@@ -99,7 +99,8 @@ TEST(RenderEmbeddings, StatesItsNormalisation) {
   EmbeddingsRequest request;
   request.model = "text";
   const auto unit = nlohmann::json::parse(RenderEmbeddings(request, {{3, 4}, {0, 0}}));
-  EXPECT_EQ(unit["data"][0]["embedding"], (std::vector<double>{0.6F, 0.8F}));
+  EXPECT_EQ(unit["data"][0]["embedding"].get<std::vector<float>>(),
+            (std::vector<float>{0.6F, 0.8F}));
   EXPECT_EQ(unit["data"][1]["embedding"], (std::vector<double>{0, 0}));
   EXPECT_EQ(unit["data"][1]["index"], 1);
   EXPECT_EQ(unit["normalized"], true);
