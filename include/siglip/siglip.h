@@ -95,6 +95,10 @@ class Model {
   absl::Status Preprocess(std::string_view image_bytes, float* pixels) const {
     return Preprocess(image_bytes, pixels, nullptr);
   }
+  // The same from pixels: rgb [height,width,3], rows without gaps. InvalidArgument for sizes that
+  // are not positive, or whose product is past max_pixels.
+  virtual absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                     std::int64_t height, float* pixels) const = 0;
   // images[i] [3,S,S] -> embeddings[i] [D].
   virtual absl::Status EncodePixels(std::span<const float* const> images,
                                     std::span<float* const> embeddings) = 0;

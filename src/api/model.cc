@@ -88,6 +88,12 @@ class LoadedModel final : public Model {
     });
   }
 
+  absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t width, std::int64_t height,
+                             float* pixels) const override {
+    return WithoutBadAlloc("image",
+                           [&] { return preprocessor_.PreprocessRgb(rgb, width, height, pixels); });
+  }
+
   absl::Status EncodePixels(std::span<const float* const> images,
                             std::span<float* const> embeddings) override {
     return WithoutBadAlloc("vision", [&] { return engine_->EncodeImages(images, embeddings); });

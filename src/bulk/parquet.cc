@@ -14,13 +14,14 @@ namespace {
 
 constexpr char kModule[] = "libsiglip_parquet.so";
 
-// Beside the program, and where it was built.
+// Beside the program, and where it was built, if it was.
 std::vector<std::string> Places() {
   std::vector<std::string> places;
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (!error) places.push_back((program.parent_path() / kModule).string());
-  places.push_back(absl::StrCat(SIGLIP_PARQUET_MODULE_FOLDER, "/", kModule));
+  constexpr std::string_view kBuilt = SIGLIP_PARQUET_MODULE_FOLDER;
+  if (!kBuilt.empty()) places.push_back(absl::StrCat(SIGLIP_PARQUET_MODULE_FOLDER, "/", kModule));
   return places;
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "api/zero_shot.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
@@ -20,7 +21,6 @@
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "cli/report.h"
-#include "cli/zero_shot.h"
 
 namespace siglip::cli {
 namespace {

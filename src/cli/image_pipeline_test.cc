@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "cli/fake_model.h"
+#include "api/fake_model.h"
 
 namespace siglip::cli {
 namespace {

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
-#include "cli/fake_model.h"
+#include "api/fake_model.h"
 #include "cli/validation_report.h"
 
 namespace siglip::cli {

@@ -44,6 +44,10 @@ class ByteModel final : public Model {
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
     return absl::OkStatus();
   }
+  absl::Status PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
+                             float*) const override {
+    return absl::UnimplementedError("no deployment asks for it");
+  }
   absl::Status EncodePixels(std::span<const float* const> images,
                             std::span<float* const> rows) override {
     for (std::size_t i = 0; i < images.size(); ++i) {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -65,16 +66,20 @@ absl::StatusOr<const Codec*> FindCodec(std::string_view bytes) {
                                        " bytes that start with", start)));
 }
 
+absl::Status CheckPixelCount(std::string_view format, std::int64_t width, std::int64_t height,
+                             std::int64_t max_pixels) {
+  const std::int64_t limit = std::min(max_pixels, kPillowMaxPixels);
+  const std::optional<std::int64_t> pixels = CheckedMul(width, height);
+  if (pixels && *pixels <= limit) return absl::OkStatus();
+  return Refused("too_large", absl::InvalidArgumentError(absl::StrCat(
+                                  std::string(format), ": image is too large: ", width, "x",
+                                  height, ", the limit is ", limit, " pixels")));
+}
+
 absl::StatusOr<ImageHeader> CheckedHeader(const Codec& codec, std::string_view bytes,
                                           std::int64_t max_pixels) {
   SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, OrDamaged(codec.ReadHeader(bytes)));
-  const std::int64_t limit = std::min(max_pixels, kPillowMaxPixels);
-  const std::optional<std::int64_t> pixels = CheckedMul(header.width, header.height);
-  if (!pixels || *pixels > limit) {
-    return Refused("too_large", absl::InvalidArgumentError(absl::StrCat(
-                                    std::string(codec.name), ": image is too large: ", header.width,
-                                    "x", header.height, ", the limit is ", limit, " pixels")));
-  }
+  SIGLIP_RETURN_IF_ERROR(CheckPixelCount(codec.name, header.width, header.height, max_pixels));
   return header;
 }
 
@@ -128,6 +133,25 @@ absl::Status Preprocessor::Preprocess(std::string_view bytes, float* pixels,
     times.resize_ns = resized_ns - decoded_ns;
     Normalize(resized, pixels);
     times.normalize_ns = SteadyNowNs() - resized_ns;
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Preprocessor::PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                         std::int64_t height, float* pixels) const {
+  if (width < 1 || height < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("RGB: expected a width and a height above 0, got ", width, "x", height));
+  }
+  SIGLIP_RETURN_IF_ERROR(CheckPixelCount("RGB", width, height, options_.max_pixels));
+  return WithoutThrowing<absl::Status>([&]() -> absl::Status {
+    RgbImage image;
+    image.width = static_cast<int>(width);
+    image.height = static_cast<int>(height);
+    image.pixels = PixelBuffer(static_cast<std::size_t>(width * height * 3));
+    std::memcpy(image.pixels.data(), rgb, image.pixels.size());
+    SIGLIP_ASSIGN_OR_RETURN(const RgbImage resized, Resize(image));
+    Normalize(resized, pixels);
     return absl::OkStatus();
   });
 }

@@ -105,6 +105,11 @@ class Preprocessor {
   // The same; tells how long its stages took, as far as it came.
   absl::Status Preprocess(std::string_view bytes, float* pixels, StageTimes& times) const;
 
+  // The same from pixels: rgb [height,width,3]. InvalidArgument for sizes that are not positive, or
+  // too large.
+  absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t width, std::int64_t height,
+                             float* pixels) const;
+
   // The two halves of it, for tests and tools. Resize: REQUIRES a non-empty image.
   absl::StatusOr<RgbImage> Resize(const RgbImage& image) const;
   void Normalize(const RgbImage& resized, float* pixels) const;

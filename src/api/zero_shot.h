@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "siglip/siglip.h"
 
-namespace siglip::cli {
+namespace siglip {
 
 // Replaces every {text} and {label} of `text_template` by `label`.
 std::string FillTemplate(std::string_view text_template, std::string_view label);
@@ -29,6 +29,11 @@ class ZeroShotClassifier {
   std::vector<double> Probabilities(std::span<const float> image_embedding) const;
 
  private:
+  // Adds the normalised embeddings of `texts` to their labels' vectors. They are number `first` and
+  // following of all labels in all templates.
+  absl::Status AddTexts(Model& model, std::span<const std::string> texts, std::size_t first,
+                        std::size_t texts_per_label);
+
   std::vector<std::string> labels_;
   std::vector<double> label_vectors_;  // [labels, D], each of length 1
   std::size_t width_ = 0;
@@ -36,4 +41,4 @@ class ZeroShotClassifier {
   double bias_ = 0;
 };
 
-}  // namespace siglip::cli
+}  // namespace siglip

@@ -1,17 +1,19 @@
-#include "cli/zero_shot.h"
+#include "api/zero_shot.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "api/many.h"
 #include "base/status_macros.h"
-#include "cli/image_pipeline.h"
 
-namespace siglip::cli {
+namespace siglip {
 namespace {
 
-constexpr int kTextBatch = 32;
+// Bounds the memory of their embeddings: 1 MiB at so400m's width.
+constexpr std::size_t kTextsAtOnce = 256;
 
 double Norm(std::span<const double> values) {
   double sum = 0;
@@ -48,26 +50,35 @@ absl::StatusOr<ZeroShotClassifier> ZeroShotClassifier::Create(
       texts.push_back(FillTemplate(text_template, label));
     }
   }
-  absl::Status bad;
-  SIGLIP_RETURN_IF_ERROR(EmbedTexts(
-      model, texts, kTextBatch,
-      [&](std::size_t i, const absl::Status& status, std::span<const float> embedding) {
-        if (!status.ok()) {
-          bad = absl::InvalidArgumentError(
-              absl::StrCat("label \"", texts[i], "\": ", status.message()));
-          return;
-        }
-        std::vector<double> values(embedding.begin(), embedding.end());
-        Normalise(values);
-        double* sum = classifier.label_vectors_.data() + i / templates.size() * classifier.width_;
-        for (std::size_t d = 0; d < values.size(); ++d) sum[d] += values[d];
-      }));
-  SIGLIP_RETURN_IF_ERROR(bad);
+  for (std::size_t begin = 0; begin < texts.size(); begin += kTextsAtOnce) {
+    const auto some = std::span(texts).subspan(begin, std::min(kTextsAtOnce, texts.size() - begin));
+    SIGLIP_RETURN_IF_ERROR(classifier.AddTexts(model, some, begin, templates.size()));
+  }
   for (std::size_t i = 0; i < classifier.labels_.size(); ++i) {
     Normalise(
         std::span(classifier.label_vectors_).subspan(i * classifier.width_, classifier.width_));
   }
   return classifier;
+}
+
+absl::Status ZeroShotClassifier::AddTexts(Model& model, std::span<const std::string> texts,
+                                          std::size_t first, std::size_t texts_per_label) {
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  std::vector<float> rows(texts.size() * width_);
+  std::vector<absl::Status> statuses(texts.size());
+  SIGLIP_RETURN_IF_ERROR(EmbedManyTexts(model, views, rows.data(), statuses));
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    if (!statuses[i].ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("label \"", texts[i], "\": ", statuses[i].message()));
+    }
+    const float* row = rows.data() + i * width_;
+    std::vector<double> values(row, row + width_);
+    Normalise(values);
+    double* sum = label_vectors_.data() + (first + i) / texts_per_label * width_;
+    for (std::size_t d = 0; d < width_; ++d) sum[d] += values[d];
+  }
+  return absl::OkStatus();
 }
 
 std::vector<double> ZeroShotClassifier::Probabilities(
@@ -83,4 +94,4 @@ std::vector<double> ZeroShotClassifier::Probabilities(
   return probabilities;
 }
 
-}  // namespace siglip::cli
+}  // namespace siglip

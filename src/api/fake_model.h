@@ -9,7 +9,7 @@
 
 #include "siglip/siglip.h"
 
-namespace siglip::cli {
+namespace siglip {
 
 // S = 2, D = 2, T = 2. An image file's first byte is its value v: the embedding is [v, 1]; "bad..."
 // is refused. A text's ids are {its length, 0}: the embedding is [length, 2].
@@ -29,6 +29,11 @@ class FakeModel final : public Model {
   absl::Status Preprocess(std::string_view bytes, float* pixels, PreprocessTimes*) const override {
     if (bytes.starts_with("bad")) return absl::InvalidArgumentError("no image");
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
+    return absl::OkStatus();
+  }
+  absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t, std::int64_t,
+                             float* pixels) const override {
+    std::fill_n(pixels, 12, static_cast<float>(rgb[0]));
     return absl::OkStatus();
   }
   absl::Status EncodePixels(std::span<const float* const> images,
@@ -61,4 +66,4 @@ class FakeModel final : public Model {
   std::vector<std::size_t> batches_;
 };
 
-}  // namespace siglip::cli
+}  // namespace siglip

@@ -1,12 +1,12 @@
-#include "cli/zero_shot.h"
+#include "api/zero_shot.h"
 
 #include <cmath>
 
 #include <gtest/gtest.h>
 
-#include "cli/fake_model.h"
+#include "api/fake_model.h"
 
-namespace siglip::cli {
+namespace siglip {
 namespace {
 
 TEST(ZeroShotTest, TemplateFillsTextAndLabelEverywhere) {
@@ -46,4 +46,4 @@ TEST(ZeroShotTest, ABadLabelIsNamed) {
 }
 
 }  // namespace
-}  // namespace siglip::cli
+}  // namespace siglip

@@ -1,0 +1,205 @@
+"""SigLIP image and text embeddings, equal to Hugging Face transformers and Pillow.
+
+    import siglip
+    model = siglip.Model("models/demo")
+    rows = model.embed_images(["a.jpg", open("b.png", "rb").read(), pil_image, rgb_array])   # [4, D]
+    texts = model.embed_texts(["a photo of a cat"])                                          # [1, D]
+    probabilities = model.classify(["a.jpg"], ["cat", "dog"])                                # [1, 2]
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+from . import _siglip
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL.Image import Image as PilImage
+
+    ImageLike = Union[bytes, bytearray, memoryview, str, os.PathLike[str], npt.NDArray[np.uint8], PilImage]
+
+__all__ = ["Model", "set_log_level"]
+__version__ = _siglip.version()
+
+
+def set_log_level(level: str) -> None:
+    """What is written to stderr: "debug", "info", "warn" (at first), "error" or "off"."""
+    _siglip.set_log_level(level)
+
+
+def _image(item: Any) -> tuple[int, Any, int, int]:
+    """(kind, buffer, width, height) of whatever an image may be given as."""
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return _siglip.FILE, item, 0, 0
+    if isinstance(item, (str, os.PathLike)):
+        return _siglip.PATH, os.fsencode(item), 0, 0
+    if hasattr(item, "convert") and hasattr(item, "tobytes"):  # a PIL image
+        rgb = item.convert("RGB")
+        return _siglip.RGB, rgb.tobytes(), rgb.width, rgb.height
+    if isinstance(item, np.ndarray):
+        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
+            raise TypeError(f"image array: expected uint8 [height, width, 3], got {item.dtype} {list(item.shape)}")
+        return _siglip.RGB, np.ascontiguousarray(item), item.shape[1], item.shape[0]
+    raise TypeError(f"image: expected bytes of a file, a path, a PIL image or an array, got {type(item).__name__}")
+
+
+def _images(items: Sequence[ImageLike]) -> list[tuple[int, Any, int, int]]:
+    if isinstance(items, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(items, "convert"):
+        raise TypeError("images: expected a list, got one image")
+    return [_image(item) for item in items]
+
+
+def _texts(items: Sequence[str]) -> list[bytes]:
+    if isinstance(items, (str, bytes)):
+        raise TypeError("texts: expected a list, got one text")
+    # A lone surrogate, which is no text, is refused as its bytes are.
+    return [item.encode("utf-8", "surrogatepass") for item in items]
+
+
+class Model:
+    """A loaded checkpoint. Thread-safe; the GIL is released while it works.
+
+    A forked child cannot use its parent's model (RuntimeError): open it after the fork.
+
+    Lists may have any length. A bad item raises, naming its place in the list; or, if `failures` is a dict, it is
+    told there as {index: message}, its row is NaN (ids: 0), and the others are not disturbed.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, threads: int = 0, precision: str = "auto",
+                 device: str = "auto", isa: str = "auto", pillow: int = 13, max_pixels: int = 0,
+                 cache_dir: str | os.PathLike[str] = "") -> None:
+        """Opens a Hugging Face snapshot folder.
+
+        threads: of the engine and of preprocessing; 0 = one per core.
+        precision: "auto", "fp32" or "int16".
+        pillow: whose resize is reproduced, 13 or 12.
+        max_pixels: width * height above which an image is refused; 0 = Pillow's limit.
+        cache_dir: keeps packed weights, which later starts and other processes map; "" = none.
+        """
+        self._model = _siglip.Model(os.fsdecode(directory), threads, precision, device, isa, pillow, max_pixels,
+                                    os.fsdecode(cache_dir))
+        self.directory = os.fsdecode(directory)
+
+    @property
+    def image_size(self) -> int:
+        """S: pixels are [3, S, S]."""
+        return self._model.image_size
+
+    @property
+    def embedding_size(self) -> int:
+        """D: embeddings are [D]."""
+        return self._model.embedding_size
+
+    @property
+    def text_length(self) -> int:
+        """T: ids per text."""
+        return self._model.text_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
+    @property
+    def logit_scale(self) -> float:
+        """As stored: the logit is cos * exp(logit_scale) + logit_bias."""
+        return self._model.logit_scale
+
+    @property
+    def logit_bias(self) -> float:
+        return self._model.logit_bias
+
+    @property
+    def engine(self) -> str:
+        """Device, instruction set, precision, threads."""
+        return self._model.engine
+
+    def __repr__(self) -> str:
+        return f"siglip.Model({self.directory!r}: {self.image_size} px, D = {self.embedding_size}, {self.engine})"
+
+    def embed_images(self, images: Sequence[ImageLike],
+                     failures: dict[int, str] | None = None) -> npt.NDArray[np.float32]:
+        """Bytes of files, paths, RGB arrays and PIL images -> [N, D], not normalised."""
+        items = _images(images)
+        rows = np.empty((len(items), self.embedding_size), np.float32)
+        self._model.embed_images(items, rows, failures)
+        return rows
+
+    def embed_texts(self, texts: Sequence[str], failures: dict[int, str] | None = None) -> npt.NDArray[np.float32]:
+        """[N, D], not normalised."""
+        items = _texts(texts)
+        rows = np.empty((len(items), self.embedding_size), np.float32)
+        self._model.embed_texts(items, rows, failures)
+        return rows
+
+    def preprocess(self, images: Sequence[ImageLike],
+                   failures: dict[int, str] | None = None) -> npt.NDArray[np.float32]:
+        """The pixels that the vision tower takes, [N, 3, S, S]."""
+        items = _images(images)
+        pixels = np.empty((len(items), 3, self.image_size, self.image_size), np.float32)
+        self._model.preprocess(items, pixels, failures)
+        return pixels
+
+    def tokenize(self, texts: Sequence[str], failures: dict[int, str] | None = None) -> npt.NDArray[np.int64]:
+        """The ids that the text tower takes, padded, [N, T]."""
+        items = _texts(texts)
+        ids = np.empty((len(items), self.text_length), np.int64)
+        self._model.tokenize(items, ids, failures)
+        return ids
+
+    def encode_pixels(self, pixels: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """[N, 3, S, S] -> [N, D]."""
+        side = self.image_size
+        array = np.ascontiguousarray(pixels, np.float32)
+        if array.ndim != 4 or array.shape[1:] != (3, side, side):
+            raise ValueError(f"pixels: expected [N, 3, {side}, {side}], got {list(array.shape)}")
+        rows = np.empty((len(array), self.embedding_size), np.float32)
+        self._model.encode_pixels(array, len(array), rows)
+        return rows
+
+    def encode_tokens(self, ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """[N, T] -> [N, D]."""
+        array = np.ascontiguousarray(ids, np.int64)
+        if array.ndim != 2 or array.shape[1] != self.text_length:
+            raise ValueError(f"ids: expected [N, {self.text_length}], got {list(array.shape)}")
+        rows = np.empty((len(array), self.embedding_size), np.float32)
+        self._model.encode_tokens(array, len(array), rows)
+        return rows
+
+    def classifier(self, labels: Sequence[str],
+                   templates: str | Sequence[str] = "A photo of {text}.") -> Classifier:
+        """Embeds the labels once, for many calls."""
+        return Classifier(self, labels, templates)
+
+    def classify(self, images: Sequence[ImageLike], labels: Sequence[str],
+                 templates: str | Sequence[str] = "A photo of {text}.",
+                 failures: dict[int, str] | None = None) -> npt.NDArray[np.float64]:
+        """SigLIP's own probability of each label for each image, [N, labels]. Rows need not sum to 1."""
+        return self.classifier(labels, templates).classify(images, failures)
+
+
+class Classifier:
+    """Labels whose text embeddings are kept. Made by Model.classifier. Thread-safe."""
+
+    def __init__(self, model: Model, labels: Sequence[str], templates: str | Sequence[str]) -> None:
+        self.labels = list(labels)
+        self._model = model
+        self._classifier = model._model.classifier(
+            _texts(labels), _texts([templates] if isinstance(templates, str) else templates))
+
+    def probabilities(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Of image embeddings [N, D] -> [N, labels]."""
+        array = np.ascontiguousarray(rows, np.float32)
+        if array.ndim != 2 or array.shape[1] != self._model.embedding_size:
+            raise ValueError(f"rows: expected [N, {self._model.embedding_size}], got {list(array.shape)}")
+        answer = np.empty((len(array), len(self.labels)), np.float64)
+        self._classifier.classify(array, len(array), answer)
+        return answer
+
+    def classify(self, images: Sequence[ImageLike],
+                 failures: dict[int, str] | None = None) -> npt.NDArray[np.float64]:
+        return self.probabilities(self._model.embed_images(images, failures))

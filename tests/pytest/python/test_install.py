@@ -1,0 +1,145 @@
+"""What `cmake --install` put into build/PRESET/prefix is used as from outside: CMake, pkg-config, man, bash, systemd.
+
+The prefix is moved first: nothing in it may know where it was.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BUILD = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci")
+
+CMAKE = """cmake_minimum_required(VERSION 3.25)
+project(consumer LANGUAGES C CXX)
+find_package(siglip 0.1 REQUIRED)
+add_executable(in_c consumer.c)
+target_link_libraries(in_c PRIVATE siglip::c)
+add_executable(in_cpp consumer.cc)
+target_link_libraries(in_cpp PRIVATE siglip::siglip)
+"""
+IN_C = r"""#include <siglip/siglip_c.h>
+#include <stdio.h>
+#include <string.h>
+int main(int argc, char** argv) {
+  siglip_model* model = NULL;
+  siglip_error* error = argc == 3 ? siglip_model_open(argv[1], NULL, &model) : NULL;
+  float row[4096];
+  siglip_image image = {SIGLIP_IMAGE_PATH, argv[2], strlen(argv[2]), 0, 0};
+  if (error == NULL) error = siglip_embed_images(model, &image, 1, row, NULL);
+  if (error != NULL) return fputs(siglip_error_message(error), stderr), 1;
+  for (int64_t i = 0; i < siglip_embedding_size(model); ++i) printf("%.9g\n", row[i]);
+  siglip_model_free(model);
+  return 0;
+}
+"""
+IN_CPP = r"""#include <siglip/siglip.h>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+int main(int, char** argv) {
+  auto model = siglip::Model::Open(argv[1]);
+  if (!model.ok()) return 1;
+  std::ifstream file(argv[2], std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  const auto row = (*model)->EmbedImage(bytes);
+  if (!row.ok()) return 2;
+  for (const float x : *row) std::printf("%.9g\n", x);
+}
+"""
+
+
+@pytest.fixture(name="prefix", scope="module")
+def prefix_fixture(tmp_path_factory):
+    moved = tmp_path_factory.mktemp("moved") / "prefix"
+    shutil.copytree(BUILD / "prefix", moved, symlinks=True)
+    return moved
+
+
+@pytest.fixture(name="library", scope="module")
+def library_fixture(prefix):
+    return next(prefix.rglob("libsiglip.so")).parent
+
+
+def rows_of(prefix, library, program):
+    """What a consumer prints, checked against `siglip embed` of the same prefix."""
+    picture = ROOT / "data/demo/examples/seven.png"
+    run = subprocess.run([program, ROOT / "models/demo", picture], check=True, capture_output=True, text=True,
+                         env={**os.environ, "LD_LIBRARY_PATH": str(library)})
+    embed = subprocess.run([prefix / "bin/siglip", "embed", "-q", "--model", ROOT / "models/demo", picture], check=True,
+                           capture_output=True, text=True)
+    want = [float(x) for x in embed.stdout.split('"embedding":[')[1].split("]")[0].split(",")]
+    got = [float(x) for x in run.stdout.split()]
+    # Each is the shortest or a 9-digit form of the same float32.
+    assert len(got) == len(want) and all(abs(a - b) <= 1e-8 * abs(b) for a, b in zip(got, want))
+
+
+def test_a_cmake_project_finds_both_libraries(prefix, library, tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text(CMAKE)
+    (tmp_path / "consumer.c").write_text(IN_C)
+    (tmp_path / "consumer.cc").write_text(IN_CPP)
+    subprocess.run(["cmake", "-G", "Ninja", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={prefix}"],
+                   check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, stdout=subprocess.DEVNULL)
+    rows_of(prefix, library, tmp_path / "build/in_c")
+    rows_of(prefix, library, tmp_path / "build/in_cpp")
+
+
+def test_pkg_config_knows_the_flags(prefix, library, tmp_path):
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(library / "pkgconfig")}
+    (tmp_path / "consumer.c").write_text(IN_C)
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "siglip"], check=True, capture_output=True, text=True,
+                           env=environment).stdout.split()
+    subprocess.run(["gcc", tmp_path / "consumer.c", "-o", tmp_path / "in_c", *flags], check=True)
+    rows_of(prefix, library, tmp_path / "in_c")
+    cpp = subprocess.run(["pkg-config", "--libs", "siglip-cpp"], check=True, capture_output=True, text=True,
+                         env=environment).stdout
+    assert "-lsiglip" in cpp and "-labsl_status" in cpp
+
+
+def test_the_library_shows_its_api_and_nothing_else(library):
+    shown = subprocess.run(["nm", "-D", "--defined-only", "-C", library / "libsiglip.so"], check=True,
+                           capture_output=True, text=True).stdout
+    names = [line.split(maxsplit=2)[2] for line in shown.splitlines()]
+    other = [name for name in names if not name.startswith(("siglip_", "siglip::Model::")) and "SIGLIP_0" not in name]
+    assert other == [] and len(names) > 20
+
+
+def test_the_man_page_has_every_command(prefix):
+    page = prefix / "share/man/man1/siglip.1"
+    text = page.read_text()
+    for command in ("serve", "embed", "classify", "validate", "inspect", "bench"):
+        assert f".SH SIGLIP {command.upper()}" in text
+    assert r"\-\-model\-repository" in text
+    if shutil.which("man") is None:
+        pytest.skip("no man")
+    run = subprocess.run(["man", "--warnings=mac", "-l", page], capture_output=True, text=True, check=True,
+                         env={**os.environ, "MANPAGER": "cat", "MAN_KEEP_FORMATTING": ""})
+    assert run.stderr == "" and "--metrics-port" in run.stdout
+
+
+@pytest.mark.parametrize("words, expected", [(["siglip", "cl"], "classify"), (["siglip", "classify", "--lab"], "--labels"),
+                                             (["siglip", "--log-level", "warn", "serve", "--http-p"], "--http-port")])
+def test_bash_completes(prefix, words, expected):
+    script = (f"source {prefix}/share/bash-completion/completions/siglip; COMP_WORDS=(\"$@\"); "
+              "COMP_CWORD=$(($# - 1)); _siglip; printf '%s\\n' \"${COMPREPLY[@]}\"")
+    run = subprocess.run(["bash", "-c", script, "bash", *words], check=True, capture_output=True, text=True,
+                         env={**os.environ, "PATH": f"{prefix}/bin:{os.environ['PATH']}"})
+    assert expected in run.stdout.splitlines()
+
+
+def test_systemd_takes_the_unit(prefix, tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+    unit = tmp_path / "siglip.service"
+    text = (prefix / "lib/systemd/system/siglip.service").read_text()
+    # The program is looked for in fixed folders only.
+    unit.write_text(text.replace("ExecStart=siglip ", f"ExecStart={prefix}/bin/siglip "))
+    run = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "siglip.service" not in run.stderr, run.stderr
+    run = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=25", unit], capture_output=True,
+                         text=True, check=False)
+    assert run.returncode == 0, run.stdout[-400:]
