@@ -6,7 +6,6 @@
 #include <exception>
 #include <limits>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <span>
 #include <string>
@@ -18,7 +17,6 @@
 #include "absl/strings/str_cat.h"
 #include "api/many.h"
 #include "api/zero_shot.h"
-#include "base/log.h"
 #include "base/log_settings.h"
 #include "base/thread_pool.h"
 #include "siglip/siglip.h"
@@ -187,12 +185,6 @@ absl::StatusOr<ModelOptions> ToOptions(const siglip_options* options) {
   return result;
 }
 
-// A library is silent but for warnings, unless its program asks for more.
-void ConfigureLogOnce() {
-  static std::once_flag once;
-  std::call_once(once, [] { ConfigureLog(LogLevel::kWarn); });
-}
-
 absl::Status SetLogLevel(std::string_view level) {
   constexpr std::string_view kLevels[] = {"off", "error", "warn", "info", "debug"};
   const auto found = std::find(std::begin(kLevels), std::end(kLevels), level);
@@ -259,7 +251,7 @@ const char* siglip_version(void) { return SIGLIP_VERSION; }
 siglip_error* siglip_set_log_level(const char* level) {
   return Guarded([&] {
     if (level == nullptr) return NullArgument("level");
-    ConfigureLogOnce();
+    ConfigureQuietLogOnce();
     return SetLogLevel(level);
   });
 }
@@ -276,10 +268,7 @@ void siglip_error_free(siglip_error* error) {
 
 siglip_error* siglip_model_open(const char* directory, const siglip_options* options,
                                 siglip_model** model) {
-  return Guarded([&] {
-    ConfigureLogOnce();
-    return OpenModel(directory, options, model);
-  });
+  return Guarded([&] { return OpenModel(directory, options, model); });
 }
 
 void siglip_model_free(siglip_model* model) {

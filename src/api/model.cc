@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/log_settings.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/cuda/device_flag.h"
@@ -195,7 +196,10 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Open(const std::string& directory,
                                                    const ModelOptions& options) {
-  return WithoutBadAlloc("model", [&] { return OpenModel(directory, options); });
+  return WithoutBadAlloc("model", [&] {
+    ConfigureQuietLogOnce();
+    return OpenModel(directory, options);
+  });
 }
 
 absl::StatusOr<std::vector<float>> Model::EmbedImage(std::string_view image_bytes) {

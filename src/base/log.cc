@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <mutex>
 
 #include "base/log_settings.h"
 #include "base/mutex.h"
@@ -117,6 +118,13 @@ bool ChangeLog(const LogSettings& settings) {
 LogSettings CurrentLog() {
   const std::shared_ptr<SettingsSink> sink = CurrentSink();
   return sink == nullptr ? LogSettings{} : sink->settings();
+}
+
+void ConfigureQuietLogOnce() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    if (CurrentSink() == nullptr) ConfigureLog(LogLevel::kWarn);
+  });
 }
 
 std::string LogSafe(std::string_view text) {

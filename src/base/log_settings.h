@@ -23,4 +23,7 @@ struct LogSettings {
 bool ChangeLog(const LogSettings& settings);
 LogSettings CurrentLog();
 
+// What a library calls: warnings and errors to stderr, unless ConfigureLog was called. Thread-safe.
+void ConfigureQuietLogOnce();
+
 }  // namespace siglip

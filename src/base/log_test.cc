@@ -47,5 +47,11 @@ TEST(LogSettings, EachLevelIsSwitchedAlone) {
   EXPECT_TRUE(ChangeLog({}));
 }
 
+TEST(LogSettings, ALibraryLeavesAProgramsLogAlone) {
+  ConfigureLog(LogLevel::kDebug);
+  ConfigureQuietLogOnce();
+  EXPECT_EQ(CurrentLog().verbose_level, 1u);
+}
+
 }  // namespace
 }  // namespace siglip

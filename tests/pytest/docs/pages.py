@@ -22,7 +22,7 @@ LANGUAGES = {"sh", "console", "python", "cpp", "pbtxt", "text"}
 COMMAND = re.compile(r"^\s*(\$ |siglip [a-z]|curl |perf_analyzer |python3? |pip |cmake |\./|tools/|import |docker )")
 BLOCK_SECONDS = 120
 # First that matches; a page's Python needs no torch.
-ENVIRONMENTS = [("pyarrow", "arrow"), ("sklearn", "light"), ("PIL", "light"), ("", "clients")]
+ENVIRONMENTS = [("siglip", "python"), ("pyarrow", "arrow"), ("sklearn", "light"), ("PIL", "light"), ("", "clients")]
 
 
 @dataclasses.dataclass

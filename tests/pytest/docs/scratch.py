@@ -62,6 +62,9 @@ def build(folder, siglip):
     for entry in ROOT.iterdir():
         if entry.name not in {"build", ".git"}:
             (folder / entry.name).symlink_to(entry)
+    preset = siglip.parents[2]
+    (folder / "build" / preset.name).mkdir(parents=True)
+    (folder / "build" / preset.name / "prefix").symlink_to(preset / "prefix")
     shim = SERVE_SHIM.format(python=sys.executable, siglip=str(siglip))
     write_program(folder / "build/release/src/cli/siglip", shim)
     write_program(folder / "bin/siglip", shim)
@@ -83,4 +86,5 @@ def build(folder, siglip):
     (folder / "captions.txt").write_text("a photo of seven\na photo of a red circle\n")
     (folder / "labels.txt").write_text("seven\nblue star\nred circle\n")
     (folder / "templates.txt").write_text("A photo of {text}.\nA picture of {text}.\n")
-    return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(preset / "python")}

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -71,10 +72,8 @@ def rows_of(prefix, library, program):
                          env={**os.environ, "LD_LIBRARY_PATH": str(library)})
     embed = subprocess.run([prefix / "bin/siglip", "embed", "-q", "--model", ROOT / "models/demo", picture], check=True,
                            capture_output=True, text=True)
-    want = [float(x) for x in embed.stdout.split('"embedding":[')[1].split("]")[0].split(",")]
-    got = [float(x) for x in run.stdout.split()]
-    # Each is the shortest or a 9-digit form of the same float32.
-    assert len(got) == len(want) and all(abs(a - b) <= 1e-8 * abs(b) for a, b in zip(got, want))
+    want = np.array(embed.stdout.split('"embedding":[')[1].split("]")[0].split(","), np.float32)
+    assert np.array_equal(np.array(run.stdout.split(), np.float32), want)
 
 
 def test_a_cmake_project_finds_both_libraries(prefix, library, tmp_path):
