@@ -24,7 +24,7 @@ from siglip.bulk import ImageEmbedder, embed_dataset, pandas_embedder
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = str(ROOT / "models/demo")
 PICTURES = sorted(map(str, (ROOT / "data/demo/valid").glob("*/*.JPEG")))
-ROWS, BLOCKS = 1200, 60
+ROWS, BLOCKS = 800, 40
 
 
 class SlowEmbedder(ImageEmbedder):
@@ -74,7 +74,7 @@ def lose_a_node():
 
         thread = threading.Thread(target=job)
         thread.start()
-        while thread.is_alive() and len(glob.glob(f"{folder}/*.parquet")) < BLOCKS // 10:
+        while thread.is_alive() and len(glob.glob(f"{folder}/*.parquet")) < BLOCKS // 8:
             time.sleep(0.05)
         written = len(glob.glob(f"{folder}/*.parquet"))
         assert thread.is_alive() and written < BLOCKS, f"the job was over too early: {written} files, {errors}"
