@@ -4,15 +4,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 command -v mmdebstrap >/dev/null || { echo "clean_root: SKIPPED, no mmdebstrap"; exit 0; }
-mirror=${SIGLIP_DEBIAN_MIRROR:-$(find /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -n 1)}
+mirror=${SIGLIP_DEBIAN_MIRROR:-/etc/apt/sources.list.d/debian.sources}
+[[ $mirror == *:* || -f $mirror ]] || mirror=/etc/apt/sources.list
 
-cmake --preset package >/dev/null
-cmake --build --preset package
-(cd build/package && rm -f ./*.deb && cpack -G DEB >/dev/null)
+preset=${SIGLIP_PRESET:-package}
+cmake --preset "$preset" >/dev/null
+cmake --build --preset "$preset" --target siglip siglip_shared man_page
+(cd "build/$preset" && rm -f ./*.deb && cpack -G DEB >/dev/null)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/in"
-cp build/package/*.deb "$work/in"
+cp "build/$preset"/*.deb "$work/in"
 cp -r models/demo "$work/in/model"
 cp data/demo/examples/seven.png tests/slow/consumer.c "$work/in"
 
