@@ -101,7 +101,7 @@ def measure():
     """Steady state: the workers are up and have the model before the clock starts."""
     ray.init(num_cpus=3, log_to_driver=False)
     model = os.environ.get("SIGLIP_MODEL", DEMO)
-    rows = int(os.environ.get("SIGLIP_ROWS", "8000"))
+    rows = int(os.environ.get("SIGLIP_ROWS", "16000"))
     seconds = {}
     data = dataset(rows, 80).materialize()
     for workers in (1, 2, 1, 2):
