@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "deployments/base64.h"
+#include "serving/config_check.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -71,7 +72,8 @@ bool LeadsToDoor(const ModelAccess& models, const ModelConfig& config) {
 
 // The rows of one request as the model below takes them, and what keeps them alive.
 struct Rows {
-  InputTensor input;  // datatype and storage; elements of all rows, or data of all rows
+  // Datatype, storage, the shape of one row; elements of all rows, or data of all rows.
+  InputTensor input;
   std::size_t row_bytes = 0;
 };
 
@@ -190,6 +192,7 @@ class EmbedForwarder : public Forwarder {
  private:
   absl::Status Prepare(const InferRequest& request, Rows& rows) const {
     try {
+      rows.input.shape = InputDims();
       return Convert(request, rows);
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError("out of memory for the request's inputs");
@@ -210,11 +213,11 @@ class EmbedForwarder : public Forwarder {
                        "' is unsuitable: it leads to embed_image or embed_text"));
     }
     const bool takes = target.inputs.size() == 1 && target.inputs[0].datatype == input_type_ &&
-                       target.inputs[0].dims == InputDims();
+                       DimsFit(target.inputs[0].dims, InputDims());
     const bool gives =
         target.outputs.size() == 1 && target.outputs[0].name == kEmbedding &&
         target.outputs[0].datatype == DataType::kFp32 &&
-        target.outputs[0].dims == std::vector<std::int64_t>{model_->info().embedding_size};
+        DimsFit(target.outputs[0].dims, std::vector<std::int64_t>{model_->info().embedding_size});
     if (takes && gives && target.max_batch_size > 0) return config;
     return absl::InvalidArgumentError(absl::StrCat(
         "parameter 'embed_model': model '", name, "' is unsuitable: expected one input ",
@@ -240,7 +243,7 @@ class EmbedForwarder : public Forwarder {
       InputTensor input;
       input.name = target.inputs[0].name;
       input.datatype = rows.input.datatype;
-      input.shape = target.inputs[0].dims;
+      input.shape = rows.input.shape;
       input.shape.insert(input.shape.begin(), count);
       input.storage = rows.input.storage;
       const auto size = static_cast<std::size_t>(count);

@@ -67,6 +67,12 @@ absl::Status Complete(const ModelConfig& config, const char* field, const Tensor
   return absl::OkStatus();
 }
 
+// One item of zeros, so that the first client does not pay for caches and pages.
+Warmup ZeroWarmup(const TensorConfig& input) {
+  const WarmupInput zeros{.datatype = input.datatype, .dims = input.dims};
+  return {.name = "zeros", .batch_size = 1, .inputs = {{input.name, zeros}}};
+}
+
 // Names, sizes and times of a checkpoint's files: another text when one was replaced.
 std::string FilesText(const std::string& folder) {
   std::vector<std::string> lines;
@@ -142,6 +148,10 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
         input.dims = signature.input.dims;
       }
     }
+  }
+
+  if (config.warmups.empty() && (step == "vision" || step == "text")) {
+    config.warmups.push_back(ZeroWarmup(signature.input));
   }
 
   Deployment deployment;

@@ -2,7 +2,8 @@
 
 // Makes the work of the six deployments from their configurations. The parameter `step` says which
 // one a model is, `checkpoint` names its snapshot folder (relative: to its config.pbtxt), `pillow`
-// 12 or 13 whose resize.
+// 12 or 13 whose resize. Towers without model_warmup are warmed up with one item of zeros: Triton's
+// core takes no model_warmup whose dims are open.
 
 #include <compare>
 #include <functional>

@@ -49,8 +49,11 @@ absl::Status CheckKind(const ModelConfig& c) {
     return ConfigError(c, "platform",
                        absl::StrCat("expected 'ensemble' or none, got '", c.platform, "'"));
   }
-  if (c.backend != "siglip") {
-    return ConfigError(c, "backend", absl::StrCat("expected 'siglip', got '", c.backend, "'"));
+  // Under Triton these are two libraries; here one program does the work of both.
+  if (c.backend != "siglip" && c.backend != "siglip_embed") {
+    return ConfigError(
+        c, "backend",
+        absl::StrCat("expected 'siglip' or 'siglip_embed', got '", c.backend, "'"));
   }
   if (c.decoupled) {
     return ConfigError(c, "model_transaction_policy.decoupled",

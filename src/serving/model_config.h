@@ -71,7 +71,7 @@ struct Warmup {
 struct ModelConfig {
   std::string name = {};
   std::string platform = {};  // "ensemble" for ensembles
-  std::string backend = {};   // "siglip" for the others
+  std::string backend = {};   // "siglip" or "siglip_embed" for the others
   int max_batch_size = 0;     // 0: no batch dimension
   std::vector<TensorConfig> inputs = {};
   std::vector<TensorConfig> outputs = {};

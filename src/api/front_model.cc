@@ -1,0 +1,72 @@
+#include "api/front_model.h"
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/file_map.h"
+#include "base/status_macros.h"
+#include "checkpoint/config.h"
+#include "text/tokenizer.h"
+
+namespace siglip {
+namespace {
+
+// Published files have a few kB.
+constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
+
+class FrontModel final : public Model {
+ public:
+  FrontModel(ModelInfo info, std::unique_ptr<Tokenizer> tokenizer)
+      : info_(std::move(info)), tokenizer_(std::move(tokenizer)) {}
+
+  const ModelInfo& info() const override { return info_; }
+  absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const override {
+    return tokenizer_->Encode(text);
+  }
+  absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const override {
+    return tokenizer_->EncodeUnpadded(text);
+  }
+
+  absl::StatusOr<ImageInfo> InspectImage(std::string_view) const override { return NoWeights(); }
+  absl::Status Preprocess(std::string_view, float*) const override { return NoWeights(); }
+  absl::Status EncodePixels(std::span<const float* const>, std::span<float* const>) override {
+    return NoWeights();
+  }
+  absl::Status EncodeTokens(std::span<const std::int64_t* const>, std::int64_t,
+                            std::span<float* const>) override {
+    return NoWeights();
+  }
+
+ private:
+  absl::Status NoWeights() const {
+    return absl::FailedPreconditionError(
+        absl::StrCat(info_.directory, ": opened for its tokenizer only"));
+  }
+
+  const ModelInfo info_;
+  const std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
+                                                      const ModelOptions&) {
+  const std::string path = directory + "/config.json";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
+  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ParseSiglipConfig(text, path));
+  SIGLIP_ASSIGN_OR_RETURN(
+      std::unique_ptr<Tokenizer> tokenizer,
+      Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));
+  ModelInfo info;
+  info.directory = directory;
+  info.image_size = config.vision.image_size;
+  info.embedding_size = config.embedding_size();
+  info.text_length = tokenizer->text_length();
+  info.vocab_size = config.text.vocab_size;
+  info.engine = "none";
+  return std::make_unique<FrontModel>(std::move(info), std::move(tokenizer));
+}
+
+}  // namespace siglip

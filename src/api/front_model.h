@@ -1,0 +1,18 @@
+#pragma once
+
+// A checkpoint without its weights, for whoever only prepares what another model computes.
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "siglip/siglip.h"
+
+namespace siglip {
+
+// Reads config.json and the tokenizer. Info, Tokenize and TokenizeUnpadded work; everything else is
+// FailedPrecondition. `options` are ignored.
+absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
+                                                      const ModelOptions& options);
+
+}  // namespace siglip
