@@ -60,7 +60,7 @@ install_venv() {
   rm -rf ".venv/$name"
   python3 -m venv ".venv/$name"
   local flags=(--quiet --disable-pip-version-check --no-cache-dir)
-  [[ $name == perf || $name == deploy ]] && flags+=(--no-deps)
+  [[ $name == perf || $name == deploy || $name == triton ]] && flags+=(--no-deps)
   ".venv/$name/bin/pip" install "${flags[@]}" -r "$requirements"
   cp "$requirements" "$stamp"
 }
