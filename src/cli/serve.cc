@@ -16,6 +16,7 @@
 #include "base/status_macros.h"
 #include "cli/commands.h"
 #include "cli/model_repository.h"
+#include "cli/picture_index.h"
 #include "cli/report.h"
 #include "cli/serve_flags.h"
 #include "deployments/factory.h"
@@ -42,7 +43,7 @@ std::string DimsText(const std::vector<TensorConfig>& tensors) {
 
 // What --dry-run shows: the models as they will be served.
 absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& factory,
-                       const ServerOptions& server) {
+                       const ServerOptions& server, const SearchIndex* index) {
   for (const std::string& line : factory.DescribeModels()) std::printf("%s\n", line.c_str());
   for (const IndexRow& row : service.RepositoryIndex(false)) {
     if (row.state != "READY") {
@@ -68,16 +69,40 @@ absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& fac
     }
     std::printf("\n");
   }
+  if (index != nullptr) {
+    std::printf("%lld pictures to search\n", static_cast<long long>(index->rows()));
+  }
   std::printf("would listen on http %s:%d, grpc %s:%d, metrics %s:%d\n",
               server.http_address.c_str(), server.http_port, server.grpc_address.c_str(),
               server.grpc_port, server.metrics_address.c_str(), server.metrics_port);
   return absl::OkStatus();
 }
 
-absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, ShutdownSignals& signals) {
+// What the page can search; null without --search-index. It must have been made by the checkpoint
+// that is served, as far as that is known.
+absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
+                                                        const ServiceImpl& service) {
+  if (flags.search_index.empty()) return nullptr;
+  SIGLIP_ASSIGN_OR_RETURN(
+      std::unique_ptr<PictureIndex> index,
+      PictureIndex::Open(flags.search_index, flags.search_root, flags.model.options.num_threads));
+  if (!flags.model.directory.empty()) {
+    SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(flags.model.directory));
+  }
+  const auto door = service.GetModelConfig("embed_image", "");
+  if (door.ok() && (*door)->outputs[0].dims != std::vector<std::int64_t>{index->width()}) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        flags.search_index, ": expected rows of ", absl::StrJoin((*door)->outputs[0].dims, ","),
+        " numbers, as embed_image gives, got ", index->width()));
+  }
+  return index;
+}
+
+absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, const SearchIndex* index,
+                            ShutdownSignals& signals) {
   flags.server.exit_timeout = std::chrono::seconds(flags.exit_timeout_s);
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
-                          Server::Start(service, flags.server));
+                          Server::Start(service, flags.server, index));
   SIGLIP_LOG_INFO("{}", ListeningLine(flags.server, server->ports()));
   const int signal = signals.WaitForFirst([&server] {
     const absl::Status reloaded = server->ReloadTls();
@@ -144,8 +169,9 @@ absl::Status ServeAll(ServeFlags& flags) {
   SIGLIP_ASSIGN_OR_RETURN(flags.service.cache_bytes, ParseCacheConfig(flags.cache_config));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceImpl> service,
                           ServiceImpl::Open(std::move(repository), factory, clock, flags.service));
-  if (flags.dry_run) return PrintPlan(*service, factory, flags.server);
-  return RunUntilSignal(flags, *service, signals);
+  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<PictureIndex> index, OpenIndex(flags, *service));
+  if (flags.dry_run) return PrintPlan(*service, factory, flags.server, index.get());
+  return RunUntilSignal(flags, *service, index.get(), signals);
 }
 
 }  // namespace

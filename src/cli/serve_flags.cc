@@ -70,6 +70,8 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
       ->capture_default_str();
   command.add_option("--http-address", server.http_address)->capture_default_str();
   command.add_option("--http-port", server.http_port, "0 = any free port")->capture_default_str();
+  command.add_option("--allow-ui", server.allow_ui, "The page at /ui of the HTTP door")
+      ->capture_default_str();
   command.add_option("--reuse-http-port", server.reuse_http_port)->capture_default_str();
   command.add_option("--http-thread-count", server.http_thread_count)
       ->check(CLI::Range(1, 1024))
@@ -242,6 +244,14 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       .add_option("--exit-timeout-secs", flags.exit_timeout_s,
                   "After SIGTERM, how long accepted requests may take")
       ->check(CLI::Range(0, 86'400))
+      ->capture_default_str();
+  command.add_option("--search-index", flags.search_index,
+                     "What siglip embed wrote of pictures, FILE.npy or a folder of them: the page "
+                     "at /ui searches it");
+  command
+      .add_option("--search-root", flags.search_root,
+                  "The page shows found pictures below this folder alone; names in the index "
+                  "that are no absolute paths begin there")
       ->capture_default_str();
   AddLogAndTraceFlags(command, flags);
   AddIgnoredFlags(command, flags);

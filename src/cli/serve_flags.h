@@ -25,6 +25,8 @@ struct ServeFlags {
   std::int64_t poll_s = 15;
   LogSettings log;
   std::string log_file;
+  std::string search_index;  // --search-index
+  std::string search_root = ".";
   ServerOptions server;
   ServiceOptions service;
   std::vector<std::string> cache_config;  // --cache-config

@@ -171,6 +171,20 @@ class DeploymentsTest : public testing::Test {
   std::unique_ptr<ServiceImpl> service_;
 };
 
+TEST_F(DeploymentsTest, TheDoorsTellWhatProbabilitiesNeed) {
+  for (const char* door : {"embed_image", "embed_text"}) {
+    const auto config = service_->GetModelConfig(door, "");
+    ASSERT_TRUE(config.ok());
+    const auto& parameters = (*config)->parameters;
+    EXPECT_EQ(parameters.at("logit_scale"), "0");
+    EXPECT_EQ(parameters.at("logit_bias"), "0");
+    EXPECT_EQ(parameters.at("image_size"), std::to_string(ByteModel().info().image_size));
+    EXPECT_EQ(parameters.at("text_length"), std::to_string(ByteModel().info().text_length));
+    EXPECT_EQ(parameters.count("engine"), 1u);
+  }
+  EXPECT_EQ((*service_->GetModelConfig("siglip_text", ""))->parameters.count("logit_scale"), 0u);
+}
+
 TEST_F(DeploymentsTest, DimsAreFilledFromTheCheckpoint) {
   const auto vision = service_->GetModelConfig("siglip_vision_model", "");
   ASSERT_TRUE(vision.ok()) << vision.status();

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
@@ -71,6 +72,17 @@ absl::Status Complete(const ModelConfig& config, const char* field, const Tensor
 Warmup ZeroWarmup(const TensorConfig& input) {
   const WarmupInput zeros{.datatype = input.datatype, .dims = input.dims};
   return {.name = "zeros", .batch_size = 1, .inputs = {{input.name, zeros}}};
+}
+
+// What a client needs beside the embeddings, readable in the configurations of the two doors:
+// SigLIP's probability of a text for an image is sigmoid(cos * exp(logit_scale) + logit_bias).
+void DescribeCheckpoint(const ModelInfo& info, ModelConfig& config) {
+  // Nine digits read back as the same float.
+  config.parameters["logit_scale"] = absl::StrFormat("%.9g", info.logit_scale);
+  config.parameters["logit_bias"] = absl::StrFormat("%.9g", info.logit_bias);
+  config.parameters["image_size"] = absl::StrCat(info.image_size);
+  config.parameters["text_length"] = absl::StrCat(info.text_length);
+  config.parameters["engine"] = info.engine;
 }
 
 // Names, sizes and times of a checkpoint's files: another text when one was replaced.
@@ -167,9 +179,11 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
     deployment.step = MakeTextStep(model, max_batch_size);
     SetDevice(model->info(), deployment);
   } else if (step == "embed_image") {
+    DescribeCheckpoint(model->info(), config);
     deployment.forwarder =
         MakeEmbedImageForwarder(model, embed_model.empty() ? "siglip_vision" : embed_model);
   } else {
+    DescribeCheckpoint(model->info(), config);
     deployment.forwarder =
         MakeEmbedTextForwarder(model, embed_model.empty() ? "siglip_text" : embed_model);
   }

@@ -59,6 +59,9 @@ struct ServerOptions {
   std::string metrics_address = "0.0.0.0";
   std::uint16_t metrics_port = 8002;
 
+  // --allow-ui: the page at /ui of the HTTP door.
+  bool allow_ui = true;
+
   // --reuse-http-port, --reuse-grpc-port: other processes may listen there too.
   bool reuse_http_port = false;
   bool reuse_grpc_port = false;

@@ -7,17 +7,24 @@
 #include "server/kserve_routes.h"
 #include "server/metrics.h"
 #include "server/openai_routes.h"
+#include "server/ui.h"
 
 namespace siglip {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
-                                                      const ServerOptions& options) {
+                                                      const ServerOptions& options,
+                                                      const SearchIndex* index) {
   std::unique_ptr<Server> server(new Server(options));
   SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
   server->kserve_ =
       std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
   server->openai_ = std::make_unique<OpenAiHandler>(service, server->state_,
                                                     options.http_max_input_bytes, *server->kserve_);
+  HttpHandler* http_handler = server->openai_.get();
+  if (options.allow_ui) {
+    server->ui_ = std::make_unique<UiHandler>(server->state_, index, *server->openai_);
+    http_handler = server->ui_.get();
+  }
   SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
   server->metrics_handler_ = std::make_unique<MetricsHandler>(service, std::move(metrics));
   HttpSettings settings;
@@ -30,9 +37,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   settings.body_budget =
       std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (options.allow_http) {
-    SIGLIP_ASSIGN_OR_RETURN(
-        server->http_, HttpServer::Start("http", options.http_address, options.http_port,
-                                         options.http_thread_count, settings, *server->openai_));
+    SIGLIP_ASSIGN_OR_RETURN(server->http_,
+                            HttpServer::Start("http", options.http_address, options.http_port,
+                                              options.http_thread_count, settings, *http_handler));
   }
   if (options.allow_grpc) {
     SIGLIP_ASSIGN_OR_RETURN(server->grpc_, GrpcServer::Start(service, server->state_, options));

@@ -17,14 +17,17 @@ class HttpServer;
 class KServeHandler;
 class MetricsHandler;
 class OpenAiHandler;
+class SearchIndex;
+class UiHandler;
 
 // Thread-safe.
 class Server {
  public:
   // Opens every allowed door. Unavailable, naming door and port, if a port is in use. `service`
-  // outlives the server.
+  // and `index`, what the page can search (null: nothing), outlive the server.
   static absl::StatusOr<std::unique_ptr<Server>> Start(Service& service,
-                                                       const ServerOptions& options);
+                                                       const ServerOptions& options,
+                                                       const SearchIndex* index = nullptr);
   // Closes what Drain has left. Waits for the answers that the service still owes.
   ~Server();
 
@@ -47,6 +50,7 @@ class Server {
   DoorState state_;
   std::unique_ptr<KServeHandler> kserve_;
   std::unique_ptr<OpenAiHandler> openai_;
+  std::unique_ptr<UiHandler> ui_;
   std::unique_ptr<MetricsHandler> metrics_handler_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<GrpcServer> grpc_;

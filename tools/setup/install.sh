@@ -3,6 +3,7 @@
 #   tools/setup/install.sh debian                 packages of debian-packages.txt
 #   tools/setup/install.sh fuzz                   the compiler of the fuzz preset
 #   tools/setup/install.sh arm64                  cross compiler and qemu; build/sysroot-arm64 from arm64-packages.txt
+#   tools/setup/install.sh ui                     the browser that the page is tested in
 #   tools/setup/install.sh venv NAME              .venv/NAME from requirements-NAME.txt
 # Does nothing when everything is there already. Needs root or sudo only to install Debian packages.
 set -euo pipefail
@@ -70,11 +71,12 @@ case "${1:-}" in
     mapfile -t packages < <(grep -v '^#' tools/setup/debian-packages.txt)
     install_debian "${packages[@]}"
     ;;
+  ui) install_debian chromium ;;
   fuzz) install_debian clang-14 libclang-rt-14-dev ;;
   arm64)
     install_debian g++-aarch64-linux-gnu qemu-user
     make_arm64_sysroot
     ;;
   venv) install_venv "${2:?name of the environment}" ;;
-  *) sed -n '2,7p' "$0"; exit 2 ;;
+  *) sed -n '2,8p' "$0"; exit 2 ;;
 esac

@@ -1,0 +1,179 @@
+#include "bulk/embedded_rows.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "bulk/half.h"
+
+namespace siglip::bulk {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A few hundred bytes; this only bounds a wrong file.
+constexpr std::uint64_t kMaxMetaBytes = 1 << 20;
+// A hundred million names; likewise.
+constexpr std::uint64_t kMaxNamesBytes = std::uint64_t{1} << 34;
+
+// What OUTPUT.meta.json says of its rows.
+struct Meta {
+  DType dtype = DType::kFloat32;
+  std::int64_t width = 0;
+  std::int64_t images = 0;
+  std::int64_t texts = 0;
+  std::string checkpoint;
+};
+
+absl::StatusOr<Meta> ReadMeta(const std::string& npy) {
+  const std::string path = npy + ".meta.json";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxMetaBytes));
+  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto wrong = [&path] {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path,
+        ": expected what siglip embed writes: dtype, embedding_size, images, texts and "
+        "checkpoint_sha256"));
+  };
+  if (!json.is_object()) return wrong();
+  Meta meta;
+  const auto number = [&json](const char* name, std::int64_t max) -> std::int64_t {
+    const auto found = json.find(name);
+    if (found == json.end() || !found->is_number_unsigned()) return -1;
+    const auto value = found->get<std::uint64_t>();
+    return value > static_cast<std::uint64_t>(max) ? -1 : static_cast<std::int64_t>(value);
+  };
+  meta.width = number("embedding_size", 1 << 20);
+  // Rows times width times four stay far below 2^63.
+  meta.images = number("images", std::int64_t{1} << 38);
+  meta.texts = number("texts", std::int64_t{1} << 38);
+  const std::string dtype = json.value("dtype", nlohmann::json()).dump();
+  if (meta.width < 1 || meta.images < 0 || meta.texts < 0) return wrong();
+  if (dtype != "\"float32\"" && dtype != "\"float16\"") return wrong();
+  meta.dtype = dtype == "\"float32\"" ? DType::kFloat32 : DType::kFloat16;
+  const auto checkpoint = json.find("checkpoint_sha256");
+  if (checkpoint == json.end() || !checkpoint->is_string()) return wrong();
+  meta.checkpoint = checkpoint->get<std::string>();
+  return meta;
+}
+
+// Appends the first `count` of the `total` names beside `npy`.
+absl::Status ReadNames(const std::string& npy, std::int64_t count, std::int64_t total,
+                       NameList& names) {
+  const std::string path = npy + ".names.txt";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxNamesBytes));
+  std::int64_t line = 0;
+  for (std::size_t begin = 0; begin < text.size(); ++line) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    if (line < count) {
+      const auto name =
+          nlohmann::json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+      if (!name.is_string()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ": line ", line + 1, ": expected a JSON string"));
+      }
+      names.Add(name.get_ref<const std::string&>());
+    }
+    begin = end + 1;
+  }
+  if (line == total) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(path, ": expected ", total, " names, as many as rows, got ", line));
+}
+
+std::int64_t BytesOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// Little-endian numbers at any address -> out [count].
+void CopyNumbers(DType dtype, const std::byte* data, std::int64_t count, float* out) {
+  if (dtype == DType::kFloat32) {
+    std::memcpy(out, data, static_cast<std::size_t>(count * BytesOf(dtype)));
+    return;
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::uint16_t half;
+    std::memcpy(&half, data + i * BytesOf(dtype), sizeof(half));
+    out[i] = FloatOfHalf(half);
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return std::vector<std::string>{path};
+  std::vector<std::string> files;
+  for (fs::directory_iterator it(path, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    if (it->path().extension() == ".npy") files.push_back(it->path().string());
+  }
+  if (error) return absl::UnavailableError(absl::StrCat(path, ": ", error.message()));
+  if (files.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat(path, ": expected .npy files that siglip embed wrote, got none"));
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EmbeddedRows>> EmbeddedRows::Open(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(path));
+  auto rows = std::make_unique<EmbeddedRows>();
+  for (const std::string& file : files) SIGLIP_RETURN_IF_ERROR(rows->Add(file));
+  if (rows->rows_ == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": expected pictures, got none"));
+  }
+  return rows;
+}
+
+absl::Status EmbeddedRows::Add(const std::string& path) {
+  if (fs::path(path).extension() != ".npy") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": expected a .npy file of siglip embed, or a folder of them"));
+  }
+  SIGLIP_ASSIGN_OR_RETURN(FileMap map, FileMap::Open(path));
+  SIGLIP_ASSIGN_OR_RETURN(Meta meta, ReadMeta(path));
+  const std::int64_t total = meta.images + meta.texts;
+  const std::string header = NpyHeader(meta.dtype, static_cast<std::uint64_t>(total),
+                                       static_cast<std::uint64_t>(meta.width));
+  const auto expected =
+      static_cast<std::size_t>(total * meta.width * BytesOf(meta.dtype)) + kNpyHeaderBytes;
+  if (map.bytes().size() != expected ||
+      std::memcmp(map.bytes().data(), header.data(), header.size()) != 0) {
+    return absl::DataLossError(absl::StrCat(path, ": expected [", total, ",", meta.width, "] in ",
+                                            expected, " bytes, as its .meta.json says, got ",
+                                            map.bytes().size(), " bytes or another head"));
+  }
+  if (!parts_.empty() && (meta.width != width_ || meta.checkpoint != checkpoint_)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": expected rows of the same checkpoint as the files before it (", width_,
+        " numbers, ", checkpoint_, "), got ", meta.width, " numbers, ", meta.checkpoint));
+  }
+  SIGLIP_RETURN_IF_ERROR(ReadNames(path, meta.images, total, names_));
+  width_ = meta.width;
+  checkpoint_ = std::move(meta.checkpoint);
+  rows_ += meta.images;
+  parts_.push_back({std::move(map), meta.dtype, rows_});
+  return absl::OkStatus();
+}
+
+void EmbeddedRows::Read(std::int64_t first, std::int64_t count, float* out) const {
+  std::int64_t begin = 0;  // of the part
+  for (const Part& part : parts_) {
+    const std::int64_t from = std::max(first, begin);
+    const std::int64_t numbers = (std::min(first + count, part.end) - from) * width_;
+    if (numbers > 0) {
+      const std::byte* const data =
+          part.map.bytes().data() + kNpyHeaderBytes + (from - begin) * width_ * BytesOf(part.dtype);
+      CopyNumbers(part.dtype, data, numbers, out);
+      out += numbers;
+    }
+    begin = part.end;
+  }
+}
+
+}  // namespace siglip::bulk

@@ -1,0 +1,52 @@
+#pragma once
+
+// Reading back what `siglip embed` wrote to .npy files: the rows of pictures, and their names.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/file_map.h"
+#include "bulk/names.h"
+#include "bulk/row_format.h"
+
+namespace siglip::bulk {
+
+// The pictures of one OUTPUT.npy, or of every *.npy of a folder (the shards of a job) in byte order
+// of the files' names. Rows of texts are left out. The files are mapped: opening reads the names
+// alone, and while they are open they must not be cut. Thread-safe once opened.
+class EmbeddedRows {
+ public:
+  // Errors name the file, what was expected and what was found: no .npy, one whose names or meta
+  // data are missing or do not fit it, files of different widths or checkpoints, no pictures.
+  static absl::StatusOr<std::unique_ptr<EmbeddedRows>> Open(const std::string& path);
+
+  std::int64_t rows() const { return rows_; }
+  std::int64_t width() const { return width_; }
+  // Of the checkpoint that made the rows (bulk/fingerprint.h).
+  const std::string& checkpoint() const { return checkpoint_; }
+  // REQUIRES: 0 <= row < rows().
+  std::string_view name(std::int64_t row) const { return names_[static_cast<std::size_t>(row)]; }
+  // Rows [first, first + count) -> out [count,width], as float32.
+  void Read(std::int64_t first, std::int64_t count, float* out) const;
+
+ private:
+  struct Part {
+    FileMap map;
+    DType dtype = DType::kFloat32;
+    std::int64_t end = 0;  // one past its last row, of all files' rows
+  };
+
+  absl::Status Add(const std::string& path);
+
+  std::vector<Part> parts_;
+  NameList names_;
+  std::int64_t rows_ = 0;
+  std::int64_t width_ = 0;
+  std::string checkpoint_;
+};
+
+}  // namespace siglip::bulk

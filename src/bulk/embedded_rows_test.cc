@@ -1,0 +1,128 @@
+#include "bulk/embedded_rows.h"
+
+#include <filesystem>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "bulk/output.h"
+
+namespace siglip::bulk {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class EmbeddedRowsTest : public testing::Test {
+ protected:
+  EmbeddedRowsTest() : folder_(testing::TempDir() + "embedded_rows_test/") {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  ~EmbeddedRowsTest() override { fs::remove_all(folder_); }
+
+  // `images` pictures with rows [number, 0.5] from `first` on, and a text.
+  std::string Write(const char* name, int first, int images, const char* dtype = "float32",
+                    const char* checkpoint = "abc") {
+    const std::string path = folder_ + name;
+    const bool half = std::string_view(dtype) == "float16";
+    auto output = Output::Open(
+        {.path = path,
+         .failures_path = "",
+         .width = 2,
+         .dtype = half ? DType::kFloat16 : DType::kFloat32},
+        {{"dtype", dtype}, {"embedding_size", 2}, {"checkpoint_sha256", checkpoint}}, {});
+    EXPECT_TRUE(output.ok()) << output.status();
+    for (int i = first; i < first + images; ++i) {
+      const std::vector<float> row = {static_cast<float>(i), 0.5f};
+      EXPECT_TRUE((*output)->AddRow(Item::Kind::kImage, absl::StrCat("p/", i, "\".png"), row).ok());
+    }
+    EXPECT_TRUE((*output)->AddRow(Item::Kind::kText, "text", std::vector<float>{9, 9}).ok());
+    EXPECT_TRUE((*output)->Finish().ok());
+    return path;
+  }
+  static std::string ErrorOf(const std::string& path) {
+    const auto rows = EmbeddedRows::Open(path);
+    return rows.ok() ? "" : std::string(rows.status().message());
+  }
+
+  const std::string folder_;
+};
+
+TEST_F(EmbeddedRowsTest, PicturesOfOneFileWithoutItsTexts) {
+  const auto rows = EmbeddedRows::Open(Write("a.npy", 0, 3));
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_EQ((*rows)->rows(), 3);
+  EXPECT_EQ((*rows)->width(), 2);
+  EXPECT_EQ((*rows)->checkpoint(), "abc");
+  EXPECT_EQ((*rows)->name(2), "p/2\".png");
+  std::vector<float> out(4);
+  (*rows)->Read(1, 2, out.data());
+  EXPECT_THAT(out, ElementsAre(1, 0.5f, 2, 0.5f));
+}
+
+TEST_F(EmbeddedRowsTest, AFolderIsItsFilesInOrderWhateverTheirNumbers) {
+  Write("b.npy", 3, 4, "float16");
+  Write("a.npy", 0, 3);
+  Write("c.npy", 7, 0);
+  Write("d.npy", 7, 1);
+  const auto rows = EmbeddedRows::Open(folder_);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  ASSERT_EQ((*rows)->rows(), 8);
+  for (int first = 0; first < 8; ++first) {
+    for (int count = 0; first + count <= 8; ++count) {
+      std::vector<float> out(static_cast<std::size_t>(2 * count) + 1, -1.0f);
+      (*rows)->Read(first, count, out.data());
+      for (int i = 0; i < count; ++i) {
+        EXPECT_EQ(out[static_cast<std::size_t>(2 * i)], static_cast<float>(first + i));
+        EXPECT_EQ(out[static_cast<std::size_t>(2 * i) + 1], 0.5f);
+      }
+      EXPECT_EQ(out.back(), -1.0f);
+    }
+    EXPECT_EQ((*rows)->name(first), absl::StrCat("p/", first, "\".png"));
+  }
+}
+
+TEST_F(EmbeddedRowsTest, WhatIsMissingOrOtherIsNamed) {
+  EXPECT_THAT(ErrorOf(folder_), HasSubstr("expected .npy files"));
+  EXPECT_THAT(ErrorOf(folder_ + "x.npy"), HasSubstr("x.npy"));
+  Write("a.npy", 0, 3);
+  fs::rename(folder_ + "a.npy.meta.json", folder_ + "kept");
+  EXPECT_THAT(ErrorOf(folder_), HasSubstr("a.npy.meta.json"));
+  fs::rename(folder_ + "kept", folder_ + "a.npy.meta.json");
+  fs::copy_file(folder_ + "a.npy", folder_ + "a.parquet");
+  EXPECT_THAT(ErrorOf(folder_ + "a.parquet"), HasSubstr("expected a .npy file"));
+  Write("b.npy", 0, 1, "float32", "def");
+  EXPECT_THAT(ErrorOf(folder_), HasSubstr("expected rows of the same checkpoint"));
+  EXPECT_THAT(ErrorOf(Write("none.npy", 0, 0)), HasSubstr("expected pictures, got none"));
+}
+
+TEST_F(EmbeddedRowsTest, DamagedFilesAreNamed) {
+  const std::string path = Write("a.npy", 0, 3);
+  const std::string meta = ReadFile(path + ".meta.json", 1 << 20).value_or("");
+  for (const char* damaged :
+       {"", "[]", "{}", R"({"dtype":"float32","embedding_size":2,"images":3,"texts":1})",
+        R"({"dtype":"int8","embedding_size":2,"images":3,"texts":1,"checkpoint_sha256":"a"})",
+        R"({"dtype":"float32","embedding_size":-2,"images":3,"texts":1,"checkpoint_sha256":"a"})",
+        R"({"dtype":"float32","embedding_size":2,"images":1e9,"texts":1,"checkpoint_sha256":"a"})",
+        R"({"dtype":1,"embedding_size":2,"images":3,"texts":1,"checkpoint_sha256":"a"})"}) {
+    ASSERT_TRUE(WriteFileAtomically(path + ".meta.json", damaged).ok());
+    EXPECT_THAT(ErrorOf(path), HasSubstr(".meta.json: expected what")) << damaged;
+  }
+  for (const char* other :
+       {R"({"dtype":"float32","embedding_size":2,"images":4,"texts":1,"checkpoint_sha256":"a"})",
+        R"({"dtype":"float16","embedding_size":4,"images":3,"texts":1,"checkpoint_sha256":"a"})"}) {
+    ASSERT_TRUE(WriteFileAtomically(path + ".meta.json", other).ok());
+    EXPECT_THAT(ErrorOf(path), HasSubstr("as its .meta.json says")) << other;
+  }
+  ASSERT_TRUE(WriteFileAtomically(path + ".meta.json", meta).ok());
+  ASSERT_TRUE(WriteFileAtomically(path + ".names.txt", "\"a\"\n\"b\"\nc\n\"d\"\n").ok());
+  EXPECT_THAT(ErrorOf(path), HasSubstr("names.txt: line 3: expected a JSON string"));
+  ASSERT_TRUE(WriteFileAtomically(path + ".names.txt", "\"a\"\n\"b\"\n\"c\"\n").ok());
+  EXPECT_THAT(ErrorOf(path), HasSubstr("expected 4 names, as many as rows, got 3"));
+}
+
+}  // namespace
+}  // namespace siglip::bulk

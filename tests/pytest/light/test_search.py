@@ -1,0 +1,101 @@
+"""`siglip search` against numpy on the files that `siglip embed` wrote."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+SEVEN = "data/demo/examples/seven.png"
+STAR = "data/demo/examples/blue_star.png"
+PICTURES = "data/demo/valid/n000000[0-2][0-9]"
+# The score is a float64 cosine of float32 rows, written as float32.
+TOLERANCE = 1e-6
+
+
+def rows_of(path):
+    names = [json.loads(line) for line in open(f"{path}.names.txt", encoding="utf-8")]
+    rows = np.load(path).astype(np.float64)
+    return names, rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def answers(completed):
+    assert completed.returncode == 0, completed.stderr
+    return [json.loads(line) for line in completed.stdout.splitlines()]
+
+
+@pytest.fixture(name="index", scope="module")
+def index_fixture(tmp_path_factory):
+    from conftest import DEMO, run_siglip
+    path = tmp_path_factory.mktemp("search") / "pictures.npy"
+    done = run_siglip("embed", "-q", "--model", DEMO, PICTURES, "--text", "not a picture", "-o", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_nearest_of_texts_and_pictures(siglip, demo, index, tmp_path):
+    found = answers(siglip("search", "--model", demo, index, "--text", "a photo of seven", "--image", STAR, "--image",
+                           SEVEN, "--top", 7))
+    assert [list(answer)[0] for answer in found] == ["text", "image", "image"]
+    assert [answer.get("text") or answer.get("image") for answer in found] == ["a photo of seven", STAR, SEVEN]
+    queries = tmp_path / "queries.npy"
+    siglip("embed", "-q", "--model", demo, STAR, SEVEN, "--text", "a photo of seven", "-o", queries)
+    names, rows = rows_of(index)
+    names, rows = names[:-1], rows[:-1]  # the text
+    for answer, query in zip(found, rows_of(queries)[1][[2, 0, 1]], strict=True):
+        scores = rows @ query
+        order = np.argsort(-scores, kind="stable")[:7]
+        assert [hit["name"] for hit in answer["hits"]] == [names[i] for i in order]
+        np.testing.assert_allclose([hit["score"] for hit in answer["hits"]], scores[order], atol=TOLERANCE)
+
+
+def test_a_picture_of_the_index_finds_itself(siglip, demo, index):
+    names, _ = rows_of(index)
+    (found,) = answers(siglip("search", "--model", demo, index, "--image", names[17], "--top", 1))
+    assert found["hits"] == [{"name": names[17], "score": 1}]
+
+
+def test_shards_are_one_index(siglip, demo, index, tmp_path):
+    for k in (1, 2, 3):
+        siglip("embed", "-q", "--model", demo, PICTURES, "--shard", f"{k}/3", "-o", tmp_path / f"{k}.npy")
+    query = ("--text", "a blue star", "--top", 20)
+    whole, parts = (answers(siglip("search", "--model", demo, path, *query))[0]["hits"] for path in (index, tmp_path))
+    assert [hit["score"] for hit in parts] == [hit["score"] for hit in whole]
+    assert {hit["name"] for hit in parts} == {hit["name"] for hit in whole}
+
+
+def test_bad_queries_fail_alone(siglip, demo, index, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    done = siglip("search", "--model", demo, index, "--image", tmp_path / "bad.png", "--text", "seven")
+    assert done.returncode == 3
+    assert len(done.stdout.splitlines()) == 1
+    assert "bad.png" in done.stderr
+    assert siglip("search", "--model", demo, index, "--image", tmp_path / "bad.png").returncode == 1
+
+
+def test_the_table(siglip, demo, index):
+    done = siglip("search", "--model", demo, index, "--text", "seven", "--top", 2, "--format", "table")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "seven" and len(lines) == 3
+    assert all(float(line.split()[0]) < 1 and line.split()[1].startswith("data/demo/valid/") for line in lines[1:])
+
+
+def test_wrong_indexes_are_named(siglip, demo, index, tmp_path):
+    def error(path, code=1):
+        done = siglip("search", "--model", demo, path, "--text", "seven")
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    assert "nowhere.npy" in error(tmp_path / "nowhere.npy")
+    assert "expected .npy files" in error(tmp_path)
+    for suffix in ("", ".names.txt", ".meta.json"):
+        shutil.copy(f"{index}{suffix}", tmp_path / f"copy.npy{suffix}")
+    meta = json.loads((tmp_path / "copy.npy.meta.json").read_text())
+    (tmp_path / "copy.npy.meta.json").write_text(json.dumps({**meta, "checkpoint_sha256": "0" * 64}))
+    assert "expected rows of the checkpoint" in error(tmp_path)
+    serve = siglip("serve", "--model", demo, "--search-index", tmp_path, "--dry-run")
+    assert serve.returncode == 1 and "expected rows of the checkpoint" in serve.stderr
+    (tmp_path / "copy.npy.names.txt").unlink()
+    (tmp_path / "copy.npy.meta.json").write_text(json.dumps(meta))
+    assert "copy.npy.names.txt" in error(tmp_path)
+    assert siglip("search", "--model", demo, index).returncode == 2  # no query

@@ -1,0 +1,83 @@
+"""A server, and a real browser that looks at its page."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
+DEMO = ROOT / "models/demo"
+sys.path.insert(0, str(HERE))
+
+import chromium  # noqa: E402
+
+
+def load_clients():
+    """tests/pytest/clients/conftest.py, which has the same name as this file."""
+    spec = importlib.util.spec_from_file_location("clients_conftest", HERE.parent / "clients/conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_siglip(*arguments):
+    return subprocess.run([str(SIGLIP), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          check=True)
+
+
+@pytest.fixture(name="start", scope="session")
+def start_fixture():
+    """start(options) -> the server's http address; all are stopped at the end."""
+    servers = []
+
+    def start(*options):
+        servers.append(load_clients().start_server(options))
+        return f"http://{servers[-1].http}"
+
+    yield start
+    for server in servers:
+        server.process.terminate()
+    assert [server.process.wait(timeout=40) for server in servers] == [0] * len(servers)
+
+
+@pytest.fixture(name="index", scope="session")
+def index_fixture(tmp_path_factory):
+    """The demo's validation pictures of five classes, embedded."""
+    path = tmp_path_factory.mktemp("index") / "pictures.npy"
+    run_siglip("embed", "-q", "--model", DEMO, "data/demo/valid/n0000000[1-5]", "-o", path)
+    return path
+
+
+@pytest.fixture(name="server", scope="session")
+def server_fixture(start, index):
+    return start("--search-index", str(index))
+
+
+@pytest.fixture(name="browser", scope="session")
+def browser_fixture(tmp_path_factory):
+    browser = chromium.Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(name="page")
+def page_fixture(browser, server):
+    """The page, freshly opened; what the browser has to complain about fails the test."""
+    browser.log.clear()
+    browser.size(1280)
+    browser.open(f"{server}/ui")
+    yield browser
+    assert browser.log == []
+
+
+@pytest.fixture(name="screenshots", scope="session")
+def screenshots_fixture(tmp_path_factory):
+    """Where pictures of the page go: SIGLIP_SCREENSHOTS, for people who want to look at them."""
+    folder = pathlib.Path(os.environ.get("SIGLIP_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,200 @@
+"""The page that `siglip serve` shows, in a real browser."""
+
+import json
+
+import pytest
+
+from conftest import DEMO, ROOT, run_siglip
+
+EXAMPLES = ROOT / "data/demo/examples"
+SEVEN, CIRCLE, STAR = (EXAMPLES / name for name in ("seven.png", "red_circle.jpg", "blue_star.png"))
+LABELS = ["seven", "a blue star", "red circle", "three"]
+TEMPLATE = "A picture of {text}."
+BARS = "[...document.querySelectorAll('.bars')].map((list) => [...list.children].map((e) => ({...e.dataset})))"
+
+
+def classified(paths, labels=LABELS, template=TEMPLATE):
+    """{file name: {label: probability}} from the command line."""
+    lines = run_siglip("classify", "--model", DEMO, "--labels", ",".join(labels), "--template", template, "--json",
+                       *paths).stdout.splitlines()
+    return {row["image"].rsplit("/", 1)[1]: {x["label"]: x["probability"] for x in row["labels"]}
+            for row in map(json.loads, lines)}
+
+
+def show_pictures(page, paths=(SEVEN, CIRCLE)):
+    page.set("#labels", "\n".join(LABELS))
+    page.set("#template", TEMPLATE)
+    page.choose_files("#files", paths)
+    page.wait(f"document.querySelectorAll('[data-label]').length === {len(paths) * len(LABELS)}")
+
+
+def test_bars_are_those_of_the_command_line(page):
+    show_pictures(page)
+    names = page.js("[...document.querySelectorAll('.picture h3')].map((e) => e.textContent)")
+    expected = classified([SEVEN, CIRCLE])
+    for name, bars in zip(names, page.js(BARS), strict=True):
+        shown = {bar["label"]: float(bar["probability"]) for bar in bars}
+        # The command writes float32, 6e-8 of the value; the page computes in float64.
+        assert shown == pytest.approx(expected[name], rel=1e-6)
+        assert list(shown.values()) == sorted(shown.values(), reverse=True)
+
+
+def test_other_labels_and_another_template_change_the_bars(page):
+    show_pictures(page, [SEVEN])
+    page.set("#labels", "four, seven,  ,four\nnine")
+    page.set("#template", "{text}")
+    page.wait("document.querySelectorAll('[data-label]').length === 3")
+    expected = classified([SEVEN], ["four", "seven", "nine"], "{text}")["seven.png"]
+    shown = {bar["label"]: float(bar["probability"]) for bar in page.js(BARS)[0]}
+    assert shown == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_the_screen_reader_is_told(page):
+    show_pictures(page, [SEVEN])
+    page.wait("document.querySelector('#status').textContent.startsWith('seven.png: seven, ')")
+    # Every field has a name, every picture an alternative text, and there is one heading of the first level.
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    visible = [node for node in nodes if not node.get("ignored")]
+    for role in ("textbox", "button", "tab", "image", "tabpanel", "tablist"):
+        names = [node["name"]["value"] for node in visible if node["role"]["value"] == role]
+        assert names and all(names), role
+    assert page.js("document.querySelectorAll('h1').length") == 1
+
+
+def test_tabs_by_keyboard(page):
+    page.js("document.querySelector('#tab-classify').focus()")
+    for key, expected in [("ArrowRight", "compare"), ("End", "server"), ("ArrowRight", "classify"),
+                          ("ArrowLeft", "server"), ("Home", "classify"), ("ArrowRight", "compare")]:
+        page.press(key)
+        assert page.js("document.activeElement.getAttribute('aria-controls')") == expected
+        assert page.js("[...document.querySelectorAll('[role=tabpanel]')].filter((e) => !e.hidden).map((e) => e.id)") == [
+            expected]
+    # From the tab the next stops are the panel's fields, not the other tabs.
+    page.press("Tab")
+    assert page.js("document.activeElement.id") == "file-a"
+
+
+def test_embedding_is_the_servers(page):
+    show_pictures(page, [SEVEN])
+    page.click("details summary")
+    page.wait("document.querySelector('details canvas')")
+    shown = page.js("Array.from(pictures[0].embedding)")
+    lines = run_siglip("embed", "-q", "--model", DEMO, SEVEN).stdout
+    assert shown == pytest.approx(json.loads(lines)["embedding"], rel=1e-7)
+
+
+def test_two_pictures_are_compared(page):
+    page.click("#tab-compare")
+    page.choose_files("#file-a", [SEVEN])
+    page.choose_files("#file-b", [SEVEN])
+    page.wait("document.querySelector('#cosine').textContent !== '–'")
+    assert page.js("document.querySelector('#cosine').textContent") == "1.0000"
+    page.choose_files("#file-b", [STAR])
+    page.wait("document.querySelector('#cosine').textContent !== '1.0000'")
+    rows = [json.loads(line)["embedding"] for line in
+            run_siglip("embed", "-q", "--normalize", "--model", DEMO, SEVEN, STAR).stdout.splitlines()]
+    expected = sum(a * b for a, b in zip(*rows, strict=True))
+    assert float(page.js("document.querySelector('#cosine').dataset.cosine")) == pytest.approx(expected, abs=1e-6)
+
+
+def test_statistics_are_drawn(page):
+    page.js("Promise.all(Array.from({length: 8}, () => embedTexts(['a ' + Math.random()])))")
+    page.click("#tab-server")
+    page.wait("document.querySelectorAll('#models tr').length >= 6")
+    page.wait("history_.throughput[0].length > 0")
+    show_pictures(page)
+    page.wait("history_.throughput[0].some((rate) => rate > 0)")
+    page.wait("history_.latency[0].some((ms) => ms > 0)")
+    assert "," in page.js("document.querySelector('#chart-throughput polyline').getAttribute('points')")
+
+
+def test_a_bad_file_fails_alone(browser, server, tmp_path):
+    bad = tmp_path / "bad <b>file.png"
+    bad.write_bytes(b"no picture")
+    browser.size(1280)
+    browser.open(f"{server}/ui")
+    browser.choose_files("#files", [bad, SEVEN])
+    browser.wait("document.querySelector('.picture .bad')?.textContent.length > 10")
+    browser.wait("document.querySelectorAll('[data-label]').length > 0")
+    assert browser.js("document.querySelectorAll('#pictures b').length") == 0  # names are text
+    assert all("400" in line for line in browser.log), browser.log
+
+
+@pytest.mark.parametrize("tab", ["classify", "compare", "search", "server"])
+@pytest.mark.parametrize("width", [1280, 375, 360])
+def test_nothing_is_wider_than_the_window(page, tab, width):
+    page.size(width, 800)
+    show_pictures(page, [SEVEN])
+    page.set("#labels", "\n".join([*LABELS, "a" * 80]))
+    page.wait(f"document.querySelectorAll('[data-label]').length === {len(LABELS) + 1}")
+    page.click("details summary")
+    page.click(f"#tab-{tab}")
+    assert page.js("document.documentElement.scrollWidth") <= width
+
+
+# Relative luminance and contrast as WCAG 2 defines them, of every text against what is painted behind it.
+CONTRASTS = """
+(() => {
+  const parse = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => (c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = parse(getComputedStyle(e).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll('body *')].filter((e) => e.offsetParent && [...e.childNodes]
+    .some((n) => n.nodeType === 3 && n.textContent.trim())).map((e) => {
+    const [a, b] = [luminance(parse(getComputedStyle(e).color)), luminance(behind(e))].sort((x, y) => y - x);
+    return [(a + .05) / (b + .05), e.tagName + ' ' + e.textContent.slice(0, 30)];
+  });
+})()
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_contrast(page, dark):
+    page.size(1280, dark=dark)
+    show_pictures(page, [SEVEN])
+    for tab in ("classify", "compare", "search", "server"):
+        page.click(f"#tab-{tab}")
+        found = page.js(CONTRASTS)
+        assert len(found) > 5
+        assert [row for row in found if row[0] < 4.5] == []
+
+
+def test_a_restricted_server_asks_for_its_key(browser, start):
+    address = start("--http-restricted-api", "inference:secret=open")
+    browser.call("Page.navigate", url=f"{address}/ui")
+    browser.wait("document.querySelector('#key')?.open")
+    assert browser.js("document.querySelector('#key-header').textContent") == "secret"
+    browser.set("#key-value", "open")
+    browser.click("#key button.main")
+    browser.wait("document.body.dataset.ready === 'yes'")
+    browser.choose_files("#files", [SEVEN])
+    browser.wait("document.querySelectorAll('[data-label]').length > 0")
+
+
+def test_screenshots(page, screenshots):
+    """Not compared with anything: for people to look at."""
+    for width, height in ((1280, 900), (375, 812)):
+        for dark in (False, True):
+            page.size(width, height, dark)
+            page.js("clearPictures()")
+            show_pictures(page, [SEVEN, CIRCLE])
+            page.click("details summary")
+            for tab in ("classify", "compare", "search", "server"):
+                page.click(f"#tab-{tab}")
+                if tab == "compare":
+                    page.choose_files("#file-a", [SEVEN])
+                    page.choose_files("#file-b", [STAR])
+                    page.wait("document.querySelector('#cosine').textContent !== '–'")
+                if tab == "search":
+                    page.set("#query", "a photo of three")
+                    page.click("#search-form button")
+                    page.wait("document.querySelectorAll('#hits img').length === 24")
+                    page.wait("[...document.querySelectorAll('#hits img')].every((e) => e.naturalWidth > 0)")
+                page.screenshot(screenshots / f"{tab}-{width}{'-dark' if dark else ''}.png")
