@@ -117,7 +117,9 @@ std::string_view PictureMediaType(std::string_view bytes) {
   if (bytes.starts_with("\x89PNG\r\n\x1a\n"sv)) return "image/png";
   if (bytes.starts_with("\xff\xd8\xff"sv)) return "image/jpeg";
   if (bytes.starts_with("GIF87a"sv) || bytes.starts_with("GIF89a"sv)) return "image/gif";
-  if (bytes.starts_with("RIFF"sv) && bytes.substr(8).starts_with("WEBP"sv)) return "image/webp";
+  if (bytes.size() > 12 && bytes.starts_with("RIFF"sv) && bytes.substr(8, 4) == "WEBP"sv) {
+    return "image/webp";
+  }
   if (bytes.size() > 12 && bytes.substr(4, 8) == "ftypavif"sv) return "image/avif";
   if (bytes.starts_with("BM"sv)) return "image/bmp";
   return "";
