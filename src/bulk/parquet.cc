@@ -14,15 +14,14 @@ namespace {
 
 constexpr char kModule[] = "libsiglip_parquet.so";
 
-// Beside the program, and where it was built, if it was.
+// Beside the program, and in the build's folder beside the program's: no path of the machine that
+// built it.
 std::vector<std::string> Places() {
-  std::vector<std::string> places;
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (!error) places.push_back((program.parent_path() / kModule).string());
-  constexpr std::string_view kBuilt = SIGLIP_PARQUET_MODULE_FOLDER;
-  if (!kBuilt.empty()) places.push_back(absl::StrCat(SIGLIP_PARQUET_MODULE_FOLDER, "/", kModule));
-  return places;
+  if (error) return {};
+  const std::filesystem::path folder = program.parent_path();
+  return {(folder / kModule).string(), (folder.parent_path() / "bulk" / kModule).string()};
 }
 
 // The module stays loaded; loading it again only counts.

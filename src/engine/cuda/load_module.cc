@@ -13,15 +13,14 @@ namespace {
 
 constexpr char kModule[] = "libsiglip_cuda.so";
 
-// Beside the program, or where it was built; empty if it is in neither place.
+// Beside the program, or in the build's folder beside the program's; empty if it is in neither.
 std::string FindModule() {
-  std::vector<std::string> places;
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (!error) places.push_back((program.parent_path() / kModule).string());
-  places.push_back(absl::StrCat(SIGLIP_CUDA_MODULE_FOLDER, "/", kModule));
-  for (const std::string& place : places) {
-    if (std::filesystem::exists(place, error)) return place;
+  if (error) return {};
+  const std::filesystem::path folder = program.parent_path();
+  for (const auto& place : {folder / kModule, folder.parent_path() / "engine" / "cuda" / kModule}) {
+    if (std::filesystem::exists(place, error)) return place.string();
   }
   return {};
 }
