@@ -44,16 +44,16 @@ absl::StatusOr<LoadedDeployment*> DeploymentOf(TRITONBACKEND_Model* model) {
   return static_cast<LoadedDeployment*>(state);
 }
 
-// KIND_AUTO becomes KIND_GPU where the core sees a GPU, so it is no error here.
-absl::Status WarnOfGpu(TRITONBACKEND_ModelInstance* instance) {
+// KIND_AUTO becomes KIND_GPU where the core sees a GPU, so that the engine decides is no error.
+absl::Status TellOfGpu(TRITONBACKEND_ModelInstance* instance) {
   TRITONSERVER_InstanceGroupKind kind = TRITONSERVER_INSTANCEGROUPKIND_CPU;
   SIGLIP_RETURN_IF_ERROR(FromError(TRITONBACKEND_ModelInstanceKind(instance, &kind)));
   if (kind != TRITONSERVER_INSTANCEGROUPKIND_GPU) return absl::OkStatus();
   const char* name = nullptr;
   SIGLIP_RETURN_IF_ERROR(FromError(TRITONBACKEND_ModelInstanceName(instance, &name)));
-  Log(TRITONSERVER_LOG_WARN,
+  Log(TRITONSERVER_LOG_INFO,
       absl::StrCat("instance '", name,
-                   "': asked to run on a GPU, runs on the CPU: this build has no GPU engine"));
+                   "' is of KIND_GPU: the option device decides what its engine runs on"));
   return absl::OkStatus();
 }
 
@@ -114,7 +114,7 @@ SIGLIP_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Mode
 
 SIGLIP_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     TRITONBACKEND_ModelInstance* instance) {
-  return Guarded([&] { return siglip::triton::WarnOfGpu(instance); });
+  return Guarded([&] { return siglip::triton::TellOfGpu(instance); });
 }
 
 SIGLIP_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(

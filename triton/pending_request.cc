@@ -24,9 +24,8 @@ static_assert(static_cast<int>(DataType::kBf16) + 1 == TRITONSERVER_TYPE_BF16);
 absl::Status CheckReadable(const std::string& tensor, TRITONSERVER_MemoryType type,
                            std::int64_t device) {
   if (type != TRITONSERVER_MEMORY_GPU) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("'", tensor,
-                                               "': expected CPU memory, got memory of GPU ", device,
-                                               " (this build has no GPU engine)"));
+  return absl::UnimplementedError(
+      absl::StrCat("'", tensor, "': expected CPU memory, got memory of GPU ", device));
 }
 
 // The input's bytes: Triton's own buffer if there is one, otherwise a copy, kept by `storage`.

@@ -30,7 +30,13 @@ class FrontModel final : public Model {
   }
 
   absl::StatusOr<ImageInfo> InspectImage(std::string_view) const override { return NoWeights(); }
-  absl::Status Preprocess(std::string_view, float*) const override { return NoWeights(); }
+  absl::Status Preprocess(std::string_view, float*, PreprocessTimes*) const override {
+    return NoWeights();
+  }
+  absl::Status PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
+                             float*) const override {
+    return NoWeights();
+  }
   absl::Status EncodePixels(std::span<const float* const>, std::span<float* const>) override {
     return NoWeights();
   }

@@ -10,8 +10,8 @@
 
 namespace siglip {
 
-// Reads config.json and the tokenizer. Info, Tokenize and TokenizeUnpadded work; everything else is
-// FailedPrecondition. `options` are ignored.
+// Reads config.json and the tokenizer. Info (its engine is "none", it has no logit scale and bias),
+// Tokenize and TokenizeUnpadded work; everything else is FailedPrecondition. `options` are ignored.
 absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
                                                       const ModelOptions& options);
 

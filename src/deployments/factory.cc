@@ -77,12 +77,13 @@ Warmup ZeroWarmup(const TensorConfig& input) {
 // What a client needs beside the embeddings, readable in the configurations of the two doors:
 // SigLIP's probability of a text for an image is sigmoid(cos * exp(logit_scale) + logit_bias).
 void DescribeCheckpoint(const ModelInfo& info, ModelConfig& config) {
-  // Nine digits read back as the same float.
-  config.parameters["logit_scale"] = absl::StrFormat("%.9g", info.logit_scale);
-  config.parameters["logit_bias"] = absl::StrFormat("%.9g", info.logit_bias);
   config.parameters["image_size"] = absl::StrCat(info.image_size);
   config.parameters["text_length"] = absl::StrCat(info.text_length);
   config.parameters["engine"] = info.engine;
+  if (info.engine == "none") return;  // opened without the weights, which hold the other two
+  // Nine digits read back as the same float.
+  config.parameters["logit_scale"] = absl::StrFormat("%.9g", info.logit_scale);
+  config.parameters["logit_bias"] = absl::StrFormat("%.9g", info.logit_bias);
 }
 
 // Names, sizes and times of a checkpoint's files: another text when one was replaced.

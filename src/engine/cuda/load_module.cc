@@ -13,14 +13,29 @@ namespace {
 
 constexpr char kModule[] = "libsiglip_cuda.so";
 
-// Beside the program, or in the build's folder beside the program's; empty if it is in neither.
+std::filesystem::path ProgramFolder() {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+}
+
+// Of libsiglip.so or a Triton backend, which run in programs of others.
+std::filesystem::path LibraryFolder() {
+  ::Dl_info info = {};
+  const auto here = reinterpret_cast<const void*>(&ListGpuDevices);
+  if (::dladdr(here, &info) == 0 || info.dli_fname == nullptr) return {};
+  return std::filesystem::path(info.dli_fname).parent_path();
+}
+
+// Beside this code's library or program, or in the build's folder beside theirs; empty if it is in
+// none of these.
 std::string FindModule() {
   std::error_code error;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return {};
-  const std::filesystem::path folder = program.parent_path();
-  for (const auto& place : {folder / kModule, folder.parent_path() / "engine" / "cuda" / kModule}) {
-    if (std::filesystem::exists(place, error)) return place.string();
+  for (const std::filesystem::path& folder : {LibraryFolder(), ProgramFolder()}) {
+    if (folder.empty()) continue;
+    for (const auto& place :
+         {folder / kModule, folder.parent_path() / "engine" / "cuda" / kModule}) {
+      if (std::filesystem::exists(place, error)) return place.string();
+    }
   }
   return {};
 }
