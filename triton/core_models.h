@@ -2,6 +2,7 @@
 
 // The other models of the Triton server that a door sends its work to.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,8 @@ class CoreModels final : public ModelAccess {
   absl::StatusOr<std::shared_ptr<const ModelConfig>> ReadyConfig(
       const std::string& name, const std::string& version) const override;
   void InferWithin(std::unique_ptr<InferRequest> request) override;
+  // Only our own response cache asks, and the core has its own.
+  std::uint64_t generation() const override { return 0; }
 
  private:
   TRITONSERVER_Server* const server_;
