@@ -231,6 +231,8 @@ absl::Status ReadPostProcessor(const json& root, const Place& place, TokenizerJs
 }  // namespace
 
 absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const std::string& source) {
+  if (text.empty())
+    return absl::InvalidArgumentError(source + ": expected a JSON object, got no bytes");
   simdjson::dom::parser parser;
   json root;
   if (const auto error = parser.parse(text.data(), text.size()).get(root);
