@@ -371,9 +371,12 @@ class FakeModel {
     for (;;) {
       const std::vector<Request*> batch = Next();
       if (batch.empty()) return;
+      {
+        // Before it answers: whoever has the answer may ask.
+        const std::lock_guard lock(mu_);
+        ++executed_;
+      }
       for (Request* request : batch) AnswerAsHost(request);
-      const std::lock_guard lock(mu_);
-      ++executed_;
     }
   }
 
