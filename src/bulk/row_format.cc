@@ -67,12 +67,4 @@ void AppendJsonFloat(float value, std::string& out) {
   out.append(digits.data(), end);
 }
 
-void NormalizeRow(std::span<float> row) {
-  double sum = 0;
-  for (const float value : row) sum += static_cast<double>(value) * static_cast<double>(value);
-  if (sum == 0) return;
-  const double length = std::sqrt(sum);
-  for (float& value : row) value = static_cast<float>(static_cast<double>(value) / length);
-}
-
 }  // namespace siglip::bulk

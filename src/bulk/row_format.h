@@ -36,7 +36,4 @@ std::string FailureLine(std::string_view name, std::string_view error);
 // The shortest decimal that reads back as the same float; "null" if it is not finite.
 void AppendJsonFloat(float value, std::string& out);
 
-// Divides by the Euclidean length, computed in double. A zero row stays zero.
-void NormalizeRow(std::span<float> row);
-
 }  // namespace siglip::bulk

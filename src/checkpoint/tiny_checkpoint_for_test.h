@@ -5,6 +5,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -44,6 +46,15 @@ std::string SerializeSafetensors(const std::vector<RequiredTensor>& tensors, con
   header += "}";
   const std::uint64_t length = header.size();
   return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header + data;
+}
+
+// Layer norms near 1, everything else normal with deviation `scale`: that of about 1 / sqrt(inputs)
+// keeps activations of order 1 throughout. The same for a name and place whenever it is asked.
+inline float RandomWeight(const std::string& name, std::int64_t i, float scale) {
+  std::mt19937 random(static_cast<std::uint32_t>(std::hash<std::string>()(name) + 7919 * i));
+  const float value = std::normal_distribution<float>()(random);
+  const bool norm = name.find("norm") != std::string::npos;
+  return norm && name.ends_with("weight") ? 1 + 0.3f * value : scale * value;
 }
 
 // A complete folder of kTinyConfigJson under the test's temporary directory.

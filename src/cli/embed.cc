@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/normalize_row.h"
 #include "base/status_macros.h"
 #include "bulk/fingerprint.h"
 #include "bulk/listing.h"
@@ -104,7 +105,7 @@ class Collector {
           output_.AddFailure(item.name, {status.message().data(), status.message().size()}));
     } else {
       row_.assign(embedding.begin(), embedding.end());
-      if (flags_.normalize) bulk::NormalizeRow(row_);
+      if (flags_.normalize) NormalizeRow(row_);
       SIGLIP_RETURN_IF_ERROR(output_.AddRow(item.kind, item.name, row_));
     }
     const auto now = std::chrono::steady_clock::now();

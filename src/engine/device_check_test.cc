@@ -4,10 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 #include <limits>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 
@@ -60,12 +58,7 @@ class Devices final : public Engine {
 };
 
 // Activations of order 1, so that embeddings of different items differ.
-float Weight(const std::string& name, std::int64_t i) {
-  std::mt19937 random(static_cast<std::uint32_t>(std::hash<std::string>()(name) + 7919 * i));
-  const float value = std::normal_distribution<float>()(random);
-  const bool norm = name.find("norm") != std::string::npos;
-  return norm && name.ends_with("weight") ? 1 + 0.3f * value : 0.3f * value;
-}
+float Weight(const std::string& name, std::int64_t i) { return RandomWeight(name, i, 0.3f); }
 
 class DeviceCheckTest : public testing::Test {
  protected:

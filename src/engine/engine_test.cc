@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -34,13 +33,7 @@ constexpr std::int64_t kWidth = 36;
 constexpr std::int64_t kLength = 7;
 
 // Weights of about 1 / sqrt(inputs), layer norms near 1: activations of order 1 throughout.
-float Weight(const std::string& name, std::int64_t i) {
-  std::mt19937 random(static_cast<std::uint32_t>(std::hash<std::string>()(name) + 7919 * i));
-  const float value = std::normal_distribution<float>()(random);
-  const bool norm = name.find("norm") != std::string::npos;
-  if (norm && name.ends_with("weight")) return 1 + 0.3f * value;
-  return 0.25f * value;
-}
+float Weight(const std::string& name, std::int64_t i) { return RandomWeight(name, i, 0.25f); }
 
 class EngineTest : public testing::Test {
  protected:

@@ -6,19 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
+#include "checkpoint/linear_shape.h"
 
 namespace siglip {
-namespace {
-
-std::int64_t Outputs(const StoredTensor& weight) { return weight.shape[0]; }
-
-std::int64_t Inputs(const StoredTensor& weight) {
-  std::int64_t inputs = 1;
-  for (std::size_t i = 1; i < weight.shape.size(); ++i) inputs *= weight.shape[i];
-  return inputs;
-}
-
-}  // namespace
 
 void WeightLoader::Read(const StoredTensor& tensor, std::int64_t first, std::span<float> to) const {
   CopyFloats(tensor, first, to);

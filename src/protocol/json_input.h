@@ -85,4 +85,20 @@ absl::Status ForEachField(JsonObject object, int depth, Entry&& entry) {
   return absl::OkStatus();
 }
 
+// The same for a whole text, which is one object and nothing behind it. REQUIRES: as OpenJson.
+template <class Entry>
+absl::Status ForEachRootField(std::string_view text, simdjson::ondemand::parser& parser,
+                              Entry&& entry) {
+  simdjson::ondemand::document document;
+  SIGLIP_RETURN_IF_ERROR(OpenJson(text, parser, document));
+  JsonObject root;
+  const simdjson::error_code code = document.get_object().get(root);
+  if (code == simdjson::INCORRECT_TYPE) {
+    return absl::InvalidArgumentError("the request JSON: expected an object");
+  }
+  SIGLIP_RETURN_IF_ERROR(CheckJson(code));
+  SIGLIP_RETURN_IF_ERROR(ForEachField(root, 1, entry));
+  return CheckJsonEnd(document);
+}
+
 }  // namespace siglip

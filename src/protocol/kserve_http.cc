@@ -42,17 +42,8 @@ class InferParser {
         parser_(std::make_shared<simdjson::ondemand::parser>()) {}
 
   absl::Status Parse() {
-    simdjson::ondemand::document document;
-    SIGLIP_RETURN_IF_ERROR(OpenJson(head_, *parser_, document));
-    JsonObject root;
-    const simdjson::error_code code = document.get_object().get(root);
-    if (code == simdjson::INCORRECT_TYPE) {
-      return absl::InvalidArgumentError("the request JSON: expected an object");
-    }
-    SIGLIP_RETURN_IF_ERROR(CheckJson(code));
-    SIGLIP_RETURN_IF_ERROR(
-        ForEachField(root, 1, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
-    SIGLIP_RETURN_IF_ERROR(CheckJsonEnd(document));
+    SIGLIP_RETURN_IF_ERROR(ForEachRootField(
+        head_, *parser_, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
     if (!seen_.contains("inputs")) {
       return absl::InvalidArgumentError("Unable to find 'inputs' in the request JSON");
     }

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "base/json_text.h"
+#include "base/normalize_row.h"
 #include "protocol/json_input.h"
 #include "protocol/json_writer.h"
 #include "protocol/status_map.h"
@@ -55,17 +55,8 @@ class EmbeddingsParser {
       : body_(body), parser_(parser), request_(request) {}
 
   absl::Status Parse() {
-    simdjson::ondemand::document document;
-    SIGLIP_RETURN_IF_ERROR(OpenJson(body_, parser_, document));
-    JsonObject root;
-    const simdjson::error_code code = document.get_object().get(root);
-    if (code == simdjson::INCORRECT_TYPE) {
-      return absl::InvalidArgumentError("the request JSON: expected an object");
-    }
-    SIGLIP_RETURN_IF_ERROR(CheckJson(code));
-    SIGLIP_RETURN_IF_ERROR(
-        ForEachField(root, 1, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
-    SIGLIP_RETURN_IF_ERROR(CheckJsonEnd(document));
+    SIGLIP_RETURN_IF_ERROR(ForEachRootField(
+        body_, parser_, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
     if (request_.model.empty())
       return absl::InvalidArgumentError("model: expected a name, got none");
     if (items_.empty()) {
@@ -208,14 +199,6 @@ struct ParsedBody {
   simdjson::ondemand::parser parser;
 };
 
-void Normalize(std::vector<float>& row) {
-  double sum = 0;
-  for (const float x : row) sum += double{x} * double{x};
-  if (sum == 0) return;
-  const double scale = 1 / std::sqrt(sum);
-  for (float& x : row) x = static_cast<float>(x * scale);
-}
-
 void AppendRow(const std::vector<float>& row, bool base64, std::string& out) {
   if (base64) {
     const std::string text =
@@ -260,7 +243,7 @@ std::string RenderEmbeddings(const EmbeddingsRequest& request,
     AppendAll(json, i == 0 ? "" : ",", "{\"object\":\"embedding\",\"index\":", i,
               ",\"embedding\":");
     std::vector<float> row = rows[i];
-    if (request.normalized) Normalize(row);
+    if (request.normalized) NormalizeRow(row);
     AppendRow(row, request.base64, json);
     json += '}';
   }

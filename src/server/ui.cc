@@ -3,14 +3,14 @@
 #include <charconv>
 #include <utility>
 
-#include <openssl/evp.h>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/escaping.h"
 #include "base/json_text.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "protocol/json_object.h"
 #include "protocol/json_writer.h"
-#include "protocol/status_map.h"
 #include "protocol/text.h"
 #include "server/http_answers.h"
 
@@ -29,12 +29,10 @@ constexpr std::string_view kSearch = "/ui/search";
 constexpr std::string_view kPictures = "/ui/picture/";
 
 std::string Sha256Base64(std::string_view text) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha256(), nullptr);
-  std::string base64(4 * ((size + 2) / 3), '\0');
-  EVP_EncodeBlock(reinterpret_cast<unsigned char*>(base64.data()), digest, static_cast<int>(size));
-  return base64;
+  Sha256 hash;
+  hash.Add(text);
+  const Sha256Digest digest = hash.Digest();
+  return absl::Base64Escape({reinterpret_cast<const char*>(digest.data()), digest.size()});
 }
 
 // " 'sha256-...'" for the content of every element that begins with `open`.

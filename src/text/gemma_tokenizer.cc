@@ -29,15 +29,14 @@ GemmaTokenizer::GemmaTokenizer(TokenizerJson json, BpeModel model)
     : json_(std::move(json)), model_(std::move(model)) {}
 
 absl::Status GemmaTokenizer::AddMatchers() {
-  for (const JsonAddedToken& token : json_.added_tokens) {
+  for (std::size_t i = 0; i < json_.added_tokens.size(); ++i) {
+    const JsonAddedToken& token = json_.added_tokens[i];
     SIGLIP_ASSIGN_OR_RETURN(std::u32string content, DecodeUtf8(token.content));
-    if (content.empty()) continue;
-    if (token.normalized) content = Normalize(content);
-    (token.normalized ? normalized_ : raw_).emplace_back(std::move(content), &token);
-  }
-  for (Matcher* matcher : {&raw_, &normalized_}) {
-    std::stable_sort(matcher->begin(), matcher->end(),
-                     [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+    if (token.normalized) {
+      normalized_.Add(Normalize(content), i);
+    } else {
+      raw_.Add(std::move(content), i);
+    }
   }
   return absl::OkStatus();
 }
@@ -87,33 +86,32 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> GemmaTokenizer::Create(
 }
 
 template <class Plain>
-void GemmaTokenizer::Split(const Matcher& matcher, std::u32string_view text,
-                           std::vector<std::int64_t>& ids, const Plain& plain) {
+void GemmaTokenizer::Split(const AddedTokenMatcher& matcher, std::u32string_view text,
+                           std::vector<std::int64_t>& ids, const Plain& plain) const {
   std::size_t start = 0;  // of the plain text that is not given out yet
   const auto flush = [&](std::size_t end) {
     if (end > start) plain(text.substr(start, end - start));
   };
   for (std::size_t at = 0; at < text.size();) {
-    const auto match = std::find_if(matcher.begin(), matcher.end(), [&](const auto& entry) {
-      return text.substr(at, entry.first.size()) == entry.first;
-    });
-    if (match == matcher.end()) {
+    const auto match = matcher.At(text, at);
+    if (!match) {
       ++at;
       continue;
     }
+    const JsonAddedToken& token = json_.added_tokens[match->token];
     std::size_t left = at;
-    std::size_t right = at + match->first.size();
-    if (match->second->lstrip) {
+    std::size_t right = at + match->length;
+    if (token.lstrip) {
       while (left > start && IsRustWhiteSpace(text[left - 1])) --left;
     }
-    if (match->second->rstrip) {
+    if (token.rstrip) {
       while (right < text.size() && IsRustWhiteSpace(text[right])) ++right;
     }
     flush(left);
-    ids.push_back(match->second->id);
+    ids.push_back(token.id);
     start = right;
     // The library looks for tokens in the white space that this one has taken, too.
-    at += match->first.size();
+    at += match->length;
   }
   flush(text.size());
 }

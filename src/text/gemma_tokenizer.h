@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/added_tokens.h"
 #include "text/bpe_model.h"
 #include "text/sentencepiece_tokenizer.h"
 #include "text/tokenizer.h"
@@ -49,17 +50,15 @@ class GemmaTokenizer final : public Tokenizer {
  private:
   GemmaTokenizer(TokenizerJson json, BpeModel model);
 
-  // Of tokens that are looked for at the same time: longest first.
-  using Matcher = std::vector<std::pair<std::u32string, const JsonAddedToken*>>;
   absl::Status AddMatchers();
-  // Calls plain(part) and token(id) for the parts of `text`, in order.
+  // Appends the ids of added tokens, and calls plain(part) for what lies between them, in order.
   template <class Plain>
-  static void Split(const Matcher& matcher, std::u32string_view text,
-                    std::vector<std::int64_t>& ids, const Plain& plain);
+  void Split(const AddedTokenMatcher& matcher, std::u32string_view text,
+             std::vector<std::int64_t>& ids, const Plain& plain) const;
 
   TokenizerJson json_;  // its model is moved from
   BpeModel model_;
-  Matcher raw_, normalized_;
+  AddedTokenMatcher raw_, normalized_;  // of json_.added_tokens, by index
 };
 
 }  // namespace siglip

@@ -51,7 +51,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
     }
     added.push_back({.content = content, .id = id});
   }
-  for (const AddedToken& token : added) {
+  for (std::size_t i = 0; i < added.size(); ++i) {
+    const AddedToken& token = added[i];
     if (token.id < 0 || token.id >= vocab_size) {
       return absl::InvalidArgumentError(absl::StrCat(source, ": added token ", token.content,
                                                      " has id ", token.id, ", the text tower has ",
@@ -59,11 +60,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
     }
     SIGLIP_ASSIGN_OR_RETURN(std::u32string content, DecodeUtf8(token.content));
     if (content.empty()) continue;
-    tokenizer->by_length_.emplace_back(std::move(content), &token);
+    tokenizer->matcher_.Add(std::move(content), i);
     tokenizer->added_ids_[token.content] = token.id;
   }
-  std::stable_sort(tokenizer->by_length_.begin(), tokenizer->by_length_.end(),
-                   [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
   if (num_pieces > vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(
         source, ": ", num_pieces, " pieces, the text tower has a vocabulary of ", vocab_size));
@@ -89,16 +88,14 @@ std::vector<SentencePieceTokenizer::Part> SentencePieceTokenizer::SplitAtAddedTo
     plain.clear();
   };
   for (std::size_t at = 0; at < text.size();) {
-    const auto match = std::find_if(by_length_.begin(), by_length_.end(), [&](const auto& entry) {
-      return text.substr(at, entry.first.size()) == entry.first;
-    });
-    if (match == by_length_.end()) {
+    const auto match = matcher_.At(text, at);
+    if (!match) {
       plain += text[at++];
       continue;
     }
     finish_plain();
-    parts.push_back({match->second, {}});
-    at += match->first.size();
+    parts.push_back({&config_.added_tokens[match->token], {}});
+    at += match->length;
   }
   finish_plain();
   for (std::size_t i = 0; i < parts.size(); ++i) {

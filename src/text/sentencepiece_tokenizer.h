@@ -7,9 +7,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
+#include "text/added_tokens.h"
 #include "text/piece_model.h"
 #include "text/tokenizer.h"
 
@@ -66,8 +66,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   std::unique_ptr<PieceModel> model_;
   SiglipTokenizerConfig config_;
-  // Longest first, so that the first match at a place is the longest.
-  std::vector<std::pair<std::u32string, const AddedToken*>> by_length_;
+  AddedTokenMatcher matcher_;  // of config_.added_tokens, by index
   std::map<std::string, std::int64_t, std::less<>> added_ids_;
   std::size_t unk_length_ = 0;  // pieces of encode(unk_token)
 };

@@ -5,19 +5,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "checkpoint/linear_shape.h"
 #include "engine/block_names.h"
 #include "engine/pooling_probe.h"
 
 namespace siglip::cuda {
 namespace {
-
-std::int64_t Outputs(const StoredTensor& weight) { return weight.shape[0]; }
-
-std::int64_t Inputs(const StoredTensor& weight) {
-  std::int64_t inputs = 1;
-  for (std::size_t i = 1; i < weight.shape.size(); ++i) inputs *= weight.shape[i];
-  return inputs;
-}
 
 absl::Status CheckTower(const char* tower, const TowerConfig& config) {
   const auto refuse = [&](const char* field, const std::string& expected, std::int64_t got) {
