@@ -122,11 +122,7 @@ def fidelity(build, size, layers, outliers):
     with tempfile.TemporaryDirectory() as temporary:
         folder = random_checkpoint(pathlib.Path(temporary) / "checkpoint", size, layers, outliers)
         paths = oracle.make_images(pathlib.Path(temporary))
-        config = transformers.SiglipConfig.from_pretrained(folder)
-        tokenizer = transformers.SiglipTokenizer.from_pretrained(folder)
-        length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
-        ids = tokenizer(oracle.TEXTS, padding="max_length", truncation=True, max_length=length,
-                        return_tensors="pt")["input_ids"]
+        ids = oracle.token_ids(folder, transformers.SiglipConfig.from_pretrained(folder))
         pixels = oracle.pixel_values(folder, paths)
         model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().cuda()
         exact = run_on_cuda(model, pixels, ids, torch.float64)

@@ -76,6 +76,15 @@ def pixel_values(folder, paths):
     return processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
 
 
+def token_ids(folder, config):
+    """Of TEXTS, as the models were trained: cut, and padded on the right."""
+    siglip2 = not (folder / "spiece.model").exists()
+    tokenizer = (transformers.Siglip2Tokenizer if siglip2 else transformers.SiglipTokenizer).from_pretrained(folder)
+    length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    return tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt",
+                     padding_side="right")["input_ids"]
+
+
 def reorder_channels(tower, order):
     """The same network with its residual stream in another order: other roundings, equal but for them."""
     with torch.no_grad():
@@ -98,11 +107,7 @@ def theirs(folder, paths, orders):
     largest of `orders` runs. A narrow network has few roundings, and one run of them is luck; the same network with
     its channels reordered is another draw."""
     config = transformers.SiglipConfig.from_pretrained(folder)
-    siglip2 = not (folder / "spiece.model").exists()
-    tokenizer = (transformers.Siglip2Tokenizer if siglip2 else transformers.SiglipTokenizer).from_pretrained(folder)
-    length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
-    ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt",
-                    padding_side="right")["input_ids"]
+    ids = token_ids(folder, config)
     pixels = pixel_values(folder, paths)
     model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().double()
     exact = forward(model, pixels, ids, torch.float64)

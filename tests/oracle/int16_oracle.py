@@ -28,11 +28,7 @@ def compare(size, layers, outliers):
         model = checkpoints.make_model(checkpoints.named_architecture(size, layers), outliers=outliers)
         checkpoints.write(model, folder, "float32")
         paths = oracle.make_images(folder)[:2]
-        config = transformers.SiglipConfig.from_pretrained(folder)
-        tokenizer = transformers.SiglipTokenizer.from_pretrained(folder)
-        length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
-        ids = tokenizer(oracle.TEXTS, padding="max_length", truncation=True, max_length=length,
-                        return_tensors="pt")["input_ids"]
+        ids = oracle.token_ids(folder, transformers.SiglipConfig.from_pretrained(folder))
         pixels = oracle.pixel_values(folder, paths)
         rows = {}
         for precision in (torch.float64, torch.float32, torch.bfloat16):

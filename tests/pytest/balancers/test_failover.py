@@ -2,12 +2,12 @@
 request that a client sent is answered, with the bytes of the embedding."""
 
 import collections
-import importlib.util
 import pathlib
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -17,18 +17,14 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from clients_server import load_clients  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PICTURES = [path.read_bytes() for path in sorted((ROOT / "data/demo/examples").iterdir())]
 CLIENTS = 12  # of each protocol
 ANSWERS = 200  # of each protocol, before, between and after
 ENVOY = ROOT / ".venv/deploy/bin/envoy"
-
-
-def load_clients():
-    spec = importlib.util.spec_from_file_location("clients_conftest", ROOT / "tests/pytest/clients/conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def free_port():

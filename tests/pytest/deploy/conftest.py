@@ -1,6 +1,5 @@
 """Fixtures of what stands around the server: files of deploy/, the list of parts, the binary's hardening."""
 
-import importlib.util
 import os
 import pathlib
 import sys
@@ -9,15 +8,9 @@ import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path += [str(HERE), str(ROOT / "tools")]
+sys.path += [str(HERE), str(HERE.parent), str(ROOT / "tools")]
 
-
-def load_clients():
-    """tests/pytest/clients/conftest.py, which has the same name as this file."""
-    spec = importlib.util.spec_from_file_location("clients_conftest", HERE.parent / "clients/conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from clients_server import load_clients  # noqa: E402
 
 
 def owners(libraries):

@@ -1,21 +1,14 @@
 """The server that the pages' clients talk to."""
 
-import importlib.util
 import pathlib
 import sys
 
 import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-
-def load_clients():
-    """tests/pytest/clients/conftest.py, which has the same name as this file."""
-    spec = importlib.util.spec_from_file_location("clients_conftest", HERE.parent / "clients/conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from clients_server import load_clients  # noqa: E402
 
 
 @pytest.fixture(name="ports", scope="session")

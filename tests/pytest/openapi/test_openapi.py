@@ -1,26 +1,18 @@
 """schemathesis against the document that the server serves: requests that fit it and requests that do not."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-
-
-def clients_conftest():
-    path = ROOT / "tests" / "pytest" / "clients" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("clients_conftest", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from clients_server import load_clients  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def url():
-    urls = clients_conftest().start_server()
+    urls = load_clients().start_server()
     yield f"http://{urls.http}"
     urls.process.terminate()
     assert urls.process.wait(timeout=40) == 0

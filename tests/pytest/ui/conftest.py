@@ -1,6 +1,5 @@
 """A server, and a real browser that looks at its page."""
 
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -12,17 +11,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
 DEMO = ROOT / "models/demo"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import chromium  # noqa: E402
-
-
-def load_clients():
-    """tests/pytest/clients/conftest.py, which has the same name as this file."""
-    spec = importlib.util.spec_from_file_location("clients_conftest", HERE.parent / "clients/conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from clients_server import load_clients  # noqa: E402
 
 
 def run_siglip(*arguments):
