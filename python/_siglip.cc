@@ -162,11 +162,14 @@ class Classifier {
   std::size_t embedding_size_;
 };
 
+// Rows and columns of an image's patches.
+constexpr std::size_t kShapeBytes = 2 * sizeof(std::int64_t);
+
 class Model {
  public:
   Model(const std::string& directory, int threads, const std::string& precision,
         const std::string& device, const std::string& isa, int pillow, std::int64_t max_pixels,
-        const std::string& cache_dir) {
+        const std::string& cache_dir, std::int64_t max_patches) {
     siglip_options options = SIGLIP_OPTIONS_INIT;
     options.num_threads = threads;
     options.pillow = pillow;
@@ -175,6 +178,7 @@ class Model {
     options.device = device.c_str();
     options.isa = isa.c_str();
     options.cache_dir = cache_dir.c_str();
+    options.max_patches = max_patches;
     siglip_model* model = nullptr;
     siglip_error* error = nullptr;
     {
@@ -192,6 +196,10 @@ class Model {
   std::size_t pixel_bytes() const {
     const auto side = static_cast<std::size_t>(siglip_image_size(get()));
     return 3 * side * side * sizeof(float);
+  }
+  std::size_t patch_bytes() const {
+    const auto side = static_cast<std::size_t>(siglip_patch_size(get()));
+    return static_cast<std::size_t>(siglip_max_patches(get())) * side * side * 3 * sizeof(float);
   }
   std::size_t id_bytes() const {
     return static_cast<std::size_t>(siglip_text_length(get())) * sizeof(std::int64_t);
@@ -211,6 +219,17 @@ class Model {
     RunList(images.size(), failures, [&](siglip_error** errors) {
       return siglip_preprocess(get(), images.data(), images.size(),
                                static_cast<float*>(output.data()), errors);
+    });
+  }
+  void PreprocessPatches(nb::list items, nb::object pixels, nb::object shapes,
+                         nb::object failures) {
+    const ImageList images(items);
+    const Buffer output = Output(pixels, images.size() * patch_bytes());
+    const Buffer grids = Output(shapes, images.size() * kShapeBytes);
+    RunList(images.size(), failures, [&](siglip_error** errors) {
+      return siglip_preprocess_patches(get(), images.data(), images.size(),
+                                       static_cast<float*>(output.data()),
+                                       static_cast<std::int64_t*>(grids.data()), errors);
     });
   }
   void EmbedTexts(nb::list items, nb::object rows, nb::object failures) {
@@ -235,6 +254,16 @@ class Model {
     RunList(count, nb::none(), [&](siglip_error**) {
       return siglip_encode_pixels(get(), static_cast<const float*>(input.data()), count,
                                   static_cast<float*>(output.data()));
+    });
+  }
+  void EncodePatches(nb::object pixels, nb::object shapes, std::size_t count, nb::object rows) {
+    const Buffer input = Input(pixels, count * patch_bytes());
+    const Buffer grids = Input(shapes, count * kShapeBytes);
+    const Buffer output = Output(rows, count * embedding_bytes());
+    RunList(count, nb::none(), [&](siglip_error**) {
+      return siglip_encode_patches(get(), static_cast<const float*>(input.data()),
+                                   static_cast<const std::int64_t*>(grids.data()), count,
+                                   static_cast<float*>(output.data()));
     });
   }
   void EncodeTokens(nb::object ids, std::size_t count, nb::object rows) {
@@ -280,19 +309,24 @@ NB_MODULE(_siglip, module) {
   nb::class_<Classifier>(module, "Classifier").def("classify", &Classifier::Classify);
   nb::class_<Model>(module, "Model")
       .def(nb::init<const std::string&, int, const std::string&, const std::string&,
-                    const std::string&, int, std::int64_t, const std::string&>())
+                    const std::string&, int, std::int64_t, const std::string&, std::int64_t>())
       .def("embed_images", &Model::EmbedImages, nb::arg("images"), nb::arg("rows"),
            nb::arg("failures").none())
       .def("preprocess", &Model::Preprocess, nb::arg("images"), nb::arg("pixels"),
            nb::arg("failures").none())
+      .def("preprocess_patches", &Model::PreprocessPatches, nb::arg("images"), nb::arg("pixels"),
+           nb::arg("spatial_shapes"), nb::arg("failures").none())
       .def("embed_texts", &Model::EmbedTexts, nb::arg("texts"), nb::arg("rows"),
            nb::arg("failures").none())
       .def("tokenize", &Model::Tokenize, nb::arg("texts"), nb::arg("ids"),
            nb::arg("failures").none())
       .def("encode_pixels", &Model::EncodePixels)
+      .def("encode_patches", &Model::EncodePatches)
       .def("encode_tokens", &Model::EncodeTokens)
       .def("classifier", &Model::MakeClassifier)
       .def_prop_ro("image_size", [](const Model& m) { return siglip_image_size(m.get()); })
+      .def_prop_ro("patch_size", [](const Model& m) { return siglip_patch_size(m.get()); })
+      .def_prop_ro("max_patches", [](const Model& m) { return siglip_max_patches(m.get()); })
       .def_prop_ro("embedding_size", [](const Model& m) { return siglip_embedding_size(m.get()); })
       .def_prop_ro("text_length", [](const Model& m) { return siglip_text_length(m.get()); })
       .def_prop_ro("vocab_size", [](const Model& m) { return siglip_vocab_size(m.get()); })

@@ -6,7 +6,7 @@
 For benchmarks and oracles at real sizes: the real weights are not needed to measure speed or rounding. With
 --outliers N, N channels of the residual stream are made violently large in every layer, as trained vision
 transformers have them. The tokenizer is the demo's; of sizes named siglip2-, the small one of the goldens in the form
-of SigLIP 2.
+of SigLIP 2. Sizes with num_patches instead of image_size are NaFlex.
 """
 
 import argparse
@@ -29,6 +29,10 @@ SIZES = {
     "so400m": (SO400M, {"image_size": 384, "patch_size": 14}),
     "siglip2-base-256-32": ({}, {"image_size": 256, "patch_size": 32}, {"vocab_size": 256000}),
     "siglip2-so400m-512": (SO400M, {"image_size": 512, "patch_size": 16}, {"vocab_size": 256000}),
+    "siglip2-naflex-tiny": ({"hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3},
+                            {"num_patches": 49, "patch_size": 7}, {"vocab_size": 2000}),
+    "siglip2-base-naflex": ({}, {"num_patches": 256, "patch_size": 16}, {"vocab_size": 256000}),
+    "siglip2-so400m-naflex": (SO400M, {"num_patches": 256, "patch_size": 16}, {"vocab_size": 256000}),
     # The text tower is so400m's.
     "siglip2-giant-384": ({"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 40, "num_attention_heads": 16},
                           {"image_size": 384, "patch_size": 16}, {**SO400M, "vocab_size": 256000}),
@@ -60,6 +64,13 @@ def random_tower(random):
             "num_hidden_layers": random.randint(1, 4), "layer_norm_eps": random.choice([1e-6, 1e-6, 1e-5, 1e-12])}
 
 
+def random_naflex_architecture(random, vocabulary):
+    """The same of NaFlex."""
+    vision, text = random_architecture(random, vocabulary)
+    del vision["image_size"]
+    return vision | {"num_patches": random.choice([1, 2, 3, 5, 8, 16]) ** 2}, text
+
+
 def random_architecture(random, vocabulary):
     """(vision_config, text_config) of a SigLIP 1 as nobody publishes it; at least `vocabulary` token embeddings."""
     vision, text = random_tower(random), random_tower(random)
@@ -73,13 +84,18 @@ def random_architecture(random, vocabulary):
 
 
 def make_model(architecture, seed=0, outliers=0):
-    """A SiglipModel of (vision_config, text_config); weights keep activations near 1, as in a trained network."""
+    """A SiglipModel of (vision_config, text_config), or a Siglip2Model (NaFlex) if the vision has num_patches; weights
+    keep activations near 1, as in a trained network."""
     torch.manual_seed(seed)
     vision, text = architecture
-    model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text))
+    if "num_patches" in vision:
+        model = transformers.Siglip2Model(transformers.Siglip2Config(vision_config=vision, text_config=text))
+    else:
+        model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text))
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim >= 2 and "embedding" not in name and "probe" not in name:
+            naflex_patches = name.endswith("patch_embedding.weight") and weight.ndim == 2
+            if naflex_patches or weight.ndim >= 2 and "embedding" not in name and "probe" not in name:
                 weight.normal_(0, weight[0].numel() ** -0.5)
             elif "embedding" in name and weight.ndim == 2:
                 weight.normal_(0, 0.5)
@@ -98,6 +114,23 @@ def make_model(architecture, seed=0, outliers=0):
     return model.eval()
 
 
+def mend_interpolation():
+    """torch 2.15 resizes wrongly on a CPU if the result is one column wide: each row gets what is the first one's
+    (F.interpolate with antialias). The same one row high is right, so transformers' positions go that way here."""
+    interpolate = torch.nn.functional.interpolate
+
+    def mended(values, size, **options):
+        if size[1] != 1:
+            return interpolate(values, size=size, **options)
+        return interpolate(values.transpose(-1, -2), size=(1, size[0]), **options).transpose(-1, -2)
+    transformers.models.siglip2.modeling_siglip2.F = type("F", (), {
+        **vars(torch.nn.functional), "interpolate": staticmethod(mended)})
+
+
+def is_naflex(config):
+    return config.model_type == "siglip2"
+
+
 def write(model, out, dtype="float32", shard_size="50GB", preprocessor=None, max_length=None, siglip2=False):
     """The snapshot folder: weights, configs, and the demo's tokenizer. `preprocessor` overrides its settings,
     `max_length` model_max_length. `siglip2`: a tokenizer, a filter and a length as SigLIP 2 has them."""
@@ -109,10 +142,15 @@ def write(model, out, dtype="float32", shard_size="50GB", preprocessor=None, max
     tokenizer = root / ("tests/golden/text/gemma" if siglip2 else "models/demo")
     for name in ("tokenizer.json" if siglip2 else "spiece.model", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, out / name)
-    size = model.config.vision_config.image_size
     text = (out / "preprocessor_config.json").read_text()
     settings = json.loads(text)
-    settings["size"] = {"height": size, "width": size}
+    if is_naflex(model.config):
+        del settings["size"]
+        settings |= {"image_processor_type": "Siglip2ImageProcessor", "patch_size": model.config.vision_config.patch_size,
+                     "max_num_patches": 256}
+    else:
+        size = model.config.vision_config.image_size
+        settings["size"] = {"height": size, "width": size}
     settings.update({"resample": 2} if siglip2 else {})
     settings.update(preprocessor or {})
     (out / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -129,8 +167,10 @@ def shorten_config(folder, dtype_key):
     full = json.loads(path.read_text())
     short = {key: full[key] for key in ("architectures", "model_type", "initializer_factor") if key in full}
     short[dtype_key] = full["dtype"]
-    for part, defaults in (("vision_config", transformers.SiglipVisionConfig()),
-                           ("text_config", transformers.SiglipTextConfig())):
+    naflex = full["model_type"] == "siglip2"
+    for part, defaults in (
+            ("vision_config", transformers.Siglip2VisionConfig() if naflex else transformers.SiglipVisionConfig()),
+            ("text_config", transformers.Siglip2TextConfig() if naflex else transformers.SiglipTextConfig())):
         defaults = {**defaults.to_dict(), "projection_size": full["text_config"]["hidden_size"]}
         short[part] = {key: value for key, value in full[part].items() if key == "model_type" or value != defaults.get(key)}
     path.write_text(json.dumps(short, indent=2) + "\n")

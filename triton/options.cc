@@ -11,8 +11,9 @@
 namespace siglip::triton {
 namespace {
 
+template <class Int>
 absl::Status ReadInt(const std::string& name, const std::string& text, int least, int most,
-                     int& value) {
+                     Int& value) {
   const auto number = ParseInt<int>(text);
   if (!number || *number < least || *number > most) {
     return absl::InvalidArgumentError(absl::StrCat("backend config ", name, ": expected ", least,
@@ -33,6 +34,7 @@ absl::Status Set(const std::string& name, const std::string& value, DeploymentsO
   if (name == "threads") return ReadInt(name, value, 0, 1024, model.num_threads);
   if (name == "engine-batch-size") return ReadInt(name, value, 1, 1024, model.max_batch_size);
   if (name == "pillow") return ReadInt(name, value, 12, 13, model.pillow);
+  if (name == "max-patches") return ReadInt(name, value, 0, 65536, model.max_patches);
   return absl::OkStatus();
 }
 

@@ -26,6 +26,9 @@ struct ModelOptions {
   int max_batch_size = 32;     // items per pass through a tower; more are run in several passes
   int pillow = 13;             // whose resize is reproduced: 12 or 13
   std::int64_t max_pixels = 0; // width*height of an image; 0 = Pillow's own limit, 178,956,970
+  // NaFlex only: patches that an image is shown in at most, up to 65,536; 0 = what the checkpoint says,
+  // usually 256. More is sharper and slower.
+  std::int64_t max_patches = 0;
   // Of a CPU "fp32", "int16" (faster, half the memory, cosine to fp32 within 1e-5 of 1), or "auto":
   // int16 where it is faster and a check at load, with this checkpoint, finds it near enough to fp32.
   // Of a GPU "bf16", "fp16", "fp8", or "auto": bf16. A GPU is checked against the CPU at load.
@@ -40,7 +43,9 @@ struct ModelOptions {
 
 struct ModelInfo {
   std::string directory;
-  std::int64_t image_size = 0;      // S: pixels are [3,S,S]
+  std::int64_t image_size = 0;      // S: pixels are [3,S,S]; 0: NaFlex
+  std::int64_t patch_size = 0;      // p
+  std::int64_t max_patches = 0;     // N of NaFlex: pixels are [N, p*p*3]; 0: of fixed resolution
   std::int64_t embedding_size = 0;  // D
   std::int64_t text_length = 0;     // T: ids per text
   std::int64_t vocab_size = 0;
@@ -49,6 +54,28 @@ struct ModelInfo {
   std::string engine;               // device, instruction set, precision, threads
   std::string precision_choice;     // what "auto" chose on a CPU and why; empty otherwise
   std::vector<int> gpus;            // that encode; empty: the CPU does
+
+  bool naflex() const { return max_patches > 0; }
+  // Floats of an image's pixels.
+  std::size_t pixel_values() const {
+    return static_cast<std::size_t>(naflex() ? max_patches * patch_size * patch_size * 3
+                                             : 3 * image_size * image_size);
+  }
+};
+
+// Rows and columns of the patches that an image is shown in. NaFlex: rows * columns <= max_patches;
+// fixed resolution: always image_size / patch_size of each.
+struct PatchGrid {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+};
+
+// Pixels for the vision tower, borrowed.
+struct ImagePixels {
+  // [3,S,S]. NaFlex: [N, p*p*3], a row of the grid after the other, each patch in the order (y, x,
+  // channel). Only the patches of the grid are read.
+  const float* values = nullptr;
+  PatchGrid grid = {};  // read for NaFlex only
 };
 
 // What the head of an image file declares.
@@ -91,18 +118,24 @@ class Model {
 
   // The steps of the two, for callers that batch.
   virtual absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const = 0;
-  // pixels [3,S,S] float32, written on success only. times: may be null.
-  virtual absl::Status Preprocess(std::string_view image_bytes, float* pixels, PreprocessTimes* times) const = 0;
-  absl::Status Preprocess(std::string_view image_bytes, float* pixels) const {
+  // pixels [info().pixel_values()] float32 as ImagePixels::values, of NaFlex with rows of 0 after the
+  // grid's patches; written on success only. times: may be null.
+  virtual absl::StatusOr<PatchGrid> Preprocess(std::string_view image_bytes, float* pixels,
+                                               PreprocessTimes* times) const = 0;
+  absl::StatusOr<PatchGrid> Preprocess(std::string_view image_bytes, float* pixels) const {
     return Preprocess(image_bytes, pixels, nullptr);
   }
   // The same from pixels: rgb [height,width,3], rows without gaps. InvalidArgument for sizes that
   // are not positive, or whose product is past max_pixels.
-  virtual absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
-                                     std::int64_t height, float* pixels) const = 0;
-  // images[i] [3,S,S] -> embeddings[i] [D].
-  virtual absl::Status EncodePixels(std::span<const float* const> images,
+  virtual absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                                  std::int64_t height, float* pixels) const = 0;
+  // embeddings[i]: [D]. InvalidArgument names the image whose grid is not one of 1..max_patches
+  // patches; nothing is run then.
+  virtual absl::Status EncodePixels(std::span<const ImagePixels> images,
                                     std::span<float* const> embeddings) = 0;
+  // Of fixed resolution: images[i] [3,S,S].
+  absl::Status EncodePixels(std::span<const float* const> images,
+                            std::span<float* const> embeddings);
   // T ids, padded.
   virtual absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const = 0;
   // 1..T ids: only to measure what leaving the padding away costs.

@@ -77,9 +77,10 @@ typedef struct siglip_options {
   const char* device;    /* "auto" (default) or "cpu" */
   const char* isa; /* instruction set: "auto" (default), "avx512", "avx2", ...; one per process */
   const char* cache_dir; /* keeps packed weights between starts, and shares them; default: none */
+  int64_t max_patches;   /* NaFlex only: patches of an image; default: what the checkpoint says */
 } siglip_options;
 #define SIGLIP_OPTIONS_INIT \
-  { sizeof(siglip_options), 0, 0, 0, NULL, NULL, NULL, NULL }
+  { sizeof(siglip_options), 0, 0, 0, NULL, NULL, NULL, NULL, 0 }
 
 /* Opens a Hugging Face snapshot folder. `options` may be NULL. *model is set on success only. */
 SIGLIP_MUST_USE siglip_error* siglip_model_open(const char* directory,
@@ -88,7 +89,10 @@ SIGLIP_MUST_USE siglip_error* siglip_model_open(const char* directory,
 /* NULL is fine. */
 void siglip_model_free(siglip_model* model);
 
-int64_t siglip_image_size(const siglip_model* model);     /* S: pixels are [3,S,S] */
+int64_t siglip_image_size(const siglip_model* model);     /* S: pixels are [3,S,S]; NaFlex: 0 */
+int64_t siglip_patch_size(const siglip_model* model);     /* p */
+/* N of a NaFlex checkpoint: pixels are [N,p*p*3] and a spatial shape. Of fixed resolution: 0. */
+int64_t siglip_max_patches(const siglip_model* model);
 int64_t siglip_embedding_size(const siglip_model* model); /* D */
 int64_t siglip_text_length(const siglip_model* model);    /* T: ids per text */
 int64_t siglip_vocab_size(const siglip_model* model);
@@ -119,7 +123,7 @@ typedef struct siglip_text {
   size_t size;
 } siglip_text;
 
-/* The next four take lists of any length. A bad item fails alone:
+/* The next five take lists of any length. A bad item fails alone:
  *   item_errors NULL   the first bad item's error is returned, naming its place in the list;
  *   else               [count]: NULL or the item's error, each to be freed; a bad item's row is NaN
  *                      (ids: 0). The call itself fails only as a whole, and then sets none.
@@ -133,18 +137,31 @@ SIGLIP_MUST_USE siglip_error* siglip_embed_images(siglip_model* model, const sig
 SIGLIP_MUST_USE siglip_error* siglip_embed_texts(siglip_model* model, const siglip_text* texts,
                                                  size_t count, float* embeddings,
                                                  siglip_error** item_errors);
-/* pixels [count,3,S,S], what the vision tower takes. */
+/* pixels [count,3,S,S], what the vision tower takes. Of fixed resolution only; otherwise
+ * SIGLIP_FAILED_PRECONDITION. */
 SIGLIP_MUST_USE siglip_error* siglip_preprocess(siglip_model* model, const siglip_image* images,
                                                 size_t count, float* pixels,
                                                 siglip_error** item_errors);
+/* The same of NaFlex: pixels [count,N,p*p*3], an image's patches row by row, each in the order
+ * (y, x, channel), zeros after the last; spatial_shapes [count,2], rows and columns of patches (a bad
+ * item's are 0). */
+SIGLIP_MUST_USE siglip_error* siglip_preprocess_patches(siglip_model* model,
+                                                        const siglip_image* images, size_t count,
+                                                        float* pixels, int64_t* spatial_shapes,
+                                                        siglip_error** item_errors);
 /* ids [count,T], padded. */
 SIGLIP_MUST_USE siglip_error* siglip_tokenize(siglip_model* model, const siglip_text* texts,
                                               size_t count, int64_t* ids,
                                               siglip_error** item_errors);
 
-/* pixels [count,3,S,S] -> embeddings [count,D]. */
+/* pixels [count,3,S,S] -> embeddings [count,D]. Of fixed resolution only. */
 SIGLIP_MUST_USE siglip_error* siglip_encode_pixels(siglip_model* model, const float* pixels,
                                                    size_t count, float* embeddings);
+/* pixels [count,N,p*p*3] and spatial_shapes [count,2] -> embeddings [count,D]. NaFlex only. Rows of
+ * pixels past an image's rows * columns patches are not read. */
+SIGLIP_MUST_USE siglip_error* siglip_encode_patches(siglip_model* model, const float* pixels,
+                                                    const int64_t* spatial_shapes, size_t count,
+                                                    float* embeddings);
 /* ids [count,T] -> embeddings [count,D]. */
 SIGLIP_MUST_USE siglip_error* siglip_encode_tokens(siglip_model* model, const int64_t* ids,
                                                    size_t count, float* embeddings);

@@ -72,7 +72,7 @@ class Model:
 
     def __init__(self, directory: str | os.PathLike[str], *, threads: int = 0, precision: str = "auto",
                  device: str = "auto", isa: str = "auto", pillow: int = 13, max_pixels: int = 0,
-                 cache_dir: str | os.PathLike[str] = "") -> None:
+                 cache_dir: str | os.PathLike[str] = "", max_patches: int = 0) -> None:
         """Opens a Hugging Face snapshot folder.
 
         threads: of the engine and of preprocessing; 0 = one per core.
@@ -80,15 +80,26 @@ class Model:
         pillow: whose resize is reproduced, 13 or 12.
         max_pixels: width * height above which an image is refused; 0 = Pillow's limit.
         cache_dir: keeps packed weights, which later starts and other processes map; "" = none.
+        max_patches: of an image, for a NaFlex checkpoint; 0 = what the checkpoint says, usually 256.
         """
         self._model = _siglip.Model(os.fsdecode(directory), threads, precision, device, isa, pillow, max_pixels,
-                                    os.fsdecode(cache_dir))
+                                    os.fsdecode(cache_dir), max_patches)
         self.directory = os.fsdecode(directory)
 
     @property
     def image_size(self) -> int:
-        """S: pixels are [3, S, S]."""
+        """S: pixels are [3, S, S]. 0: a NaFlex checkpoint."""
         return self._model.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """p."""
+        return self._model.patch_size
+
+    @property
+    def max_patches(self) -> int:
+        """N of a NaFlex checkpoint: pixels are [N, p * p * 3] and a spatial shape. 0: of fixed resolution."""
+        return self._model.max_patches
 
     @property
     def embedding_size(self) -> int:
@@ -119,7 +130,8 @@ class Model:
         return self._model.engine
 
     def __repr__(self) -> str:
-        return f"siglip.Model({self.directory!r}: {self.image_size} px, D = {self.embedding_size}, {self.engine})"
+        size = f"{self.image_size} px" if self.image_size else f"NaFlex, {self.max_patches} patches"
+        return f"siglip.Model({self.directory!r}: {size}, D = {self.embedding_size}, {self.engine})"
 
     def embed_images(self, images: Sequence[ImageLike],
                      failures: dict[int, str] | None = None) -> npt.NDArray[np.float32]:
@@ -138,11 +150,22 @@ class Model:
 
     def preprocess(self, images: Sequence[ImageLike],
                    failures: dict[int, str] | None = None) -> npt.NDArray[np.float32]:
-        """The pixels that the vision tower takes, [N, 3, S, S]."""
+        """The pixels that the vision tower takes, [N, 3, S, S]. NaFlex has preprocess_patches instead (RuntimeError)."""
         items = _images(images)
         pixels = np.empty((len(items), 3, self.image_size, self.image_size), np.float32)
         self._model.preprocess(items, pixels, failures)
         return pixels
+
+    def preprocess_patches(self, images: Sequence[ImageLike], failures: dict[int, str] | None = None
+                           ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Of a NaFlex checkpoint: `pixel_values` [N, max_patches, p * p * 3], zeros after an image's last patch, and
+        `spatial_shapes` [N, 2], its rows and columns of patches, as transformers' Siglip2ImageProcessor gives them.
+        """
+        items = _images(images)
+        pixels = np.empty((len(items), self.max_patches, 3 * self.patch_size ** 2), np.float32)
+        shapes = np.empty((len(items), 2), np.int64)
+        self._model.preprocess_patches(items, pixels, shapes, failures)
+        return pixels, shapes
 
     def tokenize(self, texts: Sequence[str], failures: dict[int, str] | None = None) -> npt.NDArray[np.int64]:
         """The ids that the text tower takes, padded, [N, T]."""
@@ -159,6 +182,19 @@ class Model:
             raise ValueError(f"pixels: expected [N, 3, {side}, {side}], got {list(array.shape)}")
         rows = np.empty((len(array), self.embedding_size), np.float32)
         self._model.encode_pixels(array, len(array), rows)
+        return rows
+
+    def encode_patches(self, pixels: npt.ArrayLike, spatial_shapes: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """[N, max_patches, p * p * 3] and [N, 2] -> [N, D]. Patches past an image's own are not looked at."""
+        array = np.ascontiguousarray(pixels, np.float32)
+        shapes = np.ascontiguousarray(spatial_shapes, np.int64)
+        wanted = (self.max_patches, 3 * self.patch_size ** 2)
+        if array.ndim != 3 or array.shape[1:] != wanted:
+            raise ValueError(f"pixels: expected [N, {wanted[0]}, {wanted[1]}], got {list(array.shape)}")
+        if shapes.shape != (len(array), 2):
+            raise ValueError(f"spatial_shapes: expected [{len(array)}, 2], got {list(shapes.shape)}")
+        rows = np.empty((len(array), self.embedding_size), np.float32)
+        self._model.encode_patches(array, shapes, len(array), rows)
         return rows
 
     def encode_tokens(self, ids: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <exception>
 #include <limits>
 #include <memory>
@@ -124,9 +125,20 @@ std::size_t EmbeddingSize(const siglip_model& model) {
   return static_cast<std::size_t>(model.model->info().embedding_size);
 }
 
-std::size_t PixelsPerImage(const siglip_model& model) {
-  const std::size_t side = static_cast<std::size_t>(model.model->info().image_size);
-  return 3 * side * side;
+std::size_t PixelsPerImage(const siglip_model& model) { return model.model->info().pixel_values(); }
+
+absl::Status CheckFixedResolution(const siglip_model& model) {
+  if (!model.model->info().naflex()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "pixels: expected a checkpoint of fixed resolution, got NaFlex, which has functions for "
+      "patches");
+}
+
+absl::Status CheckNaflex(const siglip_model& model) {
+  if (model.model->info().naflex()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "patches: expected a NaFlex checkpoint, got one of fixed resolution, which has functions for "
+      "pixels");
 }
 
 absl::StatusOr<std::vector<ImageSource>> ToSources(std::span<const siglip_image> images) {
@@ -167,14 +179,18 @@ absl::StatusOr<std::vector<std::string>> ToStrings(const siglip_text* texts, std
   return std::vector<std::string>(views->begin(), views->end());
 }
 
+// siglip_options of version 0.1.0, which ends before max_patches.
+constexpr std::size_t kFirstOptionsSize = offsetof(siglip_options, max_patches);
+
 absl::StatusOr<ModelOptions> ToOptions(const siglip_options* options) {
   ModelOptions result;
   if (options == nullptr) return result;
-  if (options->struct_size != sizeof(siglip_options)) {
+  if (options->struct_size != sizeof(siglip_options) && options->struct_size != kFirstOptionsSize) {
     return absl::InvalidArgumentError(
         absl::StrCat("options.struct_size: expected ", sizeof(siglip_options), ", got ",
                      options->struct_size, "; begin with SIGLIP_OPTIONS_INIT"));
   }
+  if (options->struct_size > kFirstOptionsSize) result.max_patches = options->max_patches;
   result.num_threads = options->num_threads;
   result.max_pixels = options->max_pixels;
   if (options->pillow != 0) result.pillow = options->pillow;
@@ -277,6 +293,8 @@ void siglip_model_free(siglip_model* model) {
 }
 
 int64_t siglip_image_size(const siglip_model* model) { return model->model->info().image_size; }
+int64_t siglip_patch_size(const siglip_model* model) { return model->model->info().patch_size; }
+int64_t siglip_max_patches(const siglip_model* model) { return model->model->info().max_patches; }
 int64_t siglip_embedding_size(const siglip_model* model) {
   return model->model->info().embedding_size;
 }
@@ -318,8 +336,30 @@ siglip_error* siglip_preprocess(siglip_model* model, const siglip_image* images,
     if (absl::Status s = CheckList(model, images, count, pixels); !s.ok()) return s;
     const auto sources = ToSources({images, count});
     if (!sources.ok()) return sources.status();
+    if (absl::Status s = CheckFixedResolution(*model); !s.ok()) return s;
     std::vector<absl::Status> statuses(count);
-    PreprocessMany(*model->model, model->pool, *sources, pixels, statuses);
+    std::vector<PatchGrid> grids(count);
+    PreprocessMany(*model->model, model->pool, *sources, pixels, grids, statuses);
+    return DeliverRows(statuses, item_errors, pixels, PixelsPerImage(*model));
+  });
+}
+
+siglip_error* siglip_preprocess_patches(siglip_model* model, const siglip_image* images,
+                                        size_t count, float* pixels, int64_t* spatial_shapes,
+                                        siglip_error** item_errors) {
+  return Guarded([&]() -> absl::Status {
+    if (absl::Status s = CheckList(model, images, count, pixels); !s.ok()) return s;
+    if (count > 0 && spatial_shapes == nullptr) return NullArgument("spatial_shapes");
+    if (absl::Status s = CheckNaflex(*model); !s.ok()) return s;
+    const auto sources = ToSources({images, count});
+    if (!sources.ok()) return sources.status();
+    std::vector<absl::Status> statuses(count);
+    std::vector<PatchGrid> grids(count);
+    PreprocessMany(*model->model, model->pool, *sources, pixels, grids, statuses);
+    for (std::size_t i = 0; i < count; ++i) {
+      spatial_shapes[2 * i] = grids[i].rows;
+      spatial_shapes[2 * i + 1] = grids[i].columns;
+    }
     return DeliverRows(statuses, item_errors, pixels, PixelsPerImage(*model));
   });
 }
@@ -346,8 +386,28 @@ siglip_error* siglip_encode_pixels(siglip_model* model, const float* pixels, siz
                                    float* embeddings) {
   return Guarded([&]() -> absl::Status {
     if (absl::Status s = CheckList(model, pixels, count, embeddings); !s.ok()) return s;
+    if (absl::Status s = CheckFixedResolution(*model); !s.ok()) return s;
     if (count == 0) return absl::OkStatus();
     return model->model->EncodePixels(RowPointers(pixels, count, PixelsPerImage(*model)),
+                                      RowPointers(embeddings, count, EmbeddingSize(*model)));
+  });
+}
+
+siglip_error* siglip_encode_patches(siglip_model* model, const float* pixels,
+                                    const int64_t* spatial_shapes, size_t count,
+                                    float* embeddings) {
+  return Guarded([&]() -> absl::Status {
+    if (absl::Status s = CheckList(model, pixels, count, embeddings); !s.ok()) return s;
+    if (count > 0 && spatial_shapes == nullptr) return NullArgument("spatial_shapes");
+    if (absl::Status s = CheckNaflex(*model); !s.ok()) return s;
+    if (count == 0) return absl::OkStatus();
+    std::vector<ImagePixels> images;
+    images.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      images.push_back({pixels + i * PixelsPerImage(*model),
+                        {spatial_shapes[2 * i], spatial_shapes[2 * i + 1]}});
+    }
+    return model->model->EncodePixels(images,
                                       RowPointers(embeddings, count, EmbeddingSize(*model)));
   });
 }

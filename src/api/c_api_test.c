@@ -1,6 +1,7 @@
 /* The C API from C: the header's promises, with the demo checkpoint. */
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +196,53 @@ static void TestClassifier(siglip_model* model) {
   free(row);
 }
 
+/* A NaFlex checkpoint has functions of its own for the steps, and the others' are refused; options
+ * of the first version are taken. */
+static void TestNaflex(siglip_model* fixed) {
+  siglip_model* model = NULL;
+  siglip_options options = SIGLIP_OPTIONS_INIT;
+  siglip_image images[2] = {PathImage(kPicture), PathImage("tests/data/image/tall.jpg")};
+  int64_t width, values, shapes[4] = {-1, -1, -1, -1};
+  float *pixels, *rows, *again;
+  options.num_threads = 2;
+  options.precision = "fp32";
+  options.max_patches = 50;
+  SUCCEED(siglip_model_open("tests/golden/naflex", &options, &model));
+  EXPECT(siglip_max_patches(model) == 50 && siglip_patch_size(model) == 8);
+  EXPECT(siglip_image_size(model) == 0);
+  EXPECT(siglip_max_patches(fixed) == 0 && siglip_image_size(fixed) == 48);
+  width = siglip_embedding_size(model);
+  values = 50 * 8 * 8 * 3;
+  pixels = Floats(2 * values);
+  rows = Floats(2 * width);
+  again = Floats(2 * width);
+  SUCCEED(siglip_embed_images(model, images, 2, rows, NULL));
+  SUCCEED(siglip_preprocess_patches(model, images, 2, pixels, shapes, NULL));
+  EXPECT(shapes[0] == 7 && shapes[1] == 7 && shapes[2] > shapes[3]);
+  EXPECT(pixels[values - 1] == 0 && pixels[49 * 8 * 8 * 3 - 1] != 0);
+  SUCCEED(siglip_encode_patches(model, pixels, shapes, 2, again));
+  EXPECT(memcmp(rows, again, (size_t)(2 * width) * sizeof(float)) == 0);
+  shapes[3] = INT64_MAX;
+  FAIL(siglip_encode_patches(model, pixels, shapes, 2, again), SIGLIP_INVALID_ARGUMENT, "image 1");
+  FAIL(siglip_encode_patches(model, pixels, NULL, 2, again), SIGLIP_INVALID_ARGUMENT,
+       "spatial_shapes");
+  FAIL(siglip_preprocess(model, images, 2, pixels, NULL), SIGLIP_FAILED_PRECONDITION, "NaFlex");
+  FAIL(siglip_encode_pixels(model, pixels, 2, again), SIGLIP_FAILED_PRECONDITION, "NaFlex");
+  FAIL(siglip_preprocess_patches(fixed, images, 2, pixels, shapes, NULL),
+       SIGLIP_FAILED_PRECONDITION, "fixed resolution");
+  FAIL(siglip_encode_patches(fixed, pixels, shapes, 2, again), SIGLIP_FAILED_PRECONDITION,
+       "fixed resolution");
+  siglip_model_free(model);
+  options.struct_size = offsetof(siglip_options, max_patches);
+  options.max_patches = -1;
+  SUCCEED(siglip_model_open("tests/golden/naflex", &options, &model));
+  EXPECT(siglip_max_patches(model) == 100);
+  siglip_model_free(model);
+  free(pixels);
+  free(rows);
+  free(again);
+}
+
 /* A forked child is told, and its exit does not wait for threads that it has not. */
 static void TestFork(siglip_model* model) {
   const pid_t child = fork();
@@ -228,6 +276,7 @@ int main(void) {
   TestTextsAndTokens(model);
   TestBadItems(model);
   TestClassifier(model);
+  TestNaflex(model);
   TestFork(model);
   siglip_model_free(model);
   siglip_model_free(NULL);

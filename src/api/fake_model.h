@@ -17,6 +17,7 @@ class FakeModel final : public Model {
  public:
   FakeModel() {
     info_.image_size = 2;
+    info_.patch_size = 2;
     info_.embedding_size = 2;
     info_.text_length = 2;
     info_.vocab_size = 1000;
@@ -26,21 +27,24 @@ class FakeModel final : public Model {
 
   const ModelInfo& info() const override { return info_; }
   absl::StatusOr<ImageInfo> InspectImage(std::string_view) const override { return ImageInfo{}; }
-  absl::Status Preprocess(std::string_view bytes, float* pixels, PreprocessTimes*) const override {
+  using Model::Preprocess;
+  absl::StatusOr<PatchGrid> Preprocess(std::string_view bytes, float* pixels,
+                                       PreprocessTimes*) const override {
     if (bytes.starts_with("bad")) return absl::InvalidArgumentError("no image");
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
-    return absl::OkStatus();
+    return PatchGrid{1, 1};
   }
-  absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t, std::int64_t,
-                             float* pixels) const override {
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t, std::int64_t,
+                                          float* pixels) const override {
     std::fill_n(pixels, 12, static_cast<float>(rgb[0]));
-    return absl::OkStatus();
+    return PatchGrid{1, 1};
   }
-  absl::Status EncodePixels(std::span<const float* const> images,
+  using Model::EncodePixels;
+  absl::Status EncodePixels(std::span<const ImagePixels> images,
                             std::span<float* const> embeddings) override {
     batches_.push_back(images.size());
     for (std::size_t i = 0; i < images.size(); ++i) {
-      embeddings[i][0] = images[i][11];
+      embeddings[i][0] = images[i].values[11];
       embeddings[i][1] = 1;
     }
     return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "checkpoint/config.h"
+#include "checkpoint/preprocessor_config.h"
 #include "text/tokenizer.h"
 
 namespace siglip {
@@ -30,14 +31,14 @@ class FrontModel final : public Model {
   }
 
   absl::StatusOr<ImageInfo> InspectImage(std::string_view) const override { return NoWeights(); }
-  absl::Status Preprocess(std::string_view, float*, PreprocessTimes*) const override {
+  absl::StatusOr<PatchGrid> Preprocess(std::string_view, float*, PreprocessTimes*) const override {
     return NoWeights();
   }
-  absl::Status PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
-                             float*) const override {
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
+                                          float*) const override {
     return NoWeights();
   }
-  absl::Status EncodePixels(std::span<const float* const>, std::span<float* const>) override {
+  absl::Status EncodePixels(std::span<const ImagePixels>, std::span<float* const>) override {
     return NoWeights();
   }
   absl::Status EncodeTokens(std::span<const std::int64_t* const>, std::int64_t,
@@ -55,10 +56,19 @@ class FrontModel final : public Model {
   const std::unique_ptr<Tokenizer> tokenizer_;
 };
 
+absl::StatusOr<std::int64_t> MaxPatches(const std::string& directory, const ModelOptions& options) {
+  if (options.max_patches > 0) return options.max_patches;
+  const std::string path = directory + "/preprocessor_config.json";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
+  SIGLIP_ASSIGN_OR_RETURN(const PreprocessorConfig config,
+                          ParseNaflexPreprocessorConfig(text, path));
+  return config.max_num_patches;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
-                                                      const ModelOptions&) {
+                                                      const ModelOptions& options) {
   const std::string path = directory + "/config.json";
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
   SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ParseSiglipConfig(text, path));
@@ -68,6 +78,10 @@ absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directo
   ModelInfo info;
   info.directory = directory;
   info.image_size = config.vision.image_size;
+  info.patch_size = config.vision.patch_size;
+  if (config.vision.naflex()) {
+    SIGLIP_ASSIGN_OR_RETURN(info.max_patches, MaxPatches(directory, options));
+  }
   info.embedding_size = config.embedding_size();
   info.text_length = tokenizer->text_length();
   info.vocab_size = config.text.vocab_size;

@@ -10,8 +10,9 @@
 
 namespace siglip {
 
-// Reads config.json and the tokenizer. Info (its engine is "none", it has no logit scale and bias),
-// Tokenize and TokenizeUnpadded work; everything else is FailedPrecondition. `options` are ignored.
+// Reads config.json, of NaFlex preprocessor_config.json, and the tokenizer. Info (its engine is
+// "none", it has no logit scale and bias), Tokenize and TokenizeUnpadded work; everything else is
+// FailedPrecondition. Of `options` only max_patches is read.
 absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
                                                       const ModelOptions& options);
 

@@ -27,14 +27,21 @@ std::string TowerText(const TowerConfig& tower) {
                       tower.intermediate_size, ", eps ", tower.layer_norm_eps);
 }
 
+std::string ResolutionText(const VisionConfig& vision) {
+  if (vision.naflex()) {
+    return absl::StrCat("NaFlex, patch ", vision.patch_size, ", positions ", vision.table_side, "x",
+                        vision.table_side);
+  }
+  return absl::StrCat(vision.image_size, " px, patch ", vision.patch_size, " -> ",
+                      vision.patches_per_side(), "x", vision.patches_per_side(), " = ",
+                      vision.num_patches(), " tokens");
+}
+
 void DescribeConfig(const SiglipConfig& config, InspectReport& report) {
   const VisionConfig& vision = config.vision;
   report.facts.emplace_back("embedding", absl::StrCat("D = ", config.embedding_size()));
-  report.facts.emplace_back(
-      "vision tower",
-      absl::StrCat(TowerText(vision), "; ", vision.image_size, " px, patch ", vision.patch_size,
-                   " -> ", vision.patches_per_side(), "x", vision.patches_per_side(), " = ",
-                   vision.num_patches(), " tokens"));
+  report.facts.emplace_back("vision tower",
+                            absl::StrCat(TowerText(vision), "; ", ResolutionText(vision)));
   report.facts.emplace_back(
       "text tower", absl::StrCat(TowerText(config.text), "; vocabulary ", config.text.vocab_size,
                                  ", ", config.text.max_position_embeddings, " positions"));
@@ -85,14 +92,19 @@ InspectReport InspectCheckpoint(const std::string& directory) {
   }
   const auto config = ParseFile(directory + "/config.json", ParseSiglipConfig, report);
   if (config) DescribeConfig(*config, report);
+  const bool naflex = config && config->vision.naflex();
   const auto preprocessor =
-      ParseFile(directory + "/preprocessor_config.json", ParsePreprocessorConfig, report);
+      ParseFile(directory + "/preprocessor_config.json",
+                naflex ? ParseNaflexPreprocessorConfig : ParsePreprocessorConfig, report);
   if (preprocessor) {
-    report.facts.emplace_back("preprocessing",
-                              absl::StrCat(preprocessor->image_size, " px, ",
-                                           preprocessor->resample == 2 ? "bilinear" : "bicubic",
-                                           ", mean ", absl::StrJoin(preprocessor->image_mean, " "),
-                                           ", std ", absl::StrJoin(preprocessor->image_std, " ")));
+    const std::string size = naflex ? absl::StrCat("at most ", preprocessor->max_num_patches,
+                                                   " patches of ", preprocessor->patch_size, " px")
+                                    : absl::StrCat(preprocessor->image_size, " px");
+    report.facts.emplace_back(
+        "preprocessing",
+        absl::StrCat(size, ", ", preprocessor->resample == 2 ? "bilinear" : "bicubic", ", mean ",
+                     absl::StrJoin(preprocessor->image_mean, " "), ", std ",
+                     absl::StrJoin(preprocessor->image_std, " ")));
   }
   // Checkpoint::Open reads both files again: when they are bad its error is a repetition.
   if (config && preprocessor) {

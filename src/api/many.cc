@@ -22,11 +22,6 @@ namespace {
 constexpr std::size_t kImagesPerCall = 8;
 constexpr std::size_t kTextsPerCall = 32;
 
-std::size_t PixelsPerImage(const Model& model) {
-  const std::size_t side = static_cast<std::size_t>(model.info().image_size);
-  return 3 * side * side;
-}
-
 absl::Status CheckRgb(const ImageSource& image) {
   const auto wanted = static_cast<unsigned __int128>(std::max<std::int64_t>(image.width, 0)) *
                       static_cast<std::uint64_t>(std::max<std::int64_t>(image.height, 0)) * 3;
@@ -36,7 +31,8 @@ absl::Status CheckRgb(const ImageSource& image) {
                                                  image.data.size(), " bytes"));
 }
 
-absl::Status PreprocessOne(const Model& model, const ImageSource& image, float* pixels) {
+absl::StatusOr<PatchGrid> PreprocessOne(const Model& model, const ImageSource& image,
+                                        float* pixels) {
   switch (image.kind) {
     case ImageSource::Kind::kFileBytes:
       return model.Preprocess(image.data, pixels);
@@ -57,18 +53,22 @@ absl::Status PreprocessOne(const Model& model, const ImageSource& image, float* 
   return absl::InvalidArgumentError("image: unknown kind");
 }
 
-// Images that are being preprocessed on the pool, into pixels [N,3,S,S]. The destructor waits too.
+// Images that are being preprocessed on the pool: arguments as of PreprocessMany. The destructor
+// waits too.
 class Preparation {
  public:
   Preparation(const Model& model, ThreadPool& pool, std::span<const ImageSource> images,
-              float* pixels, std::span<absl::Status> statuses)
+              float* pixels, std::span<PatchGrid> grids, std::span<absl::Status> statuses)
       : pending_(images.size()) {
     for (std::size_t i = 0; i < images.size(); ++i) {
       const ImageSource& image = images[i];
       absl::Status& status = statuses[i];
-      float* const image_pixels = pixels + i * PixelsPerImage(model);
-      const auto prepare = [this, &model, &image, &status, image_pixels] {
-        status = PreprocessOne(model, image, image_pixels);
+      PatchGrid& grid = grids[i];
+      float* const image_pixels = pixels + i * model.info().pixel_values();
+      const auto prepare = [this, &model, &image, &status, &grid, image_pixels] {
+        const absl::StatusOr<PatchGrid> prepared = PreprocessOne(model, image, image_pixels);
+        status = prepared.status();
+        if (prepared.ok()) grid = *prepared;
         MutexLock lock(mu_);
         if (--pending_ == 0) done_.NotifyAll();
       };
@@ -94,15 +94,15 @@ class Preparation {
   std::size_t pending_ SIGLIP_GUARDED_BY(mu_);
 };
 
-// Encodes those of pixels [N,3,S,S] that are good into their rows [N,D].
-absl::Status EncodeGood(Model& model, const float* pixels, float* rows,
-                        std::span<const absl::Status> statuses) {
+// Encodes those of the prepared images that are good into their rows [N,D].
+absl::Status EncodeGood(Model& model, const float* pixels, std::span<const PatchGrid> grids,
+                        float* rows, std::span<const absl::Status> statuses) {
   const std::size_t width = static_cast<std::size_t>(model.info().embedding_size);
-  std::vector<const float*> good;
+  std::vector<ImagePixels> good;
   std::vector<float*> good_rows;
   for (std::size_t i = 0; i < statuses.size(); ++i) {
     if (!statuses[i].ok()) continue;
-    good.push_back(pixels + i * PixelsPerImage(model));
+    good.push_back({pixels + i * model.info().pixel_values(), grids[i]});
     good_rows.push_back(rows + i * width);
   }
   return good.empty() ? absl::OkStatus() : model.EncodePixels(good, good_rows);
@@ -111,8 +111,8 @@ absl::Status EncodeGood(Model& model, const float* pixels, float* rows,
 }  // namespace
 
 void PreprocessMany(const Model& model, ThreadPool& pool, std::span<const ImageSource> images,
-                    float* pixels, std::span<absl::Status> statuses) {
-  Preparation(model, pool, images, pixels, statuses).Wait();
+                    float* pixels, std::span<PatchGrid> grids, std::span<absl::Status> statuses) {
+  Preparation(model, pool, images, pixels, grids, statuses).Wait();
 }
 
 absl::Status EmbedManyImages(Model& model, ThreadPool& pool, std::span<const ImageSource> images,
@@ -121,14 +121,17 @@ absl::Status EmbedManyImages(Model& model, ThreadPool& pool, std::span<const Ima
   const std::size_t per_call = std::min(kImagesPerCall, images.size());
   // While the engine reads one, the pool fills the other.
   AlignedBuffer<float> pixels[2];
-  for (auto& half : pixels) half = AlignedBuffer<float>(per_call * PixelsPerImage(model));
+  std::vector<PatchGrid> grids[2];
+  for (auto& half : pixels) half = AlignedBuffer<float>(per_call * model.info().pixel_values());
+  for (auto& half : grids) half.resize(per_call);
   std::optional<Preparation> preparations[2];
   const auto prepare = [&](std::size_t call) {
     const std::size_t begin = call * per_call;
     if (begin >= images.size()) return;
     const std::size_t count = std::min(per_call, images.size() - begin);
     preparations[call % 2].emplace(model, pool, images.subspan(begin, count),
-                                   pixels[call % 2].data(), statuses.subspan(begin, count));
+                                   pixels[call % 2].data(), grids[call % 2],
+                                   statuses.subspan(begin, count));
   };
   prepare(0);
   for (std::size_t call = 0; call * per_call < images.size(); ++call) {
@@ -136,8 +139,8 @@ absl::Status EmbedManyImages(Model& model, ThreadPool& pool, std::span<const Ima
     preparations[call % 2]->Wait();
     const std::size_t begin = call * per_call;
     const std::size_t count = std::min(per_call, images.size() - begin);
-    SIGLIP_RETURN_IF_ERROR(EncodeGood(model, pixels[call % 2].data(), rows + begin * width,
-                                      statuses.subspan(begin, count)));
+    SIGLIP_RETURN_IF_ERROR(EncodeGood(model, pixels[call % 2].data(), grids[call % 2],
+                                      rows + begin * width, statuses.subspan(begin, count)));
   }
   return absl::OkStatus();
 }

@@ -26,9 +26,10 @@ struct ImageSource {
   std::int64_t height = 0;  // kRgb only
 };
 
-// pixels [N,3,S,S] float32.
+// pixels [N, model.info().pixel_values()] float32, as Model::Preprocess writes them.
+// grids: that of each good image.
 void PreprocessMany(const Model& model, ThreadPool& pool, std::span<const ImageSource> images,
-                    float* pixels, std::span<absl::Status> statuses);
+                    float* pixels, std::span<PatchGrid> grids, std::span<absl::Status> statuses);
 
 // rows [N,D] float32, not normalised.
 absl::Status EmbedManyImages(Model& model, ThreadPool& pool, std::span<const ImageSource> images,

@@ -38,6 +38,10 @@ absl::Status CheckOptions(const ModelOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("pillow: expected 12 or 13, got ", options.pillow));
   }
+  if (options.max_patches < 0 || options.max_patches > kMaxPatches) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_patches: expected 0 to ", kMaxPatches, ", got ", options.max_patches));
+  }
   if (options.num_threads < 0 || options.max_batch_size < 1 || options.max_pixels < 0) {
     return absl::InvalidArgumentError("threads, batch size and pixels: expected positive numbers");
   }
@@ -46,7 +50,14 @@ absl::Status CheckOptions(const ModelOptions& options) {
 
 PreprocessOptions OptionsOf(const PreprocessorConfig& config, const ModelOptions& options) {
   PreprocessOptions result;
-  result.image_size = config.image_size;
+  if (config.image_size > 0) {
+    result.image_size = config.image_size;
+  } else {
+    result.patches = {.patch_size = config.patch_size, .max_patches = config.max_num_patches};
+    if (options.max_patches > 0) {
+      result.patches->max_patches = static_cast<int>(options.max_patches);
+    }
+  }
   result.resample = config.resample == 2 ? Resample::kBilinear : Resample::kBicubic;
   result.pillow = options.pillow == 12 ? PillowVersion::k12 : PillowVersion::k13;
   result.rescale_factor = config.rescale_factor;
@@ -71,33 +82,35 @@ class LoadedModel final : public Model {
 
   absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const override {
     return WithoutBadAlloc("image", [&]() -> absl::StatusOr<ImageInfo> {
-      SIGLIP_ASSIGN_OR_RETURN(ImageHeader header,
-                              ReadImageHeader(image_bytes, preprocessor_.options().max_pixels));
+      SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, preprocessor_.ReadHeader(image_bytes));
       return ImageInfo{std::move(header.format), header.width, header.height,
                        header.working_set_bytes};
     });
   }
 
   using Model::Preprocess;
-  absl::Status Preprocess(std::string_view image_bytes, float* pixels,
-                          PreprocessTimes* times) const override {
+  absl::StatusOr<PatchGrid> Preprocess(std::string_view image_bytes, float* pixels,
+                                       PreprocessTimes* times) const override {
     return WithoutBadAlloc("image", [&] {
       StageTimes stages;
-      const absl::Status status = preprocessor_.Preprocess(image_bytes, pixels, stages);
+      const auto size = preprocessor_.Preprocess(image_bytes, pixels, stages);
       if (times != nullptr) *times = {stages.decode_ns, stages.resize_ns, stages.normalize_ns};
-      return status;
+      return GridOf(size);
     });
   }
 
-  absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t width, std::int64_t height,
-                             float* pixels) const override {
-    return WithoutBadAlloc("image",
-                           [&] { return preprocessor_.PreprocessRgb(rgb, width, height, pixels); });
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                          std::int64_t height, float* pixels) const override {
+    return WithoutBadAlloc(
+        "image", [&] { return GridOf(preprocessor_.PreprocessRgb(rgb, width, height, pixels)); });
   }
 
-  absl::Status EncodePixels(std::span<const float* const> images,
+  using Model::EncodePixels;
+  absl::Status EncodePixels(std::span<const ImagePixels> images,
                             std::span<float* const> embeddings) override {
-    return WithoutBadAlloc("vision", [&] { return engine_->EncodeImages(images, embeddings); });
+    return WithoutBadAlloc("vision", [&] {
+      return info_.naflex() ? EncodePatches(images, embeddings) : EncodeImages(images, embeddings);
+    });
   }
 
   absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const override {
@@ -119,6 +132,27 @@ class LoadedModel final : public Model {
   }
 
  private:
+  absl::StatusOr<PatchGrid> GridOf(const absl::StatusOr<PixelSize>& size) const {
+    if (!size.ok()) return size.status();
+    return PatchGrid{size->height / info_.patch_size, size->width / info_.patch_size};
+  }
+
+  absl::Status EncodeImages(std::span<const ImagePixels> images,
+                            std::span<float* const> embeddings) {
+    std::vector<const float*> values;
+    for (const ImagePixels& image : images) values.push_back(image.values);
+    return engine_->EncodeImages(values, embeddings);
+  }
+
+  absl::Status EncodePatches(std::span<const ImagePixels> images,
+                             std::span<float* const> embeddings) {
+    std::vector<PatchImage> patches;
+    for (const ImagePixels& image : images) {
+      patches.push_back({image.values, image.grid.rows, image.grid.columns});
+    }
+    return engine_->EncodePatches(patches, embeddings);
+  }
+
   const ModelInfo info_;
   const Preprocessor preprocessor_;
   const std::unique_ptr<Tokenizer> tokenizer_;
@@ -167,6 +201,12 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   SIGLIP_RETURN_IF_ERROR(ChooseDevice(options, engine_options));
   SIGLIP_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(directory));
   const SiglipConfig& config = checkpoint.config();
+  if (options.max_patches > 0 && !config.vision.naflex()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_patches: expected 0 for ", directory, ", which is of fixed resolution (",
+                     config.vision.image_size, " px), got ", options.max_patches));
+  }
+  const PreprocessOptions preprocess = OptionsOf(checkpoint.preprocessor(), options);
   SIGLIP_ASSIGN_OR_RETURN(
       std::unique_ptr<Tokenizer> tokenizer,
       Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));
@@ -174,11 +214,14 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
+  if (preprocess.patches) engine_options.max_patches = preprocess.patches->max_patches;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                           OpenEngine(checkpoint, options, engine_options));
   ModelInfo info;
   info.directory = directory;
   info.image_size = config.vision.image_size;
+  info.patch_size = config.vision.patch_size;
+  if (preprocess.patches) info.max_patches = preprocess.patches->max_patches;
   info.embedding_size = config.embedding_size();
   info.text_length = tokenizer->text_length();
   info.vocab_size = config.text.vocab_size;
@@ -187,9 +230,8 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   info.engine = engine->Describe();
   info.precision_choice = engine->PrecisionChoice();
   if (const auto device = ParseDevice(engine_options.device); device.ok()) info.gpus = device->gpus;
-  return std::make_unique<LoadedModel>(std::move(info),
-                                       OptionsOf(checkpoint.preprocessor(), options),
-                                       std::move(tokenizer), std::move(engine));
+  return std::make_unique<LoadedModel>(std::move(info), preprocess, std::move(tokenizer),
+                                       std::move(engine));
 }
 
 }  // namespace
@@ -202,13 +244,21 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Open(const std::string& directory,
   });
 }
 
+absl::Status Model::EncodePixels(std::span<const float* const> images,
+                                 std::span<float* const> embeddings) {
+  return WithoutBadAlloc("vision", [&] {
+    std::vector<ImagePixels> pixels;
+    for (const float* image : images) pixels.push_back({.values = image});
+    return EncodePixels(pixels, embeddings);
+  });
+}
+
 absl::StatusOr<std::vector<float>> Model::EmbedImage(std::string_view image_bytes) {
-  const std::size_t side = static_cast<std::size_t>(info().image_size);
   return WithoutBadAlloc("image", [&]() -> absl::StatusOr<std::vector<float>> {
-    std::vector<float> pixels(3 * side * side);
-    SIGLIP_RETURN_IF_ERROR(Preprocess(image_bytes, pixels.data()));
+    std::vector<float> pixels(info().pixel_values());
+    SIGLIP_ASSIGN_OR_RETURN(const PatchGrid grid, Preprocess(image_bytes, pixels.data()));
     std::vector<float> embedding(static_cast<std::size_t>(info().embedding_size));
-    const float* const images[] = {pixels.data()};
+    const ImagePixels images[] = {{pixels.data(), grid}};
     float* const rows[] = {embedding.data()};
     SIGLIP_RETURN_IF_ERROR(EncodePixels(images, rows));
     return embedding;

@@ -150,10 +150,14 @@ std::vector<RequiredTensor> RequiredTensors(const SiglipConfig& config) {
   tensors.push_back({"logit_bias", {1}});
 
   const std::string embeddings = "vision_model.embeddings.";
-  tensors.push_back({embeddings + "patch_embedding.weight",
-                     {width, vision.num_channels, vision.patch_size, vision.patch_size}});
+  // NaFlex: of a patch in the order (y, x, channel).
+  const std::int64_t patch = vision.patch_size;
+  const std::vector<std::int64_t> filters =
+      vision.naflex() ? std::vector{width, patch * patch * vision.num_channels}
+                      : std::vector{width, vision.num_channels, patch, patch};
+  tensors.push_back({embeddings + "patch_embedding.weight", filters});
   tensors.push_back({embeddings + "patch_embedding.bias", {width}});
-  tensors.push_back({embeddings + "position_embedding.weight", {vision.num_patches(), width}});
+  tensors.push_back({embeddings + "position_embedding.weight", {vision.num_positions(), width}});
   AppendEncoder("vision_model", vision, tensors);
   AppendNorm("vision_model.post_layernorm", width, tensors);
   const std::string head = "vision_model.head.";
@@ -234,12 +238,20 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
   const std::string preprocessor_path = directory + "/preprocessor_config.json";
   SIGLIP_ASSIGN_OR_RETURN(const std::string preprocessor,
                           ReadFile(preprocessor_path, kMaxConfigBytes));
+  const VisionConfig& vision = checkpoint.config_.vision;
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.preprocessor_,
-                          ParsePreprocessorConfig(preprocessor, preprocessor_path));
-  if (checkpoint.preprocessor_.image_size != checkpoint.config_.vision.image_size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        preprocessor_path, ": size ", checkpoint.preprocessor_.image_size,
-        " differs from image_size ", checkpoint.config_.vision.image_size, " of ", config_path));
+                          vision.naflex()
+                              ? ParseNaflexPreprocessorConfig(preprocessor, preprocessor_path)
+                              : ParsePreprocessorConfig(preprocessor, preprocessor_path));
+  if (checkpoint.preprocessor_.image_size != vision.image_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(preprocessor_path, ": size ", checkpoint.preprocessor_.image_size,
+                     " differs from image_size ", vision.image_size, " of ", config_path));
+  }
+  if (vision.naflex() && checkpoint.preprocessor_.patch_size != vision.patch_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(preprocessor_path, ": patch_size ", checkpoint.preprocessor_.patch_size,
+                     " differs from patch_size ", vision.patch_size, " of ", config_path));
   }
   SIGLIP_RETURN_IF_ERROR(checkpoint.OpenWeights());
   checkpoint.CopyFloat("logit_scale", {&checkpoint.logit_scale_, 1});

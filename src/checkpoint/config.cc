@@ -16,7 +16,7 @@ constexpr std::int64_t kMaxHidden = 1 << 14;
 constexpr std::int64_t kMaxIntermediate = 1 << 16;
 constexpr std::int64_t kMaxLayers = 256;
 constexpr std::int64_t kMaxImageSize = 4096;
-constexpr std::int64_t kMaxTokens = 1 << 16;
+constexpr std::int64_t kMaxTokens = kMaxPatches;
 constexpr std::int64_t kMaxVocabulary = 1 << 21;
 // A float32 LayerNorm does not notice less; more than 1 is no epsilon.
 constexpr float kMinEps = 0;
@@ -39,22 +39,40 @@ void ReadTower(JsonFields& fields, TowerConfig& tower) {
   }
 }
 
-absl::Status ReadVision(const json& object, const std::string& where, VisionConfig& vision) {
-  JsonFields fields(object, where);
-  ReadTower(fields, vision);
-  fields.Read("num_channels", vision.num_channels, 3, 3);
+void ReadFixedResolution(JsonFields& fields, VisionConfig& vision) {
   fields.Read("image_size", vision.image_size, 1, kMaxImageSize);
-  fields.Read("patch_size", vision.patch_size, 1, kMaxImageSize);
-  bool use_head = true;
-  fields.Read("vision_use_head", use_head);
-  if (!use_head)
-    fields.Fail("\"vision_use_head\": false is not supported: no embedding without it");
   if (vision.patch_size > vision.image_size) {
     fields.Fail(absl::StrCat("patch_size ", vision.patch_size, " is larger than image_size ",
                              vision.image_size));
   } else if (vision.num_patches() > kMaxTokens) {
     fields.Fail(absl::StrCat(vision.num_patches(), " patches: at most ", kMaxTokens));
   }
+}
+
+void ReadNaflex(JsonFields& fields, VisionConfig& vision) {
+  std::int64_t positions = 256;
+  fields.Read("num_patches", positions, 1, kMaxTokens);
+  vision.image_size = 0;
+  vision.table_side = 1;
+  while ((vision.table_side + 1) * (vision.table_side + 1) <= positions) ++vision.table_side;
+  if (vision.num_positions() != positions) {
+    fields.Fail(absl::StrCat("\"num_patches\": expected a square number, got ", positions));
+  }
+}
+
+using ReadResolution = void (*)(JsonFields&, VisionConfig&);
+
+absl::Status ReadVision(const json& object, const std::string& where,
+                        ReadResolution read_resolution, VisionConfig& vision) {
+  JsonFields fields(object, where);
+  ReadTower(fields, vision);
+  fields.Read("num_channels", vision.num_channels, 3, 3);
+  fields.Read("patch_size", vision.patch_size, 1, kMaxImageSize);
+  bool use_head = true;
+  fields.Read("vision_use_head", use_head);
+  if (!use_head)
+    fields.Fail("\"vision_use_head\": false is not supported: no embedding without it");
+  read_resolution(fields, vision);
   return fields.status();
 }
 
@@ -76,16 +94,16 @@ absl::StatusOr<SiglipConfig> ParseSiglipConfig(std::string_view text, const std:
   std::string model_type;
   fields.Read("model_type", model_type);
   SIGLIP_RETURN_IF_ERROR(fields.status());
-  if (model_type != "siglip") {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": \"model_type\": expected \"siglip\", got \"", model_type, "\"",
-                     model_type == "siglip2" ? " (NaFlex checkpoints are not supported)" : ""));
+  if (model_type != "siglip" && model_type != "siglip2") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": \"model_type\": expected \"siglip\" or \"siglip2\", got \"", model_type, "\""));
   }
+  const ReadResolution read_resolution = model_type == "siglip2" ? ReadNaflex : ReadFixedResolution;
   // A missing or null part has the class defaults.
   const json empty = json::object();
   SiglipConfig config;
   SIGLIP_RETURN_IF_ERROR(ReadVision(fields.Has("vision_config") ? root["vision_config"] : empty,
-                                    source + ": vision_config", config.vision));
+                                    source + ": vision_config", read_resolution, config.vision));
   SIGLIP_RETURN_IF_ERROR(ReadText(fields.Has("text_config") ? root["text_config"] : empty,
                                   source + ": text_config", config.text));
   if (config.text.projection_size != config.vision.hidden_size) {

@@ -1,8 +1,8 @@
 #pragma once
 
 // config.json of a Hugging Face snapshot folder as plain numbers. Published files omit every value
-// that equals the class default of transformers' SiglipConfig, so the defaults belong to the
-// format.
+// that equals the class default of transformers' SiglipConfig (NaFlex: Siglip2Config), so the
+// defaults belong to the format.
 
 #include <cstdint>
 #include <string>
@@ -29,12 +29,23 @@ struct TowerConfig {
 
 struct VisionConfig : TowerConfig {
   std::int64_t num_channels = 3;
+  // 0: NaFlex, which takes a picture as a grid of patches of any shape.
   std::int64_t image_size = 224;
   std::int64_t patch_size = 16;
+  // NaFlex: side of the square table of positions, which is resized to a picture's grid.
+  std::int64_t table_side = 16;
 
+  bool naflex() const { return image_size == 0; }
+  // Of a picture. REQUIRES: !naflex().
   std::int64_t patches_per_side() const { return image_size / patch_size; }
   std::int64_t num_patches() const { return patches_per_side() * patches_per_side(); }
+  // Rows of the table of positions.
+  std::int64_t num_positions() const { return naflex() ? table_side * table_side : num_patches(); }
 };
+
+// Most patches that a NaFlex picture may be made of: more than the position table of any published
+// checkpoint could tell apart, and small enough that no product of a tower's sizes leaves 63 bits.
+inline constexpr std::int64_t kMaxPatches = 1 << 16;
 
 struct TextConfig : TowerConfig {
   std::int64_t vocab_size = 32000;
@@ -50,8 +61,9 @@ struct SiglipConfig {
   std::int64_t embedding_size() const { return vision.hidden_size; }
 };
 
-// Parses and checks config.json: model_type "siglip", every size in range (limits in the .cc, each
-// with its reason), heads divide the width, vision hidden == projection_size.
+// Parses and checks config.json: model_type "siglip", or "siglip2" of NaFlex; every size in range
+// (limits in the .cc, each with its reason), heads divide the width, vision hidden ==
+// projection_size.
 // InvalidArgument says which key, what was expected and what came. `source` names the file.
 absl::StatusOr<SiglipConfig> ParseSiglipConfig(std::string_view json, const std::string& source);
 

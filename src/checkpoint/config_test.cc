@@ -42,11 +42,25 @@ TEST(ConfigTest, ProjectionSizeFollowsTheTextWidth) {
   EXPECT_EQ(config->vision.head_dim(), 72);
 }
 
+TEST(ConfigTest, NaflexHasTheDefaultsOfSiglip2Config) {
+  const auto config = ParseSiglipConfig(R"({"model_type":"siglip2"})", "config.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->vision.naflex());
+  EXPECT_EQ(config->vision.num_positions(), 256);
+  EXPECT_EQ(config->vision.patch_size, 16);
+  EXPECT_EQ(config->vision.hidden_size, 768);
+  EXPECT_EQ(config->text.max_position_embeddings, 64);
+}
+
 TEST(ConfigTest, WrongValuesAreNamed) {
   EXPECT_THAT(ErrorOf("{"), HasSubstr("config.json: not valid JSON at byte"));
   EXPECT_THAT(ErrorOf("[]"), HasSubstr("expected a JSON object"));
   EXPECT_THAT(ErrorOf("{}"), HasSubstr("\"model_type\": expected \"siglip\""));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip2"})"), HasSubstr("NaFlex"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"clip"})"), HasSubstr("\"siglip2\", got \"clip\""));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip2","vision_config":{"num_patches":255}})"),
+              HasSubstr("vision_config: \"num_patches\": expected a square number, got 255"));
+  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip2","vision_config":{"num_patches":65537}})"),
+              HasSubstr("\"num_patches\": expected an integer in 1..65536"));
   EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","model_type":"siglip"})"), HasSubstr("duplicate"));
   EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"hidden_size":0}})"),
               HasSubstr("vision_config: \"hidden_size\": expected an integer in 1..16384, got 0"));
@@ -79,6 +93,24 @@ TEST(PreprocessorConfigTest, ReadsWhatThePublishedFilesHold) {
   EXPECT_EQ(config->resample, 2);
   EXPECT_EQ(config->image_std[2], 0.25);
   EXPECT_EQ(config->rescale_factor, 0.00392156862745098);
+}
+
+TEST(PreprocessorConfigTest, NaflexHasTheDefaultsOfSiglip2ImageProcessor) {
+  const auto config = ParseNaflexPreprocessorConfig("{}", "p.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->image_size, 0);
+  EXPECT_EQ(config->resample, 2);
+  EXPECT_EQ(config->patch_size, 16);
+  EXPECT_EQ(config->max_num_patches, 256);
+  const auto other = ParseNaflexPreprocessorConfig(
+      R"({"max_num_patches":1024,"patch_size":14,"resample":3})", "p.json");
+  EXPECT_EQ(other->max_num_patches, 1024);
+  EXPECT_EQ(other->patch_size, 14);
+  EXPECT_EQ(other->resample, 3);
+  EXPECT_THAT(
+      std::string(
+          ParseNaflexPreprocessorConfig(R"({"max_num_patches":0})", "p.json").status().message()),
+      HasSubstr("\"max_num_patches\": expected an integer in 1..65536, got 0"));
 }
 
 TEST(PreprocessorConfigTest, WhatWouldChangeThePixelsIsRefusedByName) {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "checkpoint/config.h"
 #include "checkpoint/json.h"
 #include "checkpoint/json_fields.h"
 
@@ -48,20 +49,12 @@ absl::Status ReadSize(const json& size, const std::string& where, int& image_siz
   return fields.status();
 }
 
-}  // namespace
-
-absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
-                                                           const std::string& source) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
-  JsonFields fields(root, source);
-  PreprocessorConfig config;
+// What both kinds have.
+void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config) {
   for (const char* step : kNeededSteps) {
     bool enabled = true;
     fields.Read(step, enabled);
     if (!enabled) fields.Fail(absl::StrCat("\"", step, "\": false is not supported"));
-  }
-  if (fields.Has("size")) {
-    SIGLIP_RETURN_IF_ERROR(ReadSize(root["size"], source + ": size", config.image_size));
   }
   std::int64_t resample = config.resample;
   fields.Read("resample", resample, 0, 5);
@@ -72,7 +65,38 @@ absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text
   fields.Read("rescale_factor", config.rescale_factor, 1e-9, 1e9);
   ReadTriple(fields, root, "image_mean", -255, config.image_mean);
   ReadTriple(fields, root, "image_std", 1e-9, config.image_std);
+}
+
+}  // namespace
+
+absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
+                                                           const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  JsonFields fields(root, source);
+  PreprocessorConfig config;
+  ReadCommon(fields, root, config);
   SIGLIP_RETURN_IF_ERROR(fields.status());
+  if (fields.Has("size")) {
+    SIGLIP_RETURN_IF_ERROR(ReadSize(root["size"], source + ": size", config.image_size));
+  }
+  return config;
+}
+
+absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view text,
+                                                                 const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  JsonFields fields(root, source);
+  PreprocessorConfig config;
+  config.image_size = 0;
+  config.resample = 2;
+  ReadCommon(fields, root, config);
+  std::int64_t patch_size = config.patch_size;
+  std::int64_t max_num_patches = config.max_num_patches;
+  fields.Read("patch_size", patch_size, 1, kMaxImageSize);
+  fields.Read("max_num_patches", max_num_patches, 1, kMaxPatches);
+  SIGLIP_RETURN_IF_ERROR(fields.status());
+  config.patch_size = static_cast<int>(patch_size);
+  config.max_num_patches = static_cast<int>(max_num_patches);
   return config;
 }
 

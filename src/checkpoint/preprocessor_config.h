@@ -11,8 +11,12 @@
 namespace siglip {
 
 struct PreprocessorConfig {
-  int image_size = 224;  // "size": {"height": S, "width": S}; only squares
-  int resample = 3;      // Pillow's number: 2 bilinear, 3 bicubic; others are refused by name
+  // "size": {"height": S, "width": S}; only squares. 0: NaFlex.
+  int image_size = 224;
+  // Of NaFlex only: a picture becomes at most so many patches of so many pixels a side.
+  int patch_size = 16;
+  int max_num_patches = 256;
+  int resample = 3;  // Pillow's number: 2 bilinear, 3 bicubic; others are refused by name
   double rescale_factor = 1.0 / 255.0;
   std::array<double, 3> image_mean = {0.5, 0.5, 0.5};
   std::array<double, 3> image_std = {0.5, 0.5, 0.5};
@@ -23,5 +27,9 @@ struct PreprocessorConfig {
 // ignored (always converted). InvalidArgument names key, expected and got.
 absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json,
                                                            const std::string& source);
+// The same of a NaFlex checkpoint (Siglip2ImageProcessor): "patch_size" and "max_num_patches"
+// instead of "size", and bilinear by default.
+absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view json,
+                                                                 const std::string& source);
 
 }  // namespace siglip

@@ -50,8 +50,8 @@ double EncoderFlop(const TowerConfig& tower, double tokens) {
   return static_cast<double>(tower.num_hidden_layers) * (products + attention);
 }
 
-double VisionFlop(const VisionConfig& vision) {
-  const double tokens = static_cast<double>(vision.num_patches());
+// Of an image of `tokens` patches.
+double VisionFlop(const VisionConfig& vision, double tokens) {
   const double width = static_cast<double>(vision.hidden_size);
   const double patch = static_cast<double>(3 * vision.patch_size * vision.patch_size);
   return EncoderFlop(vision, tokens) + 2 * tokens * patch * width + 4 * tokens * width * width;
@@ -67,15 +67,25 @@ absl::StatusOr<SiglipConfig> ReadConfig(const std::string& directory) {
   return ParseSiglipConfig(json, path);
 }
 
+// The image that is measured: of NaFlex as many patches as there may be, as square as they allow.
+PatchGrid LargestGrid(const ModelInfo& info) {
+  const std::int64_t side = info.image_size / info.patch_size;
+  if (!info.naflex()) return {side, side};
+  std::int64_t rows = 1;
+  for (std::int64_t i = 1; i * i <= info.max_patches; ++i) {
+    if (info.max_patches % i == 0) rows = i;
+  }
+  return {rows, info.max_patches / rows};
+}
+
 // A batch of inputs of one tower, and where its embeddings go.
 class TowerBatch {
  public:
   // Random inputs.
   TowerBatch(Model& model, bool vision, std::size_t batch)
       : model_(model), vision_(vision), batch_(batch) {
-    const std::size_t side = static_cast<std::size_t>(model.info().image_size);
     const std::size_t item =
-        vision ? 3 * side * side : static_cast<std::size_t>(model.info().text_length);
+        vision ? model.info().pixel_values() : static_cast<std::size_t>(model.info().text_length);
     const std::size_t width = static_cast<std::size_t>(model.info().embedding_size);
     std::mt19937 random(1);
     std::uniform_real_distribution<float> pixel(-1, 1);
@@ -86,7 +96,7 @@ class TowerBatch {
     for (std::int64_t& id : ids_) id = token(random);
     embeddings_.resize(batch * width);
     for (std::size_t i = 0; i < batch; ++i) {
-      if (vision) images_.push_back(pixels_.data() + i * item);
+      if (vision) images_.push_back({pixels_.data() + i * item, LargestGrid(model.info())});
       if (!vision) texts_.push_back(ids_.data() + i * item);
       rows_.push_back(embeddings_.data() + i * width);
     }
@@ -126,7 +136,7 @@ class TowerBatch {
   std::vector<float> pixels_;
   std::vector<std::int64_t> ids_;
   std::vector<float> embeddings_;
-  std::vector<const float*> images_;
+  std::vector<ImagePixels> images_;
   std::vector<const std::int64_t*> texts_;
   std::vector<float*> rows_;
 };
@@ -184,7 +194,10 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
                           Model::Open(flags.model.directory, flags.model.options));
   SIGLIP_ASSIGN_OR_RETURN(TowerBatch batch, MakeBatch(*model, flags));
   const int threads = Threads(flags);
-  const double flop = flags.tower == "vision" ? VisionFlop(config.vision) : TextFlop(config.text);
+  const PatchGrid grid = LargestGrid(model->info());
+  const double flop = flags.tower == "vision"
+                          ? VisionFlop(config.vision, static_cast<double>(grid.rows * grid.columns))
+                          : TextFlop(config.text);
   if (flags.interactive) return Interact(batch, threads, flop);
   double peak = MeasureFmaPeak(threads, kPeakSeconds);
   const double cpu_start = ProcessCpuSeconds();
@@ -231,8 +244,8 @@ void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
   command->add_option("--raw-inputs", flags->raw_inputs,
-                      "File of float32 pixels [batch,3,S,S] or int64 ids [batch,T] without a head; "
-                      "default: random");
+                      "File of float32 pixels [batch,3,S,S] (NaFlex: [batch,N,p*p*3]) or int64 ids "
+                      "[batch,T] without a head; default: random");
   command->add_flag("--interactive", flags->interactive,
                     "Read lines: `run` prints seconds, `peak` the multiply-add GFLOP/s, "
                     "`flop` the nominal operations per item, `outputs FILE` writes float32 "

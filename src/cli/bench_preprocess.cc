@@ -95,7 +95,8 @@ absl::Status BenchPreprocess(const BenchPreprocessFlags& flags) {
     team.RunOnAll([&](int worker) {
       for (std::size_t i = next++; i < images.size(); i = next++) {
         const absl::Status status =
-            preprocessor.Preprocess(images[i], pixels[static_cast<std::size_t>(worker)].data());
+            preprocessor.Preprocess(images[i], pixels[static_cast<std::size_t>(worker)].data())
+                .status();
         if (!status.ok()) failed = true;
       }
     });

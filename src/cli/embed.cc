@@ -81,6 +81,7 @@ absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, cons
       {"checkpoint_sha256", checkpoint},
       {"engine", EngineWithoutThreads(info.engine)},
       {"image_size", info.image_size},
+      {"max_patches", info.max_patches},
       {"pillow", flags.model.options.pillow},
       {"embedding_size", info.embedding_size},
       {"dtype", flags.output.dtype == bulk::DType::kFloat32 ? "float32" : "float16"},

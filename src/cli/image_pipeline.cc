@@ -5,6 +5,7 @@
 #include <new>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "base/aligned_buffer.h"
 #include "base/file_map.h"
@@ -25,6 +26,7 @@ struct Slot {
   Item item;
   absl::Status status;
   AlignedBuffer<float> pixels;    // of images
+  PatchGrid grid;                 // of the pixels
   std::vector<std::int64_t> ids;  // of texts
   bool prepared = false;          // guarded by Window::mu_
 };
@@ -82,16 +84,14 @@ class Window {
 };
 
 absl::Status PrepareImage(const Model& model, Slot& slot) {
-  const std::size_t side = static_cast<std::size_t>(model.info().image_size);
-  if (slot.pixels.empty()) slot.pixels = AlignedBuffer<float>(3 * side * side);
-  if (slot.item.bytes.has_value()) {
-    const absl::Status status = model.Preprocess(*slot.item.bytes, slot.pixels.data());
-    slot.item.bytes.reset();
-    return status;
+  if (slot.pixels.empty()) slot.pixels = AlignedBuffer<float>(model.info().pixel_values());
+  std::optional<std::string> bytes = std::exchange(slot.item.bytes, std::nullopt);
+  if (!bytes) {
+    SIGLIP_ASSIGN_OR_RETURN(bytes,
+                            ReadFile(slot.item.name, std::numeric_limits<std::int64_t>::max()));
   }
-  SIGLIP_ASSIGN_OR_RETURN(const std::string bytes,
-                          ReadFile(slot.item.name, std::numeric_limits<std::int64_t>::max()));
-  return model.Preprocess(bytes, slot.pixels.data());
+  SIGLIP_ASSIGN_OR_RETURN(slot.grid, model.Preprocess(*bytes, slot.pixels.data()));
+  return absl::OkStatus();
 }
 
 absl::Status Prepare(const Model& model, Slot& slot) {
@@ -139,13 +139,13 @@ absl::Status EncodeAndReport(Model& model, Window& window, std::size_t begin, st
                              Item::Kind kind, std::vector<float>& embeddings,
                              const OnItem& on_item) {
   const std::size_t width = static_cast<std::size_t>(model.info().embedding_size);
-  std::vector<const float*> images;
+  std::vector<ImagePixels> images;
   std::vector<const std::int64_t*> texts;
   std::vector<float*> rows;
   for (std::size_t i = begin; i < end; ++i) {
     const Slot& slot = window.slot(i);
     if (!slot.status.ok()) continue;
-    if (kind == Item::Kind::kImage) images.push_back(slot.pixels.data());
+    if (kind == Item::Kind::kImage) images.push_back({slot.pixels.data(), slot.grid});
     if (kind == Item::Kind::kText) texts.push_back(slot.ids.data());
     rows.push_back(embeddings.data() + rows.size() * width);
   }

@@ -36,6 +36,12 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")
       ->check(CLI::IsMember({12, 13}))
       ->capture_default_str();
+  command
+      .add_option("--max-patches", flags.options.max_patches,
+                  "NaFlex checkpoints: patches that an image is shown in at most; 0 = what the "
+                  "checkpoint says, usually 256. More is sharper and slower")
+      ->check(CLI::Range(0, 65536))
+      ->capture_default_str();
 }
 
 }  // namespace siglip::cli

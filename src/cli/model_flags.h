@@ -18,7 +18,7 @@ struct ModelFlags {
 };
 
 // --model (required if `required`), --threads, --engine-batch-size, --precision, --device, --isa,
-// --cache-dir, --pillow.
+// --cache-dir, --pillow, --max-patches.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required);
 
 }  // namespace siglip::cli

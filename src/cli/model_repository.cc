@@ -12,6 +12,7 @@
 #include "base/file_map.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "checkpoint/config.h"
 #include "cli/fnv.h"
 #include "deployments/built_in_configs.h"
 #include "protocol/model_config.h"
@@ -70,6 +71,14 @@ absl::StatusOr<std::vector<fs::path>> Subfolders(const std::string& repository) 
   }
   std::sort(folders.begin(), folders.end());
   return folders;
+}
+
+bool IsNaflex(const std::string& checkpoint) {
+  const std::string path = checkpoint + "/config.json";
+  const auto text = ReadFile(path, kMaxConfigBytes);
+  if (!text.ok()) return false;
+  const auto config = ParseSiglipConfig(*text, path);
+  return config.ok() && config->vision.naflex();
 }
 
 bool HasConfig(const fs::path& folder) {
@@ -162,12 +171,15 @@ std::uint64_t FolderRepository::Stamp(const std::string& name) const {
   return stamp;
 }
 
-absl::StatusOr<std::unique_ptr<ModelRepository>> BuiltInRepository() {
+absl::StatusOr<std::unique_ptr<ModelRepository>> BuiltInRepository(const std::string& checkpoint) {
+  const bool naflex = IsNaflex(checkpoint);
   std::vector<ModelConfig> configs;
   for (const BuiltInConfig& built_in : BuiltInConfigs()) {
+    const std::string_view text =
+        naflex && !built_in.naflex.empty() ? built_in.naflex : built_in.text;
     SIGLIP_ASSIGN_OR_RETURN(
         ModelConfig config,
-        ParseModelConfig(built_in.text, absl::StrCat("built-in ", std::string(built_in.name))));
+        ParseModelConfig(text, absl::StrCat("built-in ", std::string(built_in.name))));
     config.source = "built-in";
     config.versions = {1};
     configs.push_back(std::move(config));

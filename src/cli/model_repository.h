@@ -38,7 +38,8 @@ class FolderRepository final : public ModelRepository {
   const std::string config_name_;
 };
 
-// The six deployments that are compiled in.
-absl::StatusOr<std::unique_ptr<ModelRepository>> BuiltInRepository();
+// The six deployments that are compiled in, in the form for `checkpoint`: fixed resolution or
+// NaFlex. A folder that cannot be read gets the first, whose loading says what is wrong with it.
+absl::StatusOr<std::unique_ptr<ModelRepository>> BuiltInRepository(const std::string& checkpoint);
 
 }  // namespace siglip::cli

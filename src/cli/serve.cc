@@ -28,7 +28,7 @@ namespace siglip::cli {
 namespace {
 
 absl::StatusOr<std::unique_ptr<ModelRepository>> OpenRepository(const ServeFlags& flags) {
-  if (flags.repositories.empty()) return BuiltInRepository();
+  if (flags.repositories.empty()) return BuiltInRepository(flags.model.directory);
   return FolderRepository::Open(flags.repositories, flags.config_name);
 }
 

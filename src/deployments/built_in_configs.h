@@ -10,7 +10,8 @@ namespace siglip {
 
 struct BuiltInConfig {
   std::string_view name;
-  std::string_view text;  // of config.pbtxt
+  std::string_view text;    // of config.pbtxt
+  std::string_view naflex;  // of configs/naflex.pbtxt; empty: config.pbtxt serves both kinds
 };
 
 std::span<const BuiltInConfig> BuiltInConfigs();

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <future>
 
 #include <gmock/gmock.h>
@@ -18,7 +19,7 @@ using testing::HasSubstr;
 
 // S = 2, D = 2, T = 3, vocabulary 100. An image "v..." becomes pixels of its first byte and the
 // embedding [first byte, 1]; "bad" is refused. A text becomes {its length, 0, 0} and [length, 2].
-class ByteModel final : public Model {
+class ByteModel : public Model {
  public:
   ByteModel() {
     info_.image_size = 2;
@@ -33,8 +34,8 @@ class ByteModel final : public Model {
     info.working_set_bytes = 100;
     return info;
   }
-  absl::Status Preprocess(std::string_view bytes, float* pixels,
-                          PreprocessTimes* times) const override {
+  absl::StatusOr<PatchGrid> Preprocess(std::string_view bytes, float* pixels,
+                                       PreprocessTimes* times) const override {
     if (times != nullptr) times->decode_ns = 1000;
     if (bytes.starts_with("bad") || bytes.empty()) {
       absl::Status status = absl::InvalidArgumentError("not an image");
@@ -42,16 +43,16 @@ class ByteModel final : public Model {
       return status;
     }
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
-    return absl::OkStatus();
+    return PatchGrid{1, 1};
   }
-  absl::Status PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
-                             float*) const override {
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
+                                          float*) const override {
     return absl::UnimplementedError("no deployment asks for it");
   }
-  absl::Status EncodePixels(std::span<const float* const> images,
+  absl::Status EncodePixels(std::span<const ImagePixels> images,
                             std::span<float* const> rows) override {
     for (std::size_t i = 0; i < images.size(); ++i) {
-      rows[i][0] = images[i][11];
+      rows[i][0] = images[i].values[11];
       rows[i][1] = 1;
     }
     return absl::OkStatus();
@@ -72,7 +73,7 @@ class ByteModel final : public Model {
     return absl::OkStatus();
   }
 
- private:
+ protected:
   ModelInfo info_;
 };
 
@@ -123,16 +124,63 @@ std::vector<ModelConfig> Six() {
   return configs;
 }
 
+// The same of NaFlex: a patch is one pixel, an image has at most N = 4 (or what is asked for). "vn"
+// becomes 1 row of n of them, and the embedding [first byte, n].
+class PatchModel final : public ByteModel {
+ public:
+  explicit PatchModel(std::int64_t max_patches) {
+    info_.image_size = 0;
+    info_.patch_size = 1;
+    info_.max_patches = max_patches > 0 ? max_patches : 4;
+  }
+  absl::StatusOr<PatchGrid> Preprocess(std::string_view bytes, float* pixels,
+                                       PreprocessTimes*) const override {
+    if (bytes.starts_with("bad")) return absl::InvalidArgumentError("not an image");
+    std::fill_n(pixels, info_.pixel_values(),
+                static_cast<float>(static_cast<unsigned char>(bytes[0])));
+    return PatchGrid{1, bytes[1] - '0'};
+  }
+  absl::Status EncodePixels(std::span<const ImagePixels> images,
+                            std::span<float* const> rows) override {
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      rows[i][0] = images[i].values[0];
+      rows[i][1] = static_cast<float>(images[i].grid.rows * images[i].grid.columns);
+    }
+    return absl::OkStatus();
+  }
+};
+
+std::vector<ModelConfig> NaflexSix() {
+  std::vector<ModelConfig> configs = Six();
+  const TensorConfig pixels = Tensor("PIXEL_VALUES", DataType::kFp32, {-1, -1});
+  const TensorConfig shapes = Tensor("SPATIAL_SHAPES", DataType::kInt64, {2});
+  configs[0].outputs = {pixels, shapes};
+  configs[1].inputs = {pixels, shapes};
+  std::vector<EnsembleStep>& steps = configs[5].ensemble_steps;
+  steps[0].output_map["SPATIAL_SHAPES"] = "SPATIAL_SHAPES";
+  steps[1].input_map["SPATIAL_SHAPES"] = "SPATIAL_SHAPES";
+  return configs;
+}
+
 class DeploymentsTest : public testing::Test {
  protected:
   DeploymentsTest() : service_(*Load(Six())) {}
 
-  static absl::StatusOr<std::unique_ptr<ServiceImpl>> Load(std::vector<ModelConfig> configs) {
+  using OpenModel = std::function<absl::StatusOr<std::unique_ptr<Model>>(const std::string&,
+                                                                         const ModelOptions&)>;
+  static absl::StatusOr<std::unique_ptr<Model>> OpenBytes(const std::string&, const ModelOptions&) {
+    return std::make_unique<ByteModel>();
+  }
+  static absl::StatusOr<std::unique_ptr<Model>> OpenPatches(const std::string&,
+                                                            const ModelOptions& options) {
+    return std::make_unique<PatchModel>(options.max_patches);
+  }
+
+  static absl::StatusOr<std::unique_ptr<ServiceImpl>> Load(std::vector<ModelConfig> configs,
+                                                           OpenModel open = OpenBytes) {
     static const SystemClock clock;
     DeploymentsOptions options;
-    options.open = [](const std::string&, const ModelOptions&) {
-      return absl::StatusOr<std::unique_ptr<Model>>(std::make_unique<ByteModel>());
-    };
+    options.open = std::move(open);
     DeploymentsFactory factory(std::move(options));
     return ServiceImpl::Load(std::move(configs), factory, clock);
   }
@@ -314,6 +362,94 @@ TEST_F(DeploymentsTest, ComposingModelsCountWhatTheDoorForwards) {
   }
 }
 
+class NaflexDeploymentsTest : public DeploymentsTest {
+ protected:
+  NaflexDeploymentsTest() { service_ = *Load(NaflexSix(), OpenPatches); }
+
+  // Straight to the vision model: an image of four patches of value 7 and this shape.
+  InferResponse SendShape(std::vector<std::int64_t> shape) {
+    auto request = std::make_unique<InferRequest>();
+    request->model_name = "siglip_vision_model";
+    auto pixels = std::make_shared<std::vector<float>>(12, 7.0f);
+    auto storage = std::make_shared<std::vector<std::int64_t>>(std::move(shape));
+    InputTensor values;
+    values.name = "PIXEL_VALUES";
+    values.datatype = DataType::kFp32;
+    values.shape = {1, 4, 3};
+    values.data = std::as_bytes(std::span(*pixels));
+    values.storage = pixels;
+    InputTensor shapes;
+    shapes.name = "SPATIAL_SHAPES";
+    shapes.datatype = DataType::kInt64;
+    shapes.shape = {1, static_cast<std::int64_t>(storage->size())};
+    shapes.data = std::as_bytes(std::span(*storage));
+    shapes.storage = storage;
+    // In another order than the configuration's.
+    request->inputs.push_back(std::move(shapes));
+    request->inputs.push_back(std::move(values));
+    return Wait(std::move(request));
+  }
+};
+
+TEST_F(NaflexDeploymentsTest, ShapesGoWithThePixelsFromDoorToTower) {
+  EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"v3", "w1", "x4"})),
+            (std::vector<float>{'v', 3, 'w', 1, 'x', 4}));
+  const InferResponse prepared = Send("siglip_vision_process", "INPUT_IMAGE", {"v3"});
+  ASSERT_TRUE(prepared.status.ok()) << prepared.status;
+  ASSERT_EQ(prepared.outputs.size(), 2u);
+  EXPECT_EQ(prepared.outputs[0].shape, (std::vector<std::int64_t>{1, 4, 3}));
+  EXPECT_EQ(prepared.outputs[1].name, "SPATIAL_SHAPES");
+  std::int64_t shape[2];
+  ASSERT_EQ(prepared.outputs[1].data.size(), sizeof(shape));
+  std::memcpy(shape, prepared.outputs[1].data.data(), sizeof(shape));
+  EXPECT_EQ(shape[0], 1);
+  EXPECT_EQ(shape[1], 3);
+  EXPECT_FALSE(Send("embed_image", "INPUT_IMAGE", {"bad"}).status.ok());
+}
+
+TEST_F(NaflexDeploymentsTest, HostileShapesAreRefused) {
+  EXPECT_EQ(Floats(SendShape({2, 2})), (std::vector<float>{7, 4}));
+  for (const auto& [rows, columns] : {std::pair<std::int64_t, std::int64_t>{0, 4},
+                                      {4, 0},
+                                      {-2, -2},
+                                      {5, 1},
+                                      {2, 3},
+                                      {std::int64_t{1} << 62, 4},
+                                      {std::int64_t{1} << 32, std::int64_t{1} << 32}}) {
+    const absl::Status status = SendShape({rows, columns}).status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("SPATIAL_SHAPES: expected rows and columns of 1 to 4 patches, got ["));
+  }
+  EXPECT_FALSE(SendShape({2}).status.ok());
+  EXPECT_FALSE(SendShape({2, 2, 1}).status.ok());
+}
+
+TEST_F(NaflexDeploymentsTest, TheConfigurationChoosesHowManyPatches) {
+  std::vector<ModelConfig> configs = NaflexSix();
+  for (ModelConfig& config : configs) config.parameters["max_num_patches"] = "9";
+  service_ = *Load(std::move(configs), OpenPatches);
+  EXPECT_EQ((*service_->GetModelConfig("siglip_vision_model", ""))->inputs[0].dims,
+            (std::vector<std::int64_t>{9, 3}));
+  const auto door = *service_->GetModelConfig("embed_image", "");
+  EXPECT_EQ(door->parameters.at("max_num_patches"), "9");
+  EXPECT_EQ(door->parameters.at("patch_size"), "1");
+  EXPECT_FALSE(door->parameters.contains("image_size"));
+  for (const char* wrong : {"0", "-1", "x", "1e3"}) {
+    configs = NaflexSix();
+    configs[0].parameters["max_num_patches"] = wrong;
+    EXPECT_THAT(std::string(Load(std::move(configs), OpenPatches).status().message()),
+                HasSubstr("parameters.max_num_patches: expected a number above 0"));
+  }
+}
+
+TEST_F(NaflexDeploymentsTest, TheOtherKindsConfigurationIsALoadErrorThatNamesTheTensors) {
+  EXPECT_THAT(std::string(Load(Six(), OpenPatches).status().message()),
+              HasSubstr("expected PIXEL_VALUES FP32 and SPATIAL_SHAPES INT64, got PIXEL_VALUES"));
+  EXPECT_THAT(std::string(Load(NaflexSix()).status().message()),
+              HasSubstr("expected PIXEL_VALUES FP32, got PIXEL_VALUES FP32 and SPATIAL_SHAPES"));
+}
+
 TEST_F(DeploymentsTest, WrongConfigsAreLoadErrorsThatNameBothSides) {
   const auto error = [](const std::function<void(ModelConfig&)>& change) {
     std::vector<ModelConfig> configs = Six();
@@ -335,8 +471,10 @@ TEST_F(DeploymentsTest, WrongConfigsAreLoadErrorsThatNameBothSides) {
 TEST(BuiltInConfigsTest, AreTheSixFiles) {
   ASSERT_EQ(BuiltInConfigs().size(), 6u);
   for (const BuiltInConfig& config : BuiltInConfigs()) {
-    EXPECT_NE(config.text.find("name: \"" + std::string(config.name) + "\""),
-              std::string_view::npos);
+    const std::string name = "name: \"" + std::string(config.name) + "\"";
+    EXPECT_NE(config.text.find(name), std::string_view::npos);
+    const bool takes_pixels = config.name.starts_with("siglip_vision");
+    EXPECT_EQ(config.naflex.find(name) != std::string_view::npos, takes_pixels) << config.name;
   }
 }
 

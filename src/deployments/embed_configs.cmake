@@ -1,9 +1,13 @@
-# Writes OUTPUT: every model_repository/*/config.pbtxt as a raw string. Run by src/deployments/CMakeLists.txt.
+# Writes OUTPUT: every model_repository/*/config.pbtxt and configs/naflex.pbtxt as raw strings. Run by src/deployments/CMakeLists.txt.
 set(body "#include \"deployments/built_in_configs.h\"\n\nnamespace siglip {\nnamespace {\n\n")
 string(APPEND body "constexpr BuiltInConfig kConfigs[] = {\n")
 foreach(name ${NAMES})
   file(READ "${REPOSITORY}/${name}/config.pbtxt" text)
-  string(APPEND body "    {\"${name}\", R\"pbtxt(${text})pbtxt\"},\n")
+  set(naflex "")
+  if(EXISTS "${REPOSITORY}/${name}/configs/naflex.pbtxt")
+    file(READ "${REPOSITORY}/${name}/configs/naflex.pbtxt" naflex)
+  endif()
+  string(APPEND body "    {\"${name}\", R\"pbtxt(${text})pbtxt\", R\"pbtxt(${naflex})pbtxt\"},\n")
 endforeach()
 string(APPEND body "};\n\n}  // namespace\n\n")
 string(APPEND body "std::span<const BuiltInConfig> BuiltInConfigs() { return kConfigs; }\n\n}  // namespace siglip\n")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <new>
 #include <optional>
 #include <string_view>
 #include <thread>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "base/checked_math.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "deployments/embed_forwarders.h"
@@ -26,45 +28,66 @@ std::string ParameterOf(const ModelConfig& config, const char* name) {
 
 // Tensors of a deployment, from the checkpoint.
 struct Signature {
-  TensorConfig input;
-  TensorConfig output;
+  std::vector<TensorConfig> inputs;
+  std::vector<TensorConfig> outputs;
 };
 
+// What the vision tower takes.
+std::vector<TensorConfig> PixelTensors(const ModelInfo& info) {
+  TensorConfig values{.name = "PIXEL_VALUES",
+                      .datatype = DataType::kFp32,
+                      .dims = {3, info.image_size, info.image_size}};
+  if (!info.naflex()) return {values};
+  values.dims = {info.max_patches, 3 * info.patch_size * info.patch_size};
+  return {values, {.name = "SPATIAL_SHAPES", .datatype = DataType::kInt64, .dims = {2}}};
+}
+
 std::optional<Signature> SignatureOf(const std::string& step, const ModelInfo& info) {
-  const std::vector<std::int64_t> pixels = {3, info.image_size, info.image_size};
   const TensorConfig image{.name = "INPUT_IMAGE", .datatype = DataType::kBytes, .dims = {1}};
   const TensorConfig text{.name = "INPUT_TEXT", .datatype = DataType::kBytes, .dims = {1}};
   const TensorConfig ids{
       .name = "INPUT_IDS", .datatype = DataType::kInt64, .dims = {info.text_length}};
-  const TensorConfig values{.name = "PIXEL_VALUES", .datatype = DataType::kFp32, .dims = pixels};
   const TensorConfig embedding{
       .name = "EMBEDDING", .datatype = DataType::kFp32, .dims = {info.embedding_size}};
-  if (step == "image_process") return Signature{image, values};
-  if (step == "vision") return Signature{values, embedding};
-  if (step == "text") return Signature{ids, embedding};
-  if (step == "embed_image") return Signature{image, embedding};
-  if (step == "embed_text") return Signature{text, embedding};
+  if (step == "image_process") return Signature{{image}, PixelTensors(info)};
+  if (step == "vision") return Signature{PixelTensors(info), {embedding}};
+  if (step == "text") return Signature{{ids}, {embedding}};
+  if (step == "embed_image") return Signature{{image}, {embedding}};
+  if (step == "embed_text") return Signature{{text}, {embedding}};
   return std::nullopt;
 }
 
+// "A FP32 and B INT64".
+std::string TensorsText(const std::vector<TensorConfig>& tensors) {
+  if (tensors.empty()) return "none";
+  return absl::StrJoin(tensors, " and ", [](std::string* text, const TensorConfig& tensor) {
+    absl::StrAppend(text, tensor.name, " ", std::string(DataTypeName(tensor.datatype)));
+  });
+}
+
 // Fills dims that are left out or -1; what is stated must be what the checkpoint has.
-absl::Status Complete(const ModelConfig& config, const char* field, const TensorConfig& expected,
+absl::Status Complete(const ModelConfig& config, const char* field,
+                      const std::vector<TensorConfig>& expected,
                       std::vector<TensorConfig>& tensors) {
-  const bool named = tensors.size() == 1 && tensors[0].name == expected.name &&
-                     tensors[0].datatype == expected.datatype;
+  const bool named = std::equal(tensors.begin(), tensors.end(), expected.begin(), expected.end(),
+                                [](const TensorConfig& a, const TensorConfig& b) {
+                                  return a.name == b.name && a.datatype == b.datatype;
+                                });
   if (!named) {
-    return ConfigError(config, field,
-                       absl::StrCat("expected one tensor, ", expected.name, " ",
-                                    std::string(DataTypeName(expected.datatype)), ", got ",
-                                    tensors.empty() ? std::string("none") : tensors[0].name));
+    return ConfigError(
+        config, field,
+        absl::StrCat("expected ", TensorsText(expected), ", got ", TensorsText(tensors)));
   }
-  std::vector<std::int64_t>& dims = tensors[0].dims;
-  if (!dims.empty() && !DimsFit(dims, expected.dims)) {
-    return ConfigError(config, field,
-                       absl::StrCat("'", expected.name, "': dims ", ShapeText(dims),
-                                    " differ from the checkpoint's ", ShapeText(expected.dims)));
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    std::vector<std::int64_t>& dims = tensors[i].dims;
+    if (!dims.empty() && !DimsFit(dims, expected[i].dims)) {
+      return ConfigError(
+          config, field,
+          absl::StrCat("'", expected[i].name, "': dims ", ShapeText(dims),
+                       " differ from the checkpoint's ", ShapeText(expected[i].dims)));
+    }
+    dims = expected[i].dims;
   }
-  dims = expected.dims;
   return absl::OkStatus();
 }
 
@@ -74,10 +97,43 @@ Warmup ZeroWarmup(const TensorConfig& input) {
   return {.name = "zeros", .batch_size = 1, .inputs = {{input.name, zeros}}};
 }
 
+// The same of NaFlex, where zeros are no shape.
+absl::Status WarmUpNaflex(const ModelConfig& config, Model& model) {
+  const ModelInfo& info = model.info();
+  absl::Status status;
+  try {
+    const std::vector<float> zeros(info.pixel_values());
+    std::vector<float> row(static_cast<std::size_t>(info.embedding_size));
+    const ImagePixels image{.values = zeros.data(), .grid = {1, info.max_patches}};
+    float* const rows[] = {row.data()};
+    status = model.EncodePixels({&image, 1}, rows);
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("out of memory");
+  }
+  return status.ok() ? status : ConfigError(config, "model_warmup", std::string(status.message()));
+}
+
+// Dims that the configuration of a warmup leaves open.
+void CompleteWarmups(const std::vector<TensorConfig>& inputs, ModelConfig& config) {
+  for (Warmup& warmup : config.warmups) {
+    for (const TensorConfig& expected : inputs) {
+      const auto found = warmup.inputs.find(expected.name);
+      if (found != warmup.inputs.end() && DimsFit(found->second.dims, expected.dims)) {
+        found->second.dims = expected.dims;
+      }
+    }
+  }
+}
+
 // What a client needs beside the embeddings, readable in the configurations of the two doors:
 // SigLIP's probability of a text for an image is sigmoid(cos * exp(logit_scale) + logit_bias).
 void DescribeCheckpoint(const ModelInfo& info, ModelConfig& config) {
-  config.parameters["image_size"] = absl::StrCat(info.image_size);
+  if (info.naflex()) {
+    config.parameters["patch_size"] = absl::StrCat(info.patch_size);
+    config.parameters["max_num_patches"] = absl::StrCat(info.max_patches);
+  } else {
+    config.parameters["image_size"] = absl::StrCat(info.image_size);
+  }
   config.parameters["text_length"] = absl::StrCat(info.text_length);
   config.parameters["engine"] = info.engine;
   if (info.engine == "none") return;  // opened without the weights, which hold the other two
@@ -127,9 +183,19 @@ absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelCo
                        absl::StrCat("expected 12 or 13, got ", pillow));
   }
   if (pillow == "12") options.pillow = 12;
+  const std::string patches = ParameterOf(config, "max_num_patches");
+  if (!patches.empty()) {
+    const auto count = ParseInt<std::int64_t>(patches);
+    if (!count || *count < 1) {
+      return ConfigError(config, "parameters.max_num_patches",
+                         absl::StrCat("expected a number above 0, got ", patches));
+    }
+    options.max_patches = *count;
+  }
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::weakly_canonical(folder, error);
-  const Key key{error ? folder : canonical.string(), FilesText(folder), options.pillow};
+  const Key key{error ? folder : canonical.string(), FilesText(folder), options.pillow,
+                options.max_patches};
   std::erase_if(models_, [](const auto& entry) { return entry.second.expired(); });
   std::shared_ptr<Model> model = models_[key].lock();
   if (model == nullptr) {
@@ -153,18 +219,13 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
   }
   SIGLIP_ASSIGN_OR_RETURN(const std::shared_ptr<Model> model, ModelOf(config));
   const Signature signature = *SignatureOf(step, model->info());
-  SIGLIP_RETURN_IF_ERROR(Complete(config, "input", signature.input, config.inputs));
-  SIGLIP_RETURN_IF_ERROR(Complete(config, "output", signature.output, config.outputs));
-  for (Warmup& warmup : config.warmups) {
-    for (auto& [name, input] : warmup.inputs) {
-      if (name == signature.input.name && DimsFit(input.dims, signature.input.dims)) {
-        input.dims = signature.input.dims;
-      }
-    }
-  }
-
-  if (config.warmups.empty() && (step == "vision" || step == "text")) {
-    config.warmups.push_back(ZeroWarmup(signature.input));
+  SIGLIP_RETURN_IF_ERROR(Complete(config, "input", signature.inputs, config.inputs));
+  SIGLIP_RETURN_IF_ERROR(Complete(config, "output", signature.outputs, config.outputs));
+  CompleteWarmups(signature.inputs, config);
+  if (config.warmups.empty() && step == "vision" && model->info().naflex()) {
+    SIGLIP_RETURN_IF_ERROR(WarmUpNaflex(config, *model));
+  } else if (config.warmups.empty() && (step == "vision" || step == "text")) {
+    config.warmups.push_back(ZeroWarmup(signature.inputs[0]));
   }
 
   Deployment deployment;
@@ -197,7 +258,9 @@ std::vector<std::string> DeploymentsFactory::DescribeModels() const {
     const std::shared_ptr<Model> model = weak.lock();
     if (model == nullptr) continue;
     const ModelInfo& info = model->info();
-    lines.push_back(absl::StrCat("checkpoint ", info.directory, ": S ", info.image_size, ", D ",
+    const std::string size =
+        info.naflex() ? absl::StrCat("N ", info.max_patches) : absl::StrCat("S ", info.image_size);
+    lines.push_back(absl::StrCat("checkpoint ", info.directory, ": ", size, ", D ",
                                  info.embedding_size, ", T ", info.text_length, "; ", info.engine,
                                  "; pixels of Pillow ", key.pillow));
     if (!info.precision_choice.empty()) {

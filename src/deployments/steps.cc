@@ -1,5 +1,6 @@
 #include "deployments/steps.h"
 
+#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -18,6 +19,18 @@ std::string_view BytesOf(const Item& item) {
 
 float* FloatRow(Item& item) { return reinterpret_cast<float*>(item.outputs[0].data()); }
 
+// SPATIAL_SHAPES is the second tensor of NaFlex.
+void WriteShape(const PatchGrid& grid, Item& item) {
+  const std::int64_t shape[] = {grid.rows, grid.columns};
+  std::memcpy(item.outputs[1].data(), shape, sizeof(shape));
+}
+
+PatchGrid ReadShape(const Item& item) {
+  std::int64_t shape[2];
+  std::memcpy(shape, item.inputs[1].data(), sizeof(shape));
+  return {shape[0], shape[1]};
+}
+
 class ImageProcessStep final : public Step {
  public:
   explicit ImageProcessStep(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
@@ -25,7 +38,9 @@ class ImageProcessStep final : public Step {
   absl::Status Run(std::span<Item* const> items) override {
     for (Item* item : items) {
       PreprocessTimes times;
-      item->status = model_->Preprocess(BytesOf(*item), FloatRow(*item), &times);
+      const auto grid = model_->Preprocess(BytesOf(*item), FloatRow(*item), &times);
+      item->status = grid.status();
+      if (grid.ok() && model_->info().naflex()) WriteShape(*grid, *item);
       Count(times, item->status);
     }
     return absl::OkStatus();
@@ -70,19 +85,36 @@ class VisionStep final : public Step {
       : model_(std::move(model)), max_batch_size_(max_batch_size) {}
 
   absl::Status Run(std::span<Item* const> items) override {
-    std::vector<const float*> images;
+    std::vector<ImagePixels> images;
     std::vector<float*> rows;
     for (Item* item : items) {
-      images.push_back(reinterpret_cast<const float*>(item->inputs[0].data()));
+      ImagePixels image{.values = reinterpret_cast<const float*>(item->inputs[0].data())};
+      if (model_->info().naflex()) {
+        image.grid = ReadShape(*item);
+        item->status = CheckShape(image.grid);
+        if (!item->status.ok()) continue;
+      }
+      images.push_back(image);
       rows.push_back(FloatRow(*item));
     }
-    return model_->EncodePixels(images, rows);
+    return images.empty() ? absl::OkStatus() : model_->EncodePixels(images, rows);
   }
   absl::Status Health() const override { return model_->Health(); }
   int MaxBatchItems() const override { return max_batch_size_; }
   absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
 
  private:
+  // Checked here so that a bad shape fails alone: the library refuses the whole batch.
+  absl::Status CheckShape(const PatchGrid& grid) const {
+    const std::int64_t most = model_->info().max_patches;
+    if (grid.rows >= 1 && grid.columns >= 1 && grid.rows <= most / grid.columns) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("SPATIAL_SHAPES: expected rows and columns of 1 to ", most, " patches, got [",
+                     grid.rows, ",", grid.columns, "]"));
+  }
+
   const std::shared_ptr<Model> model_;
   const int max_batch_size_;
 };

@@ -20,36 +20,65 @@ double Noise(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
   return static_cast<double>(Scramble(a, b, c) >> 11) * 0x1p-52 - 1;
 }
 
+// A made picture of side by side pixels.
+struct Picture {
+  const PreprocessorConfig& preprocessor;
+  std::uint64_t seed;
+  double contrast;
+  std::int64_t side;
+
+  float Pixel(std::int64_t channel, std::int64_t y, std::int64_t x) const {
+    double sum = 0;
+    int octaves = 0;
+    for (std::int64_t square = 1; square <= side; square *= 2, ++octaves) {
+      const std::uint64_t place = static_cast<std::uint64_t>(y / square * side + x / square);
+      const std::uint64_t octave = static_cast<std::uint64_t>(square);
+      // Half of it in every channel, as most things are nearly grey.
+      sum += Noise(seed, octave, place) +
+             Noise(seed + 1 + static_cast<std::uint64_t>(channel), octave, place);
+    }
+    const double value = std::clamp(0.5 + 0.5 * contrast * sum / std::sqrt(2 * octaves), 0., 1.);
+    const std::size_t of = static_cast<std::size_t>(std::min<std::int64_t>(channel, 2));
+    return static_cast<float>((value - preprocessor.image_mean[of]) / preprocessor.image_std[of]);
+  }
+};
+
 }  // namespace
 
 std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t seed,
                                     double contrast) {
   const VisionConfig& config = checkpoint.config().vision;
-  const PreprocessorConfig& preprocessor = checkpoint.preprocessor();
   const std::int64_t side = config.image_size;
+  const Picture picture{checkpoint.preprocessor(), seed, contrast, side};
   std::vector<float> pixels;
   pixels.reserve(static_cast<std::size_t>(config.num_channels * side * side));
   for (std::int64_t channel = 0; channel < config.num_channels; ++channel) {
-    const std::size_t of = static_cast<std::size_t>(std::min<std::int64_t>(channel, 2));
     for (std::int64_t y = 0; y < side; ++y) {
-      for (std::int64_t x = 0; x < side; ++x) {
-        double sum = 0;
-        int octaves = 0;
-        for (std::int64_t square = 1; square <= side; square *= 2, ++octaves) {
-          const std::uint64_t place = static_cast<std::uint64_t>(y / square * side + x / square);
-          const std::uint64_t octave = static_cast<std::uint64_t>(square);
-          // Half of it in every channel, as most things are nearly grey.
-          sum += Noise(seed, octave, place) +
-                 Noise(seed + 1 + static_cast<std::uint64_t>(channel), octave, place);
-        }
-        const double value =
-            std::clamp(0.5 + 0.5 * contrast * sum / std::sqrt(2 * octaves), 0., 1.);
-        pixels.push_back(
-            static_cast<float>((value - preprocessor.image_mean[of]) / preprocessor.image_std[of]));
-      }
+      for (std::int64_t x = 0; x < side; ++x) pixels.push_back(picture.Pixel(channel, y, x));
     }
   }
   return pixels;
+}
+
+std::vector<float> CalibrationPatches(const Checkpoint& checkpoint, std::uint64_t seed,
+                                      double contrast, std::int64_t rows, std::int64_t columns) {
+  const VisionConfig& config = checkpoint.config().vision;
+  const std::int64_t patch = config.patch_size;
+  const Picture picture{checkpoint.preprocessor(), seed, contrast, config.table_side * patch};
+  std::vector<float> patches;
+  patches.reserve(static_cast<std::size_t>(rows * columns * patch * patch * config.num_channels));
+  for (std::int64_t i = 0; i < rows * columns; ++i) {
+    const std::int64_t top = i / columns * patch;
+    const std::int64_t left = i % columns * patch;
+    for (std::int64_t y = top; y < top + patch; ++y) {
+      for (std::int64_t x = left; x < left + patch; ++x) {
+        for (std::int64_t channel = 0; channel < config.num_channels; ++channel) {
+          patches.push_back(picture.Pixel(channel, y, x));
+        }
+      }
+    }
+  }
+  return patches;
 }
 
 std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,

@@ -17,6 +17,11 @@ namespace siglip {
 std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t seed,
                                     double contrast);
 
+// The same for a NaFlex checkpoint: the upper left corner of such a picture, as large as the table
+// of positions, in `rows` by `columns` patches (see PatchImage).
+std::vector<float> CalibrationPatches(const Checkpoint& checkpoint, std::uint64_t seed,
+                                      double contrast, std::int64_t rows, std::int64_t columns);
+
 // `tokens` ids. Those past `words` are one and the same, as padding is.
 std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
                                           std::int64_t tokens, std::int64_t words);

@@ -46,22 +46,58 @@ CpuEngine::CpuEngine(LoadedTowers towers, const TextConfig& text, const EngineOp
       precision_choice_(std::move(precision_choice)),
       text_config_(text),
       towers_(std::move(towers)),
-      images_per_pass_(ItemsPerPass(towers_.vision.tokens(), options)),
+      max_patches_(towers_.vision.naflex() ? options.max_patches : towers_.vision.tokens()),
+      images_per_pass_(ItemsPerPass(max_patches_, options)),
+      patch_images_per_pass_(static_cast<std::size_t>(options.max_batch_size)),
       texts_per_pass_(ItemsPerPass(text_config_.max_position_embeddings, options)),
-      workspace_(
-          WorkspaceSizes::Max(towers_.vision.Sizes(static_cast<std::int64_t>(images_per_pass_)),
-                              towers_.text.Sizes(static_cast<std::int64_t>(texts_per_pass_))),
-          options.num_threads),
+      workspace_(Sizes(), options.num_threads),
       memory_bytes_(static_cast<std::int64_t>(towers_.vision.bytes() + towers_.text.bytes() +
                                               workspace_.bytes())) {}
+
+WorkspaceSizes CpuEngine::Sizes() const {
+  const std::int64_t images = static_cast<std::int64_t>(images_per_pass_);
+  const std::int64_t most_images =
+      towers_.vision.naflex() ? static_cast<std::int64_t>(patch_images_per_pass_) : images;
+  return WorkspaceSizes::Max(towers_.vision.Sizes(most_images, images * max_patches_, max_patches_),
+                             towers_.text.Sizes(static_cast<std::int64_t>(texts_per_pass_)));
+}
 
 absl::Status CpuEngine::EncodeImages(std::span<const float* const> images,
                                      std::span<float* const> embeddings) {
   SIGLIP_RETURN_IF_ERROR(CheckSizes("images", images.size(), embeddings.size()));
+  if (towers_.vision.naflex()) {
+    return absl::FailedPreconditionError(
+        "images: expected patches of a NaFlex checkpoint, got [3,S,S]");
+  }
   ForEachPass(images.size(), images_per_pass_, [&](std::size_t first, std::size_t count) {
     TurnHold hold(turns_);
     towers_.vision.Run(workspace_, images.subspan(first, count), embeddings.subspan(first, count));
   });
+  return absl::OkStatus();
+}
+
+std::size_t CpuEngine::PatchImagesOfPass(std::span<const PatchImage> images) const {
+  std::int64_t room = static_cast<std::int64_t>(images_per_pass_) * max_patches_;
+  std::size_t count = 0;
+  while (count < std::min(images.size(), patch_images_per_pass_) &&
+         images[count].tokens() <= room) {
+    room -= images[count++].tokens();
+  }
+  return count;
+}
+
+absl::Status CpuEngine::EncodePatches(std::span<const PatchImage> images,
+                                      std::span<float* const> embeddings) {
+  SIGLIP_RETURN_IF_ERROR(CheckSizes("images", images.size(), embeddings.size()));
+  if (!towers_.vision.naflex()) return Engine::EncodePatches(images, embeddings);
+  SIGLIP_RETURN_IF_ERROR(CheckPatches(images, max_patches_));
+  while (!images.empty()) {
+    const std::size_t count = PatchImagesOfPass(images);
+    TurnHold hold(turns_);
+    towers_.vision.RunPatches(workspace_, images.first(count), embeddings.first(count));
+    images = images.subspan(count);
+    embeddings = embeddings.subspan(count);
+  }
   return absl::OkStatus();
 }
 

@@ -37,6 +37,8 @@ class CpuEngine final : public Engine {
 
   absl::Status EncodeImages(std::span<const float* const> images,
                             std::span<float* const> embeddings) override;
+  absl::Status EncodePatches(std::span<const PatchImage> images,
+                             std::span<float* const> embeddings) override;
   absl::Status EncodeTexts(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
                            std::span<float* const> embeddings) override;
   std::string Describe() const override;
@@ -46,13 +48,21 @@ class CpuEngine final : public Engine {
   void SetObserver(StageObserver observer);
 
  private:
+  WorkspaceSizes Sizes() const;
+  // How many of `images` from the first on are one pass.
+  std::size_t PatchImagesOfPass(std::span<const PatchImage> images) const;
+
   const int num_threads_;
   const Precision precision_;
   const std::string precision_choice_;
   const TextConfig text_config_;
   const LoadedTowers towers_;
-  // Items of one pass over the weights.
+  // Most tokens of an image.
+  const std::int64_t max_patches_;
+  // Items of one pass over the weights; of NaFlex, as many as have so many tokens, and at most
+  // max_batch_size.
   const std::size_t images_per_pass_;
+  const std::size_t patch_images_per_pass_;
   const std::size_t texts_per_pass_;
   // Taken for each pass, in turn: neither texts nor images keep the others waiting for more than
   // one.

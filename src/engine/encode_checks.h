@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/config.h"
+#include "engine/patch_image.h"
 
 namespace siglip {
 
@@ -15,6 +16,17 @@ inline absl::Status CheckSizes(const char* what, std::size_t inputs, std::size_t
   if (inputs == outputs) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("expected as many embeddings as ", what, " (", inputs, "), got ", outputs));
+}
+
+inline absl::Status CheckPatches(std::span<const PatchImage> images, std::int64_t max_patches) {
+  for (std::size_t item = 0; item < images.size(); ++item) {
+    const auto [patches, rows, columns] = images[item];
+    // By division: the product of what a client sends may not fit.
+    if (rows >= 1 && columns >= 1 && rows <= max_patches / columns) continue;
+    return absl::InvalidArgumentError(absl::StrCat("image ", item, ": expected 1 to ", max_patches,
+                                                   " patches, got ", rows, " rows of ", columns));
+  }
+  return absl::OkStatus();
 }
 
 inline absl::Status CheckTexts(const TextConfig& config, std::span<const std::int64_t* const> ids,

@@ -67,8 +67,7 @@ Encoder::Block Encoder::LoadBlock(WeightLoader& weights, std::int64_t layer,
   return block;
 }
 
-WorkspaceSizes Encoder::Sizes(std::int64_t batch, std::int64_t tokens) const {
-  const std::int64_t rows = batch * tokens;
+WorkspaceSizes Encoder::Sizes(std::int64_t rows, std::int64_t tokens) const {
   const std::int64_t width = config_.hidden_size;
   WorkspaceSizes sizes;
   sizes.hidden = static_cast<std::size_t>(rows * width);
@@ -78,15 +77,14 @@ WorkspaceSizes Encoder::Sizes(std::int64_t batch, std::int64_t tokens) const {
   return sizes;
 }
 
-void Encoder::Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
-                  const Fp32Blocks* fp32) const {
+void Encoder::Run(Workspace& workspace, const PassItems& items, const Fp32Blocks* fp32) const {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const std::int64_t rows = blocks_[i].last_token_only ? batch : batch * tokens;
+    const std::int64_t rows = blocks_[i].last_token_only ? items.count : items.rows();
     if (fp32 == nullptr) {
-      RunBlock(workspace, blocks_[i], batch, tokens);
+      RunBlock(workspace, blocks_[i], items);
     } else {
       RunBlock(workspace, LoadBlock(fp32->weights, static_cast<std::int64_t>(i), GemmFormat::kFp32),
-               batch, tokens);
+               items);
       if (fp32->after_block != nullptr) {
         fp32->after_block(
             workspace.x.span().first(static_cast<std::size_t>(rows * config_.hidden_size)));
@@ -121,10 +119,10 @@ void Encoder::Project(Workspace& workspace, const Block& block, std::int64_t row
       {.rows = rows, .a = normed, .a_stride = width, .y = qkv + width, .y_stride = 3 * width});
 }
 
-void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t batch,
-                       std::int64_t tokens) const {
+void Encoder::RunBlock(Workspace& workspace, const Block& block, const PassItems& items) const {
   const std::int64_t width = config_.hidden_size;
-  const std::int64_t rows = batch * tokens;
+  const std::int64_t rows = items.rows();
+  const std::int64_t tokens = items.tokens;
   // Rows that are answered: all of them, or every tokens-th.
   const std::int64_t step = block.last_token_only ? tokens : 1;
   const std::int64_t first = step - 1;
@@ -138,8 +136,9 @@ void Encoder::RunBlock(Workspace& workspace, const Block& block, std::int64_t ba
   Project(workspace, block, rows, tokens);
 
   AttentionCall attention;
-  attention.batch = batch;
+  attention.batch = items.count;
   attention.tokens = tokens;
+  attention.row_begins = items.row_begins;
   attention.heads = config_.num_attention_heads;
   attention.head_dim = config_.head_dim();
   attention.q = qkv;

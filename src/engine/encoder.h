@@ -30,7 +30,17 @@ void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& cal
 void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
              std::int64_t width, float* y);
 
-// Which tokens leave the last layer.
+// Items of a pass: their tokens are rows one after the other.
+struct PassItems {
+  std::int64_t count = 0;
+  std::int64_t tokens = 0;  // of each; with row_begins, of the longest
+  // [count + 1]: item i is rows [row_begins[i], row_begins[i + 1]). Null: equal lengths.
+  const std::int64_t* row_begins = nullptr;
+
+  std::int64_t rows() const { return row_begins == nullptr ? count * tokens : row_begins[count]; }
+};
+
+// Which tokens leave the last layer. kLastToken: of items of equal length.
 enum class EncoderOutput { kEveryToken, kLastToken };
 
 // Makes a pass compute in float32, for a measure of what another format costs: each block is loaded
@@ -49,13 +59,12 @@ class Encoder {
   Encoder(WeightLoader& weights, const TowerConfig& config, const std::string& tower_name,
           EncoderOutput output, GemmFormat format);
 
-  // What `batch` items of `tokens` tokens need (nothing for the head).
-  WorkspaceSizes Sizes(std::int64_t batch, std::int64_t tokens) const;
-  // workspace.x [batch * tokens, width] -> workspace.x, of the same shape or, if only the last
-  // token leaves, [batch, width]: then the last layer computes only what that token needs.
+  // What `rows` tokens, of items of at most `tokens`, need (nothing for the head).
+  WorkspaceSizes Sizes(std::int64_t rows, std::int64_t tokens) const;
+  // workspace.x [rows, width] -> workspace.x, of the same shape or, if only the last token leaves,
+  // [items, width]: then the last layer computes only what that token needs.
   // fp32: if set, the blocks come from it.
-  void Run(Workspace& workspace, std::int64_t batch, std::int64_t tokens,
-           const Fp32Blocks* fp32 = nullptr) const;
+  void Run(Workspace& workspace, const PassItems& items, const Fp32Blocks* fp32 = nullptr) const;
 
   std::size_t bytes() const;
 
@@ -71,8 +80,7 @@ class Encoder {
   Block LoadBlock(WeightLoader& weights, std::int64_t layer, GemmFormat format) const;
   void Project(Workspace& workspace, const Block& block, std::int64_t rows,
                std::int64_t tokens) const;
-  void RunBlock(Workspace& workspace, const Block& block, std::int64_t batch,
-                std::int64_t tokens) const;
+  void RunBlock(Workspace& workspace, const Block& block, const PassItems& items) const;
 
   TowerConfig config_;
   std::string tower_name_;

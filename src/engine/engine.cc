@@ -262,6 +262,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoin
   if (!status.ok()) return status;
   SIGLIP_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
   SIGLIP_RETURN_IF_ERROR(CheckPrecision(device, options.precision));
+  if (checkpoint.config().vision.naflex()) {
+    SIGLIP_RETURN_IF_ERROR(CheckRange("max_patches", options.max_patches, 1, kMaxPatches));
+    if (device.kind == DeviceChoice::Kind::kCuda) {
+      return absl::UnimplementedError(
+          absl::StrCat("device ", options.device,
+                       ": NaFlex checkpoints run on a CPU only: expected --device cpu"));
+    }
+  }
   if (device.kind == DeviceChoice::Kind::kCuda) return OpenCuda(checkpoint, options, device.gpus);
   return OpenCpu(checkpoint, options);
 }

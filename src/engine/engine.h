@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/patch_image.h"
 
 namespace siglip {
 
@@ -35,6 +36,7 @@ std::optional<Precision> ParsePrecision(std::string_view name);
 struct EngineOptions {
   int num_threads = 0;      // CPU workers; 0 = one per core
   int max_batch_size = 32;  // items per pass; scratch memory is sized for it once, at load
+  int max_patches = 256;    // of an image, for a NaFlex checkpoint; sizes the scratch memory too
   Precision precision = Precision::kFp32;
   std::string device = "cpu";  // or "cuda:0,1": batches go to whichever GPU is free
   // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
@@ -62,6 +64,16 @@ class Engine {
   // REQUIRES: sizes are equal. Values are not checked: NaN in, NaN out.
   virtual absl::Status EncodeImages(std::span<const float* const> images,
                                     std::span<float* const> embeddings) = 0;
+
+  // The same for a NaFlex checkpoint, of images of any shapes together. InvalidArgument names the
+  // item whose rows or columns are not positive, or make more than max_patches (nothing is run).
+  // Each of the two functions is FailedPrecondition for the other's checkpoints.
+  virtual absl::Status EncodePatches(std::span<const PatchImage> images,
+                                     std::span<float* const> embeddings) {
+    (void)images, (void)embeddings;
+    return absl::FailedPreconditionError(
+        "images: expected [3,S,S] of a checkpoint of fixed resolution, got patches");
+  }
 
   // ids[i]: [num_tokens] token ids, padding included; 1 <= num_tokens <= max_position_embeddings.
   // InvalidArgument names item, position and id if one is outside the vocabulary (nothing is run).

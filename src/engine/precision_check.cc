@@ -92,6 +92,33 @@ TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, Th
   return report;
 }
 
+TowerReport CheckVision(const Checkpoint& checkpoint, const VisionTower& tower,
+                        Workspace& workspace) {
+  const std::int64_t per_side =
+      std::min(kMaxPatchesPerSide, checkpoint.config().vision.patches_per_side());
+  return CheckTower(
+      "vision", checkpoint, workspace.team,
+      std::vector{CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
+      [&](const auto& images, const auto& embeddings, const Fp32Blocks* fp32) {
+        tower.RunCorner(workspace, images, per_side, embeddings, fp32);
+      });
+}
+
+// Pictures of two shapes in one pass.
+TowerReport CheckNaflexVision(const Checkpoint& checkpoint, const VisionTower& tower,
+                              Workspace& workspace) {
+  constexpr std::int64_t kSide = kMaxPatchesPerSide;
+  constexpr std::int64_t kLow = kSide / 2;  // of the other picture: half the rows
+  return CheckTower(
+      "vision", checkpoint, workspace.team,
+      std::vector{CalibrationPatches(checkpoint, 100, 1, kSide, kSide),
+                  CalibrationPatches(checkpoint, 200, 4, kLow, kSide)},
+      [&](const auto& patches, const auto& embeddings, const Fp32Blocks* fp32) {
+        const PatchImage images[] = {{patches[0], kSide, kSide}, {patches[1], kLow, kSide}};
+        tower.RunPatches(workspace, images, embeddings, fp32);
+      });
+}
+
 std::string TowerText(const TowerReport& tower) {
   if (!tower.finite) return absl::StrCat(tower.name, " not finite");
   return absl::StrFormat("%s 1-cos %.2g and %.2g of bfloat16's error", tower.name,
@@ -115,17 +142,15 @@ PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& to
                             int num_threads) {
   const std::int64_t batch = kInputs;
   // Sized for whole pictures, used and hence backed by memory for less.
-  Workspace workspace(WorkspaceSizes::Max(towers.vision.Sizes(batch), towers.text.Sizes(batch)),
-                      num_threads);
+  const WorkspaceSizes vision_sizes =
+      towers.vision.naflex() ? towers.vision.Sizes(batch, batch * kMaxTokens, kMaxTokens)
+                             : towers.vision.Sizes(batch);
+  Workspace workspace(WorkspaceSizes::Max(vision_sizes, towers.text.Sizes(batch)), num_threads);
   const SiglipConfig& config = checkpoint.config();
-  const std::int64_t per_side = std::min(kMaxPatchesPerSide, config.vision.patches_per_side());
   const std::int64_t tokens = std::min(kMaxTokens, config.text.max_position_embeddings);
-  const TowerReport vision = CheckTower(
-      "vision", checkpoint, workspace.team,
-      std::vector{CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
-      [&](const auto& images, const auto& embeddings, const Fp32Blocks* fp32) {
-        towers.vision.RunCorner(workspace, images, per_side, embeddings, fp32);
-      });
+  const TowerReport vision = towers.vision.naflex()
+                                 ? CheckNaflexVision(checkpoint, towers.vision, workspace)
+                                 : CheckVision(checkpoint, towers.vision, workspace);
   const TowerReport text =
       CheckTower("text", checkpoint, workspace.team,
                  std::vector{CalibrationText(config.text, 300, tokens, tokens),

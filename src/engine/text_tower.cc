@@ -13,7 +13,8 @@ TextTower::TextTower(WeightLoader& weights, GemmFormat format)
       head_(weights.LoadLinear("text_model.head")) {}
 
 WorkspaceSizes TextTower::Sizes(std::int64_t batch) const {
-  WorkspaceSizes sizes = encoder_.Sizes(batch, config_.max_position_embeddings);
+  WorkspaceSizes sizes =
+      encoder_.Sizes(batch * config_.max_position_embeddings, config_.max_position_embeddings);
   sizes.head = static_cast<std::size_t>(batch * config_.projection_size);
   return sizes;
 }
@@ -40,7 +41,7 @@ void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> i
   const std::int64_t width = config_.hidden_size;
   const std::int64_t projected = config_.projection_size;
   EmbedTokens(workspace, ids, tokens);
-  encoder_.Run(workspace, batch, tokens, fp32);
+  encoder_.Run(workspace, {.count = batch, .tokens = tokens}, fp32);
   float* normed = workspace.normed.data();
   RunNorm(workspace, final_norm_, config_.layer_norm_eps, workspace.x.data(), batch, width, normed);
   workspace.Observe("text_model.final_layer_norm", normed, batch, width);

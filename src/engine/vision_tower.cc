@@ -7,6 +7,7 @@
 #include "base/file_map.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/pooling_probe.h"
+#include "engine/position_table.h"
 #include "kernels/pooling.h"
 
 namespace siglip {
@@ -44,16 +45,17 @@ void VisionTower::LoadPoolingHead(WeightLoader& weights) {
   head_norm_ = weights.LoadNorm(head + "layernorm");
 }
 
-std::int64_t VisionTower::HeadFloats(std::int64_t batch) const {
+std::int64_t VisionTower::HeadFloats(std::int64_t batch, std::int64_t rows) const {
   const std::int64_t heads = config_.num_attention_heads;
-  return batch * (tokens() * heads + (heads + 3) * config_.hidden_size + config_.intermediate_size);
+  return rows * heads + batch * ((heads + 3) * config_.hidden_size + config_.intermediate_size);
 }
 
-VisionTower::HeadBuffers VisionTower::DivideHead(float* memory, std::int64_t batch) const {
+VisionTower::HeadBuffers VisionTower::DivideHead(float* memory, std::int64_t batch,
+                                                 std::int64_t rows) const {
   const std::int64_t width = config_.hidden_size;
   HeadBuffers buffers;
   buffers.scores = memory;
-  buffers.sums = buffers.scores + batch * tokens() * config_.num_attention_heads;
+  buffers.sums = buffers.scores + rows * config_.num_attention_heads;
   buffers.pooled = buffers.sums + batch * config_.num_attention_heads * width;
   buffers.y = buffers.pooled + batch * width;
   buffers.normed = buffers.y + batch * width;
@@ -61,11 +63,14 @@ VisionTower::HeadBuffers VisionTower::DivideHead(float* memory, std::int64_t bat
   return buffers;
 }
 
-WorkspaceSizes VisionTower::Sizes(std::int64_t batch) const {
-  WorkspaceSizes sizes = encoder_.Sizes(batch, tokens());
-  sizes.head = static_cast<std::size_t>(HeadFloats(batch));
-  sizes.packed =
-      std::max(sizes.packed, GemmScratchFloats(batch * tokens(), patch_embedding_.w.k()));
+WorkspaceSizes VisionTower::Sizes(std::int64_t batch, std::int64_t rows,
+                                  std::int64_t tokens) const {
+  const std::int64_t patch = patch_embedding_.w.k();
+  WorkspaceSizes sizes = encoder_.Sizes(rows, tokens);
+  sizes.head = static_cast<std::size_t>(HeadFloats(batch, rows));
+  sizes.packed = std::max(sizes.packed, GemmScratchFloats(rows, patch));
+  // Patches of NaFlex are gathered there.
+  if (naflex()) sizes.wide = std::max(sizes.wide, static_cast<std::size_t>(rows * patch));
   return sizes;
 }
 
@@ -88,12 +93,40 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* cons
   workspace.Observe("vision_model.embeddings", call.c, call.m, width);
 }
 
-const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch,
-                               std::int64_t tokens) const {
+void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage> images,
+                               std::int64_t rows) const {
+  const std::int64_t patch = patch_embedding_.w.k();
+  const std::int64_t width = config_.hidden_size;
+  float* patches = workspace.wide.data();
+  float* positions = workspace.y.data();
+  for (const PatchImage& image : images) {
+    patches = std::copy_n(image.patches, image.tokens() * patch, patches);
+    ResizePositions(workspace.team,
+                    {.table = positions_.data(),
+                     .side = config_.table_side,
+                     .width = width,
+                     .rows = image.rows,
+                     .columns = image.columns},
+                    positions);
+    positions += image.tokens() * width;
+  }
+  RunLinear(workspace, patch_embedding_,
+            {.rows = rows,
+             .a = workspace.wide.data(),
+             .a_stride = patch,
+             .y = workspace.x.data(),
+             .y_stride = width,
+             .residual = workspace.y.data(),
+             .residual_stride = width});
+  workspace.Observe("vision_model.embeddings", workspace.x.data(), rows, width);
+}
+
+const float* VisionTower::Pool(Workspace& workspace, const PassItems& items) const {
   const std::int64_t width = config_.hidden_size;
   const std::int64_t heads = config_.num_attention_heads;
-  const std::int64_t rows = batch * tokens;
-  const HeadBuffers head = DivideHead(workspace.head.data(), batch);
+  const std::int64_t batch = items.count;
+  const std::int64_t rows = items.rows();
+  const HeadBuffers head = DivideHead(workspace.head.data(), batch, rows);
   const float* x = workspace.normed.data();
   RunNorm(workspace, post_norm_, config_.layer_norm_eps, workspace.x.data(), rows, width,
           workspace.normed.data());
@@ -101,7 +134,8 @@ const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch,
 
   RunLinear(workspace, probe_,
             {.rows = rows, .a = x, .a_stride = width, .y = head.scores, .y_stride = heads});
-  PoolTokens(workspace.team, {batch, tokens, heads, width, x, head.scores, head.sums});
+  PoolTokens(workspace.team,
+             {batch, items.tokens, heads, width, x, head.scores, head.sums, items.row_begins});
   ProjectHeads(workspace.team, {batch, heads, width, head.sums, value_weight_.data(),
                                 value_bias_.data(), head.pooled});
   RunLinear(workspace, out_,
@@ -129,13 +163,34 @@ const float* VisionTower::Pool(Workspace& workspace, std::int64_t batch,
 void VisionTower::RunCorner(Workspace& workspace, std::span<const float* const> images,
                             std::int64_t per_side, std::span<float* const> embeddings,
                             const Fp32Blocks* fp32) const {
-  const std::int64_t batch = static_cast<std::int64_t>(images.size());
-  const std::int64_t tokens = per_side * per_side;
   EmbedPatches(workspace, images, per_side);
-  encoder_.Run(workspace, batch, tokens, fp32);
-  const float* pooled = Pool(workspace, batch, tokens);
-  workspace.Observe("vision_model.pooled", pooled, batch, config_.hidden_size);
-  for (std::int64_t i = 0; i < batch; ++i) {
+  Encode(workspace,
+         {.count = static_cast<std::int64_t>(images.size()), .tokens = per_side * per_side},
+         embeddings, fp32);
+}
+
+void VisionTower::RunPatches(Workspace& workspace, std::span<const PatchImage> images,
+                             std::span<float* const> embeddings, const Fp32Blocks* fp32) const {
+  std::vector<std::int64_t> begins = {0};
+  std::int64_t longest = 0;
+  for (const PatchImage& image : images) {
+    begins.push_back(begins.back() + image.tokens());
+    longest = std::max(longest, image.tokens());
+  }
+  EmbedPatches(workspace, images, begins.back());
+  Encode(workspace,
+         {.count = static_cast<std::int64_t>(images.size()),
+          .tokens = longest,
+          .row_begins = begins.data()},
+         embeddings, fp32);
+}
+
+void VisionTower::Encode(Workspace& workspace, const PassItems& items,
+                         std::span<float* const> embeddings, const Fp32Blocks* fp32) const {
+  encoder_.Run(workspace, items, fp32);
+  const float* pooled = Pool(workspace, items);
+  workspace.Observe("vision_model.pooled", pooled, items.count, config_.hidden_size);
+  for (std::int64_t i = 0; i < items.count; ++i) {
     std::copy_n(pooled + i * config_.hidden_size, config_.hidden_size, embeddings[i]);
   }
 }

@@ -29,4 +29,21 @@ void NormalizeRgb(const RgbImage& image, const std::array<std::array<float, 256>
   }
 }
 
+float* NormalizePatches(const RgbImage& image, int patch,
+                        const std::array<std::array<float, 256>, 3>& table, float* patches) {
+  const std::size_t stride = static_cast<std::size_t>(image.width) * 3;
+  for (int top = 0; top < image.height; top += patch) {
+    for (int left = 0; left < image.width; left += patch) {
+      for (int y = top; y < top + patch; ++y) {
+        const std::uint8_t* in = image.pixels.data() + static_cast<std::size_t>(y) * stride +
+                                 static_cast<std::size_t>(left) * 3;
+        for (int x = 0; x < patch; ++x, in += 3, patches += 3) {
+          for (std::size_t c = 0; c < 3; ++c) patches[c] = table[c][in[c]];
+        }
+      }
+    }
+  }
+  return patches;
+}
+
 }  // namespace siglip

@@ -71,9 +71,9 @@ absl::Status CheckPixelCount(std::string_view format, std::int64_t width, std::i
   const std::int64_t limit = std::min(max_pixels, kPillowMaxPixels);
   const std::optional<std::int64_t> pixels = CheckedMul(width, height);
   if (pixels && *pixels <= limit) return absl::OkStatus();
-  return Refused("too_large", absl::InvalidArgumentError(absl::StrCat(
-                                  std::string(format), ": image is too large: ", width, "x",
-                                  height, ", the limit is ", limit, " pixels")));
+  return Refused("too_large", absl::InvalidArgumentError(
+                                  absl::StrCat(std::string(format), ": image is too large: ", width,
+                                               "x", height, ", the limit is ", limit, " pixels")));
 }
 
 absl::StatusOr<ImageHeader> CheckedHeader(const Codec& codec, std::string_view bytes,
@@ -92,6 +92,12 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes, std::int64_t max_pixels)
 // The scratch of a resize to the largest published size; the caller's size is not known here.
 constexpr int kLargestImageSize = 512;
 
+// What resizing takes beside the decoded image.
+std::int64_t ResizeBytes(const ImageHeader& header, const PixelSize& to) {
+  return ResizeScratchBytes(header.width, header.height, to.width, to.height) +
+         std::int64_t{to.width} * to.height * 3;
+}
+
 }  // namespace
 
 absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t max_pixels) {
@@ -99,8 +105,7 @@ absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t
     SIGLIP_ASSIGN_OR_RETURN(const Codec* codec, FindCodec(bytes));
     SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, CheckedHeader(*codec, bytes, max_pixels));
     header.working_set_bytes +=
-        ResizeScratchBytes(header.width, header.height, kLargestImageSize, kLargestImageSize) +
-        std::int64_t{kLargestImageSize} * kLargestImageSize * 3;
+        ResizeBytes(header, {.width = kLargestImageSize, .height = kLargestImageSize});
     return header;
   });
 }
@@ -110,20 +115,50 @@ absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixe
 }
 
 Preprocessor::Preprocessor(const PreprocessOptions& options) : options_(options) {
-  SIGLIP_CHECK(options.image_size > 0);
+  SIGLIP_CHECK(options.patches ? options.patches->patch_size > 0 && options.patches->max_patches > 0
+                               : options.image_size > 0);
   for (std::size_t c = 0; c < table_.size(); ++c) {
     table_[c] = NormalizeTable(options.rescale_factor, options.mean[c], options.std[c]);
   }
 }
 
-absl::Status Preprocessor::Preprocess(std::string_view bytes, float* pixels) const {
+std::size_t Preprocessor::pixel_values() const {
+  if (options_.patches) {
+    const std::size_t patch = static_cast<std::size_t>(options_.patches->patch_size);
+    return static_cast<std::size_t>(options_.patches->max_patches) * patch * patch * 3;
+  }
+  const std::size_t side = static_cast<std::size_t>(options_.image_size);
+  return 3 * side * side;
+}
+
+absl::StatusOr<PixelSize> Preprocessor::TargetSize(std::int64_t width, std::int64_t height) const {
+  if (!options_.patches) return PixelSize{options_.image_size, options_.image_size};
+  const std::optional<PixelSize> size = NaflexSize(width, height, *options_.patches);
+  if (size) return *size;
+  return Refused("too_large",
+                 absl::InvalidArgumentError(absl::StrCat(
+                     "image: ", width, "x", height, " pixels cannot be shown in ",
+                     options_.patches->max_patches, " patches of ", options_.patches->patch_size)));
+}
+
+absl::StatusOr<ImageHeader> Preprocessor::ReadHeader(std::string_view bytes) const {
+  return WithoutThrowing<absl::StatusOr<ImageHeader>>([&]() -> absl::StatusOr<ImageHeader> {
+    SIGLIP_ASSIGN_OR_RETURN(const Codec* codec, FindCodec(bytes));
+    SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, CheckedHeader(*codec, bytes, options_.max_pixels));
+    SIGLIP_ASSIGN_OR_RETURN(const PixelSize size, TargetSize(header.width, header.height));
+    header.working_set_bytes += ResizeBytes(header, size);
+    return header;
+  });
+}
+
+absl::StatusOr<PixelSize> Preprocessor::Preprocess(std::string_view bytes, float* pixels) const {
   StageTimes times;
   return Preprocess(bytes, pixels, times);
 }
 
-absl::Status Preprocessor::Preprocess(std::string_view bytes, float* pixels,
-                                      StageTimes& times) const {
-  return WithoutThrowing<absl::Status>([&]() -> absl::Status {
+absl::StatusOr<PixelSize> Preprocessor::Preprocess(std::string_view bytes, float* pixels,
+                                                   StageTimes& times) const {
+  return WithoutThrowing<absl::StatusOr<PixelSize>>([&]() -> absl::StatusOr<PixelSize> {
     const std::int64_t start_ns = SteadyNowNs();
     SIGLIP_ASSIGN_OR_RETURN(const RgbImage image, Decode(bytes, options_.max_pixels));
     const std::int64_t decoded_ns = SteadyNowNs();
@@ -133,18 +168,18 @@ absl::Status Preprocessor::Preprocess(std::string_view bytes, float* pixels,
     times.resize_ns = resized_ns - decoded_ns;
     Normalize(resized, pixels);
     times.normalize_ns = SteadyNowNs() - resized_ns;
-    return absl::OkStatus();
+    return PixelSize{resized.width, resized.height};
   });
 }
 
-absl::Status Preprocessor::PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
-                                         std::int64_t height, float* pixels) const {
+absl::StatusOr<PixelSize> Preprocessor::PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                                      std::int64_t height, float* pixels) const {
   if (width < 1 || height < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("RGB: expected a width and a height above 0, got ", width, "x", height));
   }
   SIGLIP_RETURN_IF_ERROR(CheckPixelCount("RGB", width, height, options_.max_pixels));
-  return WithoutThrowing<absl::Status>([&]() -> absl::Status {
+  return WithoutThrowing<absl::StatusOr<PixelSize>>([&]() -> absl::StatusOr<PixelSize> {
     RgbImage image;
     image.width = static_cast<int>(width);
     image.height = static_cast<int>(height);
@@ -152,19 +187,24 @@ absl::Status Preprocessor::PreprocessRgb(const std::uint8_t* rgb, std::int64_t w
     std::memcpy(image.pixels.data(), rgb, image.pixels.size());
     SIGLIP_ASSIGN_OR_RETURN(const RgbImage resized, Resize(image));
     Normalize(resized, pixels);
-    return absl::OkStatus();
+    return PixelSize{resized.width, resized.height};
   });
 }
 
 absl::StatusOr<RgbImage> Preprocessor::Resize(const RgbImage& image) const {
-  return WithoutThrowing<absl::StatusOr<RgbImage>>([&] {
-    return ResizeRgb(image, options_.image_size, options_.image_size, options_.resample,
-                     options_.pillow);
+  return WithoutThrowing<absl::StatusOr<RgbImage>>([&]() -> absl::StatusOr<RgbImage> {
+    SIGLIP_ASSIGN_OR_RETURN(const PixelSize size, TargetSize(image.width, image.height));
+    return ResizeRgb(image, size.width, size.height, options_.resample, options_.pillow);
   });
 }
 
 void Preprocessor::Normalize(const RgbImage& resized, float* pixels) const {
-  NormalizeRgb(resized, table_, pixels);
+  if (!options_.patches) {
+    NormalizeRgb(resized, table_, pixels);
+    return;
+  }
+  float* const end = NormalizePatches(resized, options_.patches->patch_size, table_, pixels);
+  std::fill(end, pixels + pixel_values(), 0.0f);
 }
 
 }  // namespace siglip

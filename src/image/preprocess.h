@@ -2,7 +2,8 @@
 
 // Bytes of an image file -> the pixel tensor of the vision tower, equal bit for bit to
 //   Image.open(bytes).convert("RGB").resize((S, S), resample)        Pillow 13.0.0 (or 12)
-// followed by (x/255 - mean)/std in float32. The only entry to src/image.
+// followed by (x/255 - mean)/std in float32; of NaFlex checkpoints, to transformers'
+// Siglip2ImageProcessorPil. The only entry to src/image.
 // Everything here treats the bytes as hostile: no input aborts, throws or allocates past the
 // limits. Errors carry the payload `siglip.image_refused` (include/siglip/siglip.h).
 
@@ -15,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,8 +32,16 @@ enum class PillowVersion { k12 = 12, k13 = 13 };
 // Pillow refuses more than twice MAX_IMAGE_PIXELS (89,478,485).
 inline constexpr std::int64_t kPillowMaxPixels = 178'956'970;
 
+// What a NaFlex checkpoint makes of a picture: the largest grid of at most max_patches patches that
+// has nearly its shape.
+struct PatchOptions {
+  int patch_size = 16;
+  int max_patches = 256;
+};
+
 struct PreprocessOptions {
-  int image_size = 224;  // S
+  int image_size = 224;                 // S
+  std::optional<PatchOptions> patches;  // instead of image_size
   Resample resample = Resample::kBicubic;
   PillowVersion pillow = PillowVersion::k13;
   double rescale_factor = 1.0 / 255.0;
@@ -86,6 +96,18 @@ absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t
 // Image.open(bytes).convert("RGB"): first frame, EXIF orientation not applied, alpha dropped.
 absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixels);
 
+struct PixelSize {
+  int width = 0;
+  int height = 0;
+};
+
+// What the NaFlex processor resizes a picture to: multiples of the patch size, found by bisection
+// of the scale in float64. nullopt if even the smallest scale, 1e-6, makes more than max_patches of
+// it. REQUIRES: all sizes are positive. Source: transformers 5.23.0 image_processing_siglip2.py,
+// get_image_size_for_max_num_patches.
+std::optional<PixelSize> NaflexSize(std::int64_t width, std::int64_t height,
+                                    const PatchOptions& options);
+
 struct StageTimes {
   std::int64_t decode_ns = 0;
   std::int64_t resize_ns = 0;
@@ -95,26 +117,36 @@ struct StageTimes {
 // Thread-safe and immutable: resampling tables of the last sizes may be cached per thread inside.
 class Preprocessor {
  public:
-  // REQUIRES: image_size > 0.
+  // REQUIRES: image_size > 0, or `patches` with sizes above 0.
   explicit Preprocessor(const PreprocessOptions& options);
 
   const PreprocessOptions& options() const { return options_; }
 
-  // pixels [3,S,S] float32, channel-major. Written only on success.
-  absl::Status Preprocess(std::string_view bytes, float* pixels) const;
+  // Floats at `pixels` below.
+  std::size_t pixel_values() const;
+  // ReadImageHeader with this preprocessor's limit, its working set that of this preprocessor.
+  absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) const;
+
+  // pixels [3,S,S] float32, channel-major; of NaFlex [max_patches, patch * patch * 3], a row of the
+  // grid after the other, each patch in the order (y, x, channel), rows past the grid 0. Returns
+  // the size that the image was resized to. Written only on success.
+  absl::StatusOr<PixelSize> Preprocess(std::string_view bytes, float* pixels) const;
   // The same; tells how long its stages took, as far as it came.
-  absl::Status Preprocess(std::string_view bytes, float* pixels, StageTimes& times) const;
+  absl::StatusOr<PixelSize> Preprocess(std::string_view bytes, float* pixels,
+                                       StageTimes& times) const;
 
   // The same from pixels: rgb [height,width,3]. InvalidArgument for sizes that are not positive, or
   // too large.
-  absl::Status PreprocessRgb(const std::uint8_t* rgb, std::int64_t width, std::int64_t height,
-                             float* pixels) const;
+  absl::StatusOr<PixelSize> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                          std::int64_t height, float* pixels) const;
 
   // The two halves of it, for tests and tools. Resize: REQUIRES a non-empty image.
   absl::StatusOr<RgbImage> Resize(const RgbImage& image) const;
   void Normalize(const RgbImage& resized, float* pixels) const;
 
  private:
+  absl::StatusOr<PixelSize> TargetSize(std::int64_t width, std::int64_t height) const;
+
   PreprocessOptions options_;
   // (float32(x * rescale) - mean) / std for each channel and each of the 256 values.
   std::array<std::array<float, 256>, 3> table_;

@@ -143,8 +143,9 @@ TEST(Preprocess, WhyAnImageIsRefusedTravelsWithTheError) {
   EXPECT_EQ(reason(ReadImageHeader(Load("rgb8.png"), 390).status()), "too_large");
   std::vector<float> pixels(3 * kSize * kSize);
   const Preprocessor preprocessor(Options(Resample::kBicubic, PillowVersion::k13));
-  EXPECT_EQ(reason(preprocessor.Preprocess(Load("short_data.png").substr(0, 60), pixels.data())),
-            "damaged");
+  EXPECT_EQ(
+      reason(preprocessor.Preprocess(Load("short_data.png").substr(0, 60), pixels.data()).status()),
+      "damaged");
   StageTimes times;
   EXPECT_TRUE(preprocessor.Preprocess(Load("rgb8.png"), pixels.data(), times).ok());
   EXPECT_GT(times.decode_ns, 0);

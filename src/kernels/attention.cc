@@ -38,6 +38,15 @@ struct AttentionScratch {
   float* scores = nullptr;      // [tokens, rounded up to tile rows][tile columns]
 };
 
+// Where one item is.
+struct AttentionItem {
+  std::int64_t first_row = 0;
+  std::int64_t tokens = 0;
+  std::int64_t query_begin = 0;
+  std::int64_t query_count = 0;
+  std::int64_t first_answer = 0;  // row of `out`
+};
+
 inline std::int64_t RoundUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b * b; }
 
 }  // namespace siglip
@@ -289,33 +298,33 @@ void WeightValues(const AttentionScratch& scratch, std::int64_t tokens, std::int
 }
 
 // Queries [begin, end), counted from query_begin, of one head of one item.
-void AttentionHeadTarget(const AttentionCall& call, std::int64_t item, std::int64_t head,
+void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, std::int64_t head,
                          std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
-  const std::int64_t first = item * call.tokens * call.row_stride + head * call.head_dim;
+  const std::int64_t first = item.first_row * call.row_stride + head * call.head_dim;
+  const std::int64_t tokens = item.tokens;
   const bool integers =
       call.format == GemmFormat::kInt16 && call.head_dim <= 2 * kGemmBlockStepsInt16;
   if (integers) {
-    PackKeysInt16(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch);
+    PackKeysInt16(call.k + first, tokens, call.row_stride, call.head_dim, scratch);
   } else {
-    PackKeys(call.k + first, call.tokens, call.row_stride, call.head_dim, scratch.keys);
+    PackKeys(call.k + first, tokens, call.row_stride, call.head_dim, scratch.keys);
   }
-  PackValues(call.v + first, call.tokens, call.row_stride, call.head_dim, scratch.values);
+  PackValues(call.v + first, tokens, call.row_stride, call.head_dim, scratch.values);
   const auto scores_int16 = KernelUsesVnni() ? ScoresInt16<Int16PairVnni> : ScoresInt16<Int16Pair>;
   HWY_ALIGN float scales[kTileColumns];
   HWY_ALIGN float inverse_sums[kTileColumns];
   for (std::int64_t query = begin; query < end; query += kTileColumns) {
     const std::int64_t count = std::min<std::int64_t>(kTileColumns, end - query);
-    PackQueries(call, integers, call.q + first + (call.query_begin + query) * call.row_stride,
+    PackQueries(call, integers, call.q + first + (item.query_begin + query) * call.row_stride,
                 count, scratch.queries, scales);
     if (integers) {
-      scores_int16(scratch, call.tokens, (call.head_dim + 1) / 2);
+      scores_int16(scratch, tokens, (call.head_dim + 1) / 2);
     } else {
-      Scores(scratch, call.tokens, call.head_dim);
+      Scores(scratch, tokens, call.head_dim);
     }
-    Softmax(scratch.scores, call.tokens, scales, inverse_sums);
-    float* out =
-        call.out + (item * call.query_count + query) * call.out_stride + head * call.head_dim;
-    WeightValues(scratch, call.tokens, count, call.head_dim, inverse_sums, out, call.out_stride);
+    Softmax(scratch.scores, tokens, scales, inverse_sums);
+    float* out = call.out + (item.first_answer + query) * call.out_stride + head * call.head_dim;
+    WeightValues(scratch, tokens, count, call.head_dim, inverse_sums, out, call.out_stride);
   }
 }
 
@@ -340,6 +349,15 @@ AttentionScratch Divide(std::int64_t tokens, std::int64_t head_dim, float* memor
   return scratch;
 }
 
+AttentionItem ItemOf(const AttentionCall& call, std::int64_t i) {
+  if (call.row_begins == nullptr) {
+    return {i * call.tokens, call.tokens, call.query_begin, call.query_count, i * call.query_count};
+  }
+  const std::int64_t begin = call.row_begins[i];
+  const std::int64_t tokens = call.row_begins[i + 1] - begin;
+  return {begin, tokens, 0, tokens, begin};
+}
+
 // A piece packs its head's keys and values once, so there are no more than the threads need.
 constexpr std::int64_t kPiecesPerThread = 4;
 
@@ -353,8 +371,9 @@ std::size_t AttentionScratchFloats(std::int64_t tokens, std::int64_t head_dim) {
 
 void Attention(ThreadTeam& team, const AttentionCall& call, float* scratch) {
   const std::int64_t heads = call.batch * call.heads;
-  if (heads == 0 || call.query_count == 0) return;
-  const std::int64_t blocks = (call.query_count + kMaxTileColumns - 1) / kMaxTileColumns;
+  const std::int64_t most_queries = call.row_begins == nullptr ? call.query_count : call.tokens;
+  if (heads == 0 || most_queries == 0) return;
+  const std::int64_t blocks = (most_queries + kMaxTileColumns - 1) / kMaxTileColumns;
   const std::int64_t wanted =
       team.num_threads() == 1 ? 1 : (kPiecesPerThread * team.num_threads() + heads - 1) / heads;
   const std::int64_t pieces = std::min(wanted, blocks);
@@ -362,11 +381,12 @@ void Attention(ThreadTeam& team, const AttentionCall& call, float* scratch) {
   const std::size_t per_worker = AttentionScratchFloats(call.tokens, call.head_dim);
   ParallelFor(team, heads * pieces, [&](int worker, std::int64_t i) {
     const std::int64_t head = i / pieces;
+    const AttentionItem item = ItemOf(call, head / call.heads);
     const std::int64_t begin = i % pieces * piece;
-    const std::int64_t end = std::min(call.query_count, begin + piece);
+    const std::int64_t end = std::min(item.query_count, begin + piece);
     if (begin >= end) return;
     HWY_DYNAMIC_DISPATCH(AttentionHeadTarget)
-    (call, head / call.heads, head % call.heads, begin, end,
+    (call, item, head % call.heads, begin, end,
      Divide(call.tokens, call.head_dim, scratch + static_cast<std::size_t>(worker) * per_worker));
   });
 }

@@ -11,10 +11,13 @@
 namespace siglip {
 
 // Token t of item i is row i * tokens + t of q, k and v, which lie in one buffer or in three; head
-// h is columns [h * head_dim, (h + 1) * head_dim).
+// h is columns [h * head_dim, (h + 1) * head_dim). Items of unequal length: row_begins[i] + t.
 struct AttentionCall {
   std::int64_t batch = 0;
-  std::int64_t tokens = 0;
+  std::int64_t tokens = 0;  // of each item; with row_begins, of the longest
+  // [batch + 1]: item i has the rows up to row_begins[i + 1]. Null: equal lengths. With it every
+  // query is answered, in the row that it came in; query_begin and query_count are not read.
+  const std::int64_t* row_begins = nullptr;
   std::int64_t heads = 0;
   std::int64_t head_dim = 0;
   const float* q = nullptr;

@@ -146,6 +146,42 @@ TEST_P(AttentionLawTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
   EXPECT_TRUE(std::equal(alone.begin(), alone.end(), want.begin() + 50 * w));
 }
 
+// Items of several lengths side by side, one of them longer than a tile of queries.
+TEST_P(AttentionLawTest, ItemsOfUnequalLengthEqualThemselvesAlone) {
+  const std::vector<std::int64_t> begins = {0, 50, 51, 58, 140};
+  const Problem all = MakeProblem({1, begins.back(), 2, 20, 0, begins.back()}, 1);
+  const std::int64_t w = all.width();
+  for (const int threads : {1, 3}) {
+    ThreadTeam team(threads);
+    AlignedBuffer<float> scratch(AttentionScratchFloats(82, 20) *
+                                 static_cast<std::size_t>(threads));
+    std::vector<float> out(static_cast<std::size_t>(begins.back() * w), NAN);
+    AttentionCall call;
+    call.batch = 4;
+    call.tokens = 82;
+    call.row_begins = begins.data();
+    call.heads = 2;
+    call.head_dim = 20;
+    call.q = all.qkv.data();
+    call.k = all.qkv.data() + w;
+    call.v = all.qkv.data() + 2 * w;
+    call.row_stride = 3 * w;
+    call.out = out.data();
+    call.out_stride = w;
+    call.format = GetParam();
+    Attention(team, call, scratch.data());
+    for (std::size_t item = 0; item < 4; ++item) {
+      const std::int64_t tokens = begins[item + 1] - begins[item];
+      Problem one{1, tokens, 2, 20, 0, tokens, {}};
+      one.qkv.assign(all.qkv.begin() + begins[item] * 3 * w,
+                     all.qkv.begin() + begins[item + 1] * 3 * w);
+      const std::vector<float> got(out.begin() + begins[item] * w,
+                                   out.begin() + begins[item + 1] * w);
+      EXPECT_EQ(got, Attend(one, 1, GetParam())) << "item " << item;
+    }
+  }
+}
+
 TEST_P(AttentionLawTest, NotANumberInAValueReachesEveryQueryOfItsHeadOnly) {
   Problem p = MakeProblem({1, 20, 2, 8, 0, 20}, 1);
   p.qkv[4 * 48 + 32 + 3] = NAN;  // value of token 4, head 0

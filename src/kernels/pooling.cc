@@ -76,16 +76,19 @@ HWY_EXPORT(DotTarget);
 void PoolTokens(ThreadTeam& team, const PoolTokensCall& call) {
   ParallelFor(team, call.batch * call.heads, [&](int, std::int64_t i) {
     const std::int64_t item = i / call.heads;
+    const bool equal = call.row_begins == nullptr;
+    const std::int64_t first = equal ? item * call.tokens : call.row_begins[item];
+    const std::int64_t tokens = equal ? call.tokens : call.row_begins[item + 1] - first;
     // One head's scores lie `heads` apart. So few that plain code does.
-    float* scores = call.scores + item * call.tokens * call.heads + i % call.heads;
+    float* scores = call.scores + first * call.heads + i % call.heads;
     float max = scores[0];
-    for (std::int64_t t = 1; t < call.tokens; ++t) max = std::max(max, scores[t * call.heads]);
+    for (std::int64_t t = 1; t < tokens; ++t) max = std::max(max, scores[t * call.heads]);
     double sum = 0;
-    for (std::int64_t t = 0; t < call.tokens; ++t) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
       sum += scores[t * call.heads] = std::exp(scores[t * call.heads] - max);
     }
     HWY_DYNAMIC_DISPATCH(WeighRowsTarget)
-    (call.x + item * call.tokens * call.width, scores, call.tokens, call.heads, call.width,
+    (call.x + first * call.width, scores, tokens, call.heads, call.width,
      static_cast<float>(1 / sum), call.sums + i * call.width);
   });
 }

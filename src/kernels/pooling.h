@@ -18,6 +18,9 @@ struct PoolTokensCall {
   const float* x = nullptr;  // [batch, tokens, width]
   float* scores = nullptr;   // [batch, tokens, heads]; overwritten
   float* sums = nullptr;     // [batch, heads, width]
+  // [batch + 1]: item i is rows [row_begins[i], row_begins[i + 1]) of x and of the scores. Null:
+  // `tokens` of each.
+  const std::int64_t* row_begins = nullptr;
 };
 void PoolTokens(ThreadTeam& team, const PoolTokensCall& call);
 

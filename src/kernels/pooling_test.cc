@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <vector>
 
 #include "kernels/kernel_test_util.h"
@@ -51,6 +53,27 @@ TEST(PoolingTest, FoldedProbeEqualsPlainAttentionInFloat64) {
     PoolTokens(team, {batch, tokens, heads, width, x.data(), scores.data(), sums.data()});
     ProjectHeads(team, {batch, heads, width, sums.data(), wv.data(), bv.data(), out.data()});
     EXPECT_LT(RelativeError(out, want), 2e-6) << heads << " heads of " << head_dim;
+  }
+}
+
+TEST(PoolingTest, ItemsOfUnequalLengthEqualThemselvesAlone) {
+  constexpr std::int64_t kHeads = 2, kWidth = 40;
+  const std::vector<std::int64_t> begins = {0, 9, 10, 37};
+  const auto x = RandomFloats(begins.back() * kWidth, 1);
+  const auto scores = RandomFloats(begins.back() * kHeads, 2);
+  ThreadTeam team(2);
+  auto weights = scores;
+  std::vector<float> together(3 * kHeads * kWidth, NAN);
+  PoolTokens(team,
+             {3, 27, kHeads, kWidth, x.data(), weights.data(), together.data(), begins.data()});
+  for (std::int64_t item = 0; item < 3; ++item) {
+    weights = scores;
+    std::vector<float> alone(kHeads * kWidth, NAN);
+    PoolTokens(
+        team, {1, begins[item + 1] - begins[item], kHeads, kWidth, x.data() + begins[item] * kWidth,
+               weights.data() + begins[item] * kHeads, alone.data()});
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + item * kHeads * kWidth))
+        << "item " << item;
   }
 }
 

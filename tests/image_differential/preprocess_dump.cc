@@ -87,7 +87,7 @@ absl::StatusOr<std::vector<char>> Time(const Preprocessor& preprocessor, const s
       lap(2);
     }
     last = clock.NowNs();
-    SIGLIP_RETURN_IF_ERROR(preprocessor.Preprocess(file, pixels.data()));
+    SIGLIP_RETURN_IF_ERROR(preprocessor.Preprocess(file, pixels.data()).status());
     lap(3);
   }
   const std::string digits = absl::StrJoin(least_ns, " ");

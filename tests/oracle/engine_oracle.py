@@ -6,7 +6,7 @@
 
 Named sizes: random weights with and without planted outlier channels, in F32, F16 and BF16. Random ones: seeded
 architectures of odd widths, heads, MLPs, grids, text lengths and files (sharded, short configs, other means and
-filters). Each with every instruction set of this machine. Bar: relative L2 error at most twice that of transformers'
+filters), every third of them NaFlex. Each with every instruction set of this machine. Bar: relative L2 error at most twice that of transformers'
 float32 run (random ones: of the largest of five, see theirs; below FLOOR the ratio of two rounding errors says
 nothing); cosine >= 0.999999 on well-conditioned weights; and the same bits whatever the batch and the threads.
 """
@@ -36,6 +36,7 @@ transformers.logging.disable_progress_bar()
 TEXTS = ["a photo of a red circle", "", "seven " * 50, "A Photo, of a BLUE square!", "</s> x", "zero one two"]
 FLOOR = 5e-7  # eight roundings of float32
 VOCABULARY = 160  # of the demo's tokenizer, which random ones get
+NAFLEX_VOCABULARY = 1158  # of tests/golden/text/gemma
 SETTINGS = [{}, {}, {"resample": 2}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
             {"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]}]
 
@@ -70,10 +71,14 @@ def ours(folder, paths, isa, *options):
     return np.load(out)
 
 
-def pixel_values(folder, paths):
+def prepare(folder, config, paths):
     """Contract: x / 255 in float32, as SiglipImageProcessorPil's float64 product rounded; then mean and std."""
+    images = [Image.open(path).convert("RGB") for path in paths]
+    if checkpoints.is_naflex(config):
+        processor = transformers.models.siglip2.image_processing_pil_siglip2.Siglip2ImageProcessorPil.from_pretrained(folder)
+        return processor(images, return_tensors="pt")
     processor = transformers.models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil.from_pretrained(folder)
-    return processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
+    return processor(images, return_tensors="pt")
 
 
 def token_ids(folder, config):
@@ -95,10 +100,14 @@ def reorder_channels(tower, order):
                 weight.copy_(weight[..., order].clone())
 
 
-def forward(model, pixels, ids, precision):
+def forward(model, inputs, ids, precision):
     with torch.no_grad():
         # One at a time: at so400m's depth a batch in float64 costs gigabytes.
-        image = [model.vision_model(pixel_values=one[None].to(precision)).pooler_output for one in pixels]
+        image = []
+        for i in range(len(inputs["pixel_values"])):
+            one = {name: values[i:i + 1] for name, values in inputs.items()}
+            one["pixel_values"] = one["pixel_values"].to(precision)
+            image.append(model.vision_model(**one).pooler_output)
         return torch.cat(image).double().numpy(), model.text_model(input_ids=ids).pooler_output.double().numpy()
 
 
@@ -106,10 +115,10 @@ def theirs(folder, paths, orders):
     """Of transformers: embeddings (images, texts) in float64, and the relative L2 errors of float32, for each tower the
     largest of `orders` runs. A narrow network has few roundings, and one run of them is luck; the same network with
     its channels reordered is another draw."""
-    config = transformers.SiglipConfig.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
     ids = token_ids(folder, config)
-    pixels = pixel_values(folder, paths)
-    model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().double()
+    pixels = prepare(folder, config, paths)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval().double()
     exact = forward(model, pixels, ids, torch.float64)
     model = model.float()  # exact: the values came from float32
     errors = []
@@ -160,7 +169,9 @@ def compare_named(size, layers, isas):
 
 def compare_random(seed, isas):
     draw = random.Random(seed)
-    architecture = checkpoints.random_architecture(draw, VOCABULARY)
+    naflex = seed % 3 == 0
+    architecture = (checkpoints.random_naflex_architecture(draw, NAFLEX_VOCABULARY) if naflex else
+                    checkpoints.random_architecture(draw, VOCABULARY))
     outliers = draw.choice([0, 0, 0, 3])
     dtype = draw.choice(["float32", "float32", "float16", "bfloat16"])
     shards = draw.choice(["50GB", "100KB"])
@@ -169,7 +180,8 @@ def compare_random(seed, isas):
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         model = checkpoints.make_model(architecture, seed, outliers)
-        checkpoints.write(model, folder, dtype, shards, draw.choice(SETTINGS), length)
+        settings = draw.choice(SETTINGS) | ({"max_num_patches": draw.choice([1, 5, 64, 100, 256])} if naflex else {})
+        checkpoints.write(model, folder, dtype, shards, settings, length, siglip2=naflex)
         if short:
             checkpoints.shorten_config(folder, key)
         vision, text = ({k: v for k, v in part.items()} for part in architecture)
@@ -180,13 +192,14 @@ def compare_random(seed, isas):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", nargs="*", choices=checkpoints.SIZES, default=["tiny", "base-224"])
+    parser.add_argument("--size", nargs="*", choices=checkpoints.SIZES, default=["tiny", "base-224", "siglip2-naflex-tiny"])
     parser.add_argument("--layers", type=int)
     parser.add_argument("--random", type=int, default=40, help="how many random architectures")
     parser.add_argument("--seed", type=int, default=1, help="of the first of them")
     parser.add_argument("--isa", default="all", help="all, auto or one")
     args = parser.parse_args()
     isas = instruction_sets(args.isa)
+    checkpoints.mend_interpolation()
     failed = [size for size in args.size if not compare_named(size, args.layers, isas)]
     failed += [seed for seed in range(args.seed, args.seed + args.random) if not compare_random(seed, isas)]
     print(f"failed: {failed}" if failed else "all within the bar")

@@ -20,12 +20,12 @@ class ServerUrls:
         self.http, self.grpc, self.metrics, self.process = http, grpc, metrics, process
 
 
-def start_server(arguments=()):
+def start_server(arguments=(), model="models/demo"):
     """Starts `siglip serve` on free ports; returns its addresses once it says that it listens."""
     binary = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src" / "cli" / "siglip"
     if not binary.exists():
         skip(f"{binary} is not built")
-    command = [str(binary), "serve", "--model", str(ROOT / "models" / "demo"), "--http-port", "0",
+    command = [str(binary), "serve", "--model", str(ROOT / model), "--http-port", "0",
                "--grpc-port", "0", "--metrics-port", "0", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)

@@ -95,6 +95,36 @@ def test_all_ways_to_give_an_image_give_one_row(model):
     assert model.embed_images([]).shape == (0, model.embedding_size) and model.embed_texts([]).shape[0] == 0
 
 
+def test_naflex_has_patches():
+    folder = ROOT / "tests/golden/naflex"
+    golden = json.loads((folder / "golden.json").read_text())
+    model = siglip.Model(folder, precision="fp32")
+    assert (model.image_size, model.patch_size, model.max_patches) == (0, 8, 100) and "NaFlex, 100" in repr(model)
+    paths = [ROOT / name for name in golden["images"]]
+    want = np.array(golden["image_embeddings"])
+    rows = model.embed_images(paths)
+    bound = np.maximum(ERROR_FLOOR, ERROR_RATIO * np.array(golden["image_error_of_float32"]))
+    assert (relative_error(rows, want) <= bound).all()
+    pixels, shapes = model.preprocess_patches(paths)
+    assert pixels.shape == (len(paths), 100, 192) and np.array_equal(shapes, golden["spatial_shapes"])
+    assert np.array_equal(model.encode_patches(pixels, shapes), rows)
+    failures = {}
+    pixels, shapes = model.preprocess_patches([paths[0], b"no image"], failures)
+    assert list(failures) == [1] and np.isnan(pixels[1]).all() and (shapes[1] == 0).all()
+    for wrong in ([(0, 5)], [(11, 10)], [(2 ** 62, 4)]):
+        with pytest.raises(ValueError, match="image 0: expected 1 to 100 patches"):
+            model.encode_patches(pixels[:1], wrong)
+    with pytest.raises(ValueError, match="spatial_shapes: expected"):
+        model.encode_patches(pixels, shapes[:1])
+    with pytest.raises(ValueError, match="pixels: expected"):
+        model.encode_patches(pixels[:, :99], shapes)
+    with pytest.raises(RuntimeError, match="NaFlex"):
+        model.preprocess(paths)
+    with pytest.raises(RuntimeError, match="fixed resolution"):
+        siglip.Model(DEMO).preprocess_patches(paths)
+    assert siglip.Model(folder, max_patches=64).preprocess_patches(paths)[0].shape == (len(paths), 64, 192)
+
+
 def test_bad_items_raise_or_are_told(model):
     items = [EXAMPLES[0], b"no image", "/no/such.jpg"] * 20
     with pytest.raises(ValueError, match="item 1 of 60.*8 bytes"):
