@@ -22,14 +22,15 @@ ALLOWED = {
     "engine": {"base", "checkpoint", "kernels"},
     "api": {"base", "checkpoint", "image", "text", "engine", "siglip"},
     "serving": {"base"},
-    "deployments": {"base", "serving", "siglip"},
+    "workers": {"base", "image"},
+    "deployments": {"base", "image", "serving", "siglip", "workers"},
     "protocol": {"base", "serving"},
     "server": {"base", "protocol", "serving"},
     "eval": {"base", "kernels", "text"},
     "bulk": {"base"},
     "triton": {"base", "serving", "deployments", "api", "siglip"},
     "cli": {"base", "bulk", "checkpoint", "image", "text", "kernels", "engine", "api", "siglip",
-            "serving", "deployments", "protocol", "server", "eval"},
+            "serving", "deployments", "protocol", "server", "eval", "workers"},
 }
 # Pattern of a third-party include -> folders that may have it.
 CONFINED = {

@@ -9,6 +9,7 @@
 // Errors are absl::Status; nothing here throws, prints or exits. (Warnings go to stderr by way of
 // spdlog's default logger, which the first Open sets up.)
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -41,6 +42,16 @@ struct ModelOptions {
   std::string cache_dir = {};
 };
 
+// How a picture becomes pixels: what the checkpoint's preprocessor_config.json and the options say.
+struct PixelRecipe {
+  int resample = 3;  // Pillow's number: 2 bilinear, 3 bicubic
+  int pillow = 13;
+  double rescale_factor = 0;
+  std::array<double, 3> mean = {};
+  std::array<double, 3> std = {};
+  std::int64_t max_pixels = 0;
+};
+
 struct ModelInfo {
   std::string directory;
   std::int64_t image_size = 0;      // S: pixels are [3,S,S]; 0: NaFlex
@@ -54,6 +65,7 @@ struct ModelInfo {
   std::string engine;               // device, instruction set, precision, threads
   std::string precision_choice;     // what "auto" chose on a CPU and why; empty otherwise
   std::vector<int> gpus;            // that encode; empty: the CPU does
+  PixelRecipe pixels;
 
   bool naflex() const { return max_patches > 0; }
   // Floats of an image's pixels.
@@ -94,7 +106,8 @@ struct PreprocessTimes {
 };
 
 // Errors about an image carry a payload under this name: why it was refused, one of "empty", "unknown_format",
-// "too_large", "damaged" (also: of a kind that its codec does not take) and "no_memory".
+// "too_large", "damaged" (also: of a kind that its codec does not take) and "no_memory". Decode workers
+// of `siglip serve` add "decoder_crashed", "too_slow", "cancelled" and "no_decoder".
 inline constexpr char kImageRefusedPayload[] = "siglip.image_refused";
 
 // A loaded checkpoint. Thread-safe: preprocessing and tokenizing run side by side, encoding calls queue.

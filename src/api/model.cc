@@ -68,6 +68,15 @@ PreprocessOptions OptionsOf(const PreprocessorConfig& config, const ModelOptions
   return result;
 }
 
+PixelRecipe RecipeOf(const PreprocessOptions& options) {
+  return {.resample = static_cast<int>(options.resample),
+          .pillow = static_cast<int>(options.pillow),
+          .rescale_factor = options.rescale_factor,
+          .mean = options.mean,
+          .std = options.std,
+          .max_pixels = options.max_pixels};
+}
+
 class LoadedModel final : public Model {
  public:
   LoadedModel(ModelInfo info, const PreprocessOptions& preprocess,
@@ -230,6 +239,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   info.engine = engine->Describe();
   info.precision_choice = engine->PrecisionChoice();
   if (const auto device = ParseDevice(engine_options.device); device.ok()) info.gpus = device->gpus;
+  info.pixels = RecipeOf(preprocess);
   return std::make_unique<LoadedModel>(std::move(info), preprocess, std::move(tokenizer),
                                        std::move(engine));
 }

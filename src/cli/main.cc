@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/version.h"
+#include "workers/decode_worker.h"
 
 namespace {
 
@@ -56,6 +57,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Not a subcommand: nobody types it, and nothing else may run before the sandbox is entered.
+  if (argc == 2 && argv[1] == siglip::kDecodeWorkerArgument) return siglip::RunDecodeWorker();
   try {
     return Main(argc, argv);
   } catch (const std::exception& error) {

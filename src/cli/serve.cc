@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
@@ -23,6 +24,7 @@
 #include "server/server.h"
 #include "server/shutdown.h"
 #include "serving/service_impl.h"
+#include "workers/decode_workers.h"
 
 namespace siglip::cli {
 namespace {
@@ -76,6 +78,22 @@ absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& fac
               server.http_address.c_str(), server.http_port, server.grpc_address.c_str(),
               server.grpc_port, server.metrics_address.c_str(), server.metrics_port);
   return absl::OkStatus();
+}
+
+// Null: pictures are decoded in this process.
+absl::StatusOr<std::unique_ptr<DecodeWorkers>> StartDecodeWorkers(const ServeFlags& flags) {
+  if (flags.decode_workers == "off") return nullptr;
+  DecodeWorkersOptions options;
+  options.picture_timeout = std::chrono::seconds(flags.decode_timeout_s);
+  const bool chosen = absl::SimpleAtoi(flags.decode_workers, &options.count);
+  if (!chosen) {
+    options.count = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  }
+  absl::StatusOr<std::unique_ptr<DecodeWorkers>> workers = DecodeWorkers::Start(options);
+  if (workers.ok() || chosen) return workers;
+  SIGLIP_LOG_WARN("decode_workers_off: pictures are decoded in the server, reason=\"{}\"",
+                  LogSafe(std::string(workers.status().message())));
+  return nullptr;
 }
 
 // What the page can search; null without --search-index. It must have been made by the checkpoint
@@ -161,8 +179,11 @@ absl::Status ServeAll(ServeFlags& flags) {
   ShutdownSignals signals;
   const SystemClock clock;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<ModelRepository> repository, OpenRepository(flags));
-  DeploymentsFactory factory(
-      {.model_override = flags.model.directory, .model = flags.model.options});
+  // Before the checkpoints are loaded and the certificates read.
+  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<DecodeWorkers> workers, StartDecodeWorkers(flags));
+  DeploymentsFactory factory({.model_override = flags.model.directory,
+                              .model = flags.model.options,
+                              .decode_workers = workers.get()});
   flags.service.poll_interval = std::chrono::seconds(flags.poll_s);
   flags.service.on_lost = [&signals](const absl::Status&) { signals.Wake(); };
   flags.service.server_version = SIGLIP_VERSION;

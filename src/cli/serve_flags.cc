@@ -235,6 +235,19 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
+      .add_option(
+          "--decode-workers", flags.decode_workers,
+          "Processes that decode pictures, each in a sandbox: a number; auto: one per core, "
+          "or none where the system allows no sandbox; off: decode in the server")
+      ->check(CLI::IsMember({"auto", "off"}) | CLI::Range(1, 1024))
+      ->type_name("N|auto|off")
+      ->capture_default_str();
+  command
+      .add_option("--decode-timeout-secs", flags.decode_timeout_s,
+                  "How long a worker may take for one picture")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
+  command
       .add_option("--drain-delay-secs", flags.drain_delay_s,
                   "After SIGTERM, how long a server that is no longer ready takes requests: what "
                   "load balancers need to notice")

@@ -30,6 +30,8 @@ struct ServeFlags {
   ServerOptions server;
   ServiceOptions service;
   std::vector<std::string> cache_config;  // --cache-config
+  std::string decode_workers = "auto";    // --decode-workers
+  std::int64_t decode_timeout_s = 60;     // --decode-timeout-secs
   std::vector<std::string> ignored;       // options that were given and mean nothing here
 };
 

@@ -231,7 +231,10 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
   Deployment deployment;
   const std::string embed_model = ParameterOf(config, "embed_model");
   const int max_batch_size = options_.model.max_batch_size;
-  if (step == "image_process") {
+  if (step == "image_process" && options_.decode_workers != nullptr) {
+    deployment.step = MakeImageProcessStep(model->info(), *options_.decode_workers);
+    deployment.num_instances = options_.decode_workers->count();
+  } else if (step == "image_process") {
     deployment.step = MakeImageProcessStep(model);
     deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   } else if (step == "vision") {

@@ -18,12 +18,14 @@
 
 #include "serving/deployment.h"
 #include "siglip/siglip.h"
+#include "workers/decode_workers.h"
 
 namespace siglip {
 
 struct DeploymentsOptions {
   std::string model_override;  // of every `checkpoint`; empty: none
   ModelOptions model;
+  DecodeWorkers* decode_workers = nullptr;  // decode pictures there; outlive the deployments
   // Opens a checkpoint; tests put another one in.
   std::function<absl::StatusOr<std::unique_ptr<Model>>(const std::string&, const ModelOptions&)>
       open = Model::Open;

@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
+#include "base/status_macros.h"
+#include "image/preprocess.h"
 
 namespace siglip {
 namespace {
@@ -31,26 +33,26 @@ PatchGrid ReadShape(const Item& item) {
   return {shape[0], shape[1]};
 }
 
-class ImageProcessStep final : public Step {
+// Where pictures are decoded is what the two kinds below differ in.
+class ImageProcessStep : public Step {
  public:
-  explicit ImageProcessStep(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+  explicit ImageProcessStep(const ModelInfo& info) : is_naflex_(info.naflex()) {}
 
   absl::Status Run(std::span<Item* const> items) override {
     for (Item* item : items) {
       PreprocessTimes times;
-      const auto grid = model_->Preprocess(BytesOf(*item), FloatRow(*item), &times);
+      const auto grid = Preprocess(*item, times);
       item->status = grid.status();
-      if (grid.ok() && model_->info().naflex()) WriteShape(*grid, *item);
+      if (grid.ok() && is_naflex_) WriteShape(*grid, *item);
       Count(times, item->status);
     }
     return absl::OkStatus();
   }
   int MaxBatchItems() const override { return std::numeric_limits<int>::max(); }
   absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const override {
-    const absl::StatusOr<ImageInfo> image = model_->InspectImage(BytesOf(item));
-    if (image.ok()) return image->working_set_bytes;
-    Count({}, image.status());
-    return image.status();
+    absl::StatusOr<std::int64_t> bytes = WorkingSetBytes(BytesOf(item));
+    if (!bytes.ok()) Count({}, bytes.status());
+    return bytes;
   }
   StepCounters Counters() const override {
     MutexLock lock(mu_);
@@ -58,6 +60,10 @@ class ImageProcessStep final : public Step {
   }
 
  private:
+  // Writes the item's pixels.
+  virtual absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) = 0;
+  virtual absl::StatusOr<std::int64_t> WorkingSetBytes(std::string_view image_bytes) const = 0;
+
   void Count(const PreprocessTimes& times, const absl::Status& status) const {
     MutexLock lock(mu_);
     const std::pair<const char*, std::int64_t> stages[] = {{"decode", times.decode_ns},
@@ -74,9 +80,82 @@ class ImageProcessStep final : public Step {
     ++counters_.refused[reason ? std::string(*reason) : "other"];
   }
 
-  const std::shared_ptr<const Model> model_;
+  const bool is_naflex_;
   mutable Mutex mu_;
   mutable StepCounters counters_ SIGLIP_GUARDED_BY(mu_);
+};
+
+class InProcessStep final : public ImageProcessStep {
+ public:
+  explicit InProcessStep(std::shared_ptr<const Model> model)
+      : ImageProcessStep(model->info()), model_(std::move(model)) {}
+
+ private:
+  absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
+    return model_->Preprocess(BytesOf(item), FloatRow(item), &times);
+  }
+  absl::StatusOr<std::int64_t> WorkingSetBytes(std::string_view image_bytes) const override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageInfo image, model_->InspectImage(image_bytes));
+    return image.working_set_bytes;
+  }
+
+  const std::shared_ptr<const Model> model_;
+};
+
+PreprocessOptions OptionsOf(const ModelInfo& info) {
+  PreprocessOptions options;
+  if (info.naflex()) {
+    options.patches = {.patch_size = static_cast<int>(info.patch_size),
+                       .max_patches = static_cast<int>(info.max_patches)};
+  } else {
+    options.image_size = static_cast<int>(info.image_size);
+  }
+  options.resample = static_cast<Resample>(info.pixels.resample);
+  options.pillow = static_cast<PillowVersion>(info.pixels.pillow);
+  options.rescale_factor = info.pixels.rescale_factor;
+  options.mean = info.pixels.mean;
+  options.std = info.pixels.std;
+  options.max_pixels = info.pixels.max_pixels;
+  return options;
+}
+
+class InWorkersStep final : public ImageProcessStep {
+ public:
+  InWorkersStep(const ModelInfo& info, DecodeWorkers& workers)
+      : ImageProcessStep(info),
+        patch_size_(info.patch_size),
+        preprocessor_(OptionsOf(info)),
+        workers_(workers) {}
+
+  OutputMemory AllocateOutput(std::size_t bytes) override {
+    const bool pixels = bytes % (preprocessor_.pixel_values() * sizeof(float)) == 0;
+    PixelMemory memory = pixels ? workers_.Allocate(bytes) : PixelMemory{};
+    if (memory.owner == nullptr) return Step::AllocateOutput(bytes);
+    return {.bytes = memory.bytes, .owner = std::move(memory.owner)};
+  }
+  absl::Status Readiness() const override { return workers_.Readiness(); }
+
+ private:
+  absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
+    StageTimes stages;
+    const absl::StatusOr<PixelSize> size =
+        workers_.Preprocess(preprocessor_, BytesOf(item), FloatRow(item),
+                            {.end_ns = item.end_ns, .is_cancelled = item.is_cancelled}, stages);
+    times = {.decode_ns = stages.decode_ns,
+             .resize_ns = stages.resize_ns,
+             .normalize_ns = stages.normalize_ns};
+    if (!size.ok()) return size.status();
+    return PatchGrid{size->height / patch_size_, size->width / patch_size_};
+  }
+  absl::StatusOr<std::int64_t> WorkingSetBytes(std::string_view image_bytes) const override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageHeader image,
+                            workers_.ReadImageHeader(preprocessor_, image_bytes));
+    return image.working_set_bytes;
+  }
+
+  const std::int64_t patch_size_;
+  const Preprocessor preprocessor_;
+  DecodeWorkers& workers_;
 };
 
 class VisionStep final : public Step {
@@ -160,7 +239,11 @@ class TextStep final : public Step {
 }  // namespace
 
 std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model) {
-  return std::make_shared<ImageProcessStep>(std::move(model));
+  return std::make_shared<InProcessStep>(std::move(model));
+}
+
+std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers) {
+  return std::make_shared<InWorkersStep>(info, workers);
 }
 
 std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model, int max_batch_size) {

@@ -6,12 +6,15 @@
 
 #include "serving/step.h"
 #include "siglip/siglip.h"
+#include "workers/decode_workers.h"
 
 namespace siglip {
 
 // INPUT_IMAGE bytes -> PIXEL_VALUES [3,S,S]; of NaFlex PIXEL_VALUES [N,p*p*3] and SPATIAL_SHAPES
 // int64 [2], rows and columns of patches. Its cost is the memory that the image's head declares.
 std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model);
+// The same in `workers`, which outlive it: items end at their time, and with their client.
+std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers);
 // The same tensors -> EMBEDDING [D]. An item whose shape is not one of 1..N patches fails alone.
 // `max_batch_size`: what the model was opened for.
 std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model, int max_batch_size);

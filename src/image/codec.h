@@ -24,6 +24,7 @@ struct Codec {
   absl::StatusOr<ImageHeader> (*ReadHeader)(std::string_view bytes);
   // REQUIRES: ReadHeader succeeded and its size is within the caller's limit.
   absl::StatusOr<RgbImage> (*Decode)(std::string_view bytes);
+  bool library_reads_header = false;
 };
 
 std::span<const Codec> AllCodecs();

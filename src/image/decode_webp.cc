@@ -154,6 +154,7 @@ bool Accepts(std::string_view bytes) {
 
 }  // namespace
 
-const Codec kWebpCodec = {kFormat, Accepts, ReadHeader, Decode};
+const Codec kWebpCodec = {kFormat, Accepts, ReadHeader, Decode,
+                          /*library_reads_header=*/true};
 
 }  // namespace siglip

@@ -110,6 +110,13 @@ absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t
   });
 }
 
+bool LibraryReadsHeader(std::string_view bytes) {
+  for (const Codec& codec : AllCodecs()) {
+    if (codec.Accepts(bytes)) return codec.library_reads_header;
+  }
+  return false;
+}
+
 absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixels) {
   return WithoutThrowing<absl::StatusOr<RgbImage>>([&] { return Decode(bytes, max_pixels); });
 }

@@ -48,6 +48,8 @@ struct PreprocessOptions {
   std::array<double, 3> mean = {0.5, 0.5, 0.5};
   std::array<double, 3> std = {0.5, 0.5, 0.5};
   std::int64_t max_pixels = kPillowMaxPixels;  // width*height above this is refused from the header
+
+  bool operator==(const PreprocessOptions&) const = default;
 };
 
 // What the header declares; nothing is decoded to learn it.
@@ -92,6 +94,10 @@ struct RgbImage {
 
 // InvalidArgument if it is no image that we open, with what was found; "too large" past max_pixels.
 absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t max_pixels);
+
+// Whether ReadImageHeader gives these bytes to a codec library. All other heads are read by code of
+// this folder alone.
+bool LibraryReadsHeader(std::string_view bytes);
 
 // Image.open(bytes).convert("RGB"): first frame, EXIF orientation not applied, alpha dropped.
 absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixels);

@@ -29,7 +29,7 @@ std::int64_t RowBytes(const TensorConfig& tensor) {
 
 // An output's rows, and the bytes of the budget that they hold.
 struct OutputBlock {
-  AlignedBuffer<std::byte> bytes;
+  OutputMemory memory;
   std::shared_ptr<MemoryBudget::Hold> hold;
 };
 
@@ -49,31 +49,39 @@ void AlignInputs(const ModelConfig& config, QueuedRequest& queued) {
   }
 }
 
-void AllocateOutputs(const ModelConfig& config, QueuedRequest& queued) {
+void AllocateOutputs(const ModelConfig& config, Step& step, QueuedRequest& queued) {
   const std::size_t rows = queued.items.size();
   for (const TensorConfig& tensor : config.outputs) {
     const auto row = static_cast<std::size_t>(RowBytes(tensor));
     auto block = std::make_shared<OutputBlock>();
-    block->bytes = AlignedBuffer<std::byte>(row * rows);
+    block->memory = step.AllocateOutput(row * rows);
     block->hold = queued.hold;
     OutputTensor output;
     output.name = tensor.name;
     output.datatype = tensor.datatype;
     if (config.max_batch_size > 0) output.shape.push_back(static_cast<std::int64_t>(rows));
     output.shape.insert(output.shape.end(), tensor.dims.begin(), tensor.dims.end());
-    output.data = block->bytes.span();
+    output.data = block->memory.bytes;
     for (std::size_t r = 0; r < rows; ++r) {
-      queued.items[r].outputs.push_back(block->bytes.span().subspan(r * row, row));
+      queued.items[r].outputs.push_back(block->memory.bytes.subspan(r * row, row));
     }
     output.storage = std::move(block);
     queued.outputs.push_back(std::move(output));
   }
 }
 
-absl::Status Gather(const ModelConfig& config, QueuedRequest& queued) {
+void SetEnds(QueuedRequest& queued) {
+  for (Item& item : queued.items) {
+    item.end_ns = queued.end_ns;
+    item.is_cancelled = &queued.request->is_cancelled;
+  }
+}
+
+absl::Status Gather(const ModelConfig& config, Step& step, QueuedRequest& queued) {
   try {
     AlignInputs(config, queued);
-    AllocateOutputs(config, queued);
+    AllocateOutputs(config, step, queued);
+    SetEnds(queued);
     return absl::OkStatus();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
@@ -101,6 +109,14 @@ std::vector<OutputTensor> Requested(const InferRequest& request,
     }
   }
   return chosen;
+}
+
+// The same words for a time-out, whether it passed in the queue or while the step ran.
+absl::Status OwnStatus(const QueuedRequest& queued, std::int64_t now_ns) {
+  const absl::Status status = JoinItemErrors(queued.items);
+  const bool timed_out = absl::IsDeadlineExceeded(status) && queued.end_ns == queued.deadline_ns &&
+                         now_ns >= queued.end_ns;
+  return timed_out ? absl::UnavailableError("Request timeout expired") : status;
 }
 
 struct BatchTimes {
@@ -218,7 +234,7 @@ void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch)
   std::vector<QueuedRequest> running;
   std::vector<Item*> items;
   for (QueuedRequest& queued : batch) {
-    if (absl::Status status = Gather(context.config, queued); !status.ok()) {
+    if (absl::Status status = Gather(context.config, context.step, queued); !status.ok()) {
       FailQueued(context, std::move(queued), status, FailureReason::kBackend);
       continue;
     }
@@ -242,7 +258,7 @@ void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch)
                .output_ns = Between(times.infer_end_ns, context.clock.NowNs())});
   }
   for (QueuedRequest& queued : running) {
-    const absl::Status own = status.ok() ? JoinItemErrors(queued.items) : status;
+    const absl::Status own = status.ok() ? OwnStatus(queued, times.infer_end_ns) : status;
     if (own.ok()) {
       AnswerQueued(context, times, std::move(queued));
     } else {

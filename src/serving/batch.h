@@ -28,6 +28,7 @@ struct QueuedRequest {
   std::shared_ptr<MemoryBudget::Hold> hold;  // of the outputs' bytes
   std::int64_t cost_bytes = 0;               // that running all its items takes
   std::optional<std::int64_t> deadline_ns;
+  std::int64_t end_ns = INT64_MAX;  // nobody waits for the answer any more
 
   std::int64_t rows() const { return static_cast<std::int64_t>(items.size()); }
 };

@@ -124,6 +124,10 @@ void Batcher::SetDeadline(QueuedRequest& queued) const {
   if (policy.allow_timeout_override) {
     set(request.accepted_ns != 0 ? request.accepted_ns : queued_ns, request.timeout_us);
   }
+  queued.end_ns = ClientEnd(queued);
+  if (policy.timeout_action == QueuePolicy::TimeoutAction::kReject) {
+    queued.end_ns = std::min(queued.end_ns, queued.deadline_ns.value_or(INT64_MAX));
+  }
 }
 
 void Batcher::DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken) {

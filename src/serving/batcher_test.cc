@@ -510,5 +510,54 @@ TEST(BatcherThreads, ExpiredRequestsAreRefusedWhileAllInstancesWork) {
   EXPECT_TRUE(running_answer.Wait().status.ok());
 }
 
+TEST_F(BatcherTest, StepChoosesTheMemoryOfItsOutputs) {
+  std::vector<float> memory(16);
+  auto held = std::make_shared<int>(0);
+  step_->output_memory = [&](std::size_t bytes) {
+    return OutputMemory{.bytes = std::as_writable_bytes(std::span(memory)).first(bytes),
+                        .owner = held};
+  };
+  Make(FloatConfig());
+  Send({1, 2, 3, 4});
+  EXPECT_EQ(RunOnce(), 2);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(static_cast<const void*>(answers_[0].outputs[0].data.data()), memory.data());
+  EXPECT_THAT(Floats(answers_[0].outputs[0]), ElementsAre(2, 3, 4, 5));
+  EXPECT_EQ(held.use_count(), 3) << "this test, the step's function, and the answer";
+  answers_.clear();
+  EXPECT_EQ(held.use_count(), 2) << "given back with the answer";
+}
+
+TEST_F(BatcherTest, StepIsToldWhenARequestEnds) {
+  Make(FloatConfig());
+  step_->until_end = [this](std::int64_t end_ns) { clock_.Set(end_ns); };
+  auto request = FloatRequest({1, 1}, &answers_);
+  request->timeout_us = 50;
+  const std::int64_t timeout_ns = clock_.NowNs() + 50 * kUs;
+  batcher_->Enqueue(std::move(request));
+  RunOnce();
+  auto call = FloatRequest({1, 1}, &answers_);
+  call->client_end_ns = clock_.NowNs() + 70 * kUs;
+  const std::int64_t call_ns = call->client_end_ns;
+  batcher_->Enqueue(std::move(call));
+  RunOnce();
+  EXPECT_THAT(step_->ends_ns(), ElementsAre(timeout_ns, call_ns));
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(answers_[0].status.message()), HasSubstr("Request timeout expired"));
+  EXPECT_EQ(answers_[1].status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(BatcherTest, TimeoutsThatOnlyDelayEndNothing) {
+  ModelConfig config = Batching();
+  config.dynamic_batching->max_queue_delay_us = 0;
+  config.dynamic_batching->default_queue_policy.timeout_action = QueuePolicy::TimeoutAction::kDelay;
+  config.dynamic_batching->default_queue_policy.default_timeout_us = 10;
+  Make(config);
+  SendRows(1);
+  EXPECT_EQ(RunOnce(), 1);
+  EXPECT_THAT(step_->ends_ns(), ElementsAre(INT64_MAX));
+}
+
 }  // namespace
 }  // namespace siglip

@@ -53,9 +53,15 @@ class AddOneStep : public Step {
     {
       MutexLock lock(mu_);
       batches_.push_back(items.size());
+      for (const Item* item : items) ends_ns_.push_back(item->end_ns);
     }
     if (!fail.ok()) return fail;
     for (Item* item : items) {
+      if (until_end) {
+        until_end(item->end_ns);
+        item->status = absl::DeadlineExceededError("late");
+        continue;
+      }
       float x[2];
       std::memcpy(x, item->inputs[0].data(), sizeof(x));
       if (x[0] < 0) {
@@ -67,6 +73,10 @@ class AddOneStep : public Step {
     }
     return absl::OkStatus();
   }
+  OutputMemory AllocateOutput(std::size_t bytes) override {
+    return output_memory ? output_memory(bytes) : Step::AllocateOutput(bytes);
+  }
+  absl::Status Readiness() const override { return readiness; }
   absl::Status Health() const override { return health; }
   int MaxBatchItems() const override { return max_batch_items; }
   absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const override {
@@ -80,15 +90,26 @@ class AddOneStep : public Step {
     return batches_;
   }
 
+  // Item::end_ns of what was run.
+  std::vector<std::int64_t> ends_ns() const {
+    MutexLock lock(mu_);
+    return ends_ns_;
+  }
+
   int max_batch_items = 8;
   std::int64_t cost_bytes = 0;
   absl::Status fail;
   absl::Status health;
+  absl::Status readiness;
   std::function<void()> during_run;
+  // Items run until they end, and fail.
+  std::function<void(std::int64_t end_ns)> until_end;
+  std::function<OutputMemory(std::size_t)> output_memory;
 
  private:
   mutable Mutex mu_;
   std::vector<std::size_t> batches_ SIGLIP_GUARDED_BY(mu_);
+  std::vector<std::int64_t> ends_ns_ SIGLIP_GUARDED_BY(mu_);
 };
 
 // `values` are rows of `width`; answers go to `answer` if it is given.

@@ -96,13 +96,22 @@ absl::StatusOr<std::unique_ptr<ServiceImpl>> ServiceImpl::Load(std::vector<Model
 
 bool ServiceImpl::Ready() const {
   if (closed()) return false;
-  return !options_.strict_readiness || registry_.AllReady();
+  if (!options_.strict_readiness) return true;
+  const std::shared_ptr<ModelTable> table = registry_.table();
+  const bool all_can_run =
+      std::all_of(table->ready().begin(), table->ready().end(), [](const auto& entry) {
+        return entry.second->step == nullptr || entry.second->step->Readiness().ok();
+      });
+  return all_can_run && registry_.AllReady();
 }
 
 absl::Status ServiceImpl::ModelReady(const std::string& name, const std::string& version) const {
-  const absl::Status found = registry_.table()->Find(name, version).status();
-  if (absl::IsNotFound(found)) return found;
-  if (found.ok() && !closed()) return found;
+  const std::shared_ptr<ModelTable> table = registry_.table();
+  const absl::StatusOr<const LoadedModel*> found = table->Find(name, version);
+  if (absl::IsNotFound(found.status())) return found.status();
+  const bool can_run =
+      found.ok() && ((*found)->step == nullptr || (*found)->step->Readiness().ok());
+  if (can_run && !closed()) return absl::OkStatus();
   return absl::FailedPreconditionError("Model version not ready");
 }
 

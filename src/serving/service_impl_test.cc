@@ -351,6 +351,17 @@ TEST_F(ServiceTest, DrainFinishesTheAcceptedAndRefusesTheNew) {
   EXPECT_TRUE(service_->WaitUntilIdle(std::chrono::seconds(60)));
 }
 
+TEST_F(ServiceTest, NotReadyWhileAStepCannotRun) {
+  ASSERT_TRUE(Load({FloatConfig()}).ok());
+  EXPECT_TRUE(service_->Ready());
+  factory_.step->readiness = absl::UnavailableError("nobody to do it");
+  EXPECT_FALSE(service_->Ready());
+  EXPECT_FALSE(service_->ModelReady("m", "").ok());
+  factory_.step->readiness = absl::OkStatus();
+  EXPECT_TRUE(service_->Ready());
+  EXPECT_TRUE(service_->ModelReady("m", "").ok());
+}
+
 TEST_F(ServiceTest, ALostDeviceFailsItsRequestsTurnsReadinessOffAndIsToldOnce) {
   std::atomic<int> told = 0;
   ServiceOptions options;

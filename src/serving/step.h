@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -24,8 +26,18 @@ struct Item {
   // aligned; the rows lie side by side, so the others are where the row size is a multiple of 64.
   std::vector<std::span<std::byte>> outputs;
   const Parameters* parameters = nullptr;
+  // When the answer is worth nothing any more: the step may stop and say DeadlineExceeded.
+  std::int64_t end_ns = INT64_MAX;
+  // True once the client has gone: likewise, Cancelled. May be null, or empty.
+  const std::function<bool()>* is_cancelled = nullptr;
   // Set by the step when this item alone is bad. Others are not affected.
   absl::Status status;
+};
+
+// Where a request's rows of one output are written. `owner` gives it back.
+struct OutputMemory {
+  std::span<std::byte> bytes = {};  // 64-byte aligned
+  std::shared_ptr<const void> owner = {};
 };
 
 // Thread-safe unless the model's configuration says one instance.
@@ -37,6 +49,11 @@ class Step {
   // own.
   virtual absl::Status Run(std::span<Item* const> items) = 0;
   virtual int MaxBatchItems() const = 0;
+  // Memory for the rows of one output of a request that is about to run; a step whose work is done
+  // elsewhere has them where that work can write. May throw bad_alloc.
+  virtual OutputMemory AllocateOutput(std::size_t bytes);
+  // Not OK while Run cannot succeed, which may pass: the model is not ready.
+  virtual absl::Status Readiness() const { return absl::OkStatus(); }
   // Not OK once Run cannot succeed any more, and only a new process can help: a lost device.
   virtual absl::Status Health() const { return absl::OkStatus(); }
   // Bytes of memory that running this item will take beyond its outputs, known before it is queued
