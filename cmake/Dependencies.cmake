@@ -51,6 +51,12 @@ if(SIGLIP_BUILD_PROGRAM)
   find_package(CLI11 REQUIRED)
   # Tar archives of `siglip embed`. Package libarchive-dev.
   find_package(LibArchive REQUIRED)
+  # Approximate search: a graph of neighbours, header-only. Package libhnswlib-dev. Its own SIMD is chosen by compiler
+  # flags, and unused: distances are the kernels'.
+  find_path(SIGLIP_HNSWLIB_INCLUDE hnswlib/hnswlib.h REQUIRED)
+  add_library(siglip_hnswlib INTERFACE)
+  target_include_directories(siglip_hnswlib SYSTEM INTERFACE ${SIGLIP_HNSWLIB_INCLUDE})
+  target_compile_definitions(siglip_hnswlib INTERFACE NO_MANUAL_VECTORIZATION)
   # Parquet, optional: Apache Arrow out of the PyPI wheel pyarrow, which Debian 12 does not package.
   include(Arrow)
 endif()

@@ -59,9 +59,25 @@ def grpc_infer():
     write("grpc_infer_fuzz", "floats", floats.SerializeToString())
 
 
+def neighbor_graph():
+    """Of the target's 40 rows: a ring with two links each way, and four rows of it in a layer above."""
+    def ring(rows, size, links):
+        for i in range(len(rows)):
+            near = [rows[(i + step) % len(rows)] for step in (1, -1, 2, -2)][:size]
+            yield struct.pack(f"<{links + 1}I", len(near), *near, *[0] * (links - len(near)))
+
+    above = [0, 10, 20, 30]
+    layers = bytes(1 if row in above else 0 for row in range(40))
+    head = struct.pack("<4I40f", 2, 10, 0, 1, *[0.1] * 40)
+    write("neighbor_graph_fuzz", "two_layers", head + layers + b"".join([*ring(range(40), 4, 4), *ring(above, 2, 2)]))
+    write("neighbor_graph_fuzz", "one_layer",
+          struct.pack("<4I40f", 2, 10, 39, 0, *[1.0] * 40) + bytes(40) + b"".join(ring(range(40), 3, 4)))
+
+
 def main():
     http_infer()
     grpc_infer()
+    neighbor_graph()
     write("binary_split_fuzz", "two", bytes([2]) + struct.pack("<I", 1) + b"a" + struct.pack("<I", 0))
     write("binary_split_fuzz", "none", bytes([0]))
     for config in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):

@@ -161,6 +161,17 @@ absl::Status EmbeddedRows::Add(const std::string& path) {
   return absl::OkStatus();
 }
 
+std::vector<EmbeddedRows::Stored> EmbeddedRows::stored() const {
+  std::vector<Stored> stored;
+  std::int64_t begin = 0;
+  for (const Part& part : parts_) {
+    const auto bytes = static_cast<std::size_t>((part.end - begin) * width_ * BytesOf(part.dtype));
+    stored.push_back({part.map.bytes().subspan(kNpyHeaderBytes, bytes), part.dtype});
+    begin = part.end;
+  }
+  return stored;
+}
+
 void EmbeddedRows::Read(std::int64_t first, std::int64_t count, float* out) const {
   std::int64_t begin = 0;  // of the part
   for (const Part& part : parts_) {

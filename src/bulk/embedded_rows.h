@@ -2,8 +2,10 @@
 
 // Reading back what `siglip embed` wrote to .npy files: the rows of pictures, and their names.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +32,12 @@ class EmbeddedRows {
   const std::string& checkpoint() const { return checkpoint_; }
   // REQUIRES: 0 <= row < rows().
   std::string_view name(std::int64_t row) const { return names_[static_cast<std::size_t>(row)]; }
+  // Where the pictures' rows lie, file by file, while this lives.
+  struct Stored {
+    std::span<const std::byte> rows;  // [count,width], little-endian, 2-byte aligned
+    DType dtype = DType::kFloat32;
+  };
+  std::vector<Stored> stored() const;
   // Rows [first, first + count) -> out [count,width], as float32.
   void Read(std::int64_t first, std::int64_t count, float* out) const;
 

@@ -66,6 +66,17 @@ absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder) {
   return hash.Hex();
 }
 
+std::string RowsFingerprint(const EmbeddedRows& rows) {
+  Sha256 hash;
+  hash.AddField(absl::StrCat(rows.width()));
+  for (const EmbeddedRows::Stored& stored : rows.stored()) {
+    hash.AddField(stored.dtype == DType::kFloat32 ? "float32" : "float16");
+    hash.AddField(absl::StrCat(stored.rows.size()));
+    AddSampled(View(stored.rows), hash);
+  }
+  return hash.Hex();
+}
+
 std::string ItemsFingerprint(const JobItems& items) {
   Sha256 hash;
   for (std::size_t i = 0; i < items.inputs.size(); ++i) {

@@ -1,10 +1,11 @@
 #pragma once
 
-// What tells one job's inputs and one checkpoint from another.
+// What tells one job's inputs, one checkpoint and one set of rows from another.
 
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "bulk/embedded_rows.h"
 #include "bulk/item_source.h"
 
 namespace siglip::bulk {
@@ -14,6 +15,9 @@ namespace siglip::bulk {
 // gigabytes cost milliseconds. Two trainings differ in nearly every sample; a file with a few bytes
 // changed by hand may go unseen.
 absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder);
+
+// Of the pictures' rows in order, file by file: width, kind of numbers, size and samples as above.
+std::string RowsFingerprint(const EmbeddedRows& rows);
 
 // Of the names in order; of archives also size and time of change, since positions in them are
 // kept.

@@ -10,6 +10,12 @@ double GeluTanh(double x) {
   return 0.5 * x * (1 + std::tanh(u));
 }
 
+double Dot(const Matrix& a, const Matrix& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
 Matrix Linear(const Matrix& a, std::int64_t m, const Matrix& w, const Matrix& bias, std::int64_t n,
               std::int64_t k) {
   Matrix c(static_cast<std::size_t>(m * n));

@@ -10,6 +10,8 @@ namespace siglip::reference {
 using Matrix = std::vector<double>;  // row-major
 
 double GeluTanh(double x);
+// Of two rows of one width.
+double Dot(const Matrix& a, const Matrix& b);
 // a [m,k] * w[n,k]^T + bias[n] (empty: none) -> [m,n]
 Matrix Linear(const Matrix& a, std::int64_t m, const Matrix& w, const Matrix& bias, std::int64_t n,
               std::int64_t k);

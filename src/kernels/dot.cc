@@ -1,0 +1,89 @@
+#include "kernels/dot.h"
+
+#include <cstdint>
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/dot.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+
+#include "hwy/highway.h"
+#include "kernels/micro_kernel-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace siglip {
+namespace HWY_NAMESPACE {
+
+HWY_INLINE FloatVec LoadLanes(const float* row) { return hn::LoadU(FloatTag(), row); }
+
+HWY_INLINE FloatVec LoadLanes(const std::uint16_t* row) {
+  const hn::Rebind<hwy::float16_t, FloatTag> half;
+  const hn::Rebind<std::uint16_t, FloatTag> bits;
+  return hn::PromoteTo(FloatTag(), hn::BitCast(half, hn::LoadU(bits, row)));
+}
+
+// The `count` < kLanes last numbers of a row, and zeros.
+template <class T>
+HWY_INLINE FloatVec LoadTail(const T* row, std::int64_t count) {
+  T padded[kLanes] = {};
+  std::memcpy(padded, row, static_cast<std::size_t>(count) * sizeof(T));
+  return LoadLanes(padded);
+}
+
+template <class A, class B>
+HWY_INLINE float DotOf(const A* a, const B* b, std::int64_t width) {
+  const FloatTag d;
+  FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      sums[j] = hn::MulAdd(LoadLanes(a + i + j * kLanes), LoadLanes(b + i + j * kLanes), sums[j]);
+    }
+  }
+  for (; i + kLanes <= width; i += kLanes) {
+    sums[0] = hn::MulAdd(LoadLanes(a + i), LoadLanes(b + i), sums[0]);
+  }
+  if (i < width) {
+    sums[1] = hn::MulAdd(LoadTail(a + i, width - i), LoadTail(b + i, width - i), sums[1]);
+  }
+  const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+float DotFloatsTarget(const float* a, const float* b, std::int64_t width) {
+  return DotOf(a, b, width);
+}
+
+float DotFloatHalfTarget(const float* a, const std::uint16_t* b, std::int64_t width) {
+  return DotOf(a, b, width);
+}
+
+float DotHalvesTarget(const std::uint16_t* a, const std::uint16_t* b, std::int64_t width) {
+  return DotOf(a, b, width);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace siglip
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace siglip {
+HWY_EXPORT(DotFloatsTarget);
+HWY_EXPORT(DotFloatHalfTarget);
+HWY_EXPORT(DotHalvesTarget);
+
+float Dot(const float* a, const float* b, std::int64_t width) {
+  return HWY_DYNAMIC_DISPATCH(DotFloatsTarget)(a, b, width);
+}
+
+float Dot(const float* a, const std::uint16_t* b, std::int64_t width) {
+  return HWY_DYNAMIC_DISPATCH(DotFloatHalfTarget)(a, b, width);
+}
+
+float Dot(const std::uint16_t* a, const std::uint16_t* b, std::int64_t width) {
+  return HWY_DYNAMIC_DISPATCH(DotHalvesTarget)(a, b, width);
+}
+
+}  // namespace siglip
+#endif  // HWY_ONCE

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+
+namespace siglip {
+
+// Inner products of two rows [width], of float32 numbers or of the bits of binary16 ones, at any
+// alignment. Binary16 is widened exactly; products and sums are float32, in four sums per lane that
+// are added at the end. So |result - true| <= gamma_n * sum |a_i b_i| with n = width / 4 + 6 at the
+// most, and usually far less. Thread-safe.
+float Dot(const float* a, const float* b, std::int64_t width);
+float Dot(const float* a, const std::uint16_t* b, std::int64_t width);
+float Dot(const std::uint16_t* a, const std::uint16_t* b, std::int64_t width);
+
+}  // namespace siglip
