@@ -7,11 +7,13 @@
 namespace siglip::cli {
 
 void AddBenchCommand(CLI::App& app, RunCommand& run) {
-  CLI::App* command = app.add_subcommand("bench", "Measure engine, preprocessing, kNN or a server");
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure engine, preprocessing, kNN, search or a server");
   command->require_subcommand(1);
   AddBenchEngineCommand(*command, run);
   AddBenchKnnCommand(*command, run);
   AddBenchPreprocessCommand(*command, run);
+  AddBenchSearchCommand(*command, run);
   AddBenchServerCommand(*command, run);
 }
 

@@ -14,6 +14,7 @@ namespace siglip::cli {
 void AddBenchEngineCommand(CLI::App& bench, RunCommand& run);
 void AddBenchKnnCommand(CLI::App& bench, RunCommand& run);
 void AddBenchPreprocessCommand(CLI::App& bench, RunCommand& run);
+void AddBenchSearchCommand(CLI::App& bench, RunCommand& run);
 void AddBenchServerCommand(CLI::App& bench, RunCommand& run);
 
 // Seconds of one repetition each.

@@ -22,6 +22,7 @@ using RunCommand = std::function<int()>;
 void AddServeCommand(CLI::App& app, RunCommand& run);
 void AddEmbedCommand(CLI::App& app, RunCommand& run);
 void AddClassifyCommand(CLI::App& app, RunCommand& run);
+void AddIndexCommand(CLI::App& app, RunCommand& run);
 void AddSearchCommand(CLI::App& app, RunCommand& run);
 void AddInspectCommand(CLI::App& app, RunCommand& run);
 void AddValidateCommand(CLI::App& app, RunCommand& run);

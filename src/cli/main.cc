@@ -40,6 +40,7 @@ int Main(int argc, char** argv) {
   siglip::cli::AddServeCommand(app, run);
   siglip::cli::AddEmbedCommand(app, run);
   siglip::cli::AddClassifyCommand(app, run);
+  siglip::cli::AddIndexCommand(app, run);
   siglip::cli::AddSearchCommand(app, run);
   siglip::cli::AddInspectCommand(app, run);
   siglip::cli::AddValidateCommand(app, run);

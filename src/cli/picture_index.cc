@@ -10,6 +10,7 @@
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "bulk/fingerprint.h"
+#include "cli/index_file.h"
 #include "eval/nearest.h"
 
 namespace siglip::cli {
@@ -36,56 +37,86 @@ class EmbeddedRowSource final : public RowSource {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PictureIndex>> PictureIndex::Open(const std::string& path,
-                                                                 const std::string& root,
-                                                                 int num_threads) {
-  SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<bulk::EmbeddedRows> rows, bulk::EmbeddedRows::Open(path));
-  std::error_code error;
-  const fs::path canonical = fs::canonical(root, error);
-  if (error || !fs::is_directory(canonical, error)) {
-    return absl::NotFoundError(absl::StrCat(root, ": expected a folder of pictures"));
+absl::StatusOr<std::unique_ptr<PictureIndex>> PictureIndex::Open(
+    const std::string& path, const PictureIndexOptions& options) {
+  Parts parts;
+  parts.path = path;
+  if (IsIndexFile(path)) {
+    SIGLIP_ASSIGN_OR_RETURN(OpenedIndex index, OpenIndexFile(path));
+    parts.rows = std::move(index.rows);
+    parts.graph = std::move(index.graph);
+  } else {
+    SIGLIP_ASSIGN_OR_RETURN(parts.rows, bulk::EmbeddedRows::Open(path));
   }
-  if (num_threads == 0)
-    num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return std::unique_ptr<PictureIndex>(
-      new PictureIndex(path, canonical.string(), std::move(rows), num_threads));
+  std::error_code error;
+  const fs::path root = fs::canonical(options.root, error);
+  if (error || !fs::is_directory(root, error)) {
+    return absl::NotFoundError(absl::StrCat(options.root, ": expected a folder of pictures"));
+  }
+  parts.root = root.string();
+  const int threads = options.num_threads > 0
+                          ? options.num_threads
+                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return std::unique_ptr<PictureIndex>(new PictureIndex(std::move(parts), threads, options.ef));
 }
 
 absl::Status PictureIndex::CheckCheckpoint(const std::string& folder) const {
   SIGLIP_ASSIGN_OR_RETURN(const std::string expected, bulk::CheckpointFingerprint(folder));
-  if (rows_->checkpoint() == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(path_, ": expected rows of the checkpoint ", folder, " (", expected,
-                   "), got those of another one (", rows_->checkpoint(), ")"));
+  const std::string& got = parts_.rows->checkpoint();
+  if (got == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(parts_.path, ": expected rows of the checkpoint ",
+                                                 folder, " (", expected,
+                                                 "), got those of another one (", got, ")"));
 }
 
 absl::StatusOr<std::vector<SearchIndex::Hit>> PictureIndex::Search(std::span<const float> query,
                                                                    std::int64_t count) const {
-  const EmbeddedRowSource source(*rows_);
+  if (parts_.graph != nullptr) return SearchCandidates(query, count);
   NearestOptions options;
   options.k = count;
-  absl::StatusOr<NearestRows> nearest = absl::UnknownError("not run");
-  {
-    MutexLock lock(mu_);
-    nearest = NearestByCosine(team_, source, query, options);
-  }
-  SIGLIP_RETURN_IF_ERROR(nearest.status());
+  MutexLock lock(mu_);
+  SIGLIP_ASSIGN_OR_RETURN(const NearestRows nearest,
+                          NearestByCosine(team_, EmbeddedRowSource(*parts_.rows), query, options));
   std::vector<Hit> hits;
-  for (const Neighbor& neighbor : nearest->Of(0))
+  for (const Neighbor& neighbor : nearest.Of(0)) {
     hits.push_back({neighbor.row, 1 - neighbor.distance});
+  }
+  return hits;
+}
+
+// The graph's candidates, measured and ordered as an exact search does it.
+absl::StatusOr<std::vector<SearchIndex::Hit>> PictureIndex::SearchCandidates(
+    std::span<const float> query, std::int64_t count) const {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::int64_t> candidates,
+                          parts_.graph->Candidates(query, std::max(ef_, count)));
+  const auto width = static_cast<std::size_t>(parts_.rows->width());
+  std::vector<float> numbers(candidates.size() * width);
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    parts_.rows->Read(candidates[i], 1, numbers.data() + i * width);
+  }
+  NearestOptions options;
+  options.k = count;
+  MutexLock lock(mu_);
+  SIGLIP_ASSIGN_OR_RETURN(
+      const NearestRows nearest,
+      NearestByCosine(team_, MemoryRows(numbers, parts_.rows->width()), query, options));
+  std::vector<Hit> hits;
+  for (const Neighbor& neighbor : nearest.Of(0)) {
+    hits.push_back({candidates[static_cast<std::size_t>(neighbor.row)], 1 - neighbor.distance});
+  }
   return hits;
 }
 
 absl::StatusOr<std::string> PictureIndex::ReadPicture(std::int64_t row) const {
-  const std::string name(rows_->name(row));
-  const fs::path path = fs::path(root_) / name;  // an absolute name stays itself
+  const std::string name(parts_.rows->name(row));
+  const fs::path path = fs::path(parts_.root) / name;  // an absolute name stays itself
   std::error_code error;
   const fs::path canonical = fs::canonical(path, error);
   if (error) {
     return absl::NotFoundError(absl::StrCat("picture ", row, ": no such file below --search-root"));
   }
   // With its links followed, so that no link leads out either.
-  const std::string below = root_ == "/" ? root_ : root_ + "/";
+  const std::string below = parts_.root == "/" ? parts_.root : parts_.root + "/";
   if (!absl::StartsWith(canonical.string(), below)) {
     return absl::NotFoundError(
         absl::StrCat("picture ", row, ": its file is not below --search-root"));

@@ -52,7 +52,7 @@ class PictureIndexTest : public testing::Test {
       EXPECT_TRUE((*output)->AddRow(bulk::Item::Kind::kImage, name, row).ok());
     }
     EXPECT_TRUE((*output)->Finish().ok());
-    auto index = PictureIndex::Open(path, root_, 2);
+    auto index = PictureIndex::Open(path, {.root = root_, .num_threads = 2});
     EXPECT_TRUE(index.ok()) << index.status();
     return *std::move(index);
   }
@@ -97,7 +97,7 @@ TEST_F(PictureIndexTest, AnotherCheckpointAndALostRootAreRefused) {
   EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(other.message()),
               HasSubstr("expected rows of the checkpoint models/demo"));
-  EXPECT_FALSE(PictureIndex::Open(folder_ + "index.npy", folder_ + "nowhere", 1).ok());
+  EXPECT_FALSE(PictureIndex::Open(folder_ + "index.npy", {.root = folder_ + "nowhere"}).ok());
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ struct SearchFlags {
   std::vector<std::string> texts;
   std::vector<std::string> images;
   int top = 10;
+  std::int64_t ef = PictureIndexOptions::kDefaultEf;
   std::string format;  // "" = table on a terminal, else jsonl
 };
 
@@ -81,8 +82,10 @@ std::string JsonOf(const Query& query, const PictureIndex& index,
 }
 
 absl::StatusOr<int> SearchAll(const SearchFlags& flags) {
-  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<PictureIndex> index,
-                          PictureIndex::Open(flags.index, ".", flags.model.options.num_threads));
+  SIGLIP_ASSIGN_OR_RETURN(
+      const std::unique_ptr<PictureIndex> index,
+      PictureIndex::Open(flags.index,
+                         {.num_threads = flags.model.options.num_threads, .ef = flags.ef}));
   SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(flags.model.directory));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
@@ -125,9 +128,12 @@ CLI::Option* AddQueries(CLI::Option_group& group, const char* name, std::vector<
 void AddSearchCommand(CLI::App& app, RunCommand& run) {
   auto flags = std::make_shared<SearchFlags>();
   CLI::App* command = app.add_subcommand(
-      "search", "Find embedded pictures by text or by picture: the exact nearest, by cosine");
+      "search", "Find embedded pictures by text or by picture: the nearest, by cosine");
   AddModelFlags(*command, flags->model, true);
-  command->add_option("index", flags->index, "FILE.npy of siglip embed, or a folder of them")
+  command
+      ->add_option("index", flags->index,
+                   "FILE.npy of siglip embed or a folder of them, searched exactly; or what siglip "
+                   "index made of them")
       ->required();
   CLI::Option_group* queries = command->add_option_group("queries");
   AddQueries(*queries, "--text", flags->texts, "A text to search for; repeatable");
@@ -135,6 +141,11 @@ void AddSearchCommand(CLI::App& app, RunCommand& run) {
   queries->require_option(1, 0);
   command->add_option("--top", flags->top, "Pictures shown per query")
       ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  command
+      ->add_option("--ef", flags->ef,
+                   "Of an index: rows that are measured per query, at the least; more miss less")
+      ->check(CLI::Range(std::int64_t{1}, PictureIndexOptions::kMaxEf))
       ->capture_default_str();
   command
       ->add_option("--format", flags->format,

@@ -103,7 +103,9 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
   if (flags.search_index.empty()) return nullptr;
   SIGLIP_ASSIGN_OR_RETURN(
       std::unique_ptr<PictureIndex> index,
-      PictureIndex::Open(flags.search_index, flags.search_root, flags.model.options.num_threads));
+      PictureIndex::Open(flags.search_index, {.root = flags.search_root,
+                                              .num_threads = flags.model.options.num_threads,
+                                              .ef = flags.search_ef}));
   if (!flags.model.directory.empty()) {
     SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(flags.model.directory));
   }

@@ -259,12 +259,18 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
   command.add_option("--search-index", flags.search_index,
-                     "What siglip embed wrote of pictures, FILE.npy or a folder of them: the page "
-                     "at /ui searches it");
+                     "What siglip embed wrote of pictures, FILE.npy or a folder of them, or what "
+                     "siglip index made of it: the page at /ui searches it");
   command
       .add_option("--search-root", flags.search_root,
                   "The page shows found pictures below this folder alone; names in the index "
                   "that are no absolute paths begin there")
+      ->capture_default_str();
+  command
+      .add_option("--search-ef", flags.search_ef,
+                  "Of an index of siglip index: rows that are measured per search, at the least; "
+                  "more miss less")
+      ->check(CLI::Range(std::int64_t{1}, PictureIndexOptions::kMaxEf))
       ->capture_default_str();
   AddLogAndTraceFlags(command, flags);
   AddIgnoredFlags(command, flags);

@@ -10,6 +10,7 @@
 
 #include "base/log_settings.h"
 #include "cli/model_flags.h"
+#include "cli/picture_index.h"
 #include "server/options.h"
 #include "serving/options.h"
 
@@ -27,6 +28,7 @@ struct ServeFlags {
   std::string log_file;
   std::string search_index;  // --search-index
   std::string search_root = ".";
+  std::int64_t search_ef = PictureIndexOptions::kDefaultEf;
   ServerOptions server;
   ServiceOptions service;
   std::vector<std::string> cache_config;  // --cache-config

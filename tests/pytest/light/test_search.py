@@ -1,4 +1,4 @@
-"""`siglip search` against numpy on the files that `siglip embed` wrote."""
+"""`siglip search` against numpy on the files that `siglip embed` wrote; `siglip index` against `siglip search`."""
 
 import json
 import shutil
@@ -78,6 +78,58 @@ def test_the_table(siglip, demo, index):
     lines = done.stdout.splitlines()
     assert lines[0] == "seven" and len(lines) == 3
     assert all(float(line.split()[0]) < 1 and line.split()[1].startswith("data/demo/valid/") for line in lines[1:])
+
+
+@pytest.fixture(name="graph", scope="module")
+def graph_fixture(index):
+    from conftest import run_siglip
+    done = run_siglip("index", "-q", index, "-o", index.parent / "pictures.index")
+    assert done.returncode == 0, done.stderr
+    return index.parent / "pictures.index"
+
+
+def test_an_index_finds_what_an_exact_search_finds(siglip, demo, index, graph):
+    query = ("--text", "a photo of seven", "--image", STAR, "--top", 7)
+    exact = answers(siglip("search", "--model", demo, index, *query))
+    assert answers(siglip("search", "--model", demo, graph, *query, "--ef", 1000)) == exact
+    few = answers(siglip("search", "--model", demo, graph, *query, "--ef", 1))
+    for answer, want in zip(few, exact, strict=True):
+        assert len(answer["hits"]) == 7
+        # Scores are measured as exactly, whatever is missed.
+        scores = {hit["name"]: hit["score"] for hit in want["hits"]}
+        assert all(scores.get(hit["name"], hit["score"]) == hit["score"] for hit in answer["hits"])
+    dry = siglip("serve", "--model", demo, "--search-index", graph, "--search-ef", 50, "--dry-run")
+    assert dry.returncode == 0 and f"{len(rows_of(index)[0]) - 1} pictures to search" in dry.stdout
+
+
+def test_an_index_of_shards_is_the_same_for_one_thread(siglip, demo, tmp_path):
+    (tmp_path / "rows").mkdir()
+    for k in (1, 2):
+        siglip("embed", "-q", "--model", demo, "data/demo/valid/n0000000[0-9]", "--shard", f"{k}/2", "--dtype",
+               ("float32", "float16")[k - 1], "-o", tmp_path / f"rows/{k}.npy")
+        assert siglip("index", tmp_path / "rows", "-o", tmp_path / f"{k}.index", "--threads", 1).returncode == 0
+        if k == 2:
+            assert siglip("index", tmp_path / "rows", "-o", tmp_path / "again", "--threads", 1).returncode == 0
+    assert (tmp_path / "2.index").read_bytes() == (tmp_path / "again").read_bytes()
+    done = siglip("search", "--model", demo, tmp_path / "1.index", "--text", "seven")
+    assert done.returncode == 1 and "has changed since: make the index again" in done.stderr
+    both = answers(siglip("search", "--model", demo, tmp_path / "2.index", "--text", "seven", "--ef", 500))
+    assert both == answers(siglip("search", "--model", demo, tmp_path / "rows", "--text", "seven"))
+
+
+def test_damaged_indexes_are_refused(siglip, demo, index, graph):
+    whole = graph.read_bytes()
+    damaged = index.parent / "damaged.index"
+    for content in (b"", b"no index", whole[:-1], whole[:100], whole[:-200] + b"\xff" + whole[-199:]):
+        damaged.write_bytes(content)
+        done = siglip("search", "--model", demo, damaged, "--text", "seven")
+        assert done.returncode == 1 and "damaged.index: " in done.stderr, done.stderr
+    assert "lost.index" in siglip("search", "--model", demo, index.parent / "lost.index", "--text", "seven").stderr
+    assert siglip("index", index, "-o", index.parent / "other.npy").returncode == 1
+    assert siglip("index", index, "-o", index.parent / "nowhere/a.index").returncode == 1
+    assert siglip("index", damaged, "-o", graph).returncode == 1
+    assert graph.read_bytes() == whole
+    assert siglip("bench", "search", graph, "--queries", index, "--json").returncode == 0
 
 
 def test_wrong_indexes_are_named(siglip, demo, index, tmp_path):

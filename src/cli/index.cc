@@ -1,0 +1,86 @@
+// `siglip index`: an approximate index of embedded pictures, for `siglip search` and the page.
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/thread_pool.h"
+#include "bulk/embedded_rows.h"
+#include "cli/commands.h"
+#include "cli/index_file.h"
+#include "cli/progress.h"
+#include "cli/report.h"
+#include "eval/neighbor_graph.h"
+
+namespace siglip::cli {
+namespace {
+
+struct IndexFlags {
+  std::string rows;
+  std::string output;
+  NeighborGraphOptions graph;
+  int threads = 0;
+  bool quiet = false;
+};
+
+absl::Status MakeIndex(const IndexFlags& flags) {
+  if (std::filesystem::path(flags.output).extension() == ".npy") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.output, ": expected another extension, since .npy are rows"));
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<bulk::EmbeddedRows> rows,
+                          bulk::EmbeddedRows::Open(flags.rows));
+  ThreadTeam team(flags.threads > 0
+                      ? flags.threads
+                      : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+  Progress progress(
+      {.what = "rows", .total = static_cast<std::uint64_t>(rows->rows()), .quiet = flags.quiet});
+  SIGLIP_ASSIGN_OR_RETURN(
+      const std::unique_ptr<NeighborGraph> graph,
+      NeighborGraph::Build(StoredRowsOf(*rows), flags.graph, team, [&progress](std::int64_t count) {
+        progress.Advance(static_cast<std::uint64_t>(count));
+      }));
+  return WriteIndexFile(flags.output, flags.rows, *rows, *graph);
+}
+
+}  // namespace
+
+void AddIndexCommand(CLI::App& app, RunCommand& run) {
+  auto flags = std::make_shared<IndexFlags>();
+  CLI::App* command = app.add_subcommand(
+      "index", "Make an approximate index of embedded pictures, for search in many of them");
+  command->add_option("rows", flags->rows, "FILE.npy of siglip embed, or a folder of them")
+      ->required();
+  command->add_option("-o,--output", flags->output, "Where to write the index; the rows stay")
+      ->required();
+  command
+      ->add_option("--links", flags->graph.links,
+                   "Neighbours of a row: more make a larger index that misses less")
+      ->check(CLI::Range(NeighborGraph::kMinLinks, NeighborGraph::kMaxLinks))
+      ->capture_default_str();
+  command
+      ->add_option("--ef-construction", flags->graph.ef_construction,
+                   "Rows looked at to find them: more take longer and miss less")
+      ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
+  command
+      ->add_option("--threads", flags->threads,
+                   "Threads; 0 = one per core. With 1 the same rows give the same file")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_flag("-q,--quiet", flags->quiet, "No progress");
+  command->footer("The file is written when it is whole. See docs/search.md.");
+  command->callback([flags, &run] {
+    run = [flags] {
+      const absl::Status status = MakeIndex(*flags);
+      return status.ok() ? static_cast<int>(kSuccess) : Fail(status);
+    };
+  });
+}
+
+}  // namespace siglip::cli
