@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -10,6 +11,7 @@
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/dot.h"
 #include "kernels/gemm.h"
 #include "kernels/parallel.h"
 
@@ -20,11 +22,17 @@ namespace {
 constexpr std::int64_t kGroupQueries = 64;
 // Rows per task where rows are prepared in parallel.
 constexpr std::int64_t kRowsPerTask = 64;
+// So few queries waste most of a tile of the matrix product: each row is multiplied with them as it
+// is.
+constexpr std::int64_t kFewQueries = 4;
+// Squares of lengths between which sums of float32 products neither overflow nor lose small ones.
+constexpr float kMinSquare = 1e-20f;
+constexpr float kMaxSquare = 1e30f;
 // Above the rounding of a float64 distance (width x 1.1e-16), below every other difference.
 constexpr double kCopyDistance = 1e-11;
 
 // Products of two floats are exact in double; eight sums so that additions need not wait.
-double Dot(const float* a, const float* b, std::int64_t width) {
+double DotInDouble(const float* a, const float* b, std::int64_t width) {
   std::array<double, 8> sums{};
   std::int64_t i = 0;
   for (; i + 8 <= width; i += 8) {
@@ -39,12 +47,17 @@ double Dot(const float* a, const float* b, std::int64_t width) {
 
 // Writes x / |x| rounded to float and returns |x|; a zero vector stays zero.
 double NormaliseRow(const float* row, std::int64_t width, float* out) {
-  const double norm = std::sqrt(Dot(row, row, width));
+  const double norm = std::sqrt(DotInDouble(row, row, width));
   const double divisor = norm == 0 ? 1 : norm;
   for (std::int64_t i = 0; i < width; ++i) {
     out[i] = static_cast<float>(static_cast<double>(row[i]) / divisor);
   }
   return norm;
+}
+
+absl::Status NotFinite(const char* what, std::int64_t row) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " row ", row, ": expected finite numbers, got NaN or infinity"));
 }
 
 // Normalises rows [count,width] into `out` and `norms`. The first row that is not finite is an
@@ -59,10 +72,7 @@ absl::Status NormaliseRows(ThreadTeam& team, const float* rows, std::int64_t cou
     }
   });
   for (std::int64_t i = 0; i < count; ++i) {
-    if (!std::isfinite(norms[i])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(what, " row ", first + i, ": expected finite numbers, got NaN or infinity"));
-    }
+    if (!std::isfinite(norms[i])) return NotFinite(what, first + i);
   }
   return absl::OkStatus();
 }
@@ -114,7 +124,7 @@ struct TrainBlock {
   std::int64_t first = 0;
   std::int64_t count = 0;
   const float* rows = nullptr;    // [count,width]
-  const double* norms = nullptr;  // [count]
+  const double* norms = nullptr;  // [count]; null: taken when they are needed
 };
 
 // One block of queries against all training rows, fed block by block.
@@ -126,7 +136,8 @@ class Search {
         queries_(queries),
         width_(width),
         num_queries_(static_cast<std::int64_t>(queries.size()) / width),
-        margin_(2 * CosineErrorBound(width)),
+        margin_(2 * (few() ? FewQueriesErrorBound(width) : CosineErrorBound(width))),
+        normalised_(queries.size()),
         packed_(num_queries_, width),
         norms_(static_cast<std::size_t>(num_queries_)),
         limits_(static_cast<std::size_t>(num_queries_), -std::numeric_limits<float>::infinity()),
@@ -136,10 +147,29 @@ class Search {
         rescored_(static_cast<std::size_t>(team.num_threads())) {}
 
   absl::Status PackQueries(std::int64_t first_query) {
-    AlignedBuffer<float> normalised(static_cast<std::size_t>(num_queries_ * width_));
     SIGLIP_RETURN_IF_ERROR(NormaliseRows(team_, queries_.data(), num_queries_, width_,
-                                         normalised.data(), norms_.data(), "query", first_query));
-    packed_.SetRows(0, num_queries_, normalised.data());
+                                         normalised_.data(), norms_.data(), "query", first_query));
+    if (!few()) packed_.SetRows(0, num_queries_, normalised_.data());
+    return absl::OkStatus();
+  }
+
+  bool few() const { return num_queries_ <= kFewQueries; }
+
+  // REQUIRES: few(). The rows need not be normalised.
+  absl::Status AddFew(const TrainBlock& block) {
+    std::atomic<std::int64_t> bad{block.count};  // the first row that is not finite; relaxed
+    ParallelFor(team_, (block.count + kRowsPerTask - 1) / kRowsPerTask,
+                [&](int, std::int64_t task) {
+                  const std::int64_t end = std::min(block.count, (task + 1) * kRowsPerTask);
+                  for (std::int64_t row = task * kRowsPerTask; row < end; ++row) {
+                    if (SetSimilarities(block.rows + row * width_, row)) continue;
+                    std::int64_t first = bad.load(std::memory_order_relaxed);
+                    while (row < first && !bad.compare_exchange_weak(first, row)) {
+                    }
+                  }
+                });
+    if (bad < block.count) return NotFinite("training", block.first + bad);
+    MeasureAll(block);
     return absl::OkStatus();
   }
 
@@ -153,12 +183,7 @@ class Search {
     call.c = similarities_.data();
     call.c_stride = num_queries_;
     Gemm(team_, call, scratch_.data());
-    const std::int64_t groups = (num_queries_ + kGroupQueries - 1) / kGroupQueries;
-    ParallelFor(team_, groups, [&](int worker, std::int64_t group) {
-      const std::int64_t begin = group * kGroupQueries;
-      const std::int64_t end = std::min(num_queries_, begin + kGroupQueries);
-      rescored_[static_cast<std::size_t>(worker)].count += MeasureGroup(block, begin, end);
-    });
+    MeasureAll(block);
   }
 
   void Finish(NearestRows& result) const {
@@ -174,6 +199,41 @@ class Search {
   struct alignas(64) Counter {
     std::int64_t count = 0;
   };
+
+  // With u = 2^-24 and n the roundings of Dot (kernels/dot.h): gamma_n in the product, half of it
+  // in the row's length, u in each of query and result; doubled for what multiplies these.
+  static double FewQueriesErrorBound(std::int64_t width) {
+    constexpr double kUnit = 0x1p-24;
+    const double roundings = static_cast<double>(width / 4 + 6) * kUnit;
+    return 1.6 * roundings / (1 - roundings) + 4 * kUnit + 1e-12;
+  }
+
+  // Writes one row's float32 similarities to all queries; false if the row is not finite.
+  bool SetSimilarities(const float* row, std::int64_t index) {
+    float* const out = similarities_.data() + index * num_queries_;
+    const float square = Dot(row, row, width_);
+    const bool plain = square > kMinSquare && square < kMaxSquare;
+    const double norm =
+        std::sqrt(plain ? static_cast<double>(square) : DotInDouble(row, row, width_));
+    if (!std::isfinite(norm)) return false;
+    const double scale = norm == 0 ? 0 : 1 / norm;
+    for (std::int64_t q = 0; q < num_queries_; ++q) {
+      const float* const query = normalised_.data() + q * width_;
+      const double dot =
+          plain ? static_cast<double>(Dot(row, query, width_)) : DotInDouble(row, query, width_);
+      out[q] = static_cast<float>(dot * scale);
+    }
+    return true;
+  }
+
+  void MeasureAll(const TrainBlock& block) {
+    const std::int64_t groups = (num_queries_ + kGroupQueries - 1) / kGroupQueries;
+    ParallelFor(team_, groups, [&](int worker, std::int64_t group) {
+      const std::int64_t begin = group * kGroupQueries;
+      const std::int64_t end = std::min(num_queries_, begin + kGroupQueries);
+      rescored_[static_cast<std::size_t>(worker)].count += MeasureGroup(block, begin, end);
+    });
+  }
 
   // Collects what is near enough among queries [begin, end) and measures it; returns how many.
   std::int64_t MeasureGroup(const TrainBlock& block, std::int64_t begin, std::int64_t end) {
@@ -211,9 +271,10 @@ class Search {
   void Measure(const TrainBlock& block, const Candidate& candidate) {
     const float* a = queries_.data() + candidate.query * width_;
     const float* b = block.rows + candidate.row * width_;
-    const double norms =
-        norms_[static_cast<std::size_t>(candidate.query)] * block.norms[candidate.row];
-    double distance = norms == 0 ? 1 : std::clamp(1 - Dot(a, b, width_) / norms, 0.0, 2.0);
+    const double norms = norms_[static_cast<std::size_t>(candidate.query)] *
+                         (block.norms != nullptr ? block.norms[candidate.row]
+                                                 : std::sqrt(DotInDouble(b, b, width_)));
+    double distance = norms == 0 ? 1 : std::clamp(1 - DotInDouble(a, b, width_) / norms, 0.0, 2.0);
     if (distance < kCopyDistance && std::equal(a, a + width_, b)) distance = 0;
     states_[static_cast<std::size_t>(candidate.query)].AddMeasured(
         {block.first + candidate.row, distance});
@@ -224,7 +285,8 @@ class Search {
   const std::int64_t width_;
   const std::int64_t num_queries_;
   const double margin_;
-  PackedMatrix packed_;
+  AlignedBuffer<float> normalised_;  // the queries
+  PackedMatrix packed_;              // the same, unless few()
   std::vector<double> norms_;
   std::vector<float> limits_;  // [queries]
   std::vector<QueryState> states_;
@@ -246,6 +308,10 @@ absl::Status SearchBlock(ThreadTeam& team, const RowSource& train, std::span<con
   for (std::int64_t first = 0; first < train.rows(); first += options.train_block) {
     const std::int64_t count = std::min(options.train_block, train.rows() - first);
     SIGLIP_RETURN_IF_ERROR(train.Read(first, count, rows.data()));
+    if (search.few()) {
+      SIGLIP_RETURN_IF_ERROR(search.AddFew({first, count, rows.data(), nullptr}));
+      continue;
+    }
     SIGLIP_RETURN_IF_ERROR(NormaliseRows(team, rows.data(), count, width, normalised.data(),
                                          norms.data(), "training", first));
     search.Add({first, count, rows.data(), norms.data()}, normalised.data());

@@ -69,6 +69,26 @@ TEST_P(NearestTest, FindsWhatAFullSearchFinds) {
     }
   }
 }
+// So few queries that they take another way to their candidates.
+TEST_P(NearestTest, FindsTheSameForFewQueriesAsForMany) {
+  const std::int64_t width = GetParam();
+  auto train = Random(500 * width, 1);
+  const auto queries = Random(130 * width, 2);
+  for (const std::int64_t zero : {3, 444}) std::fill_n(train.begin() + zero * width, width, 0.0f);
+  for (std::int64_t i = 0; i < width; ++i) {
+    train[7 * width + i] *= 1e18f;
+    train[300 * width + i] *= 1e-18f;
+  }
+  const auto many = Search(train, queries, width, {.train_block = 64});
+  for (const std::int64_t count : {1, 3, 4, 5}) {
+    const std::vector<float> few(queries.begin(), queries.begin() + count * width);
+    const auto got = Search(train, few, width, {.train_block = 64});
+    for (std::int64_t q = 0; q < count; ++q) {
+      const auto want = many.Of(q);
+      EXPECT_THAT(got.Of(q), testing::ElementsAreArray(want.begin(), want.end())) << q;
+    }
+  }
+}
 INSTANTIATE_TEST_SUITE_P(Widths, NearestTest, testing::Values(1, 7, 64, 1152));
 
 // Rows that float32 cannot tell apart: 1e-9 is far below its error, and far above float64's.
