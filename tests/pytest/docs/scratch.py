@@ -1,12 +1,15 @@
 """The folder that a page's commands run in: the repository's files, and what the pages take for granted."""
 
+import functools
 import io
 import os
+import pathlib
 import shutil
 import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 
 from pages import ROOT
 
@@ -57,6 +60,26 @@ def write_parquet(path, images):
     subprocess.run([ROOT / ".venv/arrow/bin/python", "-c", program, path, *images], check=True)
 
 
+@functools.cache
+def materials():
+    """A folder with what every page's folder gets a copy of. Made once: pyarrow's import alone takes a second."""
+    made = tempfile.TemporaryDirectory()
+    folder = pathlib.Path(made.name)
+    examples = sorted((ROOT / "data/demo/examples").iterdir())
+    valid = sorted((ROOT / "data/demo/valid").glob("*/*_1*.JPEG"))
+    shutil.copytree(ROOT / "data/demo/examples", folder / "pictures")
+    (folder / "more/below").mkdir(parents=True)
+    shutil.copy(ROOT / "data/demo/examples/red_circle.jpg", folder / "more/below")
+    (folder / "shards").mkdir()
+    for shard in range(3):
+        write_tar(folder / f"shards/{shard:06}.tar", valid[shard * 4:shard * 4 + 4])
+    write_parquet(folder / "train.parquet", examples)
+    (folder / "captions.txt").write_text("a photo of seven\na photo of a red circle\n")
+    (folder / "labels.txt").write_text("seven\nblue star\nred circle\n")
+    (folder / "templates.txt").write_text("A photo of {text}.\nA picture of {text}.\n")
+    return made
+
+
 def build(folder, siglip):
     """Fills `folder`; returns the environment of its commands."""
     for entry in ROOT.iterdir():
@@ -74,17 +97,6 @@ def build(folder, siglip):
                   PERF_SHIM.format(binary=perf, cudart=os.environ.get("SIGLIP_CUDART_DIR") or cudart))
 
     (folder / "DIR").symlink_to(ROOT / "models/demo")
-    examples = sorted((ROOT / "data/demo/examples").iterdir())
-    valid = sorted((ROOT / "data/demo/valid").glob("*/*_1*.JPEG"))
-    shutil.copytree(ROOT / "data/demo/examples", folder / "pictures")
-    (folder / "more/below").mkdir(parents=True)
-    shutil.copy(ROOT / "data/demo/examples/red_circle.jpg", folder / "more/below")
-    (folder / "shards").mkdir()
-    for shard in range(3):
-        write_tar(folder / f"shards/{shard:06}.tar", valid[shard * 4:shard * 4 + 4])
-    write_parquet(folder / "train.parquet", examples)
-    (folder / "captions.txt").write_text("a photo of seven\na photo of a red circle\n")
-    (folder / "labels.txt").write_text("seven\nblue star\nred circle\n")
-    (folder / "templates.txt").write_text("A photo of {text}.\nA picture of {text}.\n")
+    shutil.copytree(materials().name, folder, dirs_exist_ok=True)
     return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(preset / "python")}
