@@ -245,7 +245,7 @@ TEST(DecodeWorkersTest, PatchesAndTheirGrid) {
   std::vector<float> got(preprocessor.pixel_values());
   std::vector<float> expected(got.size());
   StageTimes times;
-  const std::string picture = *ReadFile("data/demo/examples/seven.png", 1 << 20);
+  const std::string picture = *ReadFile("tests/data/image/interlaced_d8_c2_13x9.png", 1 << 20);
   const auto size = workers->Preprocess(preprocessor, picture, got.data(), {}, times);
   const auto expected_size = preprocessor.Preprocess(picture, expected.data());
   ASSERT_TRUE(size.ok() && expected_size.ok()) << size.status() << expected_size.status();
