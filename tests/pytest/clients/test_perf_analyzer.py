@@ -49,3 +49,28 @@ def test_contract_command(server, tmp_path):
     for model in COMPOSING:
         assert re.search(rf"^\s*{model}, version: ?1?", text, re.M), f"no row of {model}:\n{text}"
     assert re.search(r"Inference count: [1-9]", text), text
+
+
+@pytest.mark.parametrize("options", [
+    ["-i", "grpc", "--streaming"], ["-i", "http"],
+    ["-i", "grpc", "--collect-metrics", "--metrics-interval", "200"]],
+    ids=["streaming", "http", "collect-metrics"])
+def test_modes(server, tmp_path, options):
+    """Its other ways to ask. Over HTTP its client loses request parameters, so the pictures are sent as they are."""
+    binary, env = environment()
+    picture = make_png(5)
+    element = base64.b64encode(struct.pack("<I", len(picture)) + picture).decode()
+    data = tmp_path / "input.json"
+    data.write_text(json.dumps({"data": [{"INPUT_IMAGE": {"content": {"b64": element}, "shape": [1]}}]}))
+    command = [binary, "-m", "embed_image", "-u", server.http if "http" in options else server.grpc,
+               "--input-data", str(data), "--concurrency-range=8",
+               "--measurement-interval", "500", "--max-trials", "3", "--stability-percentage", "999", *options]
+    if "--collect-metrics" in options:
+        command += ["--metrics-url", f"{server.metrics}/metrics"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    text = run.stdout + run.stderr
+    assert run.returncode == 0, text
+    throughput = re.search(r"Throughput: ([\d.]+) infer/sec", text)
+    assert throughput and float(throughput.group(1)) > 0, text
+    assert not re.search(r"[1-9]\d* failed|Failed to|error", text), text
+    assert re.search(r"Inference count: [1-9]", text), text
