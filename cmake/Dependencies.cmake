@@ -45,6 +45,8 @@ if(SIGLIP_BUILD_PROGRAM)
   find_package(gRPC CONFIG REQUIRED)
   # HTTP: Boost.Beast and Asio, header-only. Package libboost1.81-dev.
   find_package(Boost 1.81 REQUIRED)
+  # Images behind URLs, for OpenAI's door. Package libcurl4-openssl-dev.
+  find_package(CURL 7.85 REQUIRED)
   # Metrics in Prometheus' text form. Package prometheus-cpp-dev.
   find_package(prometheus-cpp CONFIG REQUIRED)
   # Flags. Package libcli11-dev.

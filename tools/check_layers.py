@@ -40,6 +40,7 @@ CONFINED = {
     re.compile(r"(jpeglib|png\.h|tiffio|webp/|gif_lib|avif/|openjpeg|lcms2)"): {"image"},
     re.compile(r"prometheus/"): {"server"},
     re.compile(r"^hnswlib/"): {"eval"},
+    re.compile(r"^curl/"): {"server"},
     re.compile(r"^(cuda|cublas|cudnn)"): {"kernels", "engine"},
     re.compile(r"^(arrow/|parquet/|archive\.h|archive_entry\.h)"): {"bulk"},
 }

@@ -4,6 +4,7 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <mutex>
@@ -14,6 +15,23 @@
 namespace siglip {
 namespace {
 
+bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
+std::string Escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (!IsControl(c)) {
+      out += c;
+      continue;
+    }
+    char escaped[5];
+    std::snprintf(escaped, sizeof escaped, "\\x%02x",
+                  static_cast<unsigned>(static_cast<unsigned char>(c)));
+    out += escaped;
+  }
+  return out;
+}
+
 // Passes on what the settings let through. spdlog's own level is a threshold, which cannot leave
 // out warnings and keep infos.
 class SettingsSink final : public spdlog::sinks::sink {
@@ -22,7 +40,14 @@ class SettingsSink final : public spdlog::sinks::sink {
 
   void log(const spdlog::details::log_msg& message) override {
     MutexLock lock(mu_);
-    if (Wanted(message.level)) target_->log(message);
+    if (!Wanted(message.level)) return;
+    const std::string_view text(message.payload.data(), message.payload.size());
+    if (std::none_of(text.begin(), text.end(), IsControl)) return target_->log(message);
+    // Somebody else's words, and no LogSafe around them: a line stays one line.
+    const std::string safe = Escaped(text);
+    spdlog::details::log_msg safe_message = message;
+    safe_message.payload = safe;
+    target_->log(safe_message);
   }
   void flush() override {
     MutexLock lock(mu_);
@@ -129,19 +154,7 @@ void ConfigureQuietLogOnce() {
 
 std::string LogSafe(std::string_view text) {
   constexpr std::size_t kMaxBytes = 256;  // a log line stays a line
-  std::string out;
-  for (const char c : text.substr(0, kMaxBytes)) {
-    const unsigned char u = static_cast<unsigned char>(c);
-    if (u < 0x20 || u == 0x7f) {
-      char escaped[5];
-      std::snprintf(escaped, sizeof escaped, "\\x%02x", static_cast<unsigned>(u));
-      out += escaped;
-    } else {
-      out += c;
-    }
-  }
-  if (text.size() > kMaxBytes) out += "...";
-  return out;
+  return Escaped(text.substr(0, kMaxBytes)) + (text.size() > kMaxBytes ? "..." : "");
 }
 
 }  // namespace siglip

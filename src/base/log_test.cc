@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -45,6 +46,20 @@ TEST(LogSettings, EachLevelIsSwitchedAlone) {
   EXPECT_FALSE(ChangeLog(settings));
   EXPECT_EQ(CurrentLog().file, file);
   EXPECT_TRUE(ChangeLog({}));
+}
+
+TEST(LogSettings, NoLineHasControlBytesWhoeverWroteIt) {
+  ConfigureLog(LogLevel::kInfo);
+  const std::string file = ::testing::TempDir() + "log_test_control.txt";
+  std::remove(file.c_str());
+  ASSERT_TRUE(ChangeLog({.file = file}));
+  SIGLIP_LOG_INFO("name={} end", std::string("a\n2026 error forged\x1b[2J\x7f\0", 24));
+  ASSERT_TRUE(ChangeLog({}));
+  std::ostringstream content;
+  content << std::ifstream(file).rdbuf();
+  const std::string text = content.str();
+  EXPECT_NE(text.find("name=a\\x0a2026 error forged\\x1b[2J\\x7f end"), std::string::npos) << text;
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
 }
 
 TEST(LogSettings, ALibraryLeavesAProgramsLogAlone) {

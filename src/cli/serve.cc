@@ -121,15 +121,16 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
 absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, const SearchIndex* index,
                             ShutdownSignals& signals) {
   flags.server.exit_timeout = std::chrono::seconds(flags.exit_timeout_s);
+  flags.server.image_url_timeout = std::chrono::seconds(flags.image_url_timeout_s);
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
                           Server::Start(service, flags.server, index));
   SIGLIP_LOG_INFO("{}", ListeningLine(flags.server, server->ports()));
   const int signal = signals.WaitForFirst([&server] {
-    const absl::Status reloaded = server->ReloadTls();
+    const absl::Status reloaded = server->Reload();
     if (reloaded.ok()) {
-      SIGLIP_LOG_INFO("certificates_reloaded");
+      SIGLIP_LOG_INFO("files_reloaded what=certificates,api_keys");
     } else {
-      SIGLIP_LOG_ERROR("certificates_not_reloaded reason=\"{}\"",
+      SIGLIP_LOG_ERROR("files_not_reloaded reason=\"{}\"",
                        LogSafe(std::string(reloaded.message())));
     }
   });

@@ -138,6 +138,26 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
       ->capture_default_str();
 }
 
+void AddImageUrlFlags(CLI::App& command, ServeFlags& flags) {
+  AddList(
+      command, "--image-url-allow", flags.server.image_url_allow,
+      "HOST[:PORT] or http://HOST[:PORT]: /v1/embeddings fetches images from there; repeatable. "
+      "Without it URLs are refused");
+  command
+      .add_option("--image-url-allow-private", flags.server.image_url_allow_private,
+                  "These hosts may have private and loopback addresses")
+      ->capture_default_str();
+  command.add_option(
+      "--image-url-root-cert", flags.server.image_url_root_cert,
+      "PEM file: the roots that these hosts' certificates are checked with, in place "
+      "of the system's");
+  command
+      .add_option("--image-url-timeout-secs", flags.image_url_timeout_s,
+                  "How long the images of a request may take to come")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
+}
+
 void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--log-verbose", flags.log.verbose_level, "0 = off; 1 adds a line per request")
@@ -206,6 +226,10 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
   command.add_flag("--dry-run", flags.dry_run, "Load and check everything, print the plan, exit");
   AddHttpFlags(command, flags.server);
   AddGrpcFlags(command, flags.server);
+  AddImageUrlFlags(command, flags);
+  command.add_option("--api-key-file", flags.server.api_key_file,
+                     "A key a line: requests need the header Authorization: Bearer KEY, all but "
+                     "those for health. Read again on SIGHUP");
   command.add_option("--allow-metrics", flags.server.allow_metrics, "Open the metrics door")
       ->capture_default_str();
   command.add_option("--metrics-address", flags.server.metrics_address)->capture_default_str();

@@ -24,6 +24,7 @@ struct ServeFlags {
   std::int64_t drain_delay_s = 0;
   std::int64_t exit_timeout_s = 30;
   std::int64_t poll_s = 15;
+  std::int64_t image_url_timeout_s = 10;
   LogSettings log;
   std::string log_file;
   std::string search_index;  // --search-index

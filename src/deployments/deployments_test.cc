@@ -62,7 +62,7 @@ class ByteModel : public Model {
     return std::vector<std::int64_t>{static_cast<std::int64_t>(text.size()), 0, 0};
   }
   absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const override {
-    return Tokenize(text);
+    return std::vector<std::int64_t>(text.empty() ? 1 : 2);
   }
   absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t,
                             std::span<float* const> rows) override {
@@ -267,6 +267,22 @@ TEST_F(DeploymentsTest, ALargeRequestIsSplitAndRejoinedInOrder) {
   images.push_back("a");
   EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", images).status.code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(DeploymentsTest, TokensAreCountedWithoutPaddingIfAsked) {
+  for (const bool counts : {false, true}) {
+    auto request = std::make_unique<InferRequest>();
+    request->model_name = "embed_text";
+    request->count_tokens = counts;
+    InputTensor& tensor = request->inputs.emplace_back();
+    tensor.name = "INPUT_TEXT";
+    tensor.datatype = DataType::kBytes;
+    tensor.shape = {3, 1};
+    tensor.elements = {"abc", "", "d"};
+    const InferResponse response = Wait(std::move(request));
+    EXPECT_TRUE(response.status.ok()) << response.status;
+    EXPECT_EQ(response.input_tokens, counts ? 5 : 0);
+  }
 }
 
 TEST_F(DeploymentsTest, BadItemsAreNamedAndFailTheirRequestOnly) {

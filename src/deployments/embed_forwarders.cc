@@ -75,6 +75,7 @@ struct Rows {
   // Datatype, storage, the shape of one row; elements of all rows, or data of all rows.
   InputTensor input;
   std::size_t row_bytes = 0;
+  std::int64_t input_tokens = 0;  // as InferResponse's
 };
 
 // What the parts of a split request come back to. Each part writes its own slot; the last one
@@ -82,9 +83,10 @@ struct Rows {
 class Join {
  public:
   Join(std::unique_ptr<InferRequest> request, std::vector<std::int64_t> part_rows,
-       std::int64_t start_ns)
+       std::int64_t input_tokens, std::int64_t start_ns)
       : request_(std::move(request)),
         part_rows_(std::move(part_rows)),
+        input_tokens_(input_tokens),
         answers_(part_rows_.size()),
         pending_(part_rows_.size()),
         start_ns_(start_ns),
@@ -101,6 +103,7 @@ class Join {
       RefuseWithId(std::move(request_), response.status);
       return;
     }
+    response.input_tokens = input_tokens_;
     response.durations.input_ns = static_cast<std::uint64_t>(sent_ns_ - start_ns_);
     response.durations.infer_ns = static_cast<std::uint64_t>(back_ns - sent_ns_);
     response.durations.output_ns = static_cast<std::uint64_t>(SteadyNowNs() - back_ns);
@@ -153,6 +156,7 @@ class Join {
 
   std::unique_ptr<InferRequest> request_;
   const std::vector<std::int64_t> part_rows_;
+  const std::int64_t input_tokens_;
   std::vector<InferResponse> answers_;
   std::atomic<std::size_t> pending_;
   const std::int64_t start_ns_;
@@ -257,7 +261,8 @@ class EmbedForwarder : public Forwarder {
       parts.push_back(std::move(part));
       first += size;
     }
-    auto join = std::make_shared<Join>(std::move(request), std::move(part_rows), start_ns);
+    auto join = std::make_shared<Join>(std::move(request), std::move(part_rows), rows.input_tokens,
+                                       start_ns);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       parts[i]->done = [join, i](InferResponse answer) { join->Finish(i, std::move(answer)); };
     }
@@ -319,6 +324,13 @@ class EmbedTextForwarder final : public EmbedForwarder {
       if (row.ok()) ids->insert(ids->end(), row->begin(), row->end());
     }
     SIGLIP_RETURN_IF_ERROR(JoinErrors(statuses));
+    if (request.count_tokens) {
+      // Padding can look like a text's own ids, so it is not counted in the rows.
+      for (const std::string_view text : request.inputs[0].elements) {
+        SIGLIP_ASSIGN_OR_RETURN(const auto unpadded, model().TokenizeUnpadded(text));
+        rows.input_tokens += static_cast<std::int64_t>(unpadded.size());
+      }
+    }
     rows.input.datatype = DataType::kInt64;
     rows.input.data = std::as_bytes(std::span(*ids));
     rows.input.storage = std::move(ids);

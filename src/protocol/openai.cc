@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/escaping.h"
 #include "base/json_text.h"
 #include "base/normalize_row.h"
@@ -20,6 +21,9 @@ static_assert(std::endian::native == std::endian::little);
 
 // OpenAI's own limit of a list.
 constexpr std::size_t kMaxItems = 2048;
+
+// Where a status carries the field that it is about.
+constexpr char kFieldPayload[] = "siglip/openai/field";
 
 // An item before the model is known: "model" may come last.
 struct RawItem {
@@ -41,11 +45,12 @@ absl::StatusOr<std::string_view> ImageBase64(std::string_view text, std::size_t 
     }
     return text.substr(comma + 1);
   }
-  // No character of base64 but '/' is in "://".
-  if (text.substr(0, 64).find("://") != std::string_view::npos) {
-    return WrongItem(index, "images are not fetched from URLs; send a data: URI or base64");
-  }
   return text;
+}
+
+// No character of base64 but '/' is in "://".
+bool IsUrl(std::string_view text) {
+  return !text.starts_with("data:") && text.substr(0, 64).find("://") != std::string_view::npos;
 }
 
 class EmbeddingsParser {
@@ -56,11 +61,15 @@ class EmbeddingsParser {
 
   absl::Status Parse() {
     SIGLIP_RETURN_IF_ERROR(ForEachRootField(
-        body_, parser_, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
-    if (request_.model.empty())
-      return absl::InvalidArgumentError("model: expected a name, got none");
+        body_, parser_,
+        [this](std::string_view key, JsonValue v) { return BlameField(Top(key, v), key); }));
+    if (request_.model.empty()) {
+      return BlameField(absl::InvalidArgumentError("model: expected a name, got none"), "model");
+    }
     if (items_.empty()) {
-      return absl::InvalidArgumentError("input: expected at least one text or image, got none");
+      return BlameField(
+          absl::InvalidArgumentError("input: expected at least one text or image, got none"),
+          "input");
     }
     return absl::OkStatus();
   }
@@ -82,7 +91,8 @@ class EmbeddingsParser {
       if (!item.is_image && input == EmbeddingInput::kImage) {
         return WrongItem(i, Concat("model '", request_.model, "' takes images, got a text"));
       }
-      if (item.is_image) {
+      item.is_url = item.is_image && IsUrl(raw.text);
+      if (item.is_image && !item.is_url) {
         SIGLIP_ASSIGN_OR_RETURN(item.bytes, ImageBase64(raw.text, i));
       }
       request_.items.push_back(item);
@@ -228,16 +238,18 @@ absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBo
   if (model == models.end()) {
     std::string ids;
     for (const EmbeddingModel& m : models) AppendAll(ids, ids.empty() ? "" : ", ", m.id);
-    return absl::NotFoundError(
-        Concat("model: expected one of ", ids, ", got '", request.model, "'"));
+    return BlameField(
+        absl::NotFoundError(Concat("model: expected one of ", ids, ", got '", request.model, "'")),
+        "model");
   }
-  SIGLIP_RETURN_IF_ERROR(parser.Resolve(model->input));
+  SIGLIP_RETURN_IF_ERROR(BlameField(parser.Resolve(model->input), "input"));
   request.storage = std::move(storage);
   return request;
 }
 
 std::string RenderEmbeddings(const EmbeddingsRequest& request,
-                             const std::vector<std::vector<float>>& rows) {
+                             const std::vector<std::vector<float>>& rows,
+                             std::int64_t input_tokens) {
   std::string json = "{\"object\":\"list\",\"data\":[";
   for (std::size_t i = 0; i < rows.size(); ++i) {
     AppendAll(json, i == 0 ? "" : ",", "{\"object\":\"embedding\",\"index\":", i,
@@ -249,9 +261,9 @@ std::string RenderEmbeddings(const EmbeddingsRequest& request,
   }
   json += "],\"model\":";
   AppendJsonString(request.model, json);
-  // Clients want the counts to be there; texts are padded, so tokens say nothing about the work.
   AppendAll(json, ",\"normalized\":", request.normalized ? "true" : "false",
-            ",\"usage\":{\"prompt_tokens\":0,\"total_tokens\":0}}");
+            ",\"usage\":{\"prompt_tokens\":", input_tokens, ",\"total_tokens\":", input_tokens,
+            "}}");
   return json;
 }
 
@@ -265,14 +277,39 @@ std::string RenderModelList(std::span<const EmbeddingModel> models) {
   return json + "]}";
 }
 
-std::string OpenAiErrorBody(const absl::Status& status) {
-  const int code = HttpStatusOf(status);
-  const absl::string_view message = status.message();
+std::string OpenAiErrorBody(const OpenAiError& error) {
+  const auto text_or_null = [](std::string_view text, std::string& json) {
+    if (text.empty()) {
+      json += "null";
+    } else {
+      AppendJsonString(text, json);
+    }
+  };
   std::string json = "{\"error\":{\"message\":";
-  AppendJsonString({message.data(), message.size()}, json);
-  AppendAll(json, ",\"type\":\"", code >= 500 ? "server_error" : "invalid_request_error",
-            "\",\"param\":null,\"code\":", code == 404 ? "\"model_not_found\"" : "null", "}}");
-  return json;
+  AppendJsonString(error.message, json);
+  AppendAll(json, ",\"type\":\"",
+            error.http_status >= 500 ? "server_error" : "invalid_request_error", "\",\"param\":");
+  text_or_null(error.param, json);
+  json += ",\"code\":";
+  text_or_null(error.code, json);
+  return json + "}}";
+}
+
+std::string OpenAiErrorBody(const absl::Status& status) {
+  const absl::string_view message = status.message();
+  const std::string field(status.GetPayload(kFieldPayload).value_or(absl::Cord()));
+  const bool no_such_model = absl::IsNotFound(status) && field == "model";
+  return OpenAiErrorBody({.http_status = HttpStatusOf(status),
+                          .message = {message.data(), message.size()},
+                          .param = field,
+                          .code = no_such_model ? "model_not_found" : ""});
+}
+
+absl::Status BlameField(absl::Status status, std::string_view field) {
+  if (!status.ok() && !status.GetPayload(kFieldPayload)) {
+    status.SetPayload(kFieldPayload, absl::Cord(absl::string_view(field.data(), field.size())));
+  }
+  return status;
 }
 
 }  // namespace siglip

@@ -24,9 +24,10 @@ struct EmbeddingModel {
   EmbeddingInput input = EmbeddingInput::kText;
 };
 
-// UTF-8 text, or an image file as base64. Views of the request.
+// UTF-8 text, or an image file as base64 or behind a URL. Views of the request.
 struct EmbeddingItem {
   bool is_image = false;
+  bool is_url = false;
   std::string_view bytes;
 };
 
@@ -41,17 +42,31 @@ struct EmbeddingsRequest {
 
 // An item is a text, {"type":"text","text":T}, {"text":T}, an image as a data: URI,
 // {"type":"image_url","image_url":U or {"url":U}}, {"image":U}; where the model takes images alone,
-// a string is one too, as base64 or data: URI. URLs are refused: nothing is fetched. `models` tells
-// what the model takes. NotFound: no such model; InvalidArgument names the field.
+// a string is one too, as base64 or data: URI. Whatever has "://" is a URL, whose scheme nobody has
+// looked at. `models` tells what the model takes. NotFound: no such model; InvalidArgument names
+// the field.
 absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBody> body,
                                                   std::span<const EmbeddingModel> models);
 
 // rows[i]: of item i, as they came from the model; normalised here if the request says so.
+// input_tokens: what `usage` says, the ids of the texts with EOS and without padding.
 std::string RenderEmbeddings(const EmbeddingsRequest& request,
-                             const std::vector<std::vector<float>>& rows);
+                             const std::vector<std::vector<float>>& rows,
+                             std::int64_t input_tokens);
 std::string RenderModelList(std::span<const EmbeddingModel> models);
-// The body of a refusal: {"error":{"message":..,"type":..,"param":null,"code":..}}.
+
+// A refusal, empty texts are null: {"error":{"message":..,"type":..,"param":..,"code":..}}.
+struct OpenAiError {
+  int http_status = 400;  // says the type: server_error from 500 on, else invalid_request_error
+  std::string_view message = {};
+  std::string_view param = {};  // the field of the request that is wrong
+  std::string_view code = {};
+};
+std::string OpenAiErrorBody(const OpenAiError& error);
+// With the status' text, and the field that BlameField has put to it.
 std::string OpenAiErrorBody(const absl::Status& status);
+// The same error with the request's field that it is about. An error that has one keeps it.
+absl::Status BlameField(absl::Status status, std::string_view field);
 
 // OpenAPI 3.1 of these routes and of health; the models' ids are those that may be asked for.
 std::string OpenApiDocument(std::span<const EmbeddingModel> models, std::string_view version);

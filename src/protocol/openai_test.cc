@@ -17,14 +17,14 @@ absl::StatusOr<EmbeddingsRequest> Parse(std::string_view json) {
   return ParseEmbeddings(std::make_shared<const PaddedBody>(json), kModels);
 }
 
-// "T:text" or "I:base64" of each item.
+// "T:text", "I:base64" or "U:url" of each item.
 std::vector<std::string> Items(std::string_view json) {
   const auto request = Parse(json);
   EXPECT_TRUE(request.ok()) << request.status() << json;
   std::vector<std::string> items;
   if (!request.ok()) return items;
   for (const EmbeddingItem& item : request->items) {
-    items.push_back((item.is_image ? "I:" : "T:") + std::string(item.bytes));
+    items.push_back((item.is_url ? "U:" : item.is_image ? "I:" : "T:") + std::string(item.bytes));
   }
   return items;
 }
@@ -70,8 +70,6 @@ TEST(ParseEmbeddings, RefusalsSayWhatWasExpected) {
       {R"({"model":"text","input":null})", "input[0]: expected a text or an image"},
       {R"({"model":"text","input":["a",{"image":"QQ=="}]})", "input[1]: model 'text' takes texts"},
       {R"({"model":"image","input":{"text":"a"}})", "input[0]: model 'image' takes images"},
-      {R"({"model":"image","input":"https://a/b.png"})", "not fetched from URLs"},
-      {R"({"model":"both","input":{"image_url":{"url":"http://a"}}})", "not fetched from URLs"},
       {R"({"model":"both","input":{"image_url":{}}})", "input[0].image_url: expected a url"},
       {R"({"model":"both","input":{"type":"text"}})", "expected one of text, image and image_url"},
       {R"({"model":"both","input":{"text":"a","image":"QQ=="}})", "expected one of"},
@@ -88,6 +86,17 @@ TEST(ParseEmbeddings, RefusalsSayWhatWasExpected) {
   EXPECT_EQ(unknown.status().message(), "model: expected one of both, text, image, got 'ada'");
 }
 
+TEST(ParseEmbeddings, UrlsOfImagesAreToldApart) {
+  using V = std::vector<std::string>;
+  EXPECT_EQ(Items(R"({"model":"image","input":["https://a/b.png","QUJD"]})"),
+            (V{"U:https://a/b.png", "I:QUJD"}));
+  EXPECT_EQ(Items(R"({"model":"both","input":["http://a",{"image_url":{"url":"http://a"}}]})"),
+            (V{"T:http://a", "U:http://a"}));
+  EXPECT_EQ(Items(R"({"model":"image","input":{"image":"file:///etc/passwd"}})"),
+            V{"U:file:///etc/passwd"});
+  EXPECT_EQ(Items(R"({"model":"text","input":"http://a"})"), V{"T:http://a"});
+}
+
 TEST(ParseEmbeddings, ListsAreBounded) {
   std::string json = R"({"model":"text","input":["a")";
   for (int i = 1; i < 2048; ++i) json += ",\"a\"";
@@ -98,24 +107,52 @@ TEST(ParseEmbeddings, ListsAreBounded) {
 TEST(RenderEmbeddings, StatesItsNormalisation) {
   EmbeddingsRequest request;
   request.model = "text";
-  const auto unit = nlohmann::json::parse(RenderEmbeddings(request, {{3, 4}, {0, 0}}));
+  const auto unit = nlohmann::json::parse(RenderEmbeddings(request, {{3, 4}, {0, 0}}, 9));
   EXPECT_EQ(unit["data"][0]["embedding"].get<std::vector<float>>(),
             (std::vector<float>{0.6F, 0.8F}));
   EXPECT_EQ(unit["data"][1]["embedding"], (std::vector<double>{0, 0}));
   EXPECT_EQ(unit["data"][1]["index"], 1);
   EXPECT_EQ(unit["normalized"], true);
   EXPECT_EQ(unit["model"], "text");
+  EXPECT_EQ(unit["usage"], (nlohmann::json{{"prompt_tokens", 9}, {"total_tokens", 9}}));
   request.normalized = false;
   request.base64 = true;
-  const auto raw = nlohmann::json::parse(RenderEmbeddings(request, {{1}}));
+  const auto raw = nlohmann::json::parse(RenderEmbeddings(request, {{1}}, 0));
   EXPECT_EQ(raw["data"][0]["embedding"], "AACAPw==");
   EXPECT_EQ(raw["normalized"], false);
 }
 
+TEST(OpenAiErrorBody, SaysTypeFieldAndCode) {
+  const auto body = [](const absl::Status& status) {
+    return nlohmann::json::parse(OpenAiErrorBody(status))["error"];
+  };
+  EXPECT_EQ(body(absl::NotFoundError("a \"b\"")), (nlohmann::json{{"message", "a \"b\""},
+                                                                  {"type", "invalid_request_error"},
+                                                                  {"param", nullptr},
+                                                                  {"code", nullptr}}));
+  EXPECT_EQ(body(absl::UnavailableError("full"))["type"], "server_error");
+  EXPECT_EQ(
+      body(BlameField(BlameField(absl::InvalidArgumentError("x"), "input"), "model"))["param"],
+      "input");
+  EXPECT_TRUE(BlameField(absl::OkStatus(), "input").ok());
+  const std::pair<const char*, const char*> fields[] = {
+      {R"({"input":"a"})", "model"},
+      {R"({"model":1})", "model"},
+      {R"({"model":"text","input":[1]})", "input"},
+      {R"({"model":"image","input":{"text":"a"}})", "input"},
+      {R"({"model":"text","input":"a","dimensions":"3"})", "dimensions"},
+      {R"({"model":"text","input":"a","encoding_format":"hex"})", "encoding_format"},
+  };
+  for (const auto& [json, field] : fields) {
+    EXPECT_EQ(body(Parse(json).status())["param"], field) << json;
+  }
+  const auto unknown = body(Parse(R"({"model":"ada","input":"a"})").status());
+  EXPECT_EQ(unknown["param"], "model");
+  EXPECT_EQ(unknown["code"], "model_not_found");
+  EXPECT_EQ(body(Parse("[]").status())["param"], nullptr);
+}
+
 TEST(OpenAi, OtherAnswersAreJson) {
-  const auto error = nlohmann::json::parse(OpenAiErrorBody(absl::NotFoundError("a \"b\"")));
-  EXPECT_EQ(error["error"]["message"], "a \"b\"");
-  EXPECT_EQ(error["error"]["code"], "model_not_found");
   const auto models = nlohmann::json::parse(RenderModelList(kModels));
   EXPECT_EQ(models["data"][1]["id"], "text");
   const auto document = nlohmann::json::parse(OpenApiDocument(kModels, "1"));

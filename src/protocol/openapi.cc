@@ -32,7 +32,7 @@ constexpr std::string_view kSchemas =
  {"type":"object","required":["image_url"],"properties":{"type":{"const":"image_url"},"image_url":{"anyOf":[
   {"$ref":"#/components/schemas/Image"},
   {"type":"object","required":["url"],"properties":{"url":{"$ref":"#/components/schemas/Image"}}}]}},"additionalProperties":false}]},
-"Image":{"type":"string","description":"An image file, as base64 or as data:<type>;base64,<bytes>. URLs are refused."},
+"Image":{"type":"string","description":"An image file, as base64, as data:<type>;base64,<bytes>, or by a URL of a server that the operator allows."},
 "Embeddings":{"type":"object","required":["object","data","model","normalized","usage"],"properties":{
  "object":{"const":"list"},
  "data":{"type":"array","minItems":1,"items":{"type":"object","required":["object","index","embedding"],"properties":{

@@ -13,6 +13,7 @@ absl::StatusCode WireCode(absl::StatusCode code) {
     case absl::StatusCode::kUnimplemented:
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kUnauthenticated:
       return code;
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kResourceExhausted:
@@ -30,6 +31,8 @@ int HttpStatusOf(const absl::Status& status) {
   switch (WireCode(status.code())) {
     case absl::StatusCode::kOk:
       return 200;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
     case absl::StatusCode::kNotFound:
       return 404;
     case absl::StatusCode::kInternal:

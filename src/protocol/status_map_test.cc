@@ -11,6 +11,7 @@ TEST(StatusMap, HttpStatusIsTritons) {
   EXPECT_EQ(HttpStatusOf(absl::UnknownError("")), 400);
   EXPECT_EQ(HttpStatusOf(absl::AlreadyExistsError("")), 400);
   EXPECT_EQ(HttpStatusOf(absl::CancelledError("")), 400);
+  EXPECT_EQ(HttpStatusOf(absl::UnauthenticatedError("")), 401);
   EXPECT_EQ(HttpStatusOf(absl::NotFoundError("")), 404);
   EXPECT_EQ(HttpStatusOf(absl::InternalError("")), 500);
   EXPECT_EQ(HttpStatusOf(absl::UnimplementedError("")), 501);

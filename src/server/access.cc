@@ -22,6 +22,11 @@ constexpr std::pair<std::string_view, Api> kNames[] = {
 // std::regex recurses once per character.
 constexpr std::size_t kMaxNameBytes = 256;
 
+constexpr std::string_view kCredentials[] = {"authorization", "proxy-authorization", "cookie"};
+
+// The text without its secret.
+std::string_view BeforeValue(std::string_view text) { return text.substr(0, text.find('=')); }
+
 }  // namespace
 
 absl::StatusOr<RestrictedApis> RestrictedApis::Parse(const std::vector<std::string>& texts,
@@ -32,8 +37,8 @@ absl::StatusOr<RestrictedApis> RestrictedApis::Parse(const std::vector<std::stri
     std::string_view names = NextPart(left, ':');
     const std::string_view header = NextPart(left, '=');
     if (names.empty() || header.empty() || left.empty()) {
-      return absl::InvalidArgumentError(
-          Concat("restricted API '", text, "': expected <api>,<api>:<header>=<value>"));
+      return absl::InvalidArgumentError(Concat("restricted API '", BeforeValue(text),
+                                               "': expected <api>,<api>:<header>=<value>"));
     }
     while (!names.empty()) {
       const std::string_view name = Stripped(NextPart(names, ','));
@@ -41,7 +46,7 @@ absl::StatusOr<RestrictedApis> RestrictedApis::Parse(const std::vector<std::stri
                                        [name](const auto& row) { return row.first == name; });
       if (known == std::end(kNames)) {
         return absl::InvalidArgumentError(
-            Concat("restricted API '", text,
+            Concat("restricted API '", BeforeValue(text),
                    "': expected health, metadata, inference, shared-memory, model-config, "
                    "model-repository, statistics, trace or logging, got '",
                    name, "'"));
@@ -85,6 +90,9 @@ absl::StatusOr<HeaderForwarding> HeaderForwarding::Parse(const std::string& patt
 void HeaderForwarding::Forward(std::string_view name, std::string_view value,
                                Parameters& parameters) const {
   if (!pattern_ || name.size() > kMaxNameBytes) return;
+  for (const std::string_view credentials : kCredentials) {
+    if (EqualsIgnoreCase(name, credentials)) return;
+  }
   try {
     if (!std::regex_search(name.begin(), name.end(), *pattern_)) return;
   } catch (const std::regex_error&) {

@@ -28,6 +28,14 @@ enum class Api {
   kLogging,
 };
 
+// A row of a handler's route table.
+struct RouteRow {
+  std::string_view method = {};  // empty = GET and POST
+  std::string_view path = {};    // {names} stand for a segment that clients choose
+  std::optional<Api> api =
+      {};  // the part that it belongs to; nothing = none, it is never restricted
+};
+
 // Thread-safe after Parse.
 class RestrictedApis {
  public:
@@ -36,7 +44,7 @@ class RestrictedApis {
     std::string value;
   };
   // Each text is "api,api:header=value", with Triton's names of the parts. `prefix` is put before
-  // every header's name. InvalidArgument names the text.
+  // every header's name. InvalidArgument names the text, without the value.
   static absl::StatusOr<RestrictedApis> Parse(const std::vector<std::string>& texts,
                                               std::string_view prefix);
 
@@ -51,7 +59,8 @@ class RestrictedApis {
 };
 
 // Which header names are forwarded: an ECMAScript expression that is found in the name, whatever
-// its case. Thread-safe after Parse.
+// its case. Credentials ("authorization", "proxy-authorization", "cookie") are never forwarded.
+// Thread-safe after Parse.
 class HeaderForwarding {
  public:
   // Empty = none.

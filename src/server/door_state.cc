@@ -37,6 +37,7 @@ absl::StatusOr<TraceSettingsMap> ParseTraceConfig(const std::vector<std::string>
 }  // namespace
 
 absl::Status DoorState::Configure(const ServerOptions& options) {
+  SIGLIP_RETURN_IF_ERROR(api_keys.Load(options.api_key_file));
   SIGLIP_ASSIGN_OR_RETURN(http_restricted, RestrictedApis::Parse(options.http_restricted_apis, ""));
   SIGLIP_ASSIGN_OR_RETURN(grpc_restricted, RestrictedApis::Parse(options.grpc_restricted_protocols,
                                                                  "triton-grpc-protocol-"));

@@ -6,17 +6,22 @@
 
 #include "absl/status/status.h"
 #include "server/access.h"
+#include "server/api_keys.h"
 #include "server/options.h"
 #include "serving/shared_memory.h"
 #include "serving/tracer.h"
 
 namespace siglip {
 
+// Health tells nothing that is worth a key, and whoever asks for it (kubelets, balancers) has none.
+constexpr bool NeedsNoApiKey(Api api) { return api == Api::kHealth; }
+
 // Thread-safe once configured.
 struct DoorState {
   explicit DoorState(const ServerOptions& options = {})
       : regions(options.allow_client_shm, options.http_max_input_bytes) {}
-  // Restrictions, forwarding and tracing, from their texts. InvalidArgument names the text.
+  // API keys from their file; restrictions, forwarding and tracing from their texts.
+  // InvalidArgument names file or text.
   absl::Status Configure(const ServerOptions& options);
 
   // Set once when the end is announced: readiness turns false. Orders nothing else.
@@ -26,6 +31,7 @@ struct DoorState {
   std::atomic<bool> draining{false};
   SharedMemoryRegions regions;
   Tracer tracer;
+  ApiKeys api_keys;
   RestrictedApis http_restricted;
   RestrictedApis grpc_restricted;
   HeaderForwarding http_forwarding;

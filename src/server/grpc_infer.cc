@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "base/clock.h"
@@ -98,6 +100,20 @@ void Submit(std::unique_ptr<InferRequest> request, std::shared_ptr<std::atomic<b
   service.Infer(std::move(request));
 }
 
+absl::Status CheckApiKey(const grpc::CallbackServerContext& context, Api api,
+                         const DoorState& state) {
+  if (NeedsNoApiKey(api)) return absl::OkStatus();
+  const auto [begin, end] = context.client_metadata().equal_range("authorization");
+  std::optional<std::string_view> authorization;
+  if (begin != end && std::next(begin) == end) {
+    authorization = std::string_view(begin->second.data(), begin->second.size());
+  }
+  const ApiKeys::Verdict verdict = state.api_keys.Check(authorization);
+  if (verdict == ApiKeys::Verdict::kAllowed) return absl::OkStatus();
+  const std::string_view text = ApiKeyRefusal(verdict);
+  return absl::UnauthenticatedError({text.data(), text.size()});
+}
+
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
@@ -151,6 +167,7 @@ grpc::Status ShuttingDown() {
 
 absl::Status CheckGrpcAccess(const grpc::CallbackServerContext& context, Api api,
                              const DoorState& state) {
+  if (absl::Status status = CheckApiKey(context, api, state); !status.ok()) return status;
   const RestrictedApis::Rule* rule = state.grpc_restricted.RuleOf(api);
   if (rule == nullptr) return absl::OkStatus();
   for (const auto& [name, value] : context.client_metadata()) {

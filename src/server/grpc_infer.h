@@ -20,7 +20,9 @@ namespace siglip {
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 grpc::Status ShuttingDown();
-// Unavailable if the part of the protocol is restricted and the call has not the header.
+// The one check of every call, before anything is done for it. Unauthenticated if it needs an API
+// key and has none that is known; Unavailable if the part of the protocol is restricted and the
+// call has not the header.
 absl::Status CheckGrpcAccess(const grpc::CallbackServerContext& context, Api api,
                              const DoorState& state);
 

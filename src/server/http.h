@@ -79,6 +79,20 @@ class HttpHandler {
   virtual ~HttpHandler() = default;
   // Called on I/O threads, several at once. Must not block.
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
+  // What the server itself refuses, in the form that clients of `target` read. As Handle.
+  virtual HttpResponse Refusal(std::string_view target, int status, std::string_view text) const;
+};
+
+// A request as far as it is known before its body is read. Borrows from the request.
+struct HttpHead {
+  std::string_view target;                        // as HttpRequest's
+  std::optional<std::string_view> authorization;  // nothing also if there are several
+};
+
+// Why a request is answered with 401.
+struct HttpChallenge {
+  std::string_view authenticate;  // the field WWW-Authenticate
+  std::string_view text;
 };
 
 struct HttpSettings {
@@ -86,6 +100,9 @@ struct HttpSettings {
   bool reuse_port = false;
   // Whether HttpRequest::headers is filled.
   bool keep_headers = false;
+  // Asked of every request before its body is read and before any route; nothing = it may go on.
+  // Empty: all may. Runs on I/O threads, several at once.
+  std::function<std::optional<HttpChallenge>(const HttpHead& head)> authorize = {};
 
   // Limits.
   std::uint32_t head_bytes = 16 * 1024;

@@ -60,12 +60,18 @@ absl::StatusOr<std::shared_ptr<PaddedBody>> DecodedBody(HttpRequest& request,
   return Decompress(request.body->view(), max_bytes);
 }
 
-std::optional<HttpResponse> Restricted(const RestrictedApis& restricted, Api api,
-                                       const HttpRequest& request) {
+std::optional<std::string> RestrictedText(const RestrictedApis& restricted, Api api,
+                                          const HttpRequest& request) {
   const RestrictedApis::Rule* rule = restricted.RuleOf(api);
   if (rule == nullptr || HasHeader(request, *rule)) return std::nullopt;
-  return ErrorResponse(403,
-                       Concat("This API is restricted, expecting header '", rule->header, "'"));
+  return Concat("This API is restricted, expecting header '", rule->header, "'");
+}
+
+std::optional<HttpResponse> Restricted(const RestrictedApis& restricted, Api api,
+                                       const HttpRequest& request) {
+  const std::optional<std::string> text = RestrictedText(restricted, api, request);
+  if (!text) return std::nullopt;
+  return ErrorResponse(403, *text);
 }
 
 }  // namespace siglip

@@ -25,7 +25,10 @@ void CompressResponse(Encoding encoding, HttpResponse& response);
 absl::StatusOr<std::shared_ptr<PaddedBody>> DecodedBody(HttpRequest& request,
                                                         std::size_t max_bytes);
 
-// The refusal, unless the part of the protocol is open or the request has its header.
+// The refusal's text, unless the part of the protocol is open or the request has its header.
+std::optional<std::string> RestrictedText(const RestrictedApis& restricted, Api api,
+                                          const HttpRequest& request);
+// The same as an answer in Triton's form.
 std::optional<HttpResponse> Restricted(const RestrictedApis& restricted, Api api,
                                        const HttpRequest& request);
 

@@ -89,7 +89,9 @@ HttpExchange::HttpExchange(std::shared_ptr<HttpConnection> connection)
 
 HttpExchange::~HttpExchange() {
   if (responded_.load()) return;
-  connection_->Send([] { return ErrorResponse(500, "the request was dropped"); });
+  connection_->Send([connection = connection_.get()] {
+    return connection->OwnRefusal(500, "the request was dropped");
+  });
 }
 
 void HttpExchange::Respond(std::function<HttpResponse()> make) {
@@ -176,6 +178,7 @@ void HttpConnection::WaitForRequest() {
 void HttpConnection::ReadHead() {
   state_ = State::kReading;
   is_head_method_ = false;
+  target_.clear();
   head_.emplace();
   head_->header_limit(settings_.head_bytes);
   head_->body_limit(boost::none);  // checked in CheckHead, with an answer
@@ -199,9 +202,25 @@ void HttpConnection::OnHead(Error error) {
   receive_start_ns_ = SteadyNowNs();
   keep_alive_ = head_->get().keep_alive();
   is_head_method_ = head_->get().method() == http::verb::head;
+  target_ = std::string(View(head_->get().target()));
   const auto [status, text] = CheckHead();
   if (status != 0) return Refuse(status, text);
+  if (const auto challenge = CheckAuthorization()) {
+    HttpResponse response = OwnRefusal(401, challenge->text);
+    response.headers.emplace_back("WWW-Authenticate", std::string(challenge->authenticate));
+    return RefuseWith(std::move(response));
+  }
   ReadBody();
+}
+
+std::optional<HttpChallenge> HttpConnection::CheckAuthorization() const {
+  if (!settings_.authorize) return std::nullopt;
+  const auto& head = head_->get();
+  HttpHead known{.target = target_, .authorization = std::nullopt};
+  if (CountField(head, http::field::authorization) == 1) {
+    known.authorization = View(head[http::field::authorization]);
+  }
+  return settings_.authorize(known);
 }
 
 std::pair<int, std::string> HttpConnection::CheckHead() const {
@@ -342,7 +361,7 @@ void HttpConnection::Dispatch() {
   const auto& base = chunked_ ? chunked_->get().base() : head_->get().base();
   HttpRequest request;
   request.method = std::string(View(base.method_string()));
-  request.target = std::string(View(base.target()));
+  request.target = target_;
   request.body = std::move(body_);
   request.infer_header_length = Field(fields, kInferHeaderLength);
   request.content_encoding = Field(fields, "Content-Encoding");
@@ -388,7 +407,7 @@ void HttpConnection::Send(std::function<HttpResponse()> make) {
     try {
       self->Write(make());
     } catch (const std::bad_alloc&) {
-      self->Write(ErrorResponse(503, "no memory for the answer"));
+      self->Write(self->OwnRefusal(503, "no memory for the answer"));
     }
   });
 }
@@ -454,10 +473,22 @@ void HttpConnection::Linger() {
 }
 
 void HttpConnection::Refuse(int status, std::string_view text) {
+  RefuseWith(OwnRefusal(status, text));
+}
+
+void HttpConnection::RefuseWith(HttpResponse response) {
   keep_alive_ = false;
   body_.reset();
   body_hold_ = MemoryBudget::Hold();
-  Write(ErrorResponse(status, text));
+  Write(std::move(response));
+}
+
+HttpResponse HttpConnection::OwnRefusal(int status, std::string_view text) const {
+  return handler_.Refusal(target_, status, text);
+}
+
+HttpResponse HttpHandler::Refusal(std::string_view, int status, std::string_view text) const {
+  return ErrorResponse(status, text);
 }
 
 HttpResponse ErrorResponse(int status, std::string_view text) {

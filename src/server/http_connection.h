@@ -82,6 +82,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Drain();
   void Close();
   void Send(std::function<HttpResponse()> make);
+  // Of the server's own, in the handler's form. On the strand, while an answer is owed.
+  HttpResponse OwnRefusal(int status, std::string_view text) const;
 
  private:
   using Error = boost::system::error_code;
@@ -93,6 +95,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void OnHead(Error error);
   // The status and text of a refusal that the head alone decides; status 0 = none.
   std::pair<int, std::string> CheckHead() const;
+  std::optional<HttpChallenge> CheckAuthorization() const;
   void ReadBody();
   void ReadSizedBody(std::size_t size);
   void ReadPiece(std::span<char> room);
@@ -105,6 +108,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Write(HttpResponse response);
   void OnWritten(Error error);
   void Refuse(int status, std::string_view text);
+  void RefuseWith(HttpResponse response);
   void EndWriting();
   void Linger();
   void Shut();
@@ -129,6 +133,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   State state_ = State::kIdle;
   bool keep_alive_ = true;
   bool is_head_method_ = false;
+  std::string target_;  // of the request whose answer is owed; empty until its head is known
   bool draining_ = false;
   bool watching_ = false;
   std::size_t chunk_count_ = 0;

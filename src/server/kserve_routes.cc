@@ -1,8 +1,6 @@
 #include "server/kserve_routes.h"
 
-#include <algorithm>
 #include <new>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/status_macros.h"
@@ -20,129 +18,90 @@
 namespace siglip {
 namespace {
 
-// More segments than any route has; the rest of a longer path need not be looked at.
-constexpr std::size_t kMaxSegments = 8;
-
-using Segments = std::vector<std::string_view>;
-
-Segments Split(std::string_view path) {
-  Segments segments;
-  if (path.empty() || path[0] != '/') return segments;
-  path.remove_prefix(1);
-  while (segments.size() <= kMaxSegments) {
-    const std::size_t slash = path.find('/');
-    segments.push_back(path.substr(0, slash));
-    if (slash == std::string_view::npos) break;
-    path.remove_prefix(slash + 1);
-  }
-  return segments;
-}
+constexpr KServeRoute kRoutes[] = {
+    {{"POST", "/v2/models/{model}/infer", Api::kInference}, RouteKind::kInfer},
+    {{"POST", "/v2/models/{model}/versions/{version}/infer", Api::kInference}, RouteKind::kInfer},
+    {{"POST", "/v2/models/{model}/generate", Api::kInference}, RouteKind::kGenerate},
+    {{"POST", "/v2/models/{model}/versions/{version}/generate", Api::kInference},
+     RouteKind::kGenerate},
+    {{"POST", "/v2/models/{model}/generate_stream", Api::kInference}, RouteKind::kGenerateStream},
+    {{"POST", "/v2/models/{model}/versions/{version}/generate_stream", Api::kInference},
+     RouteKind::kGenerateStream},
+    {{"GET", "/v2/health/live", Api::kHealth}, RouteKind::kLive},
+    {{"GET", "/v2/health/ready", Api::kHealth}, RouteKind::kReady},
+    {{"GET", "/v2/models/{model}/ready", Api::kHealth}, RouteKind::kModelReady},
+    {{"GET", "/v2/models/{model}/versions/{version}/ready", Api::kHealth}, RouteKind::kModelReady},
+    {{"GET", "/v2/models/stats", Api::kStatistics}, RouteKind::kStatistics},
+    {{"GET", "/v2/models/{model}/stats", Api::kStatistics}, RouteKind::kStatistics},
+    {{"GET", "/v2/models/{model}/versions/{version}/stats", Api::kStatistics},
+     RouteKind::kStatistics},
+    {{"GET", "/v2", Api::kMetadata}, RouteKind::kServerMetadata},
+    {{"GET", "/v2/models/{model}", Api::kMetadata}, RouteKind::kModelMetadata},
+    {{"GET", "/v2/models/{model}/versions/{version}", Api::kMetadata}, RouteKind::kModelMetadata},
+    {{"GET", "/v2/models/{model}/config", Api::kModelConfig}, RouteKind::kModelConfig},
+    {{"GET", "/v2/models/{model}/versions/{version}/config", Api::kModelConfig},
+     RouteKind::kModelConfig},
+    {{"", "/v2/models/{model}/trace/setting", Api::kTrace}, RouteKind::kTraceSetting},
+    {{"", "/v2/trace/setting", Api::kTrace}, RouteKind::kTraceSetting},
+    {{"", "/v2/logging", Api::kLogging}, RouteKind::kLogging},
+    {{"POST", "/v2/repository/index", Api::kModelRepository}, RouteKind::kIndex},
+    {{"POST", "/v2/repository/{repository}/index", Api::kModelRepository}, RouteKind::kIndex},
+    {{"POST", "/v2/repository/models/{model}/load", Api::kModelRepository}, RouteKind::kLoad},
+    {{"POST", "/v2/repository/{repository}/models/{model}/load", Api::kModelRepository},
+     RouteKind::kLoad},
+    {{"POST", "/v2/repository/models/{model}/unload", Api::kModelRepository}, RouteKind::kUnload},
+    {{"POST", "/v2/repository/{repository}/models/{model}/unload", Api::kModelRepository},
+     RouteKind::kUnload},
+    {{"GET", "/v2/systemsharedmemory/status", Api::kSharedMemory}, RouteKind::kSharedMemoryStatus},
+    {{"GET", "/v2/systemsharedmemory/region/{region}/status", Api::kSharedMemory},
+     RouteKind::kSharedMemoryStatus},
+    {{"POST", "/v2/systemsharedmemory/region/{region}/register", Api::kSharedMemory},
+     RouteKind::kSharedMemoryRegister},
+    {{"POST", "/v2/systemsharedmemory/unregister", Api::kSharedMemory},
+     RouteKind::kSharedMemoryUnregister},
+    {{"POST", "/v2/systemsharedmemory/region/{region}/unregister", Api::kSharedMemory},
+     RouteKind::kSharedMemoryUnregister},
+    {{"GET", "/v2/cudasharedmemory/status", Api::kSharedMemory}, RouteKind::kSharedMemoryStatus},
+    {{"GET", "/v2/cudasharedmemory/region/{region}/status", Api::kSharedMemory},
+     RouteKind::kSharedMemoryStatus},
+    {{"POST", "/v2/cudasharedmemory/region/{region}/register", Api::kSharedMemory},
+     RouteKind::kSharedMemoryRegister},
+    {{"POST", "/v2/cudasharedmemory/unregister", Api::kSharedMemory},
+     RouteKind::kSharedMemoryUnregister},
+    {{"POST", "/v2/cudasharedmemory/region/{region}/unregister", Api::kSharedMemory},
+     RouteKind::kSharedMemoryUnregister},
+};
 
 bool IsDigits(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// s = v2 models NAME [versions V] [ACTION...]
-Route ModelRoute(const Segments& s) {
-  if (s.size() == 3 && s[2] == "stats") return {.kind = RouteKind::kStatistics, .method = "GET"};
-  if (s.size() < 3 || s[2].empty()) return {};
-  Route route{.method = "GET", .model = s[2]};
-  std::size_t next = 3;
-  if (s.size() >= 5 && s[3] == "versions") {
-    if (!IsDigits(s[4])) return {};
-    route.version = s[4];
-    next = 5;
-  }
-  const std::size_t left = s.size() - next;
-  if (left == 0) {
-    route.kind = RouteKind::kModelMetadata;
-  } else if (left == 1 && s[next] == "ready") {
-    route.kind = RouteKind::kModelReady;
-  } else if (left == 1 && s[next] == "config") {
-    route.kind = RouteKind::kModelConfig;
-  } else if (left == 1 && s[next] == "stats") {
-    route.kind = RouteKind::kStatistics;
-  } else if (left == 1 && s[next] == "infer") {
-    route.kind = RouteKind::kInfer;
-    route.method = "POST";
-  } else if (left == 1 && (s[next] == "generate" || s[next] == "generate_stream")) {
-    route.kind = s[next] == "generate" ? RouteKind::kGenerate : RouteKind::kGenerateStream;
-    route.method = "POST";
-  } else if (left == 2 && next == 3 && s[next] == "trace" && s[next + 1] == "setting") {
-    route.kind = RouteKind::kTraceSetting;
-    route.method = "";
-  }
-  return route;
+// Where a {name} of a path goes. False if `segment` cannot stand there.
+bool Take(std::string_view name, std::string_view segment, Route& route) {
+  if (segment.empty()) return false;
+  if (name == "{model}") route.model = segment;
+  if (name == "{region}") route.region = segment;
+  if (name == "{repository}") route.named_repository = true;
+  if (name != "{version}") return true;
+  route.version = segment;
+  return IsDigits(segment);
 }
 
-// s = v2 repository [REPO] index | v2 repository [REPO] models NAME load|unload
-Route RepositoryRoute(const Segments& s) {
-  const bool named = s.size() == 4 || s.size() == 6;
-  const std::size_t next = named ? 3 : 2;
-  Route route{.method = "POST", .named_repository = named};
-  if (named && s[2].empty()) return {};
-  const std::size_t left = s.size() - std::min(next, s.size());
-  if (left == 1 && s[next] == "index") {
-    route.kind = RouteKind::kIndex;
-  } else if (left == 3 && s[next] == "models" && !s[next + 1].empty() &&
-             (s[next + 2] == "load" || s[next + 2] == "unload")) {
-    route.kind = s[next + 2] == "load" ? RouteKind::kLoad : RouteKind::kUnload;
-    route.model = s[next + 1];
+bool Fits(std::string_view pattern, std::string_view path, Route& route) {
+  while (true) {
+    const std::size_t pattern_end = pattern.find('/');
+    const std::size_t path_end = path.find('/');
+    const std::string_view expected = pattern.substr(0, pattern_end);
+    const std::string_view segment = path.substr(0, path_end);
+    const bool fits =
+        expected.starts_with('{') ? Take(expected, segment, route) : expected == segment;
+    if (!fits) return false;
+    const bool ends = pattern_end == std::string_view::npos;
+    if (ends != (path_end == std::string_view::npos)) return false;
+    if (ends) return true;
+    pattern.remove_prefix(pattern_end + 1);
+    path.remove_prefix(path_end + 1);
   }
-  return route;
-}
-
-// s = v2 systemsharedmemory|cudasharedmemory [region NAME] status|register|unregister
-Route SharedMemoryRoute(const Segments& s) {
-  Route route{.method = "POST", .cuda = s[1] == "cudasharedmemory"};
-  const bool named = s.size() == 5 && s[2] == "region" && !s[3].empty();
-  if (!named && s.size() != 3) return {};
-  if (named) route.region = s[3];
-  const std::string_view action = s.back();
-  if (action == "status") {
-    route.kind = RouteKind::kSharedMemoryStatus;
-    route.method = "GET";
-  } else if (action == "register" && named) {
-    route.kind = RouteKind::kSharedMemoryRegister;
-  } else if (action == "unregister") {
-    route.kind = RouteKind::kSharedMemoryUnregister;
-  }
-  return route;
-}
-
-// Which part of the protocol a route belongs to, for restrictions.
-Api ApiOf(RouteKind kind) {
-  switch (kind) {
-    case RouteKind::kLive:
-    case RouteKind::kReady:
-    case RouteKind::kModelReady:
-      return Api::kHealth;
-    case RouteKind::kModelConfig:
-      return Api::kModelConfig;
-    case RouteKind::kStatistics:
-      return Api::kStatistics;
-    case RouteKind::kInfer:
-    case RouteKind::kGenerate:
-    case RouteKind::kGenerateStream:
-      return Api::kInference;
-    case RouteKind::kTraceSetting:
-      return Api::kTrace;
-    case RouteKind::kLogging:
-      return Api::kLogging;
-    case RouteKind::kIndex:
-    case RouteKind::kLoad:
-    case RouteKind::kUnload:
-      return Api::kModelRepository;
-    case RouteKind::kSharedMemoryStatus:
-    case RouteKind::kSharedMemoryRegister:
-    case RouteKind::kSharedMemoryUnregister:
-      return Api::kSharedMemory;
-    case RouteKind::kUnknown:
-    case RouteKind::kServerMetadata:
-    case RouteKind::kModelMetadata:
-      break;
-  }
-  return Api::kMetadata;
 }
 
 // What a response being written keeps alive; gone once it was sent.
@@ -191,18 +150,17 @@ HttpResponse GenerateHttpResponse(const InferResponse& answer, bool stream) {
 
 }  // namespace
 
+std::span<const KServeRoute> KServeRoutes() { return kRoutes; }
+
 Route FindRoute(std::string_view target) {
-  const Segments s = Split(target.substr(0, target.find('?')));
-  if (s.empty() || s.size() > kMaxSegments || s[0] != "v2") return {};
-  if (s.size() == 1) return {.kind = RouteKind::kServerMetadata, .method = "GET"};
-  if (s[1] == "models") return ModelRoute(s);
-  if (s[1] == "repository") return RepositoryRoute(s);
-  if (s[1] == "systemsharedmemory" || s[1] == "cudasharedmemory") return SharedMemoryRoute(s);
-  if (s.size() == 2 && s[1] == "logging") return {.kind = RouteKind::kLogging, .method = ""};
-  if (s.size() != 3) return {};
-  if (s[1] == "health" && s[2] == "live") return {.kind = RouteKind::kLive, .method = "GET"};
-  if (s[1] == "health" && s[2] == "ready") return {.kind = RouteKind::kReady, .method = "GET"};
-  if (s[1] == "trace" && s[2] == "setting") return {.kind = RouteKind::kTraceSetting, .method = ""};
+  const std::string_view path = target.substr(0, target.find('?'));
+  for (const KServeRoute& candidate : kRoutes) {
+    Route route{.kind = candidate.kind,
+                .method = candidate.row.method,
+                .api = *candidate.row.api,
+                .cuda = candidate.row.path.starts_with("/v2/cuda")};
+    if (Fits(candidate.row.path, path, route)) return route;
+  }
   return {};
 }
 
@@ -219,7 +177,7 @@ void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
                                               : request.method == route.method;
     if (route.kind == RouteKind::kUnknown) return answer_now(ErrorResponse(404, "Not Found"));
     if (!allowed) return answer_now(ErrorResponse(405, "Method Not Allowed"));
-    if (auto refusal = Restricted(state_.http_restricted, ApiOf(route.kind), request)) {
+    if (auto refusal = Restricted(state_.http_restricted, route.api, request)) {
       return answer_now(*std::move(refusal));
     }
     absl::Status status;

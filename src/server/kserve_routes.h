@@ -3,6 +3,7 @@
 // The route table of the KServe v2 HTTP door, exact to Triton's (docs/protocol.md).
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -34,9 +35,18 @@ enum class RouteKind {
   kSharedMemoryUnregister,
 };
 
+struct KServeRoute {
+  RouteRow row;
+  RouteKind kind = RouteKind::kUnknown;
+};
+
+// Every route of this door. The first that fits is taken.
+std::span<const KServeRoute> KServeRoutes();
+
 struct Route {
   RouteKind kind = RouteKind::kUnknown;
-  std::string_view method = {};   // the only one allowed; empty = GET and POST
+  std::string_view method = {};  // the only one allowed; empty = GET and POST
+  Api api = Api::kMetadata;
   std::string_view model = {};    // view of the path
   std::string_view version = {};  // digits, or empty
   std::string_view region = {};   // shared memory: its name, or empty

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <utility>
 #include <vector>
@@ -22,10 +23,27 @@ constexpr std::string_view kEmbeddingsPath = "/v1/embeddings";
 constexpr std::string_view kModelsPath = "/v1/models";
 constexpr std::string_view kDocumentPath = "/openapi.json";
 
-HttpResponse Refusal(const absl::Status& status) {
+constexpr RouteRow kRoutes[] = {
+    {"POST", kEmbeddingsPath, Api::kInference},
+    {"GET", kModelsPath, Api::kMetadata},
+    {"GET", kDocumentPath, Api::kMetadata},
+};
+
+// Of one request. Each is a connection and up to --http-max-input-size bytes.
+constexpr std::size_t kMaxUrls = 32;
+
+std::string_view PathOf(std::string_view target) { return target.substr(0, target.find('?')); }
+
+bool IsOpenAiPath(std::string_view path) { return path == "/v1" || path.starts_with("/v1/"); }
+
+HttpResponse StatusRefusal(const absl::Status& status) {
   HttpResponse response = JsonResponse(OpenAiErrorBody(status));
   response.status = HttpStatusOf(status);
   return response;
+}
+
+absl::Status ItemStatus(std::size_t item, const absl::Status& status) {
+  return absl::Status(status.code(), Concat("input[", item, "]: ", status.message()));
 }
 
 // The ready models that take one kind of item, as they are now.
@@ -58,20 +76,39 @@ std::vector<EmbeddingModel> ModelsOf(const Doors& doors) {
 }
 
 // The model that does the items of one kind: the one named, or for the joint id the first.
-const ModelConfig* DoorOf(const std::vector<std::shared_ptr<const ModelConfig>>& doors,
-                          const std::string& id) {
+std::shared_ptr<const ModelConfig> DoorOf(
+    const std::vector<std::shared_ptr<const ModelConfig>>& doors, const std::string& id) {
   for (const auto& config : doors) {
-    if (config->name == id) return config.get();
+    if (config->name == id) return config;
   }
-  return id == kJointModelId && !doors.empty() ? doors[0].get() : nullptr;
+  return id == kJointModelId && !doors.empty() ? doors[0] : nullptr;
+}
+
+// Whether every URL may be fetched.
+absl::Status CheckUrls(const EmbeddingsRequest& request, const ImageFetcher* fetcher) {
+  std::size_t urls = 0;
+  for (std::size_t i = 0; i < request.items.size(); ++i) {
+    const EmbeddingItem& item = request.items[i];
+    if (!item.is_url) continue;
+    absl::Status status = fetcher == nullptr
+                              ? absl::InvalidArgumentError(
+                                    "images are not fetched from URLs; send a data: URI or base64")
+                              : fetcher->Check(std::string(item.bytes));
+    if (++urls > kMaxUrls) {
+      status = absl::InvalidArgumentError(Concat("expected at most ", kMaxUrls, " URLs"));
+    }
+    if (!status.ok()) return BlameField(ItemStatus(i, status), "input");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckDimensions(const EmbeddingsRequest& request, const ModelConfig& door) {
   const std::int64_t width = door.outputs.at(0).dims.at(0);
   if (request.dimensions.value_or(width) == width) return absl::OkStatus();
-  return absl::InvalidArgumentError(Concat("dimensions: expected ", width,
-                                           " or none, these embeddings cannot be cut, got ",
-                                           *request.dimensions));
+  return BlameField(absl::InvalidArgumentError(Concat(
+                        "dimensions: expected ", width,
+                        " or none, these embeddings cannot be cut, got ", *request.dimensions)),
+                    "dimensions");
 }
 
 // "input[2]" or "input[2..9]": a part's items lie side by side but for those of the other kind.
@@ -93,6 +130,29 @@ class EmbeddingsJob {
   const EmbeddingsRequest& request() const { return request_; }
   HttpExchange& exchange() { return *exchange_; }
 
+  // Calls `then` when `count` images have come, unless one has not: that is the answer.
+  // REQUIRES: before the first is fetched.
+  void ExpectImages(std::size_t count, std::function<void()> then) {
+    images_.resize(request_.items.size());
+    image_statuses_.resize(request_.items.size());
+    pending_images_ = count;
+    then_ = std::move(then);
+  }
+
+  // The file of an item that had a URL.
+  void TakeImage(std::size_t item, absl::StatusOr<FetchedImage> image) {
+    image_statuses_[item] = image.status();
+    if (image.ok()) images_[item] = *std::move(image);
+    // Acquire-release: the last one sees every image.
+    if (pending_images_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    const std::function<void()> then = std::exchange(then_, nullptr);
+    for (std::size_t i = 0; i < images_.size(); ++i) {
+      if (!image_statuses_[i].ok()) return Refuse(ItemStatus(i, image_statuses_[i]));
+      if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
+    }
+    then();
+  }
+
   // REQUIRES: before the first is sent.
   void Expect(std::size_t parts) {
     statuses_.resize(parts);
@@ -104,6 +164,7 @@ class EmbeddingsJob {
     absl::Status& status = statuses_[part];
     status = response.status;
     if (status.ok()) Take(indices, response);
+    input_tokens_.fetch_add(response.input_tokens, std::memory_order_relaxed);
     if (!status.ok() && rows_.size() > 1) {
       status = absl::Status(status.code(), Concat(PartName(indices), status.message()));
     }
@@ -126,15 +187,21 @@ class EmbeddingsJob {
   void Answer() {
     const auto bad = std::find_if(statuses_.begin(), statuses_.end(),
                                   [](const absl::Status& status) { return !status.ok(); });
-    if (bad != statuses_.end()) {
-      return exchange_->Respond([status = *bad] { return Refusal(status); });
-    }
+    if (bad != statuses_.end()) return Refuse(*bad);
     auto rows = std::make_shared<const std::vector<std::vector<float>>>(std::move(rows_));
     auto request = std::make_shared<const EmbeddingsRequest>(std::move(request_));
-    exchange_->Respond([rows, request, encoding = encoding_] {
-      HttpResponse response = JsonResponse(RenderEmbeddings(*request, *rows));
+    exchange_->Respond([rows, request, encoding = encoding_, tokens = input_tokens_.load()] {
+      HttpResponse response = JsonResponse(RenderEmbeddings(*request, *rows, tokens));
       CompressResponse(encoding, response);
       return response;
+    });
+  }
+
+  void Refuse(const absl::Status& status) {
+    // What is wrong with a request that was taken, is wrong with its items.
+    const bool is_clients = absl::IsInvalidArgument(status);
+    exchange_->Respond([status = is_clients ? BlameField(status, "input") : status] {
+      return StatusRefusal(status);
     });
   }
 
@@ -144,25 +211,31 @@ class EmbeddingsJob {
   std::vector<std::vector<float>> rows_;
   std::vector<absl::Status> statuses_;
   std::atomic<std::size_t> pending_{0};
+  std::atomic<std::int64_t> input_tokens_{0};  // ordered by pending_
+  std::vector<FetchedImage> images_;           // by item; the items' bytes are views of them
+  std::vector<absl::Status> image_statuses_;
+  std::atomic<std::size_t> pending_images_{0};
+  std::function<void()> then_;
 };
 
 // Items that go to a model in one request.
 struct Part {
-  const ModelConfig* door = nullptr;
+  std::shared_ptr<const ModelConfig> door;
   bool is_image = false;
+  bool is_url = false;  // its images are files, not base64
   std::vector<std::size_t> indices;
 };
 
 // Items of one kind, in pieces that the model takes.
-absl::Status AddParts(const EmbeddingsRequest& request, bool is_image, const ModelConfig* door,
-                      std::vector<Part>& parts) {
+absl::Status AddParts(const EmbeddingsRequest& request, bool is_image, bool is_url,
+                      const std::shared_ptr<const ModelConfig>& door, std::vector<Part>& parts) {
   std::size_t room = 0;
   for (std::size_t i = 0; i < request.items.size(); ++i) {
-    if (request.items[i].is_image != is_image) continue;
+    if (request.items[i].is_image != is_image || request.items[i].is_url != is_url) continue;
     if (door == nullptr) return absl::InternalError("a model took items that it has no door for");
     if (room == 0) {
       SIGLIP_RETURN_IF_ERROR(CheckDimensions(request, *door));
-      parts.push_back({.door = door, .is_image = is_image, .indices = {}});
+      parts.push_back({.door = door, .is_image = is_image, .is_url = is_url, .indices = {}});
       room = static_cast<std::size_t>(std::max(1, door->max_batch_size));
     }
     parts.back().indices.push_back(i);
@@ -171,10 +244,13 @@ absl::Status AddParts(const EmbeddingsRequest& request, bool is_image, const Mod
   return absl::OkStatus();
 }
 
-std::unique_ptr<InferRequest> PartRequest(const EmbeddingsRequest& request, const Part& part) {
+std::unique_ptr<InferRequest> PartRequest(const std::shared_ptr<EmbeddingsJob>& job,
+                                          const Part& part) {
+  const EmbeddingsRequest& request = job->request();
   auto infer = std::make_unique<InferRequest>();
   infer->model_name = part.door->name;
-  if (part.is_image) infer->parameters["base64_encoded"] = true;
+  infer->count_tokens = !part.is_image;
+  if (part.is_image && !part.is_url) infer->parameters["base64_encoded"] = true;
   InputTensor input;
   input.name = part.door->inputs.at(0).name;
   input.datatype = DataType::kBytes;
@@ -183,45 +259,79 @@ std::unique_ptr<InferRequest> PartRequest(const EmbeddingsRequest& request, cons
   }
   input.shape.push_back(1);
   for (const std::size_t i : part.indices) input.elements.push_back(request.items[i].bytes);
-  input.storage = request.storage;
+  input.storage = job;
   infer->inputs.push_back(std::move(input));
   return infer;
+}
+
+void Send(Service& service, const std::shared_ptr<EmbeddingsJob>& job,
+          const std::vector<Part>& parts, const Parameters& forwarded) {
+  job->Expect(parts.size());
+  std::vector<std::unique_ptr<InferRequest>> requests;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    std::unique_ptr<InferRequest> infer = PartRequest(job, parts[i]);
+    infer->times.arrival_ns = SteadyNowNs();
+    infer->parameters.insert(forwarded.begin(), forwarded.end());
+    infer->is_cancelled = [job] { return job->exchange().cancelled(); };
+    infer->done = [job, i, indices = parts[i].indices](const InferResponse& response) {
+      job->Finish(i, indices, response);
+    };
+    requests.push_back(std::move(infer));
+  }
+  for (auto& infer : requests) service.Infer(std::move(infer));
 }
 
 }  // namespace
 
 OpenAiHandler::OpenAiHandler(Service& service, DoorState& state, std::size_t max_input_bytes,
-                             HttpHandler& others)
-    : service_(service), state_(state), max_input_bytes_(max_input_bytes), others_(others) {}
+                             ImageFetcher* fetcher, HttpHandler& others)
+    : service_(service),
+      state_(state),
+      max_input_bytes_(max_input_bytes),
+      fetcher_(fetcher),
+      others_(others) {}
+
+std::span<const RouteRow> OpenAiRoutes() { return kRoutes; }
+
+HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
+                                    std::string_view text) const {
+  if (!IsOpenAiPath(PathOf(target))) return others_.Refusal(target, status, text);
+  HttpResponse response = JsonResponse(OpenAiErrorBody(
+      {.http_status = status, .message = text, .code = status == 401 ? "invalid_api_key" : ""}));
+  response.status = status;
+  return response;
+}
 
 void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
-  const std::string path = request.target.substr(0, request.target.find('?'));
-  if (path != kEmbeddingsPath && path != kModelsPath && path != kDocumentPath) {
+  const std::string path(PathOf(request.target));
+  const auto* const row = std::find_if(std::begin(kRoutes), std::end(kRoutes),
+                                       [&](const RouteRow& r) { return r.path == path; });
+  const bool known = row != std::end(kRoutes);
+  if (!known && !IsOpenAiPath(path)) {
     return others_.Handle(std::move(request), std::move(exchange));
   }
+  const auto answer = [&](HttpResponse response) {
+    exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
+  };
   try {
-    absl::Status status;
-    const Api api = path == kEmbeddingsPath ? Api::kInference : Api::kMetadata;
-    std::optional<HttpResponse> now = Restricted(state_.http_restricted, api, request);
-    if (!now && path == kEmbeddingsPath && request.method == "POST") {
-      status = Embed(request, exchange);
-      if (status.ok()) return;
-      now = Refusal(status);
+    if (!known) return answer(Refusal(path, 404, "Not Found"));
+    if (request.method != row->method) {
+      HttpResponse refusal = Refusal(path, 405, "Method Not Allowed");
+      refusal.headers.emplace_back("Allow", std::string(row->method));
+      return answer(std::move(refusal));
     }
-    if (!now) now = Answer(path, request);
-    exchange->Respond([response = *std::move(now)]() mutable { return std::move(response); });
+    if (const auto text = RestrictedText(state_.http_restricted, *row->api, request)) {
+      return answer(Refusal(path, 403, *text));
+    }
+    if (path != kEmbeddingsPath) return answer(Answer(path));
+    const absl::Status status = Embed(request, exchange);
+    if (!status.ok()) answer(StatusRefusal(status));
   } catch (const std::bad_alloc&) {
-    exchange->Respond([] { return ErrorResponse(503, "no memory for the request"); });
+    answer(Refusal(path, 503, "no memory for the request"));
   }
 }
 
-HttpResponse OpenAiHandler::Answer(std::string_view path, const HttpRequest& request) const {
-  const char* method = path == kEmbeddingsPath ? "POST" : "GET";
-  if (request.method != method) {
-    HttpResponse refusal = ErrorResponse(405, "Method Not Allowed");
-    refusal.headers.emplace_back("Allow", method);
-    return refusal;
-  }
+HttpResponse OpenAiHandler::Answer(std::string_view path) const {
   const std::vector<EmbeddingModel> models = ModelsOf(FindDoors(service_));
   if (path == kModelsPath) return JsonResponse(RenderModelList(models));
   return JsonResponse(OpenApiDocument(models, service_.Metadata().version));
@@ -233,28 +343,36 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
   const Doors doors = FindDoors(service_);
   SIGLIP_ASSIGN_OR_RETURN(EmbeddingsRequest parsed,
                           ParseEmbeddings(std::move(body), ModelsOf(doors)));
+  SIGLIP_RETURN_IF_ERROR(CheckUrls(parsed, fetcher_));
+  const auto text_door = DoorOf(doors.text, parsed.model);
+  const auto image_door = DoorOf(doors.image, parsed.model);
   std::vector<Part> parts;
-  SIGLIP_RETURN_IF_ERROR(AddParts(parsed, false, DoorOf(doors.text, parsed.model), parts));
-  SIGLIP_RETURN_IF_ERROR(AddParts(parsed, true, DoorOf(doors.image, parsed.model), parts));
+  SIGLIP_RETURN_IF_ERROR(AddParts(parsed, false, false, text_door, parts));
+  SIGLIP_RETURN_IF_ERROR(AddParts(parsed, true, false, image_door, parts));
+  SIGLIP_RETURN_IF_ERROR(AddParts(parsed, true, true, image_door, parts));
+  Parameters forwarded;
+  for (const auto& [name, value] : request.headers) {
+    state_.http_forwarding.Forward(name, value, forwarded);
+  }
+  // The items, as they are while URLs are fetched.
+  const std::vector<EmbeddingItem> items = parsed.items;
   auto job = std::make_shared<EmbeddingsJob>(std::move(parsed),
                                              ChooseEncoding(request.accept_encoding), exchange);
-  job->Expect(parts.size());
-  std::vector<std::unique_ptr<InferRequest>> requests;
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    std::unique_ptr<InferRequest> infer = PartRequest(job->request(), parts[i]);
-    infer->times.arrival_ns = SteadyNowNs();
-    if (!state_.http_forwarding.empty()) {
-      for (const auto& [name, value] : request.headers) {
-        state_.http_forwarding.Forward(name, value, infer->parameters);
-      }
-    }
-    infer->is_cancelled = [job] { return job->exchange().cancelled(); };
-    infer->done = [job, i, indices = parts[i].indices](const InferResponse& response) {
-      job->Finish(i, indices, response);
-    };
-    requests.push_back(std::move(infer));
+  const auto urls = std::count_if(items.begin(), items.end(),
+                                  [](const EmbeddingItem& item) { return item.is_url; });
+  if (urls == 0) {
+    Send(service_, job, parts, forwarded);
+    return absl::OkStatus();
   }
-  for (auto& infer : requests) service_.Infer(std::move(infer));
+  job->ExpectImages(static_cast<std::size_t>(urls),
+                    [&service = service_, job, parts = std::move(parts),
+                     forwarded = std::move(forwarded)] { Send(service, job, parts, forwarded); });
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (!items[i].is_url) continue;
+    fetcher_->Fetch(
+        std::string(items[i].bytes), [job] { return job->exchange().cancelled(); },
+        [job, i](absl::StatusOr<FetchedImage> image) { job->TakeImage(i, std::move(image)); });
+  }
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 // embed_text and embed_image of two rows a batch: an item's embedding is [its length, 0 or 1 for an
 // image]. An item "bad" fails its request.
@@ -48,6 +49,7 @@ class EmbeddingService final : public FakeService {
     output.data = std::as_bytes(std::span(*values));
     output.storage = values;
     response.outputs.push_back(std::move(output));
+    if (request->count_tokens) response.input_tokens = 3;
     siglip::Answer(*request, std::move(response));
   }
   std::vector<std::string> batches() {
@@ -79,7 +81,7 @@ class OpenAiRoutesTest : public ::testing::Test {
   EmbeddingService service_;
   DoorState state_;
   OthersHandler others_;
-  OpenAiHandler handler_{service_, state_, 1 << 20, others_};
+  OpenAiHandler handler_{service_, state_, 1 << 20, nullptr, others_};
   std::unique_ptr<HttpServer> server_;
   std::unique_ptr<RawClient> client_;
 };
@@ -92,7 +94,7 @@ TEST_F(OpenAiRoutesTest, TextsAreSplitIntoBatchesAndComeBackInOrder) {
             R"({"object":"list","data":[{"object":"embedding","index":0,"embedding":[1.0,0.0]},)"
             R"({"object":"embedding","index":1,"embedding":[2.0,0.0]},)"
             R"({"object":"embedding","index":2,"embedding":[3.0,0.0]}],"model":"embed_text",)"
-            R"("normalized":false,"usage":{"prompt_tokens":0,"total_tokens":0}})");
+            R"("normalized":false,"usage":{"prompt_tokens":6,"total_tokens":6}})");
   EXPECT_THAT(service_.batches(), ElementsAre("embed_text 2", "embed_text 1"));
 }
 
@@ -102,6 +104,7 @@ TEST_F(OpenAiRoutesTest, TheJointModelTakesBothInOneList) {
   EXPECT_EQ(response.status, 200);
   EXPECT_THAT(response.body, HasSubstr(R"("index":1,"embedding":[4.0,1.0]})"));
   EXPECT_THAT(response.body, HasSubstr(R"("index":2,"embedding":[2.0,0.0]})"));
+  EXPECT_THAT(response.body, HasSubstr(R"("prompt_tokens":3,)")) << "images have none";
   EXPECT_THAT(service_.batches(), ElementsAre("embed_text 2", "embed_image 1"));
 }
 
@@ -110,10 +113,11 @@ TEST_F(OpenAiRoutesTest, RefusalsAreOpenAis) {
   EXPECT_EQ(unknown.status, 404);
   EXPECT_EQ(unknown.body,
             R"({"error":{"message":"model: expected one of siglip, embed_text, embed_image, got )"
-            R"('ada'","type":"invalid_request_error","param":null,"code":"model_not_found"}})");
+            R"('ada'","type":"invalid_request_error","param":"model","code":"model_not_found"}})");
   const RawResponse bad = Embed(R"({"model":"embed_text","input":["a","b","c","bad"]})");
   EXPECT_EQ(bad.status, 400);
   EXPECT_THAT(bad.body, HasSubstr("input[2..3]: no good"));
+  EXPECT_THAT(bad.body, HasSubstr(R"("param":"input")"));
   const RawResponse narrow = Embed(R"({"model":"embed_text","input":"a","dimensions":1})");
   EXPECT_EQ(narrow.status, 400);
   EXPECT_THAT(narrow.body, HasSubstr("dimensions: expected 2 or none"));
@@ -127,12 +131,27 @@ TEST_F(OpenAiRoutesTest, OtherRoutes) {
   const RawResponse wrong = client_->Ask(Get("/v1/embeddings"));
   EXPECT_EQ(wrong.status, 405);
   EXPECT_EQ(wrong.Header("Allow"), "POST");
+  // Whatever is refused below /v1, and whoever refuses it.
+  const std::string chunked =
+      "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n";
+  const std::string large =
+      "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n";
+  for (const std::string& request :
+       {Get("/v1/embeddings"), Get("/v1"), Get("/v1/nothing?x"), Post("/v1/models", "{}"),
+        Post("/v1/embeddings", "{"), Post("/v1/embeddings", "{}", "Content-Encoding: br\r\n"),
+        Post("/v1/embeddings", "{}", "Expect: x\r\n"), chunked, large}) {
+    const RawResponse refused = RawClient(server_->port()).Ask(request);
+    EXPECT_GE(refused.status, 400) << request;
+    EXPECT_THAT(refused.body, StartsWith(R"({"error":{"message":)")) << request;
+  }
   EXPECT_THAT(client_->Ask(Get("/v2")).body, HasSubstr("not ours"));
 }
 
 TEST_F(OpenAiRoutesTest, RestrictionsHold) {
   state_.http_restricted = *RestrictedApis::Parse({"inference:key=secret"}, "");
-  EXPECT_EQ(Embed(R"({"model":"embed_text","input":"a"})").status, 403);
+  const RawResponse refused = Embed(R"({"model":"embed_text","input":"a"})");
+  EXPECT_EQ(refused.status, 403);
+  EXPECT_THAT(refused.body, HasSubstr(R"("code":null}})"));
   EXPECT_EQ(client_->Ask(Get("/v1/models")).status, 200);
 }
 

@@ -75,6 +75,13 @@ struct ServerOptions {
 
   // --allow-client-shm
   bool allow_client_shm = false;
+  // --image-url-allow ...: where OpenAI's door fetches images from; nowhere unless told.
+  std::vector<std::string> image_url_allow = {};
+  bool image_url_allow_private = false;
+  std::string image_url_root_cert = {};
+  std::chrono::milliseconds image_url_timeout{10'000};
+  // --api-key-file: who may use the doors; empty = everybody. Read again when the operator says so.
+  std::string api_key_file = {};
   // --http-restricted-api, --grpc-restricted-protocol: "<api>,<api>:<key>=<value>"
   std::vector<std::string> http_restricted_apis = {};
   std::vector<std::string> grpc_restricted_protocols = {};

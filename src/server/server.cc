@@ -4,12 +4,24 @@
 #include "protocol/text.h"
 #include "server/grpc.h"
 #include "server/http.h"
+#include "server/image_fetcher.h"
 #include "server/kserve_routes.h"
 #include "server/metrics.h"
 #include "server/openai_routes.h"
 #include "server/ui.h"
 
 namespace siglip {
+namespace {
+
+std::optional<HttpChallenge> Authorize(const DoorState& state, const HttpHead& head) {
+  const Route route = FindRoute(head.target);
+  if (route.kind != RouteKind::kUnknown && NeedsNoApiKey(route.api)) return std::nullopt;
+  const ApiKeys::Verdict verdict = state.api_keys.Check(head.authorization);
+  if (verdict == ApiKeys::Verdict::kAllowed) return std::nullopt;
+  return HttpChallenge{.authenticate = ApiKeyChallenge(verdict), .text = ApiKeyRefusal(verdict)};
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
                                                       const ServerOptions& options,
@@ -18,8 +30,21 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
   server->kserve_ =
       std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
-  server->openai_ = std::make_unique<OpenAiHandler>(service, server->state_,
-                                                    options.http_max_input_bytes, *server->kserve_);
+  HttpSettings settings;
+  settings.body_budget =
+      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
+  if (!options.image_url_allow.empty()) {
+    SIGLIP_ASSIGN_OR_RETURN(server->image_fetcher_,
+                            ImageFetcher::Start({.allow = options.image_url_allow,
+                                                 .allow_private = options.image_url_allow_private,
+                                                 .root_cert = options.image_url_root_cert,
+                                                 .max_bytes = options.http_max_input_bytes,
+                                                 .timeout = options.image_url_timeout,
+                                                 .budget = settings.body_budget}));
+  }
+  server->openai_ =
+      std::make_unique<OpenAiHandler>(service, server->state_, options.http_max_input_bytes,
+                                      server->image_fetcher_.get(), *server->kserve_);
   HttpHandler* http_handler = server->openai_.get();
   if (options.allow_ui) {
     server->ui_ = std::make_unique<UiHandler>(server->state_, index, *server->openai_);
@@ -27,15 +52,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   }
   SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
   server->metrics_handler_ = std::make_unique<MetricsHandler>(service, std::move(metrics));
-  HttpSettings settings;
   settings.tls = options.http_tls;
   settings.reuse_port = options.reuse_http_port;
   settings.keep_headers =
       !server->state_.http_restricted.empty() || !server->state_.http_forwarding.empty();
+  settings.authorize = [state = &server->state_](const HttpHead& head) {
+    return Authorize(*state, head);
+  };
   settings.body_bytes = options.http_max_input_bytes;
   settings.connections = options.http_max_connections;
-  settings.body_budget =
-      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (options.allow_http) {
     SIGLIP_ASSIGN_OR_RETURN(server->http_,
                             HttpServer::Start("http", options.http_address, options.http_port,
@@ -50,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
     settings.tls = {};
     settings.reuse_port = false;
     settings.keep_headers = false;
+    settings.authorize = {};
     SIGLIP_ASSIGN_OR_RETURN(server->metrics_, HttpServer::Start("metrics", options.metrics_address,
                                                                 options.metrics_port, 1, settings,
                                                                 *server->metrics_handler_));
@@ -57,11 +83,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   return server;
 }
 
-Server::Server(const ServerOptions& options) : state_(options) {}
+Server::Server(const ServerOptions& options)
+    : api_key_file_(options.api_key_file), state_(options) {}
 
 Server::~Server() = default;
 
-absl::Status Server::ReloadTls() { return http_ ? http_->ReloadTls() : absl::OkStatus(); }
+absl::Status Server::Reload() {
+  absl::Status status = state_.api_keys.Load(api_key_file_);
+  if (http_) status.Update(http_->ReloadTls());
+  return status;
+}
 
 ServerPorts Server::ports() const {
   return {.http = http_ ? http_->port() : std::uint16_t{0},

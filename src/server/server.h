@@ -14,6 +14,7 @@ namespace siglip {
 
 class GrpcServer;
 class HttpServer;
+class ImageFetcher;
 class KServeHandler;
 class MetricsHandler;
 class OpenAiHandler;
@@ -33,8 +34,9 @@ class Server {
 
   ServerPorts ports() const;
 
-  // Reads the TLS files again, for connections to come.
-  absl::Status ReloadTls();
+  // Reads the API keys again, for requests to come, and the TLS files of HTTP, for connections to
+  // come. Of what cannot be read the old content stays in use; the error names the first such file.
+  absl::Status Reload();
 
   // Readiness turns false, and nothing else changes: whoever spreads requests over servers has time
   // to look elsewhere before Drain.
@@ -47,7 +49,9 @@ class Server {
  private:
   explicit Server(const ServerOptions& options);
 
+  const std::string api_key_file_;
   DoorState state_;
+  std::unique_ptr<ImageFetcher> image_fetcher_;  // null: no URLs
   std::unique_ptr<KServeHandler> kserve_;
   std::unique_ptr<OpenAiHandler> openai_;
   std::unique_ptr<UiHandler> ui_;

@@ -28,6 +28,25 @@ constexpr int kSearchDepth = 3;
 constexpr std::string_view kSearch = "/ui/search";
 constexpr std::string_view kPictures = "/ui/picture/";
 
+constexpr RouteRow kRoutes[] = {
+    {"GET", "/", {}},
+    {"GET", "/ui", {}},
+    {"GET", "/ui/", {}},
+    {"", kSearch, Api::kInference},
+    {"GET", "/ui/picture/{row}", Api::kInference},
+};
+
+// The route of `path`; null if it is none of the page's.
+const RouteRow* FindRow(std::string_view path) {
+  for (const RouteRow& row : kRoutes) {
+    const std::size_t name = row.path.find('{');
+    const bool fits = name == std::string_view::npos ? path == row.path
+                                                     : path.starts_with(row.path.substr(0, name));
+    if (fits) return &row;
+  }
+  return nullptr;
+}
+
 std::string Sha256Base64(std::string_view text) {
   Sha256 hash;
   hash.Add(text);
@@ -130,19 +149,23 @@ UiHandler::UiHandler(const DoorState& state, const SearchIndex* index, HttpHandl
       policy_(UiSecurityPolicy(UiPage())),
       pool_(kThreads) {}
 
+std::span<const RouteRow> UiRoutes() { return kRoutes; }
+
+HttpResponse UiHandler::Refusal(std::string_view target, int status, std::string_view text) const {
+  return rest_.Refusal(target, status, text);
+}
+
 void UiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string path = request.target.substr(0, request.target.find('?'));
+  const RouteRow* const row = FindRow(path);
+  if (row == nullptr) return rest_.Handle(std::move(request), std::move(exchange));
   const bool is_search = path == kSearch;
-  const bool is_page = path == "/" || path == "/ui" || path == "/ui/";
-  if (!is_page && !is_search && !path.starts_with(kPictures)) {
-    return rest_.Handle(std::move(request), std::move(exchange));
-  }
   if (request.method != "GET" && !(is_search && request.method == "POST")) {
     return Answer(*exchange, ErrorResponse(405, "Method Not Allowed"));
   }
   if (path == "/ui") return Answer(*exchange, PageResponse());
-  if (is_page) return Answer(*exchange, Redirect(path == "/" ? "ui" : "../ui"));
-  auto refusal = Restricted(state_.http_restricted, Api::kInference, request);
+  if (!row->api) return Answer(*exchange, Redirect(path == "/" ? "ui" : "../ui"));
+  auto refusal = Restricted(state_.http_restricted, *row->api, request);
   if (refusal) return Answer(*exchange, *std::move(refusal));
   if (is_search && request.method == "GET") return Answer(*exchange, IndexResponse());
   if (index_ == nullptr) {

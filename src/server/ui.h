@@ -49,6 +49,7 @@ std::string UiSecurityPolicy(std::string_view page);
 // The media type of a picture that browsers show, by its first bytes; empty for everything else.
 std::string_view PictureMediaType(std::string_view bytes);
 
+// Every route of the page:
 //   GET  /                  to /ui
 //   GET  /ui                the page
 //   GET  /ui/search         {"rows":N,"width":D}; N = 0: there is no index
@@ -56,11 +57,14 @@ std::string_view PictureMediaType(std::string_view bytes);
 //                           {"hits":[{"row","name","score"}, ...]}
 //   GET  /ui/picture/ROW    the picture's file, found by its row in the index alone
 // Search and pictures need the header of --http-restricted-api inference, if that is set.
+std::span<const RouteRow> UiRoutes();
+
 class UiHandler final : public HttpHandler {
  public:
   // `index` may be null. All outlive the handler. Every other route is left to `rest`.
   UiHandler(const DoorState& state, const SearchIndex* index, HttpHandler& rest);
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
+  HttpResponse Refusal(std::string_view target, int status, std::string_view text) const override;
 
  private:
   HttpResponse PageResponse() const;

@@ -4,7 +4,6 @@
 #include <new>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "serving/deployment.h"
 #include "serving/forward_scheduler.h"
@@ -36,11 +35,12 @@ void CacheScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
 void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {
   const std::int64_t start_ns = clock_.NowNs();
   const Sha256Digest key = CacheKey(*request, request->models->generation());
-  std::optional<std::vector<OutputTensor>> found = cache_->Find(key);
+  std::optional<CachedAnswer> found = cache_->Find(key);
   const std::int64_t found_ns = clock_.NowNs();
   if (found) {
     InferResponse response;
-    response.outputs = *std::move(found);
+    response.outputs = std::move(found->outputs);
+    response.input_tokens = found->input_tokens;
     request->times.queue_start_ns = start_ns;
     request->times.done_ns = found_ns;
     statistics_.RecordCacheHit(Between(request->times.arrival_ns, found_ns),
@@ -53,7 +53,7 @@ void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {
     if (response.status.ok()) {
       const std::int64_t insert_ns = clock_.NowNs();
       try {
-        cache_->Insert(key, response.outputs);
+        cache_->Insert(key, response.outputs, response.input_tokens);
       } catch (const std::bad_alloc&) {  // the answer is there all the same
       }
       statistics_.RecordCacheMiss(lookup_ns + Between(insert_ns, clock_.NowNs()));

@@ -79,6 +79,8 @@ struct InferResponse {
   Parameters parameters = {};
   std::vector<OutputTensor> outputs = {};  // in the order the client asked for, else the config's
   ComputeDurations durations;              // of an answer with outputs
+  // Ids that the texts became, EOS among them and padding not, if the request asked for them.
+  std::int64_t input_tokens = 0;
 };
 
 // Has one owner, which moves it forward. Whoever holds it must see to it that `done` is called
@@ -106,6 +108,8 @@ struct InferRequest {
   // Raw HTTP requests name no input: `elements` or `data` of the single unnamed input is filled in
   // by the service from the model's configuration.
   bool deduce_input = false;
+  // Whether InferResponse::input_tokens is wanted.
+  bool count_tokens = false;
   // True once the client has gone: work not yet started is dropped. May be empty. Any thread.
   std::function<bool()> is_cancelled;
   // Called exactly once, on any thread, possibly before Service::Infer returns. Must not block.

@@ -82,6 +82,7 @@ Sha256Digest CacheKey(const InferRequest& request, std::uint64_t generation) {
   }
   AddNumber(request.outputs.size(), hash);
   for (const RequestedOutput& output : request.outputs) hash.AddField(output.name);
+  AddNumber(std::uint64_t{request.count_tokens}, hash);
   return hash.Digest();
 }
 
@@ -112,21 +113,22 @@ ResponseCache::ResponseCache(std::int64_t limit_bytes)
           std::clamp<std::int64_t>(limit_bytes / kShardBytes, 1, kMaxShards))),
       shard_limit_bytes_(limit_bytes / static_cast<std::int64_t>(shards_.size())) {}
 
-std::optional<std::vector<OutputTensor>> ResponseCache::Find(const Sha256Digest& key) {
+std::optional<CachedAnswer> ResponseCache::Find(const Sha256Digest& key) {
   Shard& shard = ShardOf(key);
   MutexLock lock(shard.mu);
   const auto found = shard.by_key.find(key);
   if (found == shard.by_key.end()) return std::nullopt;
   shard.entries.splice(shard.entries.begin(), shard.entries, found->second);
-  return found->second->outputs;
+  return found->second->answer;
 }
 
-void ResponseCache::Insert(const Sha256Digest& key, const std::vector<OutputTensor>& outputs) {
+void ResponseCache::Insert(const Sha256Digest& key, const std::vector<OutputTensor>& outputs,
+                           std::int64_t input_tokens) {
   std::int64_t bytes = kEntryBytes;
   for (const OutputTensor& output : outputs) bytes += static_cast<std::int64_t>(output.data.size());
   if (bytes > shard_limit_bytes_) return;
   std::list<Entry> fresh;
-  fresh.push_back({.key = key, .outputs = Copy(outputs), .bytes = bytes});
+  fresh.push_back({.key = key, .answer = {Copy(outputs), input_tokens}, .bytes = bytes});
   std::list<Entry> gone;  // destroyed after the lock
   Shard& shard = ShardOf(key);
   MutexLock lock(shard.mu);

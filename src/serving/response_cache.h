@@ -2,7 +2,7 @@
 
 // Answers of earlier requests. A request finds one only if everything that its answer depends on is
 // the same: the models (all that are loaded), the name and version it asked for, the name, type,
-// shape and bytes of each input, each parameter, and which outputs it wants.
+// shape and bytes of each input, each parameter, which outputs it wants, and whether tokens count.
 
 #include <cstdint>
 #include <list>
@@ -27,6 +27,11 @@ Sha256Digest CacheKey(const InferRequest& request, std::uint64_t generation);
 // the text.
 absl::StatusOr<std::int64_t> ParseCacheConfig(std::span<const std::string> texts);
 
+struct CachedAnswer {
+  std::vector<OutputTensor> outputs;
+  std::int64_t input_tokens = 0;  // as InferResponse's
+};
+
 // The least recently used go first. Thread-safe.
 class ResponseCache {
  public:
@@ -35,9 +40,10 @@ class ResponseCache {
   explicit ResponseCache(std::int64_t limit_bytes);
 
   // The tensors share the cache's memory; nothing if there is no entry.
-  std::optional<std::vector<OutputTensor>> Find(const Sha256Digest& key);
+  std::optional<CachedAnswer> Find(const Sha256Digest& key);
   // Copies. What is larger than a shard (the limit / num_shards) is not kept.
-  void Insert(const Sha256Digest& key, const std::vector<OutputTensor>& outputs);
+  void Insert(const Sha256Digest& key, const std::vector<OutputTensor>& outputs,
+              std::int64_t input_tokens);
 
   std::int64_t bytes() const;
   std::size_t num_shards() const { return shards_.size(); }
@@ -45,7 +51,7 @@ class ResponseCache {
  private:
   struct Entry {
     Sha256Digest key;
-    std::vector<OutputTensor> outputs;
+    CachedAnswer answer;
     std::int64_t bytes = 0;
   };
   struct KeyHash {

@@ -42,24 +42,25 @@ std::vector<OutputTensor> Output(float value, std::size_t size = 1) {
 
 TEST(ResponseCache, FindsWhatWasKeptAndNothingElse) {
   ResponseCache cache(1 << 20);
-  cache.Insert(Key(1), Output(7, 2));
+  cache.Insert(Key(1), Output(7, 2), 5);
   const auto found = cache.Find(Key(1));
   ASSERT_TRUE(found);
-  EXPECT_THAT(Floats((*found)[0]), ElementsAre(7, 7));
-  EXPECT_EQ((*found)[0].name, "Y");
-  EXPECT_THAT((*found)[0].shape, ElementsAre(1, 2));
+  EXPECT_THAT(Floats(found->outputs[0]), ElementsAre(7, 7));
+  EXPECT_EQ(found->outputs[0].name, "Y");
+  EXPECT_EQ(found->input_tokens, 5);
+  EXPECT_THAT(found->outputs[0].shape, ElementsAre(1, 2));
   EXPECT_FALSE(cache.Find(Key(2)));
 }
 
 TEST(ResponseCache, KeepsACopyThatOutlivesItsEntry) {
   ResponseCache cache(2000);
   std::vector<OutputTensor> source = Output(7);
-  cache.Insert(Key(1), source);
+  cache.Insert(Key(1), source, 0);
   const_cast<std::byte*>(source[0].data.data())[3] = std::byte{0};
   const auto found = cache.Find(Key(1));
-  for (std::uint8_t i = 2; i < 10; ++i) cache.Insert(Key(i), Output(1));
+  for (std::uint8_t i = 2; i < 10; ++i) cache.Insert(Key(i), Output(1), 0);
   ASSERT_FALSE(cache.Find(Key(1)));
-  EXPECT_THAT(Floats((*found)[0]), ElementsAre(7));
+  EXPECT_THAT(Floats(found->outputs[0]), ElementsAre(7));
 }
 
 TEST(ResponseCache, TheLeastRecentlyUsedGoesAndTheLimitHolds) {
@@ -67,18 +68,18 @@ TEST(ResponseCache, TheLeastRecentlyUsedGoesAndTheLimitHolds) {
       4000;  // three of the entries below: 1000 bytes and what keeps them
   ResponseCache cache(kLimit);
   ASSERT_EQ(cache.num_shards(), 1u);
-  for (std::uint8_t i = 1; i <= 2; ++i) cache.Insert(Key(i), Output(i, 250));
+  for (std::uint8_t i = 1; i <= 2; ++i) cache.Insert(Key(i), Output(i, 250), 0);
   EXPECT_TRUE(cache.Find(Key(1)));
-  cache.Insert(Key(3), Output(3, 250));
+  cache.Insert(Key(3), Output(3, 250), 0);
   EXPECT_LE(cache.bytes(), kLimit);
   EXPECT_TRUE(cache.Find(Key(1))) << "used after 2";
   EXPECT_FALSE(cache.Find(Key(2)));
   EXPECT_TRUE(cache.Find(Key(3)));
-  cache.Insert(Key(4), Output(4, 1000));
+  cache.Insert(Key(4), Output(4, 1000), 0);
   EXPECT_FALSE(cache.Find(Key(4))) << "larger than all";
   EXPECT_TRUE(cache.Find(Key(3)));
-  cache.Insert(Key(3), Output(9, 250));
-  EXPECT_THAT(Floats((*cache.Find(Key(3)))[0])[0], 3) << "the first of two equal requests";
+  cache.Insert(Key(3), Output(9, 250), 0);
+  EXPECT_THAT(Floats(cache.Find(Key(3))->outputs[0])[0], 3) << "the first of two equal requests";
 }
 
 TEST(ResponseCache, ThreadsShareIt) {
@@ -92,8 +93,9 @@ TEST(ResponseCache, ThreadsShareIt) {
         Sha256Digest key = Key(static_cast<std::uint8_t>(i));
         key.back() = static_cast<std::uint8_t>(i % 7);
         const float value = static_cast<float>(i % 256 * 7 + i % 7);
-        if (const auto found = cache.Find(key); found && Floats((*found)[0])[0] != value) ++wrong;
-        cache.Insert(key, Output(value, 4096));
+        if (const auto found = cache.Find(key); found && Floats(found->outputs[0])[0] != value)
+          ++wrong;
+        cache.Insert(key, Output(value, 4096), 0);
       }
     });
   }
@@ -132,6 +134,7 @@ TEST(CacheKey, IsOfAllThatMatters) {
       [](InferRequest& r) { r.parameters["b"] = std::string("y"); },
       [](InferRequest& r) { r.parameters.erase("b"); },
       [](InferRequest& r) { r.outputs = {{.name = "Y"}}; },
+      [](InferRequest& r) { r.count_tokens = true; },
       [](InferRequest& r) {
         r.outputs = {{.name = "Y"}, {.name = "Y"}};
       },

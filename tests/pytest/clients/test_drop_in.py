@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import numpy as np
+import openai
 import pytest
 
 import tritonclient.grpc as grpcclient
@@ -520,7 +521,65 @@ def test_mutual_tls(certificates):
     next(life, None)
 
 
+def test_api_keys(tmp_path):
+    keys = tmp_path / "keys"
+    first, second = "first-key-of-this-test", "second-key-of-this-test"
+    keys.write_text(f"# of this test\n{first}\n")
+    life = running(["--api-key-file", str(keys), "--log-verbose", "1",
+                    "--http-header-forward-pattern", ".*", "--grpc-header-forward-pattern", ".*"])
+    urls = next(life)
+    log = []
+
+    def await_line(text):
+        for line in urls.process.stdout:
+            log.append(line)
+            if text in line:
+                return
+
+    def works(key, module, url):
+        headers = {"authorization": f"Bearer {key}"} if key else None
+        client = module.InferenceServerClient(url)
+        assert client.is_server_ready(), "health needs no key"
+        try:
+            client.infer("embed_text", [text_input(module, ["a"])], headers=headers)
+            return True
+        except InferenceServerException as error:
+            assert error.status() in ("401", "StatusCode.UNAUTHENTICATED")
+            return False
+
+    def all_work(key):
+        answers = {works(key, httpclient, urls.http), works(key, grpcclient, urls.grpc),
+                   openai_works(urls, key or "none")}
+        assert len(answers) == 1
+        return answers.pop()
+
+    assert not all_work(None) and not all_work(second) and all_work(first)
+    keys.write_text("short\n")
+    urls.process.send_signal(signal.SIGHUP)
+    await_line("files_not_reloaded")
+    assert all_work(first)
+    keys.write_text(second)
+    urls.process.send_signal(signal.SIGHUP)
+    await_line("files_reloaded")
+    assert all_work(second) and not all_work(first)
+    next(life, None)
+    log = "".join(log) + urls.process.stdout.read()
+    assert "infer model=embed_text" in log
+    assert first not in log and second not in log and "short" not in log
+
+
+def openai_works(urls, key):
+    client = openai.OpenAI(base_url=f"http://{urls.http}/v1", api_key=key, max_retries=0)
+    try:
+        return client.embeddings.create(model="embed_text", input="a").usage.total_tokens > 0
+    except openai.AuthenticationError as error:
+        assert error.code == "invalid_api_key"
+        return False
+
+
 @pytest.mark.parametrize("arguments, text", [
+    (["--api-key-file", "/no/keys"], "/no/keys"),
+    (["--http-restricted-api", "inference:key"], "inference:key"),
     (["--http-use-ssl", "true", "--http-server-cert", "/no/cert"], "/no/cert"),
     (["--grpc-use-ssl-mutual", "true", "--grpc-server-cert", "x"], "root certificate"),
     (["--http-restricted-api", "everything:a=b"], "everything"),

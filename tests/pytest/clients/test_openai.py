@@ -6,10 +6,12 @@ import json
 import urllib.request
 
 import numpy as np
+import openai
 import pytest
 
 import tritonclient.http as httpclient
 
+from conftest import ROOT
 from test_tritonclient import PNG, image_input, post, text_input
 
 URI = [f"data:image/png;base64,{base64.b64encode(png).decode()}" for png in PNG]
@@ -76,18 +78,55 @@ def test_one_string_and_compressed_bodies(server, reference):
                                   reference[0][0])
 
 
-@pytest.mark.parametrize("status, text, fields", [
-    (404, "expected one of siglip, embed_text, embed_image", {"model": "text-embedding-3-small", "input": "a"}),
-    (400, "token ids", {"model": "embed_text", "input": [1, 2]}),
-    (400, "not fetched from URLs", {"model": "siglip", "input": {"image_url": "http://127.0.0.1/a.png"}}),
-    (400, "dimensions: expected 128 or none", {"model": "siglip", "input": "a", "dimensions": 64}),
-    (400, "expected an image file", {"model": "embed_image", "input": "QUJD"}),
-    (400, "item 1", {"model": "embed_image", "input": [URI[0], "QUJD"]}),
+def test_usage_counts_the_tokenizers_ids(server):
+    """Against transformers' ids: padding is EOS in this checkpoint, so a text's ids end with the first of it."""
+    golden = json.loads((ROOT / "tests/golden/demo.json").read_text())
+    texts, eos = golden["texts"], 1
+    counts = [(row + [eos]).index(eos) + 1 if eos in row[:-1] else len(row) for row in golden["ids"]]
+    assert max(counts) == len(golden["ids"][0]) and min(counts) == 1, "one is cut, one is empty"
+    for model, inputs, tokens in [("embed_text", texts, sum(counts)), ("embed_text", texts[1], counts[1]),
+                                  ("siglip", [texts[2], {"image": URI[0]}], counts[2]), ("embed_image", URI, 0),
+                                  ("embed_text", texts * 10, 10 * sum(counts))]:
+        answer = ask(server, model=model, input=inputs)[1]
+        assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+@pytest.mark.parametrize("status, text, param, code, fields", [
+    (404, "expected one of siglip, embed_text, embed_image", "model", "model_not_found",
+     {"model": "text-embedding-3-small", "input": "a"}),
+    (400, "token ids", "input", None, {"model": "embed_text", "input": [1, 2]}),
+    (400, "not fetched from URLs", "input", None,
+     {"model": "siglip", "input": {"image_url": "http://127.0.0.1/a.png"}}),
+    (400, "dimensions: expected 128 or none", "dimensions", None, {"model": "siglip", "input": "a", "dimensions": 64}),
+    (400, "expected an image file", "input", None, {"model": "embed_image", "input": "QUJD"}),
+    (400, "item 1", "input", None, {"model": "embed_image", "input": [URI[0], "QUJD"]}),
 ])
-def test_refusals(server, status, text, fields):
+def test_refusals(server, status, text, param, code, fields):
     got, answer = ask(server, **fields)
     assert got == status and text in answer["error"]["message"], answer
-    assert answer["error"]["type"] == "invalid_request_error"
+    del answer["error"]["message"]
+    assert answer["error"] == {"type": "invalid_request_error", "param": param, "code": code}
+
+
+def test_the_openai_client(server, reference):
+    """openai of PyPI, unchanged; it asks for base64 unless told otherwise."""
+    client = openai.OpenAI(base_url=f"http://{server.http}/v1", api_key="none is needed", max_retries=0)
+    for options in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
+        answer = client.embeddings.create(model="embed_text", input=TEXTS, extra_body={"normalized": False}, **options)
+        rows = [row.embedding for row in answer.data]
+        if options.get("encoding_format") == "base64":
+            rows = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
+        np.testing.assert_array_equal(np.array(rows, np.float32), reference[0])
+        assert answer.usage.total_tokens == answer.usage.prompt_tokens > 0
+    assert [model.id for model in client.models.list()] == ["siglip", "embed_text", "embed_image"]
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.embeddings.create(model="ada", input="a")
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.embeddings.create(model="embed_text", input="a", dimensions=1)
+    assert wrong.value.param == "dimensions"
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="siglip", messages=[{"role": "user", "content": "a"}])
 
 
 def test_models_and_document(server):
