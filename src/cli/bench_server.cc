@@ -13,12 +13,14 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/file_map.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "cli/bench.h"
 #include "cli/image_files.h"
 #include "cli/load_client.h"
+#include "cli/open_load.h"
 #include "cli/report.h"
 
 namespace siglip::cli {
@@ -31,6 +33,8 @@ struct BenchServerFlags {
   std::string model_name = "embed_image";
   int concurrency = 60;
   double seconds = 10;
+  double rate = 0;
+  int connections = 0;
   int server_pid = 0;
   bool json = false;
 };
@@ -139,6 +143,58 @@ void Print(const BenchServerFlags& flags, const LoadResult& result) {
               result.server_cpu_s / count);
 }
 
+double Milliseconds(const Samples& samples, double p) {
+  return samples.seconds.empty() ? 0 : 1e3 * samples.Quantile(p);
+}
+
+void PrintOpenLoad(const BenchServerFlags& flags, const OpenLoadResult& result) {
+  if (!flags.json) {
+    std::printf(
+        "%s %s, %.1f requests/s offered for %.0f s: %zu answers (%.1f/s), %zu refusals, %zu "
+        "failures, "
+        "%zu without connection, %zu abandoned\n"
+        "  answers p50 %.2f ms, p99 %.2f ms; refusals p50 %.2f ms, p99 %.2f ms, %zu without a time "
+        "to retry; sent p99 %.2f ms late\n",
+        flags.protocol.c_str(), flags.model_name.c_str(), flags.rate, flags.seconds,
+        result.answers.seconds.size(),
+        static_cast<double>(result.answers.seconds.size()) / flags.seconds,
+        result.refusals.seconds.size(), result.failures, result.no_connection, result.abandoned,
+        Milliseconds(result.answers, 0.5), Milliseconds(result.answers, 0.99),
+        Milliseconds(result.refusals, 0.5), Milliseconds(result.refusals, 0.99),
+        result.without_retry, Milliseconds(result.lags, 0.99));
+    return;
+  }
+  std::printf(
+      "{\"protocol\":\"%s\",\"model\":\"%s\",\"rate\":%.3f,\"seconds\":%.3f,\"offered\":%zu,"
+      "\"answers\":%zu,\"refusals\":%zu,\"failures\":%zu,\"no_connection\":%zu,\"abandoned\":%zu,"
+      "\"without_retry\":%zu,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"refusal_p50_ms\":%.3f,"
+      "\"refusal_p99_ms\":%.3f,\"lag_p99_ms\":%.3f,\"cpu_s\":%.3f,\"answers_in_s\":[%s]}\n",
+      flags.protocol.c_str(), flags.model_name.c_str(), flags.rate, flags.seconds, result.offered,
+      result.answers.seconds.size(), result.refusals.seconds.size(), result.failures,
+      result.no_connection, result.abandoned, result.without_retry,
+      Milliseconds(result.answers, 0.5), Milliseconds(result.answers, 0.99),
+      Milliseconds(result.refusals, 0.5), Milliseconds(result.refusals, 0.99),
+      Milliseconds(result.lags, 0.99), ProcessCpuSeconds(),
+      absl::StrJoin(result.answers_in_s, ",").c_str());
+}
+
+// Refusals are what an overload is expected to bring: only failures are.
+absl::Status BenchOpenLoad(const BenchServerFlags& flags, const std::vector<std::string>& images) {
+  const bool http = flags.protocol == "http";
+  const OpenLoad load{.target = {.address = flags.url, .model_name = flags.model_name},
+                      .rate = flags.rate,
+                      .seconds = flags.seconds,
+                      .connections = flags.connections > 0 ? flags.connections
+                                     : http                ? 4096
+                                                           : 8};
+  SIGLIP_ASSIGN_OR_RETURN(const OpenLoadResult result,
+                          (http ? RunOpenHttp : RunOpenGrpc)(load, images));
+  PrintOpenLoad(flags, result);
+  if (result.failures == 0) return absl::OkStatus();
+  return absl::UnknownError(absl::StrCat(
+      result.failures, " requests failed; the first: ", result.first_failure.message()));
+}
+
 absl::Status BenchServer(const BenchServerFlags& flags) {
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> files, ExpandImagePaths(flags.paths));
   if (files.empty()) return absl::InvalidArgumentError("no image files found");
@@ -148,6 +204,7 @@ absl::Status BenchServer(const BenchServerFlags& flags) {
                             ReadFile(path, std::numeric_limits<std::uint32_t>::max()));
     images.push_back(std::move(bytes));
   }
+  if (flags.rate > 0) return BenchOpenLoad(flags, images);
   SIGLIP_ASSIGN_OR_RETURN(const LoadResult result, LoadRun(flags, images).Run());
   if (result.latencies.seconds.empty()) {
     return absl::UnknownError(
@@ -175,6 +232,17 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
   command->add_option("--seconds", flags->seconds, "How long")->capture_default_str();
+  command
+      ->add_option("--rate", flags->rate,
+                   "Requests a second, sent whether or not earlier ones were answered; "
+                   "--concurrency does not count")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option(
+          "--connections", flags->connections,
+          "With --rate. http: at most, one request each at a time (4096); grpc: that many, "
+          "shared (8)")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--server-pid", flags->server_pid,
                       "Process on this machine whose CPU seconds per image are reported");
   command->add_flag("--json", flags->json, "One JSON object");

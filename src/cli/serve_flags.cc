@@ -1,5 +1,6 @@
 #include "cli/serve_flags.h"
 
+#include <chrono>
 #include <map>
 #include <string>
 
@@ -65,6 +66,38 @@ void AddTlsFlags(CLI::App& command, const std::string& door, TlsFiles& tls) {
                      "PEM file: whose clients are trusted with mutual TLS");
 }
 
+void AddSeconds(CLI::App& command, const char* name, std::chrono::milliseconds& time,
+                const char* text) {
+  command
+      .add_option_function<std::int64_t>(
+          name, [&time](std::int64_t seconds) { time = std::chrono::seconds(seconds); }, text)
+      ->check(CLI::Range(1, 86'400))
+      ->default_str(std::to_string(time.count() / 1000));
+}
+
+void AddHttpLimits(CLI::App& command, HttpLimits& limits) {
+  // A head is kept in memory once per connection.
+  command
+      .add_option("--http-max-header-size", limits.head_bytes,
+                  "Bytes of a request's line and header fields")
+      ->check(CLI::Range(256, 1 << 16))
+      ->capture_default_str();
+  command.add_option("--http-max-header-fields", limits.head_fields)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  AddSeconds(command, "--http-header-timeout-secs", limits.head_timeout,
+             "For all of a request's header, and for the TLS handshake");
+  AddSeconds(command, "--http-idle-timeout-secs", limits.idle_timeout,
+             "Between two requests of a connection");
+  AddSeconds(command, "--http-body-timeout-secs", limits.body_timeout,
+             "For a body, beside what --http-min-body-rate gives it");
+  command
+      .add_option("--http-min-body-rate", limits.body_bytes_per_s,
+                  "Bytes a second at which a client must send and receive bodies")
+      ->check(CLI::Range(1000, 1 << 30))
+      ->capture_default_str();
+}
+
 void AddHttpFlags(CLI::App& command, ServerOptions& server) {
   command.add_option("--allow-http", server.allow_http, "Open the HTTP door")
       ->capture_default_str();
@@ -89,6 +122,7 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
   command.add_option("--http-max-connections", server.http_max_connections)
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  AddHttpLimits(command, server.http_limits);
   AddList(
       command, "--http-restricted-api", server.http_restricted_apis,
       "<api>,<api>:<header>=<value>: only with this header; repeatable. APIs: health, metadata, "
@@ -119,6 +153,27 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
   command.add_option("--grpc-header-forward-pattern", server.grpc_header_forward_pattern,
                      "As --http-header-forward-pattern");
   AddTlsFlags(command, "grpc", server.grpc_tls);
+  GrpcLimits& limits = server.grpc_limits;
+  command
+      .add_option("--grpc-max-concurrent-streams", limits.concurrent_streams,
+                  "Calls of one connection at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--grpc-memory-quota", limits.memory_quota_bytes,
+                  "Bytes that gRPC buffers for all connections")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--grpc-handshake-timeout", limits.handshake_timeout_ms,
+                  "Milliseconds for a new connection's first frames")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--grpc-max-connection-idle", limits.max_connection_idle_ms,
+                  "Milliseconds after which a connection without calls is told to go; 0 = never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   GrpcKeepalive& keepalive = server.grpc_keepalive;
   const std::pair<const char*, int*> times[] = {
       {"--grpc-keepalive-time", &keepalive.time_ms},

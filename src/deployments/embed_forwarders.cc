@@ -13,6 +13,7 @@
 #include "base/status_macros.h"
 #include "deployments/base64.h"
 #include "serving/config_check.h"
+#include "serving/overload.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -115,16 +116,19 @@ class Join {
     std::string errors;
     absl::StatusCode code = absl::StatusCode::kOk;
     std::int64_t first = 0;
+    bool only_overload = true;
     for (std::size_t i = 0; i < answers_.size(); ++i) {
       if (!answers_[i].status.ok()) {
         if (answers_.size() == 1) return answers_[i].status;
+        only_overload = only_overload && IsOverloaded(answers_[i].status);
         code = answers_[i].status.code();
         absl::StrAppend(&errors, errors.empty() ? "" : "; ", "items ", first, "..",
                         first + part_rows_[i] - 1, ": ", answers_[i].status.message());
       }
       first += part_rows_[i];
     }
-    if (!errors.empty()) return absl::Status(code, errors);
+    if (!errors.empty())
+      return only_overload ? OverloadedError(errors) : absl::Status(code, errors);
     if (answers_.size() == 1) {
       response.outputs = std::move(answers_[0].outputs);
       return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include "server/access.h"
 #include "server/api_keys.h"
 #include "server/options.h"
+#include "server/refusal_times.h"
 #include "serving/shared_memory.h"
 #include "serving/tracer.h"
 
@@ -29,6 +30,8 @@ struct DoorState {
   // Set once, not before `leaving`, when draining starts: new streams are refused. Orders nothing
   // else.
   std::atomic<bool> draining{false};
+  RefusalTimes http_refusals;
+  RefusalTimes grpc_refusals;
   SharedMemoryRegions regions;
   Tracer tracer;
   ApiKeys api_keys;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "serving/overload.h"
 #include "serving/service.h"
 
 namespace siglip {
@@ -17,6 +18,8 @@ class FakeService : public Service {
   std::atomic<bool> ready{true};
   // Requests wait in held() until Release.
   std::atomic<bool> hold{false};
+  // Refuses, as if there were no room.
+  std::atomic<bool> full{false};
 
   bool Live() const override { return live; }
   bool Ready() const override { return ready; }
@@ -86,6 +89,7 @@ class FakeService : public Service {
   }
 
   void Infer(std::unique_ptr<InferRequest> request) override {
+    if (full) return Refuse(std::move(request), OverloadedError("Exceeds maximum queue size"));
     if (hold) {
       MutexLock lock(mu_);
       held_.push_back(std::move(request));
@@ -99,6 +103,11 @@ class FakeService : public Service {
   void AwaitHeld(std::size_t count) {
     MutexLock lock(mu_);
     while (held_.size() < count) arrived_.Wait(mu_);
+  }
+
+  std::size_t held() const {
+    MutexLock lock(mu_);
+    return held_.size();
   }
 
   std::unique_ptr<InferRequest> Take(std::size_t index) {

@@ -25,10 +25,6 @@ namespace {
 using Context = grpc::CallbackServerContext;
 using Reactor = grpc::ServerUnaryReactor;
 
-// HTTP/2 allows any number of streams unless told; each costs memory before a request is complete.
-constexpr int kMaxConcurrentStreams = 1024;
-// All that gRPC buffers together; beyond it connections are slowed down.
-constexpr std::size_t kMemoryQuotaBytes = std::size_t{2} << 30;
 // How soon a certificate that was replaced on disk is taken up.
 constexpr unsigned kTlsRefreshSeconds = 1;
 
@@ -304,6 +300,15 @@ void SetKeepalive(const GrpcKeepalive& keepalive, grpc::ServerBuilder& builder) 
   }
 }
 
+void SetLimits(const GrpcLimits& limits, grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, limits.concurrent_streams);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, limits.handshake_timeout_ms);
+  if (limits.max_connection_idle_ms > 0) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, limits.max_connection_idle_ms);
+  }
+  builder.SetResourceQuota(grpc::ResourceQuota("siglip").Resize(limits.memory_quota_bytes));
+}
+
 }  // namespace
 
 struct GrpcServer::Impl {
@@ -323,11 +328,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, 
   grpc::ServerBuilder builder;
   // Without this, two servers on one port both start and share its connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, int{options.reuse_grpc_port});
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreams);
   SetKeepalive(options.grpc_keepalive, builder);
   builder.SetDefaultCompressionLevel(
       static_cast<grpc_compression_level>(options.grpc_compression_level));
-  builder.SetResourceQuota(grpc::ResourceQuota("siglip").Resize(kMemoryQuotaBytes));
+  SetLimits(options.grpc_limits, builder);
   builder.SetMaxReceiveMessageSize(static_cast<int>(std::min<std::size_t>(
       options.grpc_max_input_bytes, std::numeric_limits<std::int32_t>::max())));
   builder.SetMaxSendMessageSize(std::numeric_limits<std::int32_t>::max());

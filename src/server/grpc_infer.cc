@@ -11,6 +11,7 @@
 #include "protocol/kserve_grpc.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -117,6 +118,8 @@ absl::Status CheckApiKey(const grpc::CallbackServerContext& context, Api api,
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
+  explicit UnaryCall(grpc::CallbackServerContext& context) : context_(context) {}
+
   void Run(std::shared_ptr<InferMessages> messages, const CallFacts& facts, InferDoor door) {
     absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*messages->request(), messages, door.state);
     if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
@@ -124,11 +127,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     trace_ = parsed->request->trace;
     // The reactor outlives the answer: OnDone follows Finish.
     auto once = std::make_shared<AnswerOnce>(
-        [this, messages, regions = &door.state.regions,
+        [this, messages, regions = &door.state.regions, refusals = &door.state.grpc_refusals,
          shared = std::move(parsed->shared_memory)](InferResponse response) {
           WriteSharedOutputs(regions, shared, response);
           if (response.status.ok()) RenderGrpcInfer(response, *messages->response());
           if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
+          if (IsOverloaded(response.status)) Overloaded(*refusals);
           Finish(ToGrpcStatus(response.status));
         },
         door.pending);
@@ -142,6 +146,14 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   }
 
  private:
+  // What a client that retries is told, in the form that gRPC's own retries understand.
+  void Overloaded(RefusalTimes& refusals) {
+    context_.AddTrailingMetadata("grpc-retry-pushback-ms", Concat(1000 * kRetryAfterSeconds));
+    refusals.Record(SteadyNowNs() - start_ns_);
+  }
+
+  grpc::CallbackServerContext& context_;  // until OnDone
+  const std::int64_t start_ns_ = SteadyNowNs();
   std::shared_ptr<RequestTrace> trace_;
   // Only ever set; orders nothing else. Shared, since requests may outlive the call.
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
@@ -213,7 +225,7 @@ InferMessages* InferMessages::New() {
 }
 
 grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door) {
-  auto* call = new UnaryCall();  // owned by gRPC until OnDone
+  auto* call = new UnaryCall(*context);  // owned by gRPC until OnDone
   call->Run(static_cast<InferMessages*>(context->GetRpcAllocatorState())->shared(),
             FactsOf(*context, door.state), door);
   return call;

@@ -1,5 +1,6 @@
 #include "server/grpc.h"
 
+#include <numeric>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -8,6 +9,7 @@
 
 #include "base/clock.h"
 #include "server/fake_service.h"
+#include "server/raw_client_for_test.h"
 
 #include "grpc_service.grpc.pb.h"
 #include "health.grpc.pb.h"
@@ -21,8 +23,7 @@ using ::testing::HasSubstr;
 
 class GrpcTest : public ::testing::Test {
  protected:
-  GrpcTest() {
-    ServerOptions options;
+  explicit GrpcTest(ServerOptions options = {}) {
     options.grpc_address = "127.0.0.1";
     options.grpc_port = 0;
     options.grpc_max_input_bytes = 1 << 20;
@@ -339,6 +340,71 @@ TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
   (*log.mutable_settings())["log_info"].set_string_param("yes");
   grpc::ClientContext c5;
   EXPECT_EQ(stub_->LogSettings(&c5, log, &logged).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(GrpcTest, ARefusalForLackOfRoomSaysWhenToComeAgainAndIsTimed) {
+  service_.full = true;
+  grpc::ClientContext context;
+  inference::ModelInferResponse response;
+  const grpc::Status status = stub_->ModelInfer(&context, Request(), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  const auto& trailers = context.GetServerTrailingMetadata();
+  ASSERT_TRUE(trailers.contains("grpc-retry-pushback-ms"));
+  EXPECT_EQ(trailers.find("grpc-retry-pushback-ms")->second, "1000");
+  const RefusalTimes::Snapshot times = state_.grpc_refusals.Read();
+  EXPECT_EQ(std::accumulate(times.counts.begin(), times.counts.end(), std::uint64_t{0}), 1);
+  service_.full = false;
+  grpc::ClientContext accepted;
+  EXPECT_TRUE(stub_->ModelInfer(&accepted, Request(), &response).ok());
+  EXPECT_FALSE(accepted.GetServerTrailingMetadata().contains("grpc-retry-pushback-ms"));
+}
+
+ServerOptions TightGrpcLimits() {
+  ServerOptions options;
+  options.grpc_limits.concurrent_streams = 1;
+  options.grpc_limits.handshake_timeout_ms = 200;
+  options.grpc_limits.max_connection_idle_ms = 200;
+  return options;
+}
+
+class GrpcLimitsTest : public GrpcTest {
+ protected:
+  GrpcLimitsTest() : GrpcTest(TightGrpcLimits()) {}
+};
+
+TEST_F(GrpcLimitsTest, CallsOverTheLimitOfAConnectionWait) {
+  service_.hold = true;
+  const auto call = [this] {
+    grpc::ClientContext context;
+    inference::ModelInferResponse response;
+    EXPECT_TRUE(stub_->ModelInfer(&context, Request(), &response).ok());
+  };
+  std::thread first(call);
+  service_.AwaitHeld(1);
+  std::thread second(call);
+  const auto other = GRPCInferenceService::NewStub(grpc::CreateChannel(
+      "127.0.0.1:" + std::to_string(server_->port()), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  inference::ServerLiveResponse live;
+  EXPECT_TRUE(other->ServerLive(&context, {}, &live).ok()) << "another connection is not held up";
+  EXPECT_EQ(service_.held(), 1);
+  service_.Finish(service_.Take(0));
+  service_.AwaitHeld(1);
+  service_.Finish(service_.Take(0));
+  first.join();
+  second.join();
+}
+
+TEST_F(GrpcLimitsTest, IdleAndSilentConnectionsAreClosed) {
+  RawClient silent(server_->port());
+  EXPECT_TRUE(silent.EndedByPeer());
+  grpc::ClientContext context;
+  inference::ServerLiveResponse live;
+  ASSERT_TRUE(stub_->ServerLive(&context, {}, &live).ok());
+  EXPECT_TRUE(channel_->WaitForStateChange(
+      GRPC_CHANNEL_READY, std::chrono::system_clock::now() + std::chrono::seconds(10)));
+  grpc::ClientContext again;
+  EXPECT_TRUE(stub_->ServerLive(&again, {}, &live).ok()) << "the client connects anew";
 }
 
 TEST_F(GrpcTest, DrainEndsIdleStreamsAndFinishesWork) {

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "protocol/padded_body.h"
 #include "server/options.h"
+#include "server/refusal_times.h"
 #include "serving/memory_budget.h"
 
 namespace siglip {
@@ -46,9 +47,13 @@ struct HttpResponse {
   // Written after `body`; borrow from `storage`.
   std::vector<std::span<const std::byte>> blocks;
   std::shared_ptr<const void> storage;
+  // There was no room for the request: written with Retry-After, and its time is recorded.
+  bool overloaded = false;
 };
 
 HttpResponse ErrorResponse(int status, std::string_view text);
+// 503, overloaded.
+HttpResponse OverloadResponse(std::string_view text);
 
 class HttpConnection;
 
@@ -95,7 +100,7 @@ struct HttpChallenge {
   std::string_view text;
 };
 
-struct HttpSettings {
+struct HttpSettings : HttpLimits {
   TlsFiles tls = {};
   bool reuse_port = false;
   // Whether HttpRequest::headers is filled.
@@ -104,22 +109,15 @@ struct HttpSettings {
   // Empty: all may. Runs on I/O threads, several at once.
   std::function<std::optional<HttpChallenge>(const HttpHead& head)> authorize = {};
 
-  // Limits.
-  std::uint32_t head_bytes = 16 * 1024;
-  std::size_t head_fields = 100;
+  // Where the times of refusals are recorded; borrowed, may be null.
+  RefusalTimes* refusals = nullptr;
+
   std::size_t body_bytes = std::size_t{1} << 26;
   // Of bodies that are being received, of all connections; null = no limit.
   std::shared_ptr<MemoryBudget> body_budget = {};
   // As Triton's: many tiny chunks cost more than their bytes.
   std::size_t chunks = 65536;
   std::size_t connections = 8192;
-  // From the first byte of a head to its last.
-  std::chrono::milliseconds head_timeout{10000};
-  // Between two requests of a connection; a new connection has head_timeout for its first byte.
-  std::chrono::milliseconds idle_timeout{60000};
-  // A body of n bytes, read or written, has base + n / rate.
-  std::chrono::milliseconds body_timeout{30000};
-  std::size_t body_bytes_per_s = 64 * 1024;
   // How long bytes are thrown away after a refusal, so that the client reads it before the reset.
   std::chrono::milliseconds linger_timeout{2000};
   // How long a draining server leaves idle connections open: a round trip and more, so that

@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -36,7 +37,9 @@ HttpResponse EmptyResponse(int status) {
 
 HttpResponse StatusResponse(const absl::Status& status) {
   const absl::string_view text = status.message();
-  return ErrorResponse(HttpStatusOf(status), {text.data(), text.size()});
+  HttpResponse response = ErrorResponse(HttpStatusOf(status), {text.data(), text.size()});
+  response.overloaded = IsOverloaded(status);
+  return response;
 }
 
 void CompressResponse(Encoding encoding, HttpResponse& response) {

@@ -19,6 +19,7 @@
 #include "protocol/json_writer.h"
 #include "protocol/kserve_http.h"
 #include "protocol/text.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -208,7 +209,7 @@ void HttpConnection::OnHead(Error error) {
   if (const auto challenge = CheckAuthorization()) {
     HttpResponse response = OwnRefusal(401, challenge->text);
     response.headers.emplace_back("WWW-Authenticate", std::string(challenge->authenticate));
-    return RefuseWith(std::move(response));
+    return Refuse(std::move(response));
   }
   ReadBody();
 }
@@ -270,7 +271,7 @@ void HttpConnection::ReadBody() {
       if (self->head_->chunked()) return self->ReadChunkedBody();
       return self->ReadSizedBody(static_cast<std::size_t>(*self->head_->content_length()));
     } catch (const std::bad_alloc&) {
-      self->Refuse(503, "no memory for the request's body");
+      self->Refuse(self->OwnOverload("no memory for the request's body"));
     }
   };
   // A client that waits for 100 Continue sends nothing before it.
@@ -289,22 +290,31 @@ void HttpConnection::ReadSizedBody(std::size_t size) {
   body_ = std::make_shared<PaddedBody>();
   const std::span<char> room = body_->Extend(size);
   const std::size_t buffered = std::min(size, buffer_.size());
-  if (!HoldBody(buffered)) return Refuse(503, kNoRoom);
+  if (!HoldBody(buffered)) return Refuse(OwnOverload(kNoRoom));
   std::copy_n(static_cast<const char*>(buffer_.data().data()), buffered, room.data());
   buffer_.consume(buffered);
-  stream_.plain().expires_after(TransferTimeout(size));
+  body_start_ = std::chrono::steady_clock::now();
+  body_bytes_read_ = buffered;
   ReadPiece(room.subspan(buffered));
+}
+
+// What a head declares buys no time: a dribbled body of 64 MB would hold its connection for
+// minutes.
+void HttpConnection::ExpectBodyBytes(std::size_t bytes) {
+  stream_.plain().expires_at(body_start_ + TransferTimeout(body_bytes_read_ + bytes));
 }
 
 // Memory is taken from the system as the bytes arrive, so it is counted as they arrive.
 void HttpConnection::ReadPiece(std::span<char> room) {
   if (room.empty()) return Dispatch();
   const std::size_t piece = std::min(room.size(), kPieceBytes);
-  if (!HoldBody(piece)) return Refuse(503, kNoRoom);
+  if (!HoldBody(piece)) return Refuse(OwnOverload(kNoRoom));
+  ExpectBodyBytes(piece);
   asio::async_read(
       stream_, asio::buffer(room.data(), piece),
-      [self = shared_from_this(), left = room.subspan(piece)](Error error, std::size_t) {
+      [self = shared_from_this(), left = room.subspan(piece)](Error error, std::size_t bytes) {
         if (error || self->state_ == State::kClosing) return self->Shut();
+        self->body_bytes_read_ += bytes;
         self->ReadPiece(left);
       });
 }
@@ -326,15 +336,25 @@ void HttpConnection::ReadChunkedBody() {
     }
   };
   chunked_->on_chunk_header(on_chunk_);
-  stream_.plain().expires_after(TransferTimeout(settings_.body_bytes));
-  http::async_read(
-      stream_, buffer_, *chunked_,
-      [self = shared_from_this()](Error error, std::size_t) { self->OnChunked(error); });
+  body_start_ = std::chrono::steady_clock::now();
+  body_bytes_read_ = 0;
+  ReadChunks();
+}
+
+// Chunk headers count as bytes: a body of tiny chunks at the full rate is bounded by their number.
+void HttpConnection::ReadChunks() {
+  ExpectBodyBytes(kPieceBytes);
+  http::async_read_some(stream_, buffer_, *chunked_,
+                        [self = shared_from_this()](Error error, std::size_t bytes) {
+                          self->body_bytes_read_ += bytes;
+                          if (error || self->chunked_->is_done()) return self->OnChunked(error);
+                          self->ReadChunks();
+                        });
 }
 
 void HttpConnection::OnChunked(Error error) {
   if (state_ == State::kClosing) return;
-  if (out_of_room_) return Refuse(503, kNoRoom);
+  if (out_of_room_) return Refuse(OwnOverload(kNoRoom));
   if (chunk_count_ > settings_.chunks) {
     return Refuse(400, Concat("request body has more than ", settings_.chunks, " chunks"));
   }
@@ -354,6 +374,7 @@ void HttpConnection::OnChunked(Error error) {
 
 void HttpConnection::Dispatch() {
   body_hold_ = MemoryBudget::Hold();
+  request_end_ns_ = SteadyNowNs();
   state_ = State::kHandling;
   stream_.plain().expires_never();
   const http::fields& fields =
@@ -407,7 +428,7 @@ void HttpConnection::Send(std::function<HttpResponse()> make) {
     try {
       self->Write(make());
     } catch (const std::bad_alloc&) {
-      self->Write(self->OwnRefusal(503, "no memory for the answer"));
+      self->Write(self->OwnOverload("no memory for the answer"));
     }
   });
 }
@@ -426,6 +447,9 @@ void HttpConnection::Write(HttpResponse response) {
   for (const auto& [name, value] : response_.headers) {
     AppendAll(response_head_, name, ": ", value, "\r\n");
   }
+  if (response_.overloaded) {
+    AppendAll(response_head_, "Retry-After: ", kRetryAfterSeconds, "\r\n");
+  }
   AppendAll(response_head_, "Content-Length: ", length, "\r\n",
             keep_alive_ ? "" : "Connection: close\r\n", "\r\n");
   std::vector<asio::const_buffer> buffers = {asio::buffer(response_head_)};
@@ -440,6 +464,9 @@ void HttpConnection::Write(HttpResponse response) {
 }
 
 void HttpConnection::OnWritten(Error error) {
+  if (response_.overloaded && settings_.refusals != nullptr) {
+    settings_.refusals->Record(SteadyNowNs() - request_end_ns_);
+  }
   response_ = {};
   if (error || state_ == State::kClosing) return Shut();
   if (!keep_alive_) {
@@ -473,18 +500,25 @@ void HttpConnection::Linger() {
 }
 
 void HttpConnection::Refuse(int status, std::string_view text) {
-  RefuseWith(OwnRefusal(status, text));
+  Refuse(OwnRefusal(status, text));
 }
 
-void HttpConnection::RefuseWith(HttpResponse response) {
+void HttpConnection::Refuse(HttpResponse response) {
   keep_alive_ = false;
   body_.reset();
   body_hold_ = MemoryBudget::Hold();
+  request_end_ns_ = SteadyNowNs();  // of what is read of it
   Write(std::move(response));
 }
 
 HttpResponse HttpConnection::OwnRefusal(int status, std::string_view text) const {
   return handler_.Refusal(target_, status, text);
+}
+
+HttpResponse HttpConnection::OwnOverload(std::string_view text) const {
+  HttpResponse response = OwnRefusal(503, text);
+  response.overloaded = true;
+  return response;
 }
 
 HttpResponse HttpHandler::Refusal(std::string_view, int status, std::string_view text) const {
@@ -496,6 +530,12 @@ HttpResponse ErrorResponse(int status, std::string_view text) {
   response.status = status;
   response.content_type = "application/json";
   response.body = ErrorBody(text);
+  return response;
+}
+
+HttpResponse OverloadResponse(std::string_view text) {
+  HttpResponse response = ErrorResponse(503, text);
+  response.overloaded = true;
   return response;
 }
 

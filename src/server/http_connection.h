@@ -84,6 +84,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Send(std::function<HttpResponse()> make);
   // Of the server's own, in the handler's form. On the strand, while an answer is owed.
   HttpResponse OwnRefusal(int status, std::string_view text) const;
+  // The same, 503, overloaded.
+  HttpResponse OwnOverload(std::string_view text) const;
 
  private:
   using Error = boost::system::error_code;
@@ -99,6 +101,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void ReadBody();
   void ReadSizedBody(std::size_t size);
   void ReadPiece(std::span<char> room);
+  void ReadChunks();
+  // The body's next bytes, up to `bytes`, must be there before the minimum rate says so.
+  void ExpectBodyBytes(std::size_t bytes);
   // False if the bodies of all connections have no room for so much more.
   bool HoldBody(std::size_t bytes);
   void ReadChunkedBody();
@@ -108,7 +113,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Write(HttpResponse response);
   void OnWritten(Error error);
   void Refuse(int status, std::string_view text);
-  void RefuseWith(HttpResponse response);
+  void Refuse(HttpResponse response);
   void EndWriting();
   void Linger();
   void Shut();
@@ -128,8 +133,11 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::shared_ptr<PaddedBody> body_;
   MemoryBudget::Hold body_hold_;  // until the body is complete
   bool out_of_room_ = false;      // of a chunked body
+  std::chrono::steady_clock::time_point body_start_;
+  std::size_t body_bytes_read_ = 0;
   std::weak_ptr<HttpExchange> exchange_;
   std::int64_t receive_start_ns_ = 0;
+  std::int64_t request_end_ns_ = 0;  // steady clock, when all of the request was there
   State state_ = State::kIdle;
   bool keep_alive_ = true;
   bool is_head_method_ = false;

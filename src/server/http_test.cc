@@ -1,6 +1,7 @@
 #include "server/http.h"
 
 #include <latch>
+#include <numeric>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -30,7 +31,8 @@ HttpSettings ShortLimits() {
 
 class HttpTest : public ::testing::Test {
  protected:
-  explicit HttpTest(const HttpSettings& limits = ShortLimits()) {
+  explicit HttpTest(HttpSettings limits = ShortLimits()) {
+    limits.refusals = &state_.http_refusals;
     auto started = HttpServer::Start("http", "127.0.0.1", 0, 2, limits, handler_);
     if (started.ok()) server_ = *std::move(started);
   }
@@ -215,6 +217,23 @@ TEST_F(HttpBudgetTest, BodiesOnTheirWayAreBoundedTogether) {
   EXPECT_EQ(RawClient(server_->port()).Ask(request).status, 400) << "the room is given back";
 }
 
+TEST_F(HttpTest, ARefusalForLackOfRoomSaysWhenToComeAgainAndIsTimed) {
+  service_.full = true;
+  RawClient client(server_->port());
+  const RawResponse refused = client.Ask(Post(kInfer, kJson));
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.Header("Retry-After"), "1");
+  EXPECT_EQ(refused.Header("Connection"), "") << "the connection stays";
+  service_.full = false;
+  const RawResponse accepted = client.Ask(Post(kInfer, kJson));
+  EXPECT_EQ(accepted.status, 200);
+  EXPECT_EQ(accepted.Header("Retry-After"), "");
+  EXPECT_EQ(client.Ask(Post("/v2/models/nope/infer", kJson)).Header("Retry-After"), "");
+  const RefusalTimes::Snapshot times = state_.http_refusals.Read();
+  EXPECT_EQ(std::accumulate(times.counts.begin(), times.counts.end(), std::uint64_t{0}), 1);
+  EXPECT_GT(times.sum_s, 0);
+}
+
 TEST_F(HttpTest, HeadsAreBounded) {
   ExpectRefusedAndClosed(
       "GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + std::string(20000, 'a') + "\r\n\r\n", 431);
@@ -390,6 +409,31 @@ TEST_F(HttpTimeoutTest, SlowHeadsBodiesAndIdleConnectionsAreClosed) {
   EXPECT_TRUE(slow_head.ClosedByPeer());
   EXPECT_TRUE(slow_body.ClosedByPeer());
   EXPECT_TRUE(idle.ClosedByPeer());
+}
+
+HttpSettings SlowestRate() {
+  HttpSettings limits = ShortLimits();
+  limits.body_bytes = std::size_t{1} << 30;
+  limits.body_timeout = milliseconds(100);
+  limits.body_bytes_per_s = 4 << 20;  // the limit of a body has four minutes, a megabyte 0.25 s
+  return limits;
+}
+
+class HttpRateTest : public HttpTest {
+ protected:
+  HttpRateTest() : HttpTest(SlowestRate()) {}
+};
+
+TEST_F(HttpRateTest, WhatAHeadDeclaresBuysADribbledBodyNoTime) {
+  RawClient sized(server_->port());
+  sized.Send("POST " + std::string(kInfer) +
+             " HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nab");
+  RawClient chunked(server_->port());
+  chunked.Send("POST " + std::string(kInfer) +
+               " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+  EXPECT_TRUE(sized.ClosedByPeer());
+  EXPECT_TRUE(chunked.ClosedByPeer());
+  ExpectServes();
 }
 
 TEST_F(HttpTimeoutTest, ConnectionsOverTheLimitAreClosed) {

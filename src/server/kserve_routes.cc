@@ -202,7 +202,7 @@ void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
     }
     answer_now(std::move(refusal));
   } catch (const std::bad_alloc&) {
-    answer_now(ErrorResponse(503, "no memory for the request"));
+    answer_now(OverloadResponse("no memory for the request"));
   }
 }
 

@@ -267,6 +267,32 @@ std::vector<MetricFamily> StepFamilies(const std::vector<ModelStatistics>& model
   return {std::move(seconds), std::move(items), std::move(refused)};
 }
 
+MetricFamily RefusalFamily(const DoorState& state) {
+  MetricFamily family{"siglip_refusal_duration_seconds",
+                      "Seconds from a whole request to its refusal for lack of room, by door",
+                      MetricType::Histogram,
+                      {}};
+  const auto add = [&family](const char* door, const RefusalTimes& times) {
+    const RefusalTimes::Snapshot snapshot = times.Read();
+    ClientMetric metric;
+    metric.label = {{"door", door}};
+    std::uint64_t cumulated = 0;
+    for (std::size_t i = 0; i < snapshot.counts.size(); ++i) {
+      cumulated += snapshot.counts[i];
+      const double bound = i < RefusalTimes::kBoundsS.size()
+                               ? RefusalTimes::kBoundsS[i]
+                               : std::numeric_limits<double>::infinity();
+      metric.histogram.bucket.push_back({cumulated, bound});
+    }
+    metric.histogram.sample_count = cumulated;
+    metric.histogram.sample_sum = snapshot.sum_s;
+    family.metric.push_back(std::move(metric));
+  };
+  add("http", state.http_refusals);
+  add("grpc", state.grpc_refusals);
+  return family;
+}
+
 MetricFamily BuildInfo(const ServerMetadata& metadata) {
   MetricFamily family = Gauge("siglip_build_info", "1, labelled with what is running", 1);
   family.metric[0].label = {{"version", metadata.version}};
@@ -323,8 +349,8 @@ absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> 
   return settings;
 }
 
-std::string RenderMetrics(const Service& service, const MetricsSettings& settings,
-                          CpuSampler& cpu) {
+std::string RenderMetrics(const Service& service, const DoorState& state,
+                          const MetricsSettings& settings, CpuSampler& cpu) {
   std::vector<MetricFamily> families;
   if (const auto models = service.GetStatistics("", ""); models.ok()) {
     for (const ModelMetric& row : kModelMetrics) {
@@ -339,6 +365,7 @@ std::string RenderMetrics(const Service& service, const MetricsSettings& setting
   }
   // A family without members would be a name without values.
   std::erase_if(families, [](const MetricFamily& family) { return family.metric.empty(); });
+  families.push_back(RefusalFamily(state));
   const double memory_total = ReadMemInfo("MemTotal:");
   const double memory_used = memory_total - ReadMemInfo("MemAvailable:");
   families.push_back(Gauge("nv_cpu_utilization",
@@ -364,7 +391,7 @@ void MetricsHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> e
     response = ErrorResponse(405, "Method Not Allowed");
   } else {
     response.content_type = "text/plain; charset=utf-8";
-    response.body = RenderMetrics(service_, settings_, cpu_);
+    response.body = RenderMetrics(service_, state_, settings_, cpu_);
   }
   exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
 }

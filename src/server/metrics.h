@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 
 #include "base/mutex.h"
+#include "server/door_state.h"
 #include "server/http.h"
 #include "serving/service.h"
 
@@ -40,17 +41,19 @@ struct MetricsSettings {
 absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> texts);
 
 // The text of GET /metrics.
-std::string RenderMetrics(const Service& service, const MetricsSettings& settings, CpuSampler& cpu);
+std::string RenderMetrics(const Service& service, const DoorState& state,
+                          const MetricsSettings& settings, CpuSampler& cpu);
 
 class MetricsHandler final : public HttpHandler {
  public:
-  // `service` outlives the handler.
-  MetricsHandler(const Service& service, MetricsSettings settings)
-      : service_(service), settings_(std::move(settings)) {}
+  // `service` and `state` outlive the handler.
+  MetricsHandler(const Service& service, const DoorState& state, MetricsSettings settings)
+      : service_(service), state_(state), settings_(std::move(settings)) {}
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
 
  private:
   const Service& service_;
+  const DoorState& state_;
   const MetricsSettings settings_;
   CpuSampler cpu_;
 };

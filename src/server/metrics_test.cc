@@ -14,12 +14,15 @@ using ::testing::Not;
 
 TEST(Metrics, NamesAndLabelsAreTritons) {
   FakeService service;
+  DoorState state;
   CpuSampler cpu;
   auto request = std::make_unique<InferRequest>();
   request->model_name = "echo";
   request->done = [](const InferResponse&) {};
   service.Infer(std::move(request));
-  const std::string text = RenderMetrics(service, {}, cpu);
+  state.http_refusals.Record(7'000'000);
+  state.http_refusals.Record(3'000'000'000);
+  const std::string text = RenderMetrics(service, state, {}, cpu);
   EXPECT_THAT(text, HasSubstr("\nnv_inference_request_success{model=\"echo\",version=\"1\"} 1\n"));
   EXPECT_THAT(text,
               HasSubstr("\nnv_inference_request_duration_us{model=\"echo\",version=\"1\"} 2000\n"));
@@ -31,6 +34,13 @@ TEST(Metrics, NamesAndLabelsAreTritons) {
   EXPECT_THAT(text, HasSubstr("# TYPE nv_inference_pending_request_count gauge\n"));
   EXPECT_THAT(text, HasSubstr("\nnv_cpu_memory_total_bytes "));
   EXPECT_THAT(text, HasSubstr("\nnv_cpu_utilization "));
+  EXPECT_THAT(text,
+              HasSubstr("\nsiglip_refusal_duration_seconds_bucket{door=\"http\",le=\"0.01\"} 1\n"));
+  EXPECT_THAT(
+      text, HasSubstr("\nsiglip_refusal_duration_seconds_bucket{door=\"http\",le=\"0.005\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("\nsiglip_refusal_duration_seconds_count{door=\"http\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nsiglip_refusal_duration_seconds_sum{door=\"http\"} 3.007\n"));
+  EXPECT_THAT(text, HasSubstr("\nsiglip_refusal_duration_seconds_count{door=\"grpc\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("\nsiglip_build_info{version=\"2.73.0\"} 1\n"));
 }
 
@@ -60,8 +70,9 @@ class CountingService final : public FakeService {
 
 TEST(Metrics, CacheHistogramAndImagesHaveTheirNames) {
   CountingService service;
+  DoorState state;
   CpuSampler cpu;
-  const std::string text = RenderMetrics(service, {}, cpu);
+  const std::string text = RenderMetrics(service, state, {}, cpu);
   const std::string labels = "{model=\"m\",version=\"1\",_team=\"a\"";
   for (const char* line : {"nv_cache_num_hits_per_model", "nv_cache_num_misses_per_model"}) {
     EXPECT_THAT(text, HasSubstr(line + labels + "} "));
@@ -81,20 +92,21 @@ TEST(Metrics, CacheHistogramAndImagesHaveTheirNames) {
   EXPECT_THAT(text, HasSubstr("\nnv_pinned_memory_pool_total_bytes 0\n"));
   EXPECT_THAT(text, Not(HasSubstr("_summary_")));
   service.cached = false;
-  EXPECT_THAT(RenderMetrics(service, {}, cpu), Not(HasSubstr("nv_cache")));
+  EXPECT_THAT(RenderMetrics(service, state, {}, cpu), Not(HasSubstr("nv_cache")));
 }
 
 TEST(Metrics, SettingsChooseTheLatencies) {
   CountingService service;
+  DoorState state;
   CpuSampler cpu;
   const auto settings = ParseMetricsConfig(
       std::vector<std::string>{"counter_latencies=false", "histogram_latencies=false",
                                "summary_latencies=true", "summary_quantiles=0.5:0.05,0.9:0.01"});
   ASSERT_TRUE(settings.ok()) << settings.status();
-  const std::string text = RenderMetrics(service, *settings, cpu);
+  const std::string text = RenderMetrics(service, state, *settings, cpu);
   const std::string labels = "{model=\"m\",version=\"1\",_team=\"a\"";
   EXPECT_THAT(text, Not(HasSubstr("nv_inference_request_duration_us")));
-  EXPECT_THAT(text, Not(HasSubstr("histogram")));
+  EXPECT_THAT(text, Not(HasSubstr("_histogram_ms")));
   for (const char* name :
        {"nv_inference_request_summary_us", "nv_inference_queue_summary_us",
         "nv_inference_compute_input_summary_us", "nv_inference_compute_infer_summary_us",
@@ -123,7 +135,8 @@ TEST(Metrics, UtilizationIsAShare) {
 
 TEST(Metrics, AreServedAsText) {
   FakeService service;
-  MetricsHandler handler(service, {});
+  DoorState state;
+  MetricsHandler handler(service, state, {});
   const auto server = HttpServer::Start("metrics", "127.0.0.1", 0, 1, {}, handler);
   ASSERT_TRUE(server.ok());
   RawClient client((*server)->port());

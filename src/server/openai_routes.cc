@@ -15,6 +15,7 @@
 #include "protocol/status_map.h"
 #include "protocol/text.h"
 #include "server/http_answers.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -39,6 +40,7 @@ bool IsOpenAiPath(std::string_view path) { return path == "/v1" || path.starts_w
 HttpResponse StatusRefusal(const absl::Status& status) {
   HttpResponse response = JsonResponse(OpenAiErrorBody(status));
   response.status = HttpStatusOf(status);
+  response.overloaded = IsOverloaded(status);
   return response;
 }
 
@@ -327,7 +329,9 @@ void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
     const absl::Status status = Embed(request, exchange);
     if (!status.ok()) answer(StatusRefusal(status));
   } catch (const std::bad_alloc&) {
-    answer(Refusal(path, 503, "no memory for the request"));
+    HttpResponse refusal = Refusal(path, 503, "no memory for the request");
+    refusal.overloaded = true;
+    answer(std::move(refusal));
   }
 }
 

@@ -32,6 +32,37 @@ struct GrpcKeepalive {
   int max_connection_age_grace_ms = 0;
 };
 
+// What one client of the HTTP door may take, and how slow it may be.
+struct HttpLimits {
+  // --http-max-header-size: bytes of request line and fields. nginx: 32 kB, Envoy: 60 kB.
+  std::uint32_t head_bytes = 16 * 1024;
+  // --http-max-header-fields
+  std::size_t head_fields = 100;
+  // --http-header-timeout-secs: from a head's first byte to its last; a new connection has as long
+  // for its first byte, and for the TLS handshake.
+  std::chrono::milliseconds head_timeout{10'000};
+  // --http-idle-timeout-secs: between two requests of a connection.
+  std::chrono::milliseconds idle_timeout{60'000};
+  // --http-body-timeout-secs, --http-min-body-rate: a body, read or written, is given up when n of
+  // its bytes have taken body_timeout + n / body_bytes_per_s, looked at every megabyte.
+  std::chrono::milliseconds body_timeout{30'000};
+  std::size_t body_bytes_per_s = 64 * 1024;
+};
+
+// What the clients of the gRPC door may take.
+struct GrpcLimits {
+  // --grpc-max-concurrent-streams: calls of one connection; HTTP/2 allows any number unless told,
+  // and each costs memory before its request is complete.
+  int concurrent_streams = 1024;
+  // --grpc-memory-quota: bytes that gRPC buffers together; beyond it connections are slowed down
+  // and new ones are refused.
+  std::size_t memory_quota_bytes = std::size_t{2} << 30;
+  // --grpc-handshake-timeout, milliseconds: for TLS and HTTP/2's first frames.
+  int handshake_timeout_ms = 10'000;
+  // --grpc-max-connection-idle, milliseconds: a connection without calls is told to go; 0 = never.
+  int max_connection_idle_ms = 300'000;
+};
+
 struct ServerOptions {
   // --allow-http, --http-address, --http-port (0 = any free one), --http-thread-count
   bool allow_http = true;
@@ -70,6 +101,7 @@ struct ServerOptions {
   TlsFiles grpc_tls = {};
   // --grpc-keepalive-time ...
   GrpcKeepalive grpc_keepalive = {};
+  GrpcLimits grpc_limits = {};
   // --grpc-infer-response-compression-level: 0 none to 3 high.
   int grpc_compression_level = 0;
 
@@ -98,6 +130,7 @@ struct ServerOptions {
 
   // --http-max-connections: further ones are closed at once.
   std::size_t http_max_connections = 8192;
+  HttpLimits http_limits = {};
 };
 
 // The ports that were bound; 0 = the door is closed.

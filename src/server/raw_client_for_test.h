@@ -88,11 +88,19 @@ class RawClient {
   // True if the peer closes within ten seconds without a further byte.
   bool ClosedByPeer() { return buffer_.empty() && !Fill(); }
 
+  // True if the peer closes within ten seconds of its last byte, whatever it says before.
+  bool EndedByPeer() {
+    while (Fill()) {
+    }
+    return !timed_out_;
+  }
+
  private:
   bool Fill() {
     pollfd ready{fd_, POLLIN, 0};
     if (::poll(&ready, 1, 10000) <= 0) {
       buffer_ += "timeout";
+      timed_out_ = true;
       return false;
     }
     char bytes[65536];
@@ -104,6 +112,7 @@ class RawClient {
 
   int fd_;
   bool connected_ = false;
+  bool timed_out_ = false;
   std::string buffer_;
 };
 

@@ -30,7 +30,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
   server->kserve_ =
       std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
-  HttpSettings settings;
+  HttpSettings settings{options.http_limits};
   settings.body_budget =
       std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (!options.image_url_allow.empty()) {
@@ -51,8 +51,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
     http_handler = server->ui_.get();
   }
   SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
-  server->metrics_handler_ = std::make_unique<MetricsHandler>(service, std::move(metrics));
+  server->metrics_handler_ =
+      std::make_unique<MetricsHandler>(service, server->state_, std::move(metrics));
   settings.tls = options.http_tls;
+  settings.refusals = &server->state_.http_refusals;
   settings.reuse_port = options.reuse_http_port;
   settings.keep_headers =
       !server->state_.http_restricted.empty() || !server->state_.http_forwarding.empty();
@@ -73,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
     // A scrape has no body, and one thread answers all of them.
     settings.body_bytes = 0;
     settings.tls = {};
+    settings.refusals = nullptr;
     settings.reuse_port = false;
     settings.keep_headers = false;
     settings.authorize = {};

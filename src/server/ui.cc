@@ -185,14 +185,14 @@ void UiHandler::AnswerLater(std::shared_ptr<HttpExchange> exchange,
                             std::function<HttpResponse()> make) {
   if (waiting_.fetch_add(1) >= kMaxWaiting) {
     waiting_.fetch_sub(1);
-    return Answer(*exchange, ErrorResponse(503, "too many searches wait"));
+    return Answer(*exchange, OverloadResponse("too many searches wait"));
   }
   pool_.Submit([this, exchange = std::move(exchange), make = std::move(make)] {
     HttpResponse response;
     try {
       response = make();
     } catch (const std::bad_alloc&) {
-      response = ErrorResponse(503, "no memory for the search");
+      response = OverloadResponse("no memory for the search");
     }
     waiting_.fetch_sub(1);
     Answer(*exchange, std::move(response));

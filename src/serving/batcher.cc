@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "serving/overload.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -142,9 +143,9 @@ absl::Status Batcher::Accept(QueuedRequest& queued, Taken& gone) {
     const std::int64_t bytes = OutputBytes(*config_, queued.rows());
     queued.hold = budget_->TryHold(bytes);
     if (queued.hold == nullptr) {
-      return absl::UnavailableError(
-          absl::StrCat("Exceeds the memory for requests in flight: model '", config_->name,
-                       "' needs ", bytes, " bytes, the limit of all is ", budget_->limit_bytes()));
+      return OverloadedError(absl::StrCat("Exceeds the memory for requests in flight: model '",
+                                          config_->name, "' needs ", bytes,
+                                          " bytes, the limit of all is ", budget_->limit_bytes()));
     }
   }
   const std::uint32_t number = LevelOf(*queued.request);
@@ -157,7 +158,7 @@ absl::Status Batcher::Accept(QueuedRequest& queued, Taken& gone) {
     // Those who have gone keep nobody out.
     DropCancelled(level.fresh, gone);
     DropCancelled(level.delayed, gone);
-    if (level.size() >= max_size) return absl::UnavailableError("Exceeds maximum queue size");
+    if (level.size() >= max_size) return OverloadedError("Exceeds maximum queue size");
   }
   next_deadline_ns_ = std::min(next_deadline_ns_, end_ns);
   level.fresh.push_back(std::move(queued));

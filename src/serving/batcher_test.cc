@@ -1,9 +1,12 @@
 #include "serving/batcher.h"
 
+#include <algorithm>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "serving/fakes_for_test.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -167,7 +170,7 @@ TEST_F(BatcherTest, FullQueueRefusesWithTritonsText) {
   batcher_->Enqueue(std::move(request));
   ASSERT_EQ(answers_.size(), 1u);
   EXPECT_EQ(answers_[0].status,
-            absl::UnavailableError("[request id: a] Exceeds maximum queue size"));
+            OverloadedError("[request id: a] Exceeds maximum queue size"));
   EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kRejected), 1u);
   EXPECT_EQ(statistics_.Snapshot().pending_requests, 1);
 }
@@ -276,6 +279,35 @@ TEST_F(BatcherTest, WhatItsClientNoLongerWaitsForIsDroppedBeforeCompute) {
   EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kCanceled), 1u);
 }
 
+TEST_F(BatcherTest, AClockThatJumpsAnswersEveryRequestOnce) {
+  constexpr std::int64_t kHour = 3'600'000'000 * kUs;
+  ModelConfig config = Batching();
+  config.dynamic_batching->default_queue_policy.allow_timeout_override = true;
+  Make(config);
+  clock_.Advance(kHour);
+  Send({1, 0});
+  auto timed = FloatRequest({2, 0}, &answers_);
+  timed->timeout_us = 50;
+  batcher_->Enqueue(std::move(timed));
+  clock_.Advance(-kHour);
+  Send({3, 0});
+  EXPECT_EQ(RunOnce(), 0) << "the youngest sets the time: 100 us from now";
+  clock_.Advance(100 * kUs);
+  EXPECT_EQ(RunOnce(), 3);
+  Send({4, 0});
+  auto late = FloatRequest({5, 0}, &answers_);
+  late->timeout_us = 50;
+  batcher_->Enqueue(std::move(late));
+  clock_.Advance(kHour);
+  EXPECT_EQ(RunOnce(), 1);
+  ASSERT_EQ(answers_.size(), 5u);
+  EXPECT_EQ(std::count_if(answers_.begin(), answers_.end(),
+                          [](const InferResponse& answer) { return answer.status.ok(); }),
+            4);
+  EXPECT_EQ(answers_[3].status, absl::UnavailableError("Request timeout expired"));
+  EXPECT_LT(statistics_.Snapshot().queue.ns, static_cast<std::uint64_t>(2 * kHour));
+}
+
 TEST_F(BatcherTest, EachPriorityHasItsOwnPolicy) {
   ModelConfig config = Batching();
   config.dynamic_batching->max_queue_delay_us = 1'000'000;
@@ -295,7 +327,7 @@ TEST_F(BatcherTest, EachPriorityHasItsOwnPolicy) {
   send(2);
   send(2);
   ASSERT_EQ(answers_.size(), 1u) << "one place at level 2";
-  EXPECT_EQ(answers_[0].status, absl::UnavailableError("Exceeds maximum queue size"));
+  EXPECT_EQ(answers_[0].status, OverloadedError("Exceeds maximum queue size"));
   clock_.Advance(50 * kUs);
   EXPECT_EQ(RunOnce(), 0);
   ASSERT_EQ(answers_.size(), 2u);

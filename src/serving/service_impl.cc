@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "serving/classification.h"
+#include "serving/overload.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -192,14 +193,14 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
   }
   if (inflight_.fetch_add(1, std::memory_order_relaxed) >= options_.max_inflight_requests) {
     Leave();
-    return absl::UnavailableError(absl::StrCat("Exceeds maximum number of requests in flight, ",
-                                               options_.max_inflight_requests));
+    return OverloadedError(absl::StrCat("Exceeds maximum number of requests in flight, ",
+                                        options_.max_inflight_requests));
   }
   const auto bytes = static_cast<std::int64_t>(InputBytes(request));
   std::shared_ptr<MemoryBudget::Hold> hold = input_budget_->TryHold(bytes);
   if (hold == nullptr) {
     Leave();
-    return absl::UnavailableError(
+    return OverloadedError(
         absl::StrCat("Exceeds the memory for inputs of requests in flight: ", bytes,
                      " bytes more, the limit of all is ", options_.max_input_bytes));
   }

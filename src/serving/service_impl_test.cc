@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "serving/fakes_for_test.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -311,6 +312,7 @@ TEST_F(ServiceTest, TooManyInFlightAreRefusedAtTheDoor) {
   }
   const InferResponse refused = answers[2].Wait();
   EXPECT_EQ(refused.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(IsOverloaded(refused.status));
   EXPECT_EQ(refused.model_name, "m");
   release.set_value();
   EXPECT_TRUE(answers[0].Wait().status.ok());
