@@ -1,7 +1,6 @@
 // `siglip embed`: images and texts in any number -> .npy, .jsonl or .parquet.
 
 #include <chrono>
-#include <csignal>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -185,8 +184,6 @@ absl::StatusOr<int> EmbedAll(const EmbedFlags& flags) {
 }
 
 int Embed(const EmbedFlags& flags) {
-  // A file that grows past the limit of `ulimit -f` is then an error like a full disk.
-  std::signal(SIGXFSZ, SIG_IGN);
   const absl::StatusOr<int> exit_code = EmbedAll(flags);
   return exit_code.ok() ? *exit_code : Fail(exit_code.status());
 }

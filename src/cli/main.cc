@@ -1,9 +1,11 @@
 // The program `siglip`: parses the command line and runs one subcommand.
 
+#include <csignal>
 #include <exception>
 #include <iostream>
 #include <string>
 
+#include "base/bus_error.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/version.h"
@@ -52,6 +54,9 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? siglip::cli::kSuccess : siglip::cli::kUsage;
   }
   siglip::ConfigureLog(log_level);
+  siglip::ReportBusErrors();
+  // A file that grows past the limit of `ulimit -f` is then an error like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   return run();
 }
 

@@ -1,5 +1,7 @@
 // `siglip serve`: puts repository, deployments, service and doors together, and drains on SIGTERM.
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -122,6 +124,7 @@ absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, const Searc
                             ShutdownSignals& signals) {
   flags.server.exit_timeout = std::chrono::seconds(flags.exit_timeout_s);
   flags.server.image_url_timeout = std::chrono::seconds(flags.image_url_timeout_s);
+  signals.BeginServing();
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
                           Server::Start(service, flags.server, index));
   SIGLIP_LOG_INFO("{}", ListeningLine(flags.server, server->ports()));
@@ -170,6 +173,19 @@ absl::Status SetUpLog(const ServeFlags& flags) {
   return absl::OkStatus();
 }
 
+// Every connection is a descriptor, and the shells' limit of 1024 is for programs that use select.
+void RaiseDescriptorLimit(std::size_t http_connections) {
+  // Of gRPC's connections, files and the like.
+  constexpr std::size_t kOthers = 1024;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < http_connections + kOthers) {
+    SIGLIP_LOG_WARN("few_descriptors limit={} http_max_connections={}", limit.rlim_cur,
+                    http_connections);
+  }
+}
+
 absl::Status ServeAll(ServeFlags& flags) {
   flags.server.http_tls.enabled |= flags.server.http_tls.mutual;
   flags.server.grpc_tls.enabled |= flags.server.grpc_tls.mutual;
@@ -178,6 +194,7 @@ absl::Status ServeAll(ServeFlags& flags) {
         "nothing to serve: give --model DIR, --model-repository DIR, or both");
   }
   SIGLIP_RETURN_IF_ERROR(SetUpLog(flags));
+  RaiseDescriptorLimit(flags.server.http_max_connections);
   // Before any thread, so that all of them have the signals blocked.
   ShutdownSignals signals;
   const SystemClock clock;

@@ -29,6 +29,24 @@ int WaitForSignal(int signal_fd, int wake_fd) {
   }
 }
 
+// Ends the process at the next SIGTERM or SIGINT, unless `wake_fd` is written first.
+void EndAtSignal(int signal_fd, int wake_fd) {
+  int signal = SIGHUP;
+  while (signal == SIGHUP) signal = WaitForSignal(signal_fd, wake_fd);
+  if (signal != 0) std::_Exit(128 + signal);
+}
+
+void Signal(int event_fd) {
+  const std::uint64_t one = 1;
+  static_cast<void>(!::write(event_fd, &one, sizeof(one)));
+}
+
+void Stop(std::thread& thread, int event_fd) {
+  if (!thread.joinable()) return;
+  Signal(event_fd);
+  thread.join();
+}
+
 }  // namespace
 
 ShutdownSignals::ShutdownSignals() {
@@ -42,33 +60,28 @@ ShutdownSignals::ShutdownSignals() {
   signal_fd_ = ::signalfd(-1, &signals, SFD_CLOEXEC);
   wake_fd_ = ::eventfd(0, EFD_CLOEXEC);
   request_fd_ = ::eventfd(0, EFD_CLOEXEC);
-  SIGLIP_CHECK(signal_fd_ >= 0 && wake_fd_ >= 0 && request_fd_ >= 0);
+  loaded_fd_ = ::eventfd(0, EFD_CLOEXEC);
+  SIGLIP_CHECK(signal_fd_ >= 0 && wake_fd_ >= 0 && request_fd_ >= 0 && loaded_fd_ >= 0);
+  loading_ = std::thread([this] { EndAtSignal(signal_fd_, loaded_fd_); });
 }
 
 ShutdownSignals::~ShutdownSignals() {
-  if (second_.joinable()) {
-    const std::uint64_t one = 1;
-    static_cast<void>(!::write(wake_fd_, &one, sizeof(one)));
-    second_.join();
-  }
+  Stop(loading_, loaded_fd_);
+  Stop(second_, wake_fd_);
   ::close(signal_fd_);
   ::close(wake_fd_);
   ::close(request_fd_);
+  ::close(loaded_fd_);
 }
 
-void ShutdownSignals::Wake() {
-  const std::uint64_t one = 1;
-  static_cast<void>(!::write(request_fd_, &one, sizeof(one)));
-}
+void ShutdownSignals::Wake() { Signal(request_fd_); }
+
+void ShutdownSignals::BeginServing() { Stop(loading_, loaded_fd_); }
 
 int ShutdownSignals::WaitForFirst(const std::function<void()>& on_hangup) {
   int first = WaitForSignal(signal_fd_, request_fd_);
   for (; first == SIGHUP; first = WaitForSignal(signal_fd_, request_fd_)) on_hangup();
-  second_ = std::thread([this] {
-    int second = SIGHUP;
-    while (second == SIGHUP) second = WaitForSignal(signal_fd_, wake_fd_);
-    if (second != 0) std::_Exit(128 + second);
-  });
+  second_ = std::thread([this] { EndAtSignal(signal_fd_, wake_fd_); });
   return first;
 }
 

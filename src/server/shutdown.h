@@ -2,6 +2,9 @@
 
 // SIGTERM, SIGINT and SIGHUP. Made in main before any thread: blocks the signals in all threads to
 // come, and ignores SIGPIPE (a client that hangs up must not end the process).
+//
+// Until BeginServing nothing has been accepted, so SIGTERM or SIGINT ends the process at once with
+// exit code 128 + its number, however long the models take to load; SIGHUP means nothing yet.
 
 #include <functional>
 #include <thread>
@@ -16,6 +19,9 @@ class ShutdownSignals {
   ShutdownSignals(const ShutdownSignals&) = delete;
   ShutdownSignals& operator=(const ShutdownSignals&) = delete;
 
+  // Before the first request may be accepted: from now on a signal waits for WaitForFirst.
+  void BeginServing();
+  // REQUIRES: BeginServing was called.
   // Waits for the first SIGTERM or SIGINT and returns its number; until then SIGHUP calls
   // `on_hangup`. From then on a second one ends the process at once with exit code 128 + its
   // number.
@@ -27,7 +33,9 @@ class ShutdownSignals {
   int signal_fd_ = -1;
   int wake_fd_ = -1;
   int request_fd_ = -1;
-  std::thread second_;
+  int loaded_fd_ = -1;
+  std::thread loading_;  // until BeginServing
+  std::thread second_;   // after WaitForFirst
 };
 
 }  // namespace siglip

@@ -12,15 +12,18 @@
 namespace siglip {
 namespace {
 
+enum class Phase { kLoading, kServing };
+
 // Runs `body` in a child that has written a byte once its signals are set up, and returns its
 // status.
 template <class Signals, class Body>
-int InChild(Signals send, Body body) {
+int InChild(Signals send, Body body, Phase phase = Phase::kServing) {
   int ready[2];
   if (::pipe(ready) != 0) return -1;
   const pid_t child = ::fork();
   if (child == 0) {
     ShutdownSignals signals;
+    if (phase == Phase::kServing) signals.BeginServing();
     static_cast<void>(!::write(ready[1], "x", 1));
     std::_Exit(body(signals, ready[1]));
   }
@@ -73,6 +76,24 @@ TEST(Shutdown, TheSecondSignalEndsTheProcessAtOnce) {
       });
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 128 + SIGINT);
+}
+
+// The child is still loading its models.
+TEST(Shutdown, ASignalBeforeTheServerListensEndsTheProcessAtOnce) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    const int status = InChild(
+        [signal](pid_t child, int) {
+          ::kill(child, SIGHUP);
+          ::kill(child, signal);
+        },
+        [](ShutdownSignals&, int) {
+          for (;;) ::pause();
+          return 0;
+        },
+        Phase::kLoading);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 128 + signal);
+  }
 }
 
 TEST(Shutdown, SigpipeIsIgnored) {

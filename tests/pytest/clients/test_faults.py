@@ -1,0 +1,206 @@
+"""What goes wrong around a server: its files, its memory, its disk, its end. Nothing that was accepted is lost, errors are
+those of docs/reliability.md, and what cannot go on ends with a message."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import urllib.error
+import urllib.request
+import zlib
+
+import numpy as np
+import pytest
+
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
+
+from conftest import ROOT, skip, start_server
+from test_drop_in import clients, embed
+from test_tritonclient import image_input, text_input
+
+BUILD = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci")
+LONG = 3600  # seconds that a test would hang if something waited for them
+
+
+def end(urls):
+    """The exit code after SIGTERM."""
+    urls.process.terminate()
+    return urls.process.wait(timeout=60)
+
+
+@pytest.fixture(name="checkpoint")
+def checkpoint_fixture(tmp_path):
+    return pathlib.Path(shutil.copytree(ROOT / "models/demo", tmp_path / "checkpoint"))
+
+
+@pytest.fixture(name="serve")
+def serve_fixture():
+    """start_server, and nothing is left running."""
+    started = []
+
+    def serve(*arguments, model=ROOT / "models/demo", **environment):
+        kept = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        try:
+            started.append(start_server(list(map(str, arguments)), model))
+        finally:
+            for name, value in kept.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        return started[-1]
+
+    yield serve
+    for urls in started:
+        urls.process.kill()
+        urls.process.wait()
+
+
+def both_towers(urls):
+    client = httpclient.InferenceServerClient(urls.http)
+    return (embed(client, httpclient),
+            client.infer("embed_text", [text_input(httpclient, ["a photo of seven"])]).as_numpy("EMBEDDING"))
+
+
+def test_a_checkpoint_may_be_removed_while_it_is_served(serve, checkpoint):
+    urls = serve(model=checkpoint)
+    before = both_towers(urls)
+    shutil.rmtree(checkpoint)
+    for old, new in zip(before, both_towers(urls), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert end(urls) == 0
+
+
+def test_weights_that_are_cut_short_end_the_process_with_their_name(serve, checkpoint, tmp_path):
+    """The checkpoint is not looked at again once its weights are packed; the cache of packed weights stays mapped."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    urls = serve("--precision", "fp32", "--cache-dir", cache, model=checkpoint)
+    before = both_towers(urls)
+    os.truncate(checkpoint / "model.safetensors", 4096)
+    for old, new in zip(before, both_towers(urls), strict=True):
+        np.testing.assert_array_equal(old, new)
+    weights = next(cache.glob("*.weights"))
+    os.truncate(weights, 4096)
+    with pytest.raises(Exception):  # whatever the client makes of a connection that ends
+        both_towers(urls)
+    assert urls.process.wait(timeout=60) == -signal.SIGBUS
+    text = urls.process.stdout.read()
+    assert "cut short" in text and str(weights) in text
+
+
+@pytest.mark.parametrize("milliseconds", [0, 10, 30, 60, 100, 200])
+def test_sigterm_at_any_moment_of_the_start_ends_it(milliseconds):
+    """As the signal itself does, before the program has taken it over; 143 while it loads; 0 once it serves."""
+    binary = BUILD / "src/cli/siglip"
+    if not binary.exists():
+        skip(f"{binary} is not built")
+    process = subprocess.Popen([binary, "serve", "--model", ROOT / "models/demo", "--http-port", "0", "--grpc-port", "0",
+                                "--metrics-port", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(timeout=milliseconds / 1000)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+    assert process.wait(timeout=60) in (-signal.SIGTERM, 128 + signal.SIGTERM, 0)
+
+
+def half_a_body(urls):
+    host, port = urls.http.split(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(b"POST /v2/models/embed_image/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+    return connection
+
+
+def is_ready(urls):
+    try:
+        with urllib.request.urlopen(f"http://{urls.http}/v2/health/ready", timeout=30) as answer:
+            return answer.status == 200
+    except urllib.error.HTTPError as error:
+        assert error.code == 400
+        return False
+
+
+def test_a_second_sigterm_ends_what_the_first_waits_for(serve):
+    urls = serve("--exit-timeout-secs", LONG)
+    connection = half_a_body(urls)
+    assert is_ready(urls)  # behind the half body, so that has been seen
+    urls.process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        urls.process.wait(timeout=0.5)
+    urls.process.terminate()
+    assert urls.process.wait(timeout=60) == 128 + signal.SIGTERM
+    connection.close()
+
+
+def test_clients_that_only_wait_do_not_hold_up_the_end(serve):
+    urls = serve("--exit-timeout-secs", LONG)
+    idle = []
+    for client, module in clients(urls):
+        embed(client, module)
+        idle.append(client)
+    host, port = urls.http.split(":")
+    idle += [socket.create_connection((host, int(port))) for _ in range(50)]  # not a byte
+    stream = grpcclient.InferenceServerClient(urls.grpc)
+    stream.start_stream(callback=lambda result, error: None)
+    assert end(urls) == 0
+
+
+def test_a_server_that_leaves_is_not_ready_first_and_serves_on(serve):
+    urls = serve("--drain-delay-secs", "2", "--exit-timeout-secs", LONG)
+    all_clients = clients(urls)
+    for client, module in all_clients:
+        embed(client, module)
+    urls.process.terminate()
+    while is_ready(urls):
+        pass
+    for client, module in all_clients:
+        assert not client.is_server_ready() and client.is_server_live()
+        embed(client, module)
+    assert urls.process.wait(timeout=60) == 0
+
+
+def black_png(width, height):
+    def chunk(tag, data):
+        return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(bytes((3 * width + 1) * height))) + chunk(b"IEND", b""))
+
+
+def test_an_allocation_that_fails_costs_its_request_alone(serve, tmp_path):
+    library = BUILD / "tests/libfailing_alloc.so"
+    if not library.exists():
+        skip("no failing_alloc: a sanitizer's build, whose allocator is its own")
+    armed = tmp_path / "armed"
+    urls = serve(LD_PRELOAD=str(library), SIGLIP_FAIL_FROM=str(4 << 20), SIGLIP_FAIL_WHILE=str(armed))
+    # 9 MB of pixels in a file that is small, as gRPC's own allocations must not fail: it aborts (docs/reliability.md).
+    large = black_png(2000, 1500)
+    for client, module in clients(urls):
+        reference = embed(client, module)
+        client.infer("embed_image", [image_input(module, [large])])
+        armed.touch()
+        for model in ("embed_image", "siglip_vision", "siglip_vision_process"):
+            with pytest.raises(InferenceServerException, match="memory"):
+                client.infer(model, [image_input(module, [large])])
+        if module is httpclient:  # the buffer of the body
+            with pytest.raises(InferenceServerException, match="memory"):
+                client.infer("embed_image", [image_input(module, [bytes(16 << 20)])])
+            client = httpclient.InferenceServerClient(urls.http)  # that connection is closed
+        np.testing.assert_array_equal(embed(client, module), reference)
+        armed.unlink()
+        client.infer("embed_image", [image_input(module, [large])])
+    assert end(urls) == 0
+
+
+def test_a_full_disk_costs_log_and_trace_alone(serve):
+    urls = serve("--log-verbose", "1", "--trace-config", "triton,file=/dev/full", "--trace-config", "level=TIMESTAMPS",
+                 "--trace-config", "rate=1", "--trace-config", "triton,log-frequency=0")
+    both_towers(urls)
+    http = httpclient.InferenceServerClient(urls.http)
+    for _ in range(50):
+        embed(http, httpclient)
+    assert http.is_server_ready()
+    assert end(urls) == 0
