@@ -68,10 +68,13 @@ def process(images, **options):
 
 
 def pixel_hashes():
+    draw = random.Random(9)
+    sizes = [(640, 480, 16, 256), (1, 1, 16, 256), (3, 200, 16, 64), (200, 3, 16, 64), (97, 61, 14, 100), (61, 97, 7, 33),
+             (256, 256, 16, 256), (500, 900, 16, 256), (33, 40, 8, 1), (386, 395, 32, 5)]
+    sizes += [(int(2 ** draw.uniform(0, 9)), int(2 ** draw.uniform(0, 9)), draw.choice([7, 8, 14, 16]),
+               draw.choice([1, 5, 64, 100, 256])) for _ in range(40)]
     rows = []
-    for width, height, patch, patches in [(640, 480, 16, 256), (1, 1, 16, 256), (3, 200, 16, 64), (200, 3, 16, 64),
-                                          (97, 61, 14, 100), (61, 97, 7, 33), (256, 256, 16, 256), (500, 900, 16, 256),
-                                          (33, 40, 8, 1), (386, 395, 32, 5)]:
+    for width, height, patch, patches in sizes:
         values, shapes = process([Image.fromarray(picture(width, height))], patch_size=patch, max_num_patches=patches)
         digest = hashlib.sha256(values[0].astype("<f4").tobytes()).hexdigest()
         rows.append([width, height, patch, patches, *map(int, shapes[0]), digest])
