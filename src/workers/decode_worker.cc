@@ -118,6 +118,8 @@ class DecodeWorker {
       return absl::InternalError(absl::StrCat("pdeathsig: ", std::strerror(errno)));
     }
     PreferAsVictim();
+    // Little CMS dates its profiles; the C library then reads /etc/localtime, once.
+    tzset();
     SIGLIP_RETURN_IF_ERROR(memory_.Map(kWorkerMemory));
     return EnterSandbox({.descriptor = kWorkerSocket,
                          .memory_bytes = kWorkerMemoryBytes,
