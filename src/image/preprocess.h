@@ -37,6 +37,8 @@ inline constexpr std::int64_t kPillowMaxPixels = 178'956'970;
 struct PatchOptions {
   int patch_size = 16;
   int max_patches = 256;
+
+  bool operator==(const PatchOptions&) const = default;
 };
 
 struct PreprocessOptions {

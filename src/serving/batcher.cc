@@ -11,6 +11,10 @@
 namespace siglip {
 namespace {
 
+// Nobody tells that a client has gone, so the queue is looked through: what has gone must not keep
+// others out for the length of a batch, which on a CPU is seconds.
+constexpr std::int64_t kLookForGoneNs = 100'000'000;
+
 // INT64_MAX: the client tells no end.
 std::int64_t ClientEnd(const QueuedRequest& queued) {
   return queued.request->client_end_ns == 0 ? INT64_MAX : queued.request->client_end_ns;
@@ -353,9 +357,15 @@ void Batcher::RefuseExpired() {
       MutexLock lock(mu_);
       while (true) {
         if (stopping_) return;
-        DropExpired(clock_.NowNs(), taken);
+        const std::int64_t now_ns = clock_.NowNs();
+        DropExpired(now_ns, taken);
+        for (auto& [number, level] : levels_) {
+          DropCancelled(level.fresh, taken);
+          DropCancelled(level.delayed, taken);
+        }
         if (!taken.refused.empty()) break;
-        WaitUntil(deadlines_, NextDeadline());
+        WaitUntil(deadlines_,
+                  std::min(NextDeadline().value_or(INT64_MAX), now_ns + kLookForGoneNs));
       }
     }
     Execute(std::move(taken));

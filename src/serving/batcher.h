@@ -52,7 +52,8 @@ class Batcher final : public Scheduler {
   explicit Batcher(Parts parts);
   ~Batcher() override;
 
-  // Starts a thread per instance, and one that refuses expired requests while all of them work.
+  // Starts a thread per instance, and one that refuses expired requests, and those whose clients
+  // have gone, while all of them work.
   void Start(int instances);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;

@@ -1,6 +1,7 @@
 #include "serving/batcher.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -169,8 +170,7 @@ TEST_F(BatcherTest, FullQueueRefusesWithTritonsText) {
   request->id = "a";
   batcher_->Enqueue(std::move(request));
   ASSERT_EQ(answers_.size(), 1u);
-  EXPECT_EQ(answers_[0].status,
-            OverloadedError("[request id: a] Exceeds maximum queue size"));
+  EXPECT_EQ(answers_[0].status, OverloadedError("[request id: a] Exceeds maximum queue size"));
   EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kRejected), 1u);
   EXPECT_EQ(statistics_.Snapshot().pending_requests, 1);
 }
@@ -589,6 +589,40 @@ TEST_F(BatcherTest, TimeoutsThatOnlyDelayEndNothing) {
   SendRows(1);
   EXPECT_EQ(RunOnce(), 1);
   EXPECT_THAT(step_->ends_ns(), ElementsAre(INT64_MAX));
+}
+
+TEST(BatcherThreads, TheGoneLeaveWhileAllInstancesWork) {
+  SystemClock clock;
+  StatisticsRecorder statistics("m", "1", clock);
+  ModelConfig config = FloatConfig();
+  config.dynamic_batching = DynamicBatching{};
+  auto step = std::make_shared<AddOneStep>();
+  std::promise<void> release;
+  std::promise<void> entered;
+  step->during_run = [&, first = true]() mutable {
+    if (std::exchange(first, false)) {
+      entered.set_value();
+      release.get_future().wait();
+    }
+  };
+  Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
+                   .step = step,
+                   .clock = &clock,
+                   .statistics = &statistics});
+  batcher.Start(1);
+  auto running = FloatRequest({1, 1});
+  Answered running_answer(*running);
+  batcher.Enqueue(std::move(running));
+  entered.get_future().wait();
+  auto waiting = FloatRequest({1, 1});
+  std::atomic<bool> gone{false};
+  waiting->is_cancelled = [&gone] { return gone.load(); };
+  Answered waiting_answer(*waiting);
+  batcher.Enqueue(std::move(waiting));
+  gone = true;
+  EXPECT_EQ(waiting_answer.Wait().status, absl::CancelledError("Request was cancelled"));
+  release.set_value();
+  EXPECT_TRUE(running_answer.Wait().status.ok());
 }
 
 }  // namespace
