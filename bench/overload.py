@@ -15,7 +15,8 @@ refusals   at most 10 ms, p99, by the server's own clock, from the request's las
            The client's p99 is printed beside it: with both on one busy machine it has the scheduler's delays too.
            Every refusal says when to come again.
 memory     the resident set grows by less than 5 % and 16 MiB between a quarter and the end of the flood
-recovery   when the flood's clients have gone, a new client is answered within a second
+recovery   when the flood's clients have gone, a new client is accepted within a second; its answer also waits for the
+           batch that runs
 """
 
 import argparse
@@ -32,10 +33,12 @@ GOODPUT, REFUSAL_MS, GROWTH, GROWTH_BYTES, RECOVERY_S = 0.95, 10, 0.05, 16 << 20
 WARM_UP_S = 10
 
 
-def bench(args, protocol, port, *options):
-    """What `siglip bench server` says; its exit code is not looked at, the counts are."""
+def bench(args, protocol, port, *options, refusable=False):
+    """What `siglip bench server` says; its exit code is not looked at, the counts are. None: its first request was refused."""
     run = subprocess.run([args.siglip, "bench", "server", "--json", "--protocol", protocol, "--url", f"127.0.0.1:{port}",
                           *map(str, options), *args.images], capture_output=True, text=True, check=False)
+    if not run.stdout and refusable and "Exceeds" in run.stderr:
+        return None
     if not run.stdout:
         sys.exit(f"siglip bench server: {run.stderr}")
     return json.loads(run.stdout)
@@ -46,9 +49,11 @@ def capacity(args, protocol, port):
 
 
 def recovery_seconds(args, protocol, port):
-    begin = time.monotonic()
-    bench(args, protocol, port, "--concurrency", 1, "--seconds", 0.001)
-    return time.monotonic() - begin
+    """Until a new client's request was accepted, refusals being tried again at once; until it was answered twice."""
+    begin = attempt = time.monotonic()
+    while bench(args, protocol, port, "--concurrency", 1, "--seconds", 0.001, refusable=True) is None:
+        attempt = time.monotonic()
+    return attempt - begin, time.monotonic() - begin
 
 
 class Watch(threading.Thread):
@@ -72,11 +77,11 @@ class Watch(threading.Thread):
 def flood(args, server, protocol):
     port = server.http if protocol == "http" else server.grpc
     before = capacity(args, protocol, port)
-    alone = recovery_seconds(args, protocol, port)
+    _, alone = recovery_seconds(args, protocol, port)
     seconds = args.minutes * 60
     first, cpu, watch = server.metrics(), server.cpu_seconds(), Watch(server)
     load = bench(args, protocol, port, "--rate", args.factor * before, "--seconds", seconds)
-    recovery = recovery_seconds(args, protocol, port)
+    accepted, answered = recovery_seconds(args, protocol, port)
     rss, cpu = watch.stop(), server.cpu_seconds() - cpu
     refused, in_time = refusals(first, server.metrics(), protocol)
     after = capacity(args, protocol, port)
@@ -90,14 +95,14 @@ def flood(args, server, protocol):
            "refused_share_in_10_ms": in_time / refused if refused else 0, "client_refusal_p99_ms": load["refusal_p99_ms"],
            "without_retry": load["without_retry"], "failures": load["failures"], "no_connection": load["no_connection"],
            "p50_ms": load["p50_ms"], "p99_ms": load["p99_ms"], "rss_mb": [start / 1e6, end / 1e6],
-           "recovery_s": recovery, "alone_s": alone, "server_cpu_s": cpu, "generator_cpu_s": load["cpu_s"]}
+           "accepted_s": accepted, "answered_s": answered, "alone_s": alone, "server_cpu_s": cpu, "generator_cpu_s": load["cpu_s"]}
     row["checks"] = {
         "goodput": row["goodput_share"] >= GOODPUT,
         "refusals in 10 ms": row["refused_share_in_10_ms"] >= 0.99,
         "refusals say when to come again": refused > 0 and not load["without_retry"],
         "nothing else fails": not load["failures"],
         "memory is flat": end - start < max(GROWTH * start, GROWTH_BYTES),
-        "recovery": recovery < RECOVERY_S + alone,
+        "recovery": accepted < RECOVERY_S,
     }
     return row
 
@@ -129,8 +134,8 @@ def main():
                   f"{row['p50_ms']:.0f} ms, p99 {row['p99_ms']:.0f} ms\n"
                   f"  {row['refused']} refused, {row['refused_share_in_10_ms']:.2%} within 10 ms; the client's p99 "
                   f"{row['client_refusal_p99_ms']:.1f} ms; {row['without_retry']} without a time, {row['failures']} failures\n"
-                  f"  resident {row['rss_mb'][0]:.0f} -> {row['rss_mb'][1]:.0f} MB; answered again after "
-                  f"{row['recovery_s']:.2f} s (alone {row['alone_s']:.2f} s); CPU of the server {row['server_cpu_s']:.0f} s, "
+                  f"  resident {row['rss_mb'][0]:.0f} -> {row['rss_mb'][1]:.0f} MB; accepted again after "
+                  f"{row['accepted_s']:.2f} s, answered after {row['answered_s']:.2f} s (alone {row['alone_s']:.2f} s); CPU of the server {row['server_cpu_s']:.0f} s, "
                   f"of the generator {row['generator_cpu_s']:.0f} s", flush=True)
             for check, good in row["checks"].items():
                 print(f"  {'pass' if good else 'FAIL'}  {check}", flush=True)

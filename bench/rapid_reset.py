@@ -22,6 +22,7 @@ import http2_frames as h2
 from server_process import Server, default_siglip
 
 BURST = 200  # streams in one write
+STALL_S = 20  # normal clients that wait longer than that have failed
 
 
 def attack(port, message, stop, counts):
@@ -73,21 +74,25 @@ def infer_request(image):
 
 def measure(args, server, attackers, message):
     stop, counts = multiprocessing.Event(), multiprocessing.Queue()
-    processes = [multiprocessing.Process(target=attack, args=(server.grpc, message, stop, counts), daemon=True)
+    processes = [multiprocessing.Process(target=attack, args=(args.port or server.grpc, message, stop, counts), daemon=True)
                  for _ in range(attackers)]
     for process in processes:
         process.start()
     time.sleep(0.5 if attackers else 0)
     begin, cpu = time.monotonic(), server.cpu_seconds()
-    run = subprocess.run([args.siglip, "bench", "server", "--json", "--protocol", "grpc", "--url",
-                          f"127.0.0.1:{server.grpc}", "--concurrency", str(args.clients), "--seconds", str(args.seconds),
-                          *args.images], capture_output=True, text=True, check=False)
+    port = args.port or server.grpc
+    try:
+        output = subprocess.run([args.siglip, "bench", "server", "--json", "--protocol", "grpc", "--url", f"127.0.0.1:{port}",
+                                 "--concurrency", str(args.clients), "--seconds", str(args.seconds), *args.images],
+                                capture_output=True, text=True, check=False, timeout=args.seconds + STALL_S).stdout
+    except subprocess.TimeoutExpired:
+        output = None
     wall, cpu = time.monotonic() - begin, server.cpu_seconds() - cpu
     stop.set()
     totals = [counts.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    result = json.loads(run.stdout) if run.stdout else {"failures": 1, "images_per_s": 0, "p99_ms": float("nan")}
+    result = json.loads(output) if output else {"failures": args.clients, "images_per_s": 0, "p99_ms": float("inf")}
     return {"images_per_s": result["images_per_s"], "p99_ms": result["p99_ms"], "failures": result["failures"],
             "resets_per_s": sum(streams for streams, _ in totals) / wall, "cores": cpu / wall,
             "connections": sum(connections for _, connections in totals), "rss_mb": server.rss_bytes() / 1e6}
@@ -116,6 +121,7 @@ def main():
     parser.add_argument("--clients", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port", type=int, help="of a balancer before the server, whose gRPC port --options then names")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of siglip serve; last")
     args = parser.parse_args()
 
@@ -132,6 +138,7 @@ def main():
         for _ in range(args.rounds):
             for i, case in enumerate(cases):
                 rounds[i].append(measure(args, server, *case))
+                print(case[0], "attackers", "whole requests" if case[1] else "heads", rounds[i][-1], flush=True)
         for i, (count, message) in enumerate(cases):
             row = {key: statistics.median(run[key] for run in rounds[i]) for key in rounds[i][0]}
             failures += sum(run["failures"] for run in rounds[i])
