@@ -55,7 +55,7 @@ void SetStatus(const absl::Status& status, Reply& reply) {
   reply.code = CodeOf(status);
   reply.reason = ReasonOf(status);
   const std::size_t bytes = std::min(status.message().size(), sizeof(reply.message));
-  std::memcpy(reply.message, status.message().data(), bytes);
+  std::copy_n(status.message().begin(), bytes, reply.message);
   reply.message_bytes = static_cast<std::uint32_t>(bytes);
 }
 
