@@ -309,13 +309,15 @@ ImageFetcher::ImageFetcher(ImageFetchOptions options, ImageHosts hosts,
       multi_(std::move(multi)),
       thread_([this] { Run(); }) {}
 
-ImageFetcher::~ImageFetcher() {
+ImageFetcher::~ImageFetcher() { End(); }
+
+void ImageFetcher::End() {
   {
     MutexLock lock(mu_);
     ending_ = true;
   }
   curl_multi_wakeup(multi_->handle);
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void ImageFetcher::Fetch(std::string url, std::function<bool()> is_cancelled, Done done) {
@@ -333,7 +335,8 @@ void ImageFetcher::Fetch(std::string url, std::function<bool()> is_cancelled, Do
     }
   }
   if (transfer != nullptr) {
-    return transfer->done(absl::UnavailableError("too many images of URLs are being fetched"));
+    return transfer->done(
+        absl::UnavailableError("too many images of URLs are being fetched, or the server ends"));
   }
   curl_multi_wakeup(multi_->handle);
 }

@@ -67,8 +67,10 @@ class ImageFetcher {
 
   // `options.allow` may be empty: then every URL is refused.
   static absl::StatusOr<std::unique_ptr<ImageFetcher>> Start(ImageFetchOptions options);
-  // What is still to come is answered Unavailable.
   ~ImageFetcher();
+  // What is still to come, and whatever is asked from now on, is answered Unavailable. Called by
+  // one thread.
+  void End();
 
   // Whether the URL may be fetched, as ImageHosts::Check. At once.
   absl::Status Check(const std::string& url) const { return hosts_.Check(url); }

@@ -96,7 +96,8 @@ TEST(ImageHosts, AreSchemeHostAndPort) {
   for (const char* url :
        {"https://images.example.com/a.png", "HTTPS://IMAGES.EXAMPLE.COM:443/a?b#c",
         "https://images.example.com", "https://cdn.example.com:8443/", "http://plain.example.com/a",
-        "http://plain.example.com:80/a", "https://[2606:4700::1]/a"}) {
+        "http://plain.example.com:80/a", "https://[2606:4700::1]/a",
+        "https:///images.example.com"}) {  // libcurl drops the third slash, and fetches there
     EXPECT_TRUE(hosts->Check(url).ok()) << url << hosts->Check(url);
   }
   for (const std::string& url : {std::string("http://images.example.com/a"),
@@ -112,7 +113,6 @@ TEST(ImageHosts, AreSchemeHostAndPort) {
                                  std::string("https://user@images.example.com/"),
                                  std::string("https://user:pw@images.example.com/"),
                                  std::string("https://images.example.com./"),
-                                 std::string("https:///images.example.com"),
                                  std::string("https://images.example.com\0.evil.org/", 38),
                                  std::string("https://images.example.com\n.evil.org/"),
                                  std::string("https://images.example.com%2eevil.org/"),

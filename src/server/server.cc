@@ -89,7 +89,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
 Server::Server(const ServerOptions& options)
     : api_key_file_(options.api_key_file), state_(options) {}
 
-Server::~Server() = default;
+Server::~Server() {
+  // The doors wait for every answer, and a URL's server may take its time.
+  if (image_fetcher_) image_fetcher_->End();
+}
 
 absl::Status Server::Reload() {
   absl::Status status = state_.api_keys.Load(api_key_file_);
