@@ -39,6 +39,8 @@ namespace {
 
 using testing::HasSubstr;
 
+constexpr int kSide = 8;
+
 // ---- What a worker does with "do:WHAT".
 
 volatile int sink = 0;
@@ -112,8 +114,6 @@ absl::StatusOr<PixelSize> TestTask(const Preprocessor& preprocessor, std::string
 }
 
 // ---- The tests.
-
-constexpr int kSide = 8;
 
 PreprocessOptions SmallOptions() {
   PreprocessOptions options;
