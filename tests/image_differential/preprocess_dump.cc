@@ -109,7 +109,7 @@ absl::StatusOr<Answer> Run(const Request& request) {
     const std::size_t side = static_cast<std::size_t>(request.options.image_size);
     answer.bytes.resize(3 * side * side * sizeof(float));
     SIGLIP_RETURN_IF_ERROR(
-        preprocessor.Preprocess(file, reinterpret_cast<float*>(answer.bytes.data())));
+        preprocessor.Preprocess(file, reinterpret_cast<float*>(answer.bytes.data())).status());
     return answer;
   }
   SIGLIP_ASSIGN_OR_RETURN(const RgbImage image, DecodeRgb(file, max_pixels));
