@@ -203,11 +203,11 @@ TEST_P(NaflexTest, HostileShapesAreRefusedBeforeAnythingIsRead) {
 }
 
 TEST(NaflexOptionsTest, AreChecked) {
-  EXPECT_THAT(ErrorOf(Model::Open(kFolder, {.max_patches = 65537}).status()),
+  EXPECT_THAT(ErrorOf(Model::Open(kFolder, {.max_patches = 65537, .isa = Isa()}).status()),
               HasSubstr("max_patches: expected 0 to 65536"));
-  EXPECT_THAT(ErrorOf(Model::Open("models/demo", {.max_patches = 256}).status()),
+  EXPECT_THAT(ErrorOf(Model::Open("models/demo", {.max_patches = 256, .isa = Isa()}).status()),
               HasSubstr("fixed resolution (48 px)"));
-  const auto gpu = Model::Open(kFolder, {.precision = "bf16", .device = "cuda"});
+  const auto gpu = Model::Open(kFolder, {.precision = "bf16", .device = "cuda", .isa = Isa()});
   EXPECT_EQ(gpu.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(ErrorOf(gpu.status()), HasSubstr("NaFlex checkpoints run on a CPU only"));
 }
