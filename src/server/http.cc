@@ -1,5 +1,6 @@
 #include "server/http.h"
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -36,6 +37,8 @@ struct HttpServer::Impl {
   HttpHandler& handler;
   const std::shared_ptr<ConnectionRegistry> registry = std::make_shared<ConnectionRegistry>();
   asio::io_context io;
+  // A connection whose answer is awaited may wait for nothing of its own: the threads stay for it.
+  const asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
   // The acceptor, its timer and `draining` are used on this strand alone once threads run.
   HttpStream::Strand accept_strand = asio::make_strand(io);
   tcp::acceptor acceptor{accept_strand};

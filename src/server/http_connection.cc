@@ -414,8 +414,9 @@ void HttpConnection::WatchForDisconnect() {
         char byte;
         const ssize_t n = ::recv(self->stream_.plain().socket().native_handle(), &byte, 1,
                                  MSG_PEEK | MSG_DONTWAIT);
-        const bool gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
-        if (!gone) return;  // a pipelined request
+        if (n > 0) return;  // a pipelined request
+        // The event may be that of bytes which have been read since.
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return self->WatchForDisconnect();
         if (const auto exchange = self->exchange_.lock()) {
           exchange->cancelled_.store(true, std::memory_order_relaxed);
         }
@@ -499,9 +500,7 @@ void HttpConnection::Linger() {
                           });
 }
 
-void HttpConnection::Refuse(int status, std::string_view text) {
-  Refuse(OwnRefusal(status, text));
-}
+void HttpConnection::Refuse(int status, std::string_view text) { Refuse(OwnRefusal(status, text)); }
 
 void HttpConnection::Refuse(HttpResponse response) {
   keep_alive_ = false;

@@ -342,6 +342,19 @@ TEST_F(HttpTest, DrainFinishesAcceptedWorkAndClosesIdleConnections) {
   EXPECT_FALSE(RawClient(server_->port()).connected());
 }
 
+TEST_F(HttpTest, DrainAnswersAClientThatHasSentMore) {
+  service_.hold = true;
+  RawClient client(server_->port());
+  client.Send(Post(kInfer, kJson));
+  service_.AwaitHeld(1);
+  client.Send("GET /v2");  // from now on nothing watches the connection
+  std::this_thread::sleep_for(milliseconds(20));
+  server_->BeginDrain();
+  EXPECT_FALSE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(20)));
+  service_.Finish(service_.Take(0));
+  EXPECT_EQ(client.Receive().status, 200);
+}
+
 // Holds its server's only thread until told to go on.
 class BlockingHandler final : public HttpHandler {
  public:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what siglip.cpp needs: Debian packages that are missing, and Python environments in .venv/.
 #   tools/setup/install.sh debian                 packages of debian-packages.txt
-#   tools/setup/install.sh clang                  the compiler of the presets dev and fuzz
+#   tools/setup/install.sh clang                  the compiler of the preset fuzz
 #   tools/setup/install.sh arm64                  cross compiler and qemu; build/sysroot-arm64 from arm64-packages.txt
 #   tools/setup/install.sh ui                     the browser that the page is tested in
 #   tools/setup/install.sh venv NAME              .venv/NAME from requirements-NAME.txt
@@ -72,7 +72,7 @@ case "${1:-}" in
     install_debian "${packages[@]}"
     ;;
   ui) install_debian chromium ;;
-  clang) install_debian clang-14 libclang-rt-14-dev llvm-14 ;;
+  clang) install_debian clang-14 libclang-rt-14-dev ;;
   arm64)
     install_debian g++-aarch64-linux-gnu qemu-user
     make_arm64_sysroot

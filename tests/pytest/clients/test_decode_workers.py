@@ -137,7 +137,7 @@ def test_deadline_ends_the_decoder(two_workers):
     def call():
         client = grpcclient.InferenceServerClient(two_workers.grpc)
         with pytest.raises(InferenceServerException, match="Deadline"):
-            client.infer("embed_image", [image_input(grpcclient, [ENDLESS])], client_timeout=2)
+            client.infer("embed_image", [image_input(grpcclient, [ENDLESS])], client_timeout=0.7)
 
     calling = InBackground(call)
     worker = worker_at_work(two_workers)

@@ -175,7 +175,8 @@ def test_an_allocation_that_fails_costs_its_request_alone(serve, tmp_path):
     if not library.exists():
         skip("no failing_alloc: a sanitizer's build, whose allocator is its own")
     armed = tmp_path / "armed"
-    urls = serve(LD_PRELOAD=str(library), SIGLIP_FAIL_FROM=str(4 << 20), SIGLIP_FAIL_WHILE=str(armed))
+    # Decode workers have an environment of their own: none.
+    urls = serve("--decode-workers", "off", LD_PRELOAD=str(library), SIGLIP_FAIL_FROM=str(4 << 20), SIGLIP_FAIL_WHILE=str(armed))
     # 9 MB of pixels in a file that is small, as gRPC's own allocations must not fail: it aborts (docs/reliability.md).
     large = black_png(2000, 1500)
     for client, module in clients(urls):
