@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -13,45 +12,28 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
+#include "api/golden_for_test.h"
 #include "base/file_map.h"
 #include "siglip/siglip.h"
 
 namespace siglip {
 namespace {
 
-// docs/numerics.md: twice the error of transformers' own float32 run, at least eight roundings of
-// float32; in 16-bit integers 2e-4 for each linear layer, of which the longer tower has 4 x 4, by
-// the root of their number.
-constexpr double kErrorRatio = 2;
-constexpr double kErrorFloor = 5e-7;
-constexpr double kInt16Error = 2e-4 * 4;
-
-using Rows = std::vector<std::vector<double>>;
-
-double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
-  if (got.size() != want.size()) return INFINITY;
-  double error = 0;
-  double norm = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
-}
+// Of the longer tower's 4 x 4 linear layers.
+constexpr double kInt16Error = kInt16LayerError * 4;
 
 class GoldenTest : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const char* isa = std::getenv("SIGLIP_TEST_ISA");
-    auto model = Model::Open(
-        "models/demo",
-        {.num_threads = 2, .precision = GetParam(), .isa = isa == nullptr ? "auto" : isa});
+    const std::string isa = IsaOfTest();
+    auto model =
+        Model::Open("models/demo", {.num_threads = 2, .precision = GetParam(), .isa = isa});
     if (absl::StrContains(model.status().message(), "on this machine")) {
       GTEST_SKIP() << model.status();
     }
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
-    EXPECT_THAT(model_->info().engine, testing::HasSubstr(isa == nullptr ? "cpu" : isa));
+    EXPECT_THAT(model_->info().engine, testing::HasSubstr(isa == "auto" ? "cpu" : isa));
     golden_ = nlohmann::json::parse(std::ifstream("tests/golden/demo.json"));
   }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -17,6 +16,7 @@
 
 #include "absl/strings/match.h"
 #include "api/front_model.h"
+#include "api/golden_for_test.h"
 #include "api/inspect.h"
 #include "base/file_map.h"
 #include "siglip/siglip.h"
@@ -28,32 +28,11 @@ using testing::HasSubstr;
 
 constexpr const char* kFolder = "tests/golden/naflex";
 
-// docs/numerics.md: twice the error of transformers' own float32 run, at least eight roundings of
-// float32; in 16-bit integers 2e-4 for each linear layer by the root of their number, 2 x 4.
-constexpr double kErrorRatio = 2;
-constexpr double kErrorFloor = 5e-7;
-constexpr double kInt16Error = 2e-4 * 2.9;
-
-using Rows = std::vector<std::vector<double>>;
-
-double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
-  if (got.size() != want.size()) return INFINITY;
-  double error = 0;
-  double norm = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
-}
+// Of 2 x 4 linear layers.
+constexpr double kInt16Error = kInt16LayerError * 2.9;
 
 nlohmann::json Golden() {
   return nlohmann::json::parse(std::ifstream(std::string(kFolder) + "/golden.json"));
-}
-
-std::string Isa() {
-  const char* isa = std::getenv("SIGLIP_TEST_ISA");
-  return isa == nullptr ? "auto" : isa;
 }
 
 std::string ErrorOf(const absl::Status& status) { return std::string(status.message()); }
@@ -65,7 +44,7 @@ class NaflexTest : public testing::TestWithParam<const char*> {
                 .max_batch_size = 3,
                 .precision = GetParam(),
                 .device = "cpu",
-                .isa = Isa()};
+                .isa = IsaOfTest()};
     auto model = Model::Open(kFolder, options_);
     if (absl::StrContains(model.status().message(), "on this machine")) {
       GTEST_SKIP() << model.status();
@@ -203,17 +182,19 @@ TEST_P(NaflexTest, HostileShapesAreRefusedBeforeAnythingIsRead) {
 }
 
 TEST(NaflexOptionsTest, AreChecked) {
-  EXPECT_THAT(ErrorOf(Model::Open(kFolder, {.max_patches = 65537, .isa = Isa()}).status()),
+  EXPECT_THAT(ErrorOf(Model::Open(kFolder, {.max_patches = 65537, .isa = IsaOfTest()}).status()),
               HasSubstr("max_patches: expected 0 to 65536"));
-  EXPECT_THAT(ErrorOf(Model::Open("models/demo", {.max_patches = 256, .isa = Isa()}).status()),
-              HasSubstr("fixed resolution (48 px)"));
-  const auto gpu = Model::Open(kFolder, {.precision = "bf16", .device = "cuda", .isa = Isa()});
+  EXPECT_THAT(
+      ErrorOf(Model::Open("models/demo", {.max_patches = 256, .isa = IsaOfTest()}).status()),
+      HasSubstr("fixed resolution (48 px)"));
+  const auto gpu =
+      Model::Open(kFolder, {.precision = "bf16", .device = "cuda", .isa = IsaOfTest()});
   EXPECT_EQ(gpu.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(ErrorOf(gpu.status()), HasSubstr("NaFlex checkpoints run on a CPU only"));
 }
 
 TEST(NaflexOptionsTest, AutoPrecisionChecksPatches) {
-  const auto model = Model::Open(kFolder, {.num_threads = 1, .device = "cpu", .isa = Isa()});
+  const auto model = Model::Open(kFolder, {.num_threads = 1, .device = "cpu", .isa = IsaOfTest()});
   if (absl::StrContains(model.status().message(), "on this machine")) {
     GTEST_SKIP() << model.status();
   }

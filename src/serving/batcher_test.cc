@@ -508,38 +508,54 @@ TEST(BatcherThreads, AllRequestsAreAnsweredWithTheirOwnRows) {
   EXPECT_EQ(statistics.Snapshot().success.count, static_cast<std::uint64_t>(kSenders * kEach));
 }
 
+// Its only instance has a request until Finish.
+class BusyBatcher {
+ public:
+  explicit BusyBatcher(const ModelConfig& config)
+      : batcher({.config = std::make_shared<const ModelConfig>(config),
+                 .step = step_,
+                 .clock = &clock_,
+                 .statistics = &statistics_}) {
+    std::promise<void> entered;
+    step_->during_run = [this, &entered, first = true]() mutable {
+      if (std::exchange(first, false)) {
+        entered.set_value();
+        release_.get_future().wait();
+      }
+    };
+    batcher.Start(1);
+    batcher.Enqueue(std::move(running_));
+    entered.get_future().wait();
+  }
+  InferResponse Finish() {
+    release_.set_value();
+    return answer_.Wait();
+  }
+
+ private:
+  SystemClock clock_;
+  StatisticsRecorder statistics_{"m", "1", clock_};
+  std::shared_ptr<AddOneStep> step_ = std::make_shared<AddOneStep>();
+  std::unique_ptr<InferRequest> running_ = FloatRequest({1, 1});
+  Answered answer_{*running_};
+  std::promise<void> release_;
+
+ public:
+  Batcher batcher;
+};
+
 TEST(BatcherThreads, ExpiredRequestsAreRefusedWhileAllInstancesWork) {
-  SystemClock clock;
-  StatisticsRecorder statistics("m", "1", clock);
   ModelConfig config = FloatConfig();
   // Only the waiting request is given a short time: the running one must not expire before it runs.
   config.dynamic_batching = DynamicBatching{
       .default_queue_policy = {.default_timeout_us = 600'000'000, .allow_timeout_override = true}};
-  auto step = std::make_shared<AddOneStep>();
-  std::promise<void> release;
-  std::promise<void> entered;
-  step->during_run = [&, first = true]() mutable {
-    if (std::exchange(first, false)) {
-      entered.set_value();
-      release.get_future().wait();
-    }
-  };
-  Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
-                   .step = step,
-                   .clock = &clock,
-                   .statistics = &statistics});
-  batcher.Start(1);
-  auto running = FloatRequest({1, 1});
-  Answered running_answer(*running);
-  batcher.Enqueue(std::move(running));
-  entered.get_future().wait();
+  BusyBatcher busy(config);
   auto waiting = FloatRequest({1, 1});
   waiting->timeout_us = 1000;
   Answered waiting_answer(*waiting);
-  batcher.Enqueue(std::move(waiting));
+  busy.batcher.Enqueue(std::move(waiting));
   EXPECT_EQ(waiting_answer.Wait().status, absl::UnavailableError("Request timeout expired"));
-  release.set_value();
-  EXPECT_TRUE(running_answer.Wait().status.ok());
+  EXPECT_TRUE(busy.Finish().status.ok());
 }
 
 TEST_F(BatcherTest, StepChoosesTheMemoryOfItsOutputs) {
@@ -592,37 +608,17 @@ TEST_F(BatcherTest, TimeoutsThatOnlyDelayEndNothing) {
 }
 
 TEST(BatcherThreads, TheGoneLeaveWhileAllInstancesWork) {
-  SystemClock clock;
-  StatisticsRecorder statistics("m", "1", clock);
   ModelConfig config = FloatConfig();
   config.dynamic_batching = DynamicBatching{};
-  auto step = std::make_shared<AddOneStep>();
-  std::promise<void> release;
-  std::promise<void> entered;
-  step->during_run = [&, first = true]() mutable {
-    if (std::exchange(first, false)) {
-      entered.set_value();
-      release.get_future().wait();
-    }
-  };
-  Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
-                   .step = step,
-                   .clock = &clock,
-                   .statistics = &statistics});
-  batcher.Start(1);
-  auto running = FloatRequest({1, 1});
-  Answered running_answer(*running);
-  batcher.Enqueue(std::move(running));
-  entered.get_future().wait();
+  BusyBatcher busy(config);
   auto waiting = FloatRequest({1, 1});
   std::atomic<bool> gone{false};
   waiting->is_cancelled = [&gone] { return gone.load(); };
   Answered waiting_answer(*waiting);
-  batcher.Enqueue(std::move(waiting));
+  busy.batcher.Enqueue(std::move(waiting));
   gone = true;
   EXPECT_EQ(waiting_answer.Wait().status, absl::CancelledError("Request was cancelled"));
-  release.set_value();
-  EXPECT_TRUE(running_answer.Wait().status.ok());
+  EXPECT_TRUE(busy.Finish().status.ok());
 }
 
 }  // namespace

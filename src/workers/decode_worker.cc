@@ -31,11 +31,10 @@ constexpr int kCpuLimitSeconds = kWorkerLifeCpuSeconds + 2 * 600;
 RefusedReason ReasonOf(const absl::Status& status) {
   const auto payload = status.GetPayload("siglip.image_refused");
   if (!payload) return RefusedReason::kNone;
-  if (*payload == "empty") return RefusedReason::kEmpty;
-  if (*payload == "unknown_format") return RefusedReason::kUnknownFormat;
-  if (*payload == "too_large") return RefusedReason::kTooLarge;
-  if (*payload == "no_memory") return RefusedReason::kNoMemory;
-  return RefusedReason::kDamaged;
+  for (const auto& [known, name] : kRefusedReasonNames) {
+    if (*payload == name) return known;
+  }
+  return kRefusedReasonNames[0].reason;
 }
 
 ReplyCode CodeOf(const absl::Status& status) {

@@ -59,20 +59,10 @@ absl::StatusCode CodeOf(ReplyCode code) {
 }
 
 const char* ReasonOf(RefusedReason reason) {
-  switch (reason) {
-    case RefusedReason::kEmpty:
-      return "empty";
-    case RefusedReason::kUnknownFormat:
-      return "unknown_format";
-    case RefusedReason::kTooLarge:
-      return "too_large";
-    case RefusedReason::kNoMemory:
-      return "no_memory";
-    case RefusedReason::kNone:
-    case RefusedReason::kDamaged:
-      break;
+  for (const auto& [known, name] : kRefusedReasonNames) {
+    if (reason == known) return name;
   }
-  return "damaged";
+  return kRefusedReasonNames[0].name;
 }
 
 // What a reply says, taking nothing on trust: its text may be anything.

@@ -43,6 +43,18 @@ enum class RefusedReason : std::uint32_t {
   kDamaged,
   kNoMemory
 };
+struct RefusedReasonName {
+  RefusedReason reason;
+  const char* name;
+};
+// Whatever is not here counts as the first.
+inline constexpr RefusedReasonName kRefusedReasonNames[] = {
+    {RefusedReason::kDamaged, "damaged"},
+    {RefusedReason::kEmpty, "empty"},
+    {RefusedReason::kUnknownFormat, "unknown_format"},
+    {RefusedReason::kTooLarge, "too_large"},
+    {RefusedReason::kNoMemory, "no_memory"},
+};
 
 struct Reply {
   ReplyCode code = ReplyCode::kOk;

@@ -1,0 +1,39 @@
+#pragma once
+
+// What the tests of committed goldens share: how far from transformers in float64 an embedding may
+// be (docs/numerics.md), and the instruction set.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace siglip {
+
+// Twice the error of transformers' own float32 run, at least eight roundings of float32.
+inline constexpr double kErrorRatio = 2;
+inline constexpr double kErrorFloor = 5e-7;
+// In 16-bit integers, for a linear layer; of several, times the root of their number.
+inline constexpr double kInt16LayerError = 2e-4;
+
+using Rows = std::vector<std::vector<double>>;
+
+inline double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
+  if (got.size() != want.size()) return INFINITY;
+  double error = 0;
+  double norm = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::isfinite(error) ? std::sqrt(error / norm) : INFINITY;
+}
+
+// What SIGLIP_TEST_ISA names, else "auto".
+inline std::string IsaOfTest() {
+  const char* isa = std::getenv("SIGLIP_TEST_ISA");
+  return isa == nullptr ? "auto" : isa;
+}
+
+}  // namespace siglip
