@@ -28,14 +28,24 @@ function(siglip_compile_settings target)
   endif()
 endfunction()
 
-# siglip_add_library(NAME SOURCES a.cc ... PUBLIC lib ... PRIVATE lib ...) makes target siglip_NAME.
+# Folders whose files all spend most of their compile time on the same templates (CLI11, Beast, GoogleTest's matchers)
+# compile several files as one; their file-local names must differ. Off with -DSIGLIP_UNITY=OFF.
+option(SIGLIP_UNITY "Compile several files of the heaviest folders as one" ON)
+function(siglip_unity target files)
+  if(SIGLIP_UNITY AND files)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${files})
+  endif()
+endfunction()
+
+# siglip_add_library(NAME SOURCES a.cc ... PUBLIC lib ... PRIVATE lib ... [UNITY files]) makes target siglip_NAME.
 function(siglip_add_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  cmake_parse_arguments(ARG "" "UNITY" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
   add_library(siglip_${name} STATIC ${ARG_SOURCES})
   target_include_directories(siglip_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src
                              ${CMAKE_SOURCE_DIR}/include)
   target_link_libraries(siglip_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
   siglip_compile_settings(siglip_${name})
+  siglip_unity(siglip_${name} "${ARG_UNITY}")
 endfunction()
 
 # CTest takes a match for a skipped test even if the program failed. GoogleTest ends with the list of skipped tests
@@ -54,16 +64,18 @@ endfunction()
 set(SIGLIP_QEMU_NEON "QEMU_CPU=max,sve=off")
 set(SIGLIP_QEMU_SVE_256 "QEMU_CPU=max,sve-default-vector-length=32")
 
-# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...])
+# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...] [UNITY files])
 # Tests run from the source directory's root, so that they name committed files by relative path.
 function(siglip_add_test name)
   if(NOT SIGLIP_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
+  cmake_parse_arguments(ARG "" "UNITY" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
   siglip_compile_settings(${name})
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)  # a third less to compile; what they test keeps its own
+  siglip_unity(${name} "${ARG_UNITY}")
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   siglip_test_folder(${name} folder)
   set_tests_properties(${name} PROPERTIES LABELS "unit;${ARG_LABELS}"

@@ -2,6 +2,7 @@
 
 // Time as a dependency, so that queues are tested without sleeping.
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 
@@ -12,6 +13,11 @@ inline std::int64_t SteadyNowNs() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+// From one reading of a steady clock to a later one; 0 where they are the other way round.
+inline std::uint64_t ElapsedNs(std::int64_t from_ns, std::int64_t to_ns) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
 }
 
 // Thread-safe.

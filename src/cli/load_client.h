@@ -3,6 +3,7 @@
 // Clients of the load generator: one connection, one request at a time, the protocol's plainest
 // form.
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,6 +13,9 @@
 #include "absl/status/statusor.h"
 
 namespace siglip::cli {
+
+// A server that is starting is waited for this long.
+inline constexpr std::chrono::seconds kConnectTimeout{10};
 
 // Where requests go.
 struct LoadTarget {

@@ -11,8 +11,6 @@
 namespace siglip::cli {
 namespace {
 
-constexpr std::chrono::seconds kConnectTimeout{10};
-
 class GrpcLoadClient final : public LoadClient {
  public:
   GrpcLoadClient(const std::shared_ptr<grpc::Channel>& channel, const LoadTarget& target)

@@ -15,7 +15,6 @@
 namespace siglip::cli {
 namespace {
 
-constexpr std::chrono::seconds kConnectTimeout{10};
 // Of gRPC's own retries (gRFC A6): a refusal says with it when to come again.
 constexpr char kPushback[] = "grpc-retry-pushback-ms";
 

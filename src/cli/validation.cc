@@ -14,7 +14,7 @@
 namespace siglip::cli {
 namespace {
 
-constexpr int kTop = 5;
+constexpr int kTopClasses = 5;
 
 // Embeds items, or takes them from the cache.
 class CachedEmbedding {
@@ -217,7 +217,8 @@ class Run {
                        " classes have nothing to learn from; their images count as misses"));
     }
     for (std::size_t i = 0; i < result_.valid.images.size(); ++i) {
-      row.predictions.push_back(votes.Classify(nearest.Of(static_cast<std::int64_t>(i)), kTop));
+      row.predictions.push_back(
+          votes.Classify(nearest.Of(static_cast<std::int64_t>(i)), kTopClasses));
     }
     AddRow(std::move(row));
     return absl::OkStatus();
@@ -228,7 +229,7 @@ class Run {
   absl::Status Sigmoid() {
     if (options_.templates.empty()) return absl::OkStatus();
     const std::vector<float> classes = MeanOfTemplates();
-    SIGLIP_ASSIGN_OR_RETURN(const NearestRows nearest, Nearest(classes, kTop));
+    SIGLIP_ASSIGN_OR_RETURN(const NearestRows nearest, Nearest(classes, kTopClasses));
     const std::optional<LogitConstants> logit = embedder_.logit_constants();
     ValidationRow row;
     row.name = "Zero-shot, sigmoid";

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/aligned_buffer.h"
 #include "base/checked_math.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "serving/validate.h"
 
@@ -17,10 +18,6 @@ namespace {
 
 // More bad items than this are counted, not quoted: a message is no log file.
 constexpr int kMaxQuotedItems = 8;
-
-std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
-}
 
 std::int64_t RowBytes(const TensorConfig& tensor) {
   return ElementCount(tensor.dims).value_or(0) *
@@ -137,12 +134,13 @@ void AnswerQueued(const BatchContext& context, const BatchTimes& times, QueuedRe
   InferResponse response;
   response.outputs = Requested(request, std::move(queued.outputs));
   request.times.done_ns = context.clock.NowNs();
-  response.durations = {.queue_ns = Between(request.times.queue_start_ns, times.compute_start_ns),
-                        .input_ns = Between(times.compute_start_ns, times.infer_start_ns),
-                        .infer_ns = Between(times.infer_start_ns, times.infer_end_ns),
-                        .output_ns = Between(times.infer_end_ns, request.times.done_ns)};
-  context.statistics.RecordSuccess(
-      queued.rows(), Between(request.times.arrival_ns, request.times.done_ns), response.durations);
+  response.durations = {.queue_ns = ElapsedNs(request.times.queue_start_ns, times.compute_start_ns),
+                        .input_ns = ElapsedNs(times.compute_start_ns, times.infer_start_ns),
+                        .infer_ns = ElapsedNs(times.infer_start_ns, times.infer_end_ns),
+                        .output_ns = ElapsedNs(times.infer_end_ns, request.times.done_ns)};
+  context.statistics.RecordSuccess(queued.rows(),
+                                   ElapsedNs(request.times.arrival_ns, request.times.done_ns),
+                                   response.durations);
   Answer(request, std::move(response));
 }
 
@@ -156,7 +154,7 @@ void FailQueued(const BatchContext& context, QueuedRequest queued, const absl::S
   std::unique_ptr<InferRequest> request = std::move(queued.request);
   request->times.done_ns = context.clock.NowNs();
   context.statistics.RecordFailure(reason,
-                                   Between(request->times.arrival_ns, request->times.done_ns));
+                                   ElapsedNs(request->times.arrival_ns, request->times.done_ns));
   const std::string prefix = RequestPrefix(*request);
   Refuse(std::move(request), PrefixStatus(status, prefix));
 }
@@ -249,13 +247,13 @@ void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch)
   }
   times.infer_end_ns = context.clock.NowNs();
   const auto rows = static_cast<std::int64_t>(items.size());
-  const std::uint64_t input_ns = Between(times.compute_start_ns, times.infer_start_ns);
-  const std::uint64_t infer_ns = Between(times.infer_start_ns, times.infer_end_ns);
+  const std::uint64_t input_ns = ElapsedNs(times.compute_start_ns, times.infer_start_ns);
+  const std::uint64_t infer_ns = ElapsedNs(times.infer_start_ns, times.infer_end_ns);
   if (status.ok()) {
     context.statistics.RecordExecution(
         rows, {.input_ns = input_ns,
                .infer_ns = infer_ns,
-               .output_ns = Between(times.infer_end_ns, context.clock.NowNs())});
+               .output_ns = ElapsedNs(times.infer_end_ns, context.clock.NowNs())});
   }
   for (QueuedRequest& queued : running) {
     const absl::Status own = status.ok() ? OwnStatus(queued, times.infer_end_ns) : status;

@@ -1,21 +1,14 @@
 #include "serving/cache_scheduler.h"
 
-#include <algorithm>
 #include <new>
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "serving/deployment.h"
 #include "serving/forward_scheduler.h"
 
 namespace siglip {
-namespace {
-
-std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
-}
-
-}  // namespace
 
 CacheScheduler::CacheScheduler(std::unique_ptr<Scheduler> model,
                                std::shared_ptr<ResponseCache> cache, const Clock& clock,
@@ -43,12 +36,12 @@ void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {
     response.input_tokens = found->input_tokens;
     request->times.queue_start_ns = start_ns;
     request->times.done_ns = found_ns;
-    statistics_.RecordCacheHit(Between(request->times.arrival_ns, found_ns),
-                               Between(start_ns, found_ns));
+    statistics_.RecordCacheHit(ElapsedNs(request->times.arrival_ns, found_ns),
+                               ElapsedNs(start_ns, found_ns));
     Answer(*request, std::move(response));
     return;
   }
-  request->done = [this, key, lookup_ns = Between(start_ns, found_ns),
+  request->done = [this, key, lookup_ns = ElapsedNs(start_ns, found_ns),
                    done = std::move(request->done)](InferResponse response) {
     if (response.status.ok()) {
       const std::int64_t insert_ns = clock_.NowNs();
@@ -56,7 +49,7 @@ void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {
         cache_->Insert(key, response.outputs, response.input_tokens);
       } catch (const std::bad_alloc&) {  // the answer is there all the same
       }
-      statistics_.RecordCacheMiss(lookup_ns + Between(insert_ns, clock_.NowNs()));
+      statistics_.RecordCacheMiss(lookup_ns + ElapsedNs(insert_ns, clock_.NowNs()));
     }
     done(std::move(response));
   };

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/absl_view.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
 #include "serving/validate.h"
@@ -19,8 +20,6 @@ namespace {
 constexpr std::int64_t kMaxRowBytes = std::int64_t{1} << 30;
 // Threads per model: more is a typing error.
 constexpr int kMaxInstances = 1024;
-
-absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
 absl::Status CheckKind(const ModelConfig& c) {
   if (c.name.empty()) return ConfigError(c, "name", "expected a name, got none");
@@ -51,9 +50,8 @@ absl::Status CheckKind(const ModelConfig& c) {
   }
   // Under Triton these are two libraries; here one program does the work of both.
   if (c.backend != "siglip" && c.backend != "siglip_embed") {
-    return ConfigError(
-        c, "backend",
-        absl::StrCat("expected 'siglip' or 'siglip_embed', got '", c.backend, "'"));
+    return ConfigError(c, "backend",
+                       absl::StrCat("expected 'siglip' or 'siglip_embed', got '", c.backend, "'"));
   }
   if (c.decoupled) {
     return ConfigError(c, "model_transaction_policy.decoupled",
@@ -182,8 +180,8 @@ absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const Tens
 }  // namespace
 
 absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(config.source, ": model '", config.name, "': ", View(field), ": ", View(text)));
+  return absl::InvalidArgumentError(absl::StrCat(config.source, ": model '", config.name,
+                                                 "': ", AbslView(field), ": ", AbslView(text)));
 }
 
 absl::Status CheckConfig(const ModelConfig& config) {

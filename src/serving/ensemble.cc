@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "serving/config_check.h"
 #include "serving/validate.h"
@@ -16,8 +18,6 @@ namespace {
 
 using FindModel =
     std::function<absl::StatusOr<std::shared_ptr<const ModelConfig>>(const EnsembleStep&)>;
-
-absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
 const TensorConfig* FindTensor(const std::vector<TensorConfig>& tensors, const std::string& name) {
   for (const TensorConfig& tensor : tensors) {
@@ -80,8 +80,8 @@ class GraphCheck {
     }
     if (tensor.datatype != end.datatype) {
       return Error(absl::StrCat("tensor '", name, "': ", tensor.seen_at, " has data-type ",
-                                View(DataTypeName(tensor.datatype)), ", ", where, " has ",
-                                View(DataTypeName(end.datatype))));
+                                AbslView(DataTypeName(tensor.datatype)), ", ", where, " has ",
+                                AbslView(DataTypeName(end.datatype))));
     }
     if (!DimsFit(tensor.dims, end.dims)) {
       return Error(absl::StrCat("tensor '", name, "': ", tensor.seen_at, " has dims ",
@@ -172,10 +172,6 @@ class GraphCheck {
   ModelConfig& ensemble_;
   std::map<std::string, GraphTensor> tensors_;
 };
-
-std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
-}
 
 }  // namespace
 
@@ -318,8 +314,8 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
     }
     RequestTimes& times = request_->times;
     times.done_ns = owner_.clock_.NowNs();
-    response.durations.queue_ns = Between(times.queue_start_ns, times.compute_start_ns);
-    const std::uint64_t total_ns = Between(times.arrival_ns, times.done_ns);
+    response.durations.queue_ns = ElapsedNs(times.queue_start_ns, times.compute_start_ns);
+    const std::uint64_t total_ns = ElapsedNs(times.arrival_ns, times.done_ns);
     if (response.status.ok()) {
       const std::int64_t rows = BatchSize(*config_, *request_);
       owner_.statistics_.RecordSuccess(rows, total_ns, response.durations);

@@ -1,8 +1,8 @@
 #include "serving/forward_scheduler.h"
 
-#include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -11,10 +11,6 @@ namespace {
 // Below this the work (some microseconds per 10 kB of base64 or SHA-256) is less than a change of
 // threads costs in the worst case.
 constexpr std::size_t kInlineBytes = 32 * 1024;
-
-std::uint64_t Between(std::int64_t from_ns, std::int64_t to_ns) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, to_ns - from_ns));
-}
 
 }  // namespace
 
@@ -47,7 +43,7 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
   if (times.arrival_ns == 0) times.arrival_ns = times.queue_start_ns;
   request->done = [this, done = std::move(request->done), arrival_ns = times.arrival_ns,
                    rows = BatchSize(*config_, *request)](InferResponse response) {
-    const std::uint64_t total_ns = Between(arrival_ns, clock_.NowNs());
+    const std::uint64_t total_ns = ElapsedNs(arrival_ns, clock_.NowNs());
     if (response.status.ok()) {
       statistics_.RecordSuccess(rows, total_ns, response.durations);
       statistics_.RecordExecution(rows, response.durations);

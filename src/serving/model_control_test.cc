@@ -74,7 +74,7 @@ class FakeRepository final : public ModelRepository {
   const Files& files_;
 };
 
-ModelConfig Ensemble() {
+ModelConfig TwoSteps() {
   ModelConfig config = FloatConfig("e");
   config.backend.clear();
   config.platform = "ensemble";
@@ -88,7 +88,7 @@ class ModelControlTest : public ::testing::Test {
  protected:
   ModelControlTest() {
     for (const char* name : {"m", "m2"}) files_.Put(FloatConfig(name));
-    files_.Put(Ensemble());
+    files_.Put(TwoSteps());
   }
   absl::Status Open(ServiceOptions options) {
     auto service =

@@ -8,15 +8,14 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
 
 namespace siglip {
 namespace {
 
-absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
-
-absl::string_view TypeName(DataType type) { return View(DataTypeName(type)); }
+absl::string_view TypeName(DataType type) { return AbslView(DataTypeName(type)); }
 
 const TensorConfig* FindTensor(const std::vector<TensorConfig>& tensors, std::string_view name) {
   for (const TensorConfig& tensor : tensors) {

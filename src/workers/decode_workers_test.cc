@@ -12,6 +12,7 @@
 #include <array>
 #include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -46,8 +47,9 @@ constexpr int kSide = 8;
 volatile int sink = 0;
 
 void Crash() {
-  volatile int* nowhere = nullptr;
-  *nowhere = 1;
+  volatile std::uintptr_t nowhere =
+      16;  // nothing a compiler may reason about, as with a null pointer
+  *reinterpret_cast<volatile int*>(nowhere) = 1;
 }
 
 void Hang() {
