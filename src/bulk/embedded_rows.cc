@@ -1,6 +1,7 @@
 #include "bulk/embedded_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <filesystem>
 
@@ -185,6 +186,21 @@ void EmbeddedRows::Read(std::int64_t first, std::int64_t count, float* out) cons
     }
     begin = part.end;
   }
+}
+
+const float* EmbeddedRows::Floats(std::int64_t first, std::int64_t count) const {
+  std::int64_t begin = 0;  // of the part
+  for (const Part& part : parts_) {
+    if (first < part.end) {
+      if (part.dtype != DType::kFloat32 || first + count > part.end) return nullptr;
+      static_assert(kNpyHeaderBytes % sizeof(float) == 0 &&
+                    std::endian::native == std::endian::little);
+      return reinterpret_cast<const float*>(part.map.bytes().data() + kNpyHeaderBytes) +
+             (first - begin) * width_;
+    }
+    begin = part.end;
+  }
+  return nullptr;
 }
 
 }  // namespace siglip::bulk

@@ -40,6 +40,8 @@ class EmbeddedRows {
   std::vector<Stored> stored() const;
   // Rows [first, first + count) -> out [count,width], as float32.
   void Read(std::int64_t first, std::int64_t count, float* out) const;
+  // The same rows where they are mapped; null unless they are float32 of one file.
+  const float* Floats(std::int64_t first, std::int64_t count) const;
 
  private:
   struct Part {

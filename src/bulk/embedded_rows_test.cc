@@ -80,6 +80,13 @@ TEST_F(EmbeddedRowsTest, AFolderIsItsFilesInOrderWhateverTheirNumbers) {
         EXPECT_EQ(out[static_cast<std::size_t>(2 * i)], static_cast<float>(first + i));
         EXPECT_EQ(out[static_cast<std::size_t>(2 * i) + 1], 0.5f);
       }
+      const float* const floats = (*rows)->Floats(first, count);
+      const bool one_float_file = (first < 3 && first + count <= 3) || first == 7;
+      ASSERT_EQ(floats != nullptr, one_float_file) << first << ", " << count;
+      if (one_float_file) {
+        EXPECT_EQ(std::vector<float>(floats, floats + 2 * count),
+                  std::vector<float>(out.begin(), out.end() - 1));
+      }
       EXPECT_EQ(out.back(), -1.0f);
     }
     EXPECT_EQ((*rows)->name(first), absl::StrCat("p/", first, "\".png"));

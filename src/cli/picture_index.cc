@@ -30,6 +30,9 @@ class EmbeddedRowSource final : public RowSource {
     rows_.Read(first, count, out);
     return absl::OkStatus();
   }
+  const float* Lend(std::int64_t first, std::int64_t count) const override {
+    return rows_.Floats(first, count);
+  }
 
  private:
   const bulk::EmbeddedRows& rows_;

@@ -211,7 +211,7 @@ class Search {
   // Writes one row's float32 similarities to all queries; false if the row is not finite.
   bool SetSimilarities(const float* row, std::int64_t index) {
     float* const out = similarities_.data() + index * num_queries_;
-    const float square = Dot(row, row, width_);
+    const auto [first_dot, square] = DotWithSquare(row, normalised_.data(), width_);
     const bool plain = square > kMinSquare && square < kMaxSquare;
     const double norm =
         std::sqrt(plain ? static_cast<double>(square) : DotInDouble(row, row, width_));
@@ -219,8 +219,9 @@ class Search {
     const double scale = norm == 0 ? 0 : 1 / norm;
     for (std::int64_t q = 0; q < num_queries_; ++q) {
       const float* const query = normalised_.data() + q * width_;
-      const double dot =
-          plain ? static_cast<double>(Dot(row, query, width_)) : DotInDouble(row, query, width_);
+      const double dot = !plain   ? DotInDouble(row, query, width_)
+                         : q == 0 ? static_cast<double>(first_dot)
+                                  : static_cast<double>(Dot(row, query, width_));
       out[q] = static_cast<float>(dot * scale);
     }
     return true;
@@ -302,19 +303,23 @@ absl::Status SearchBlock(ThreadTeam& team, const RowSource& train, std::span<con
   Search search(team, queries, width, options);
   SIGLIP_RETURN_IF_ERROR(search.PackQueries(first_query));
   const auto block_floats = static_cast<std::size_t>(options.train_block * width);
-  AlignedBuffer<float> rows(block_floats);
+  AlignedBuffer<float> copied(block_floats);
   AlignedBuffer<float> normalised(block_floats);
   std::vector<double> norms(static_cast<std::size_t>(options.train_block));
   for (std::int64_t first = 0; first < train.rows(); first += options.train_block) {
     const std::int64_t count = std::min(options.train_block, train.rows() - first);
-    SIGLIP_RETURN_IF_ERROR(train.Read(first, count, rows.data()));
+    const float* rows = train.Lend(first, count);
+    if (rows == nullptr) {
+      SIGLIP_RETURN_IF_ERROR(train.Read(first, count, copied.data()));
+      rows = copied.data();
+    }
     if (search.few()) {
-      SIGLIP_RETURN_IF_ERROR(search.AddFew({first, count, rows.data(), nullptr}));
+      SIGLIP_RETURN_IF_ERROR(search.AddFew({first, count, rows, nullptr}));
       continue;
     }
-    SIGLIP_RETURN_IF_ERROR(NormaliseRows(team, rows.data(), count, width, normalised.data(),
-                                         norms.data(), "training", first));
-    search.Add({first, count, rows.data(), norms.data()}, normalised.data());
+    SIGLIP_RETURN_IF_ERROR(NormaliseRows(team, rows, count, width, normalised.data(), norms.data(),
+                                         "training", first));
+    search.Add({first, count, rows, norms.data()}, normalised.data());
   }
   search.Finish(result);
   return absl::OkStatus();

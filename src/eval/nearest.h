@@ -13,7 +13,7 @@
 
 namespace siglip {
 
-// A matrix [rows,width] that need not fit memory. Read is called by one thread at a time.
+// A matrix [rows,width] that need not fit memory. Called by one thread at a time.
 class RowSource {
  public:
   virtual ~RowSource() = default;
@@ -21,6 +21,11 @@ class RowSource {
   virtual std::int64_t width() const = 0;
   // Rows [first, first + count) -> out [count,width].
   virtual absl::Status Read(std::int64_t first, std::int64_t count, float* out) const = 0;
+  // Where these rows lie as they are, for as long as the source; null if they do not, and have to
+  // be read. Other threads then read there.
+  virtual const float* Lend(std::int64_t /*first*/, std::int64_t /*count*/) const {
+    return nullptr;
+  }
 };
 
 // Borrows `values` [rows,width] row-major.
@@ -30,6 +35,9 @@ class MemoryRows final : public RowSource {
   std::int64_t rows() const override { return static_cast<std::int64_t>(values_.size()) / width_; }
   std::int64_t width() const override { return width_; }
   absl::Status Read(std::int64_t first, std::int64_t count, float* out) const override;
+  const float* Lend(std::int64_t first, std::int64_t /*count*/) const override {
+    return values_.data() + first * width_;
+  }
 
  private:
   const std::span<const float> values_;

@@ -41,6 +41,20 @@ std::vector<float> Random(std::size_t count, unsigned seed) {
   return values;
 }
 
+// Rows that have to be read, as those of several files.
+class RowsToRead final : public RowSource {
+ public:
+  explicit RowsToRead(const MemoryRows& rows) : rows_(rows) {}
+  std::int64_t rows() const override { return rows_.rows(); }
+  std::int64_t width() const override { return rows_.width(); }
+  absl::Status Read(std::int64_t first, std::int64_t count, float* out) const override {
+    return rows_.Read(first, count, out);
+  }
+
+ private:
+  const MemoryRows& rows_;
+};
+
 class NearestTest : public testing::TestWithParam<std::int64_t> {
  protected:
   NearestRows Search(const std::vector<float>& train, const std::vector<float>& queries,
@@ -82,10 +96,13 @@ TEST_P(NearestTest, FindsTheSameForFewQueriesAsForMany) {
   const auto many = Search(train, queries, width, {.train_block = 64});
   for (const std::int64_t count : {1, 3, 4, 5}) {
     const std::vector<float> few(queries.begin(), queries.begin() + count * width);
-    const auto got = Search(train, few, width, {.train_block = 64});
+    const auto lent = Search(train, few, width, {.train_block = 64});
+    const auto read = NearestByCosine(team_, RowsToRead(MemoryRows(train, width)), few, {});
+    ASSERT_TRUE(read.ok()) << read.status();
     for (std::int64_t q = 0; q < count; ++q) {
       const auto want = many.Of(q);
-      EXPECT_THAT(got.Of(q), testing::ElementsAreArray(want.begin(), want.end())) << q;
+      EXPECT_THAT(lent.Of(q), testing::ElementsAreArray(want.begin(), want.end())) << q;
+      EXPECT_THAT(read->Of(q), testing::ElementsAreArray(want.begin(), want.end())) << q;
     }
   }
 }

@@ -30,6 +30,11 @@ HWY_INLINE FloatVec LoadTail(const T* row, std::int64_t count) {
   return LoadLanes(padded);
 }
 
+HWY_INLINE float SumOf(const FloatVec (&sums)[4]) {
+  const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return hn::GetLane(hn::SumOfLanes(FloatTag(), sum));
+}
+
 template <class A, class B>
 HWY_INLINE float DotOf(const A* a, const B* b, std::int64_t width) {
   const FloatTag d;
@@ -47,12 +52,37 @@ HWY_INLINE float DotOf(const A* a, const B* b, std::int64_t width) {
   if (i < width) {
     sums[1] = hn::MulAdd(LoadTail(a + i, width - i), LoadTail(b + i, width - i), sums[1]);
   }
-  const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
-  return hn::GetLane(hn::SumOfLanes(d, sum));
+  return SumOf(sums);
 }
 
 float DotFloatsTarget(const float* a, const float* b, std::int64_t width) {
   return DotOf(a, b, width);
+}
+
+DotAndSquare DotWithSquareTarget(const float* row, const float* query, std::int64_t width) {
+  const FloatTag d;
+  FloatVec dots[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  FloatVec squares[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const auto numbers = LoadLanes(row + i + j * kLanes);
+      dots[j] = hn::MulAdd(numbers, LoadLanes(query + i + j * kLanes), dots[j]);
+      squares[j] = hn::MulAdd(numbers, numbers, squares[j]);
+    }
+  }
+  for (; i + kLanes <= width; i += kLanes) {
+    const auto numbers = LoadLanes(row + i);
+    dots[0] = hn::MulAdd(numbers, LoadLanes(query + i), dots[0]);
+    squares[0] = hn::MulAdd(numbers, numbers, squares[0]);
+  }
+  if (i < width) {
+    const auto numbers = LoadTail(row + i, width - i);
+    dots[1] = hn::MulAdd(numbers, LoadTail(query + i, width - i), dots[1]);
+    squares[1] = hn::MulAdd(numbers, numbers, squares[1]);
+  }
+  return {.dot = SumOf(dots), .square = SumOf(squares)};
 }
 
 float DotFloatHalfTarget(const float* a, const std::uint16_t* b, std::int64_t width) {
@@ -70,11 +100,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace siglip {
 HWY_EXPORT(DotFloatsTarget);
+HWY_EXPORT(DotWithSquareTarget);
 HWY_EXPORT(DotFloatHalfTarget);
 HWY_EXPORT(DotHalvesTarget);
 
 float Dot(const float* a, const float* b, std::int64_t width) {
   return HWY_DYNAMIC_DISPATCH(DotFloatsTarget)(a, b, width);
+}
+
+DotAndSquare DotWithSquare(const float* row, const float* query, std::int64_t width) {
+  return HWY_DYNAMIC_DISPATCH(DotWithSquareTarget)(row, query, width);
 }
 
 float Dot(const float* a, const std::uint16_t* b, std::int64_t width) {

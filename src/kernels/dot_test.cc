@@ -58,5 +58,14 @@ TEST(DotTest, OfFloatsRoundsAsLittleAsItSays) {
   EXPECT_NEAR(Dot(a.data(), b.data(), 1152), reference::Dot(ToDouble(a), ToDouble(b)), Bound(a, b));
 }
 
+TEST(DotTest, WithTheSquareInOnePassAreTheSameBits) {
+  for (const std::int64_t width : {1, 7, 8, 31, 33, 64, 100, 768, 1155}) {
+    const std::vector<float> row = RandomFloats(width, 5), query = RandomFloats(width, 6);
+    const DotAndSquare got = DotWithSquare(row.data(), query.data(), width);
+    EXPECT_EQ(got.dot, Dot(row.data(), query.data(), width)) << width;
+    EXPECT_EQ(got.square, Dot(row.data(), row.data(), width)) << width;
+  }
+}
+
 }  // namespace
 }  // namespace siglip
