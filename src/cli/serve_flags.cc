@@ -246,7 +246,6 @@ void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
                            "--grpc-infer-thread-count",
                            "--grpc-infer-allocation-pool-size",
                            "--grpc-max-response-pool-size",
-                           "--allow-gpu-metrics",
                            "--allow-cpu-metrics",
                            "--metrics-interval-ms",
                            "--rate-limit",
@@ -289,6 +288,10 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->capture_default_str();
   command.add_option("--metrics-address", flags.server.metrics_address)->capture_default_str();
   command.add_option("--metrics-port", flags.server.metrics_port, "0 = any free port")
+      ->capture_default_str();
+  command
+      .add_option("--allow-gpu-metrics", flags.server.allow_gpu_metrics,
+                  "Tell what NVIDIA's driver says of the machine's GPUs")
       ->capture_default_str();
   AddList(command, "--metrics-config", flags.server.metrics_config,
           "counter_latencies, histogram_latencies or summary_latencies=true|false, "

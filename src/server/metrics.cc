@@ -3,6 +3,7 @@
 #include <charconv>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -293,6 +294,42 @@ MetricFamily RefusalFamily(const DoorState& state) {
   return family;
 }
 
+struct GpuMetric {
+  const char* name;
+  const char* help;
+  MetricType type;
+  std::optional<double> GpuReading::*value;
+};
+
+constexpr GpuMetric kGpuMetrics[] = {
+    {"nv_gpu_utilization", "Share of time that the GPU was busy, 0 to 1", MetricType::Gauge,
+     &GpuReading::utilization},
+    {"nv_gpu_memory_total_bytes", "Memory of the GPU", MetricType::Gauge,
+     &GpuReading::memory_total_bytes},
+    {"nv_gpu_memory_used_bytes", "Memory in use on the GPU", MetricType::Gauge,
+     &GpuReading::memory_used_bytes},
+    {"nv_gpu_power_usage", "Watts that the GPU draws", MetricType::Gauge,
+     &GpuReading::power_usage_w},
+    {"nv_gpu_power_limit", "Watts that the GPU may draw", MetricType::Gauge,
+     &GpuReading::power_limit_w},
+    {"nv_energy_consumption", "Joules that the GPU used since the server's start",
+     MetricType::Counter, &GpuReading::energy_j},
+};
+
+MetricFamily GpuFamily(const GpuMetric& row, std::span<const GpuReading> gpus) {
+  MetricFamily family{row.name, row.help, row.type, {}};
+  for (const GpuReading& gpu : gpus) {
+    const std::optional<double> value = gpu.*row.value;
+    if (!value) continue;
+    ClientMetric metric;
+    // The only label: perf_analyzer's --collect-metrics does not find lines with others.
+    metric.label = {{"gpu_uuid", gpu.uuid}};
+    (row.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = *value;
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
 MetricFamily BuildInfo(const ServerMetadata& metadata) {
   MetricFamily family = Gauge("siglip_build_info", "1, labelled with what is running", 1);
   family.metric[0].label = {{"version", metadata.version}};
@@ -350,7 +387,8 @@ absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> 
 }
 
 std::string RenderMetrics(const Service& service, const DoorState& state,
-                          const MetricsSettings& settings, CpuSampler& cpu) {
+                          const MetricsSettings& settings, CpuSampler& cpu,
+                          std::span<const GpuReading> gpus) {
   std::vector<MetricFamily> families;
   if (const auto models = service.GetStatistics("", ""); models.ok()) {
     for (const ModelMetric& row : kModelMetrics) {
@@ -363,6 +401,7 @@ std::string RenderMetrics(const Service& service, const DoorState& state,
     }
     for (MetricFamily& family : StepFamilies(*models)) families.push_back(std::move(family));
   }
+  for (const GpuMetric& row : kGpuMetrics) families.push_back(GpuFamily(row, gpus));
   // A family without members would be a name without values.
   std::erase_if(families, [](const MetricFamily& family) { return family.metric.empty(); });
   families.push_back(RefusalFamily(state));
@@ -391,7 +430,9 @@ void MetricsHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> e
     response = ErrorResponse(405, "Method Not Allowed");
   } else {
     response.content_type = "text/plain; charset=utf-8";
-    response.body = RenderMetrics(service_, state_, settings_, cpu_);
+    const std::vector<GpuReading> gpus =
+        gpus_ == nullptr ? std::vector<GpuReading>() : gpus_->Read();
+    response.body = RenderMetrics(service_, state_, settings_, cpu_, gpus);
   }
   exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
 }

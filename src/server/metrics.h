@@ -3,6 +3,7 @@
 // Prometheus metrics with Triton's names and labels, made from the service's statistics at each
 // scrape.
 
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "base/mutex.h"
 #include "server/door_state.h"
 #include "server/http.h"
+#include "server/nvml_gpus.h"
 #include "serving/service.h"
 
 namespace siglip {
@@ -42,13 +44,15 @@ absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> 
 
 // The text of GET /metrics.
 std::string RenderMetrics(const Service& service, const DoorState& state,
-                          const MetricsSettings& settings, CpuSampler& cpu);
+                          const MetricsSettings& settings, CpuSampler& cpu,
+                          std::span<const GpuReading> gpus = {});
 
 class MetricsHandler final : public HttpHandler {
  public:
-  // `service` and `state` outlive the handler.
-  MetricsHandler(const Service& service, const DoorState& state, MetricsSettings settings)
-      : service_(service), state_(state), settings_(std::move(settings)) {}
+  // `service` and `state` outlive the handler. `gpus`: null = nothing is told of GPUs.
+  MetricsHandler(const Service& service, const DoorState& state, MetricsSettings settings,
+                 std::unique_ptr<NvmlGpus> gpus = nullptr)
+      : service_(service), state_(state), settings_(std::move(settings)), gpus_(std::move(gpus)) {}
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
 
  private:
@@ -56,6 +60,7 @@ class MetricsHandler final : public HttpHandler {
   const DoorState& state_;
   const MetricsSettings settings_;
   CpuSampler cpu_;
+  const std::unique_ptr<NvmlGpus> gpus_;
 };
 
 }  // namespace siglip

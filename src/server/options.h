@@ -89,6 +89,8 @@ struct ServerOptions {
   bool allow_metrics = true;
   std::string metrics_address = "0.0.0.0";
   std::uint16_t metrics_port = 8002;
+  // --allow-gpu-metrics: what NVML tells of the machine's GPUs, if it is there.
+  bool allow_gpu_metrics = true;
 
   // --allow-ui: the page at /ui of the HTTP door.
   bool allow_ui = true;

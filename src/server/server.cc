@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "protocol/text.h"
 #include "server/grpc.h"
@@ -7,6 +8,7 @@
 #include "server/image_fetcher.h"
 #include "server/kserve_routes.h"
 #include "server/metrics.h"
+#include "server/nvml_gpus.h"
 #include "server/openai_routes.h"
 #include "server/ui.h"
 
@@ -19,6 +21,15 @@ std::optional<HttpChallenge> Authorize(const DoorState& state, const HttpHead& h
   const ApiKeys::Verdict verdict = state.api_keys.Check(head.authorization);
   if (verdict == ApiKeys::Verdict::kAllowed) return std::nullopt;
   return HttpChallenge{.authenticate = ApiKeyChallenge(verdict), .text = ApiKeyRefusal(verdict)};
+}
+
+// Null: the metrics door tells nothing of GPUs. Most machines have none.
+std::unique_ptr<NvmlGpus> OpenGpus(const ServerOptions& options) {
+  if (!options.allow_metrics || !options.allow_gpu_metrics) return nullptr;
+  absl::StatusOr<std::unique_ptr<NvmlGpus>> gpus = NvmlGpus::Open();
+  if (gpus.ok()) return *std::move(gpus);
+  SIGLIP_LOG_DEBUG("gpu_metrics_off reason=\"{}\"", LogSafe(std::string(gpus.status().message())));
+  return nullptr;
 }
 
 }  // namespace
@@ -51,8 +62,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
     http_handler = server->ui_.get();
   }
   SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
-  server->metrics_handler_ =
-      std::make_unique<MetricsHandler>(service, server->state_, std::move(metrics));
+  server->metrics_handler_ = std::make_unique<MetricsHandler>(
+      service, server->state_, std::move(metrics), OpenGpus(options));
   settings.tls = options.http_tls;
   settings.refusals = &server->state_.http_refusals;
   settings.reuse_port = options.reuse_http_port;

@@ -53,3 +53,16 @@ def server():
     begin = time.monotonic()
     assert urls.process.wait(timeout=40) == 0, "SIGTERM must end the server with exit code 0"
     assert time.monotonic() - begin < 5, "an idle server must end at once"
+
+
+def fake_gpus(monkeypatch):
+    """Servers that start now find an NVML with two GPUs, of which the second tells its memory alone."""
+    folder = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/server/fake_nvml"
+    if not folder.exists():
+        skip(f"{folder} is not built")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}")
+
+
+@pytest.fixture(name="fake_gpus")
+def fake_gpus_fixture(monkeypatch):
+    fake_gpus(monkeypatch)

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from test_drop_in import running
 from test_tritonclient import make_png
 
 COMPOSING = ["siglip_vision", "siglip_vision_process", "siglip_vision_model"]
@@ -74,3 +75,21 @@ def test_modes(server, tmp_path, options):
     assert throughput and float(throughput.group(1)) > 0, text
     assert not re.search(r"[1-9]\d* failed|Failed to|error", text), text
     assert re.search(r"Inference count: [1-9]", text), text
+
+
+@pytest.mark.usefixtures("fake_gpus")
+def test_gpus_of_the_metrics():
+    binary, env = environment()
+    life = running([])
+    urls = next(life)
+    run = subprocess.run([binary, "-m", "embed_text", "-i", "grpc", "-u", urls.grpc, "--collect-metrics",
+                          "--metrics-url", f"{urls.metrics}/metrics", "--metrics-interval", "100",
+                          "--measurement-interval", "500", "--max-trials", "3", "--stability-percentage", "999"],
+                         env=env, capture_output=True, text=True, timeout=120)
+    text = run.stdout + run.stderr
+    assert run.returncode == 0, text
+    first, second = (f"GPU-00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
+    for line in (f"{first} : 37%", f"{first} : 412.345 watts", f"{first} : 60754820096 bytes",
+                 f"{second} : 150754820096 bytes"):
+        assert line in text, text
+    next(life, None)

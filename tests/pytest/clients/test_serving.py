@@ -164,6 +164,17 @@ def test_metrics_of_everything(served):
         assert refused == (value(before, "siglip_images_rejected_total", **labels) or 0) + 1, reason
 
 
+@pytest.mark.usefixtures("fake_gpus")
+@pytest.mark.parametrize("arguments, found", [
+    ([], True), (["--allow-gpu-metrics", "true"], True), (["--allow-gpu-metrics=false"], False)])
+def test_gpu_metrics(arguments, found):
+    life = running(arguments)
+    text = metrics(next(life))
+    assert (value(text, "nv_gpu_utilization", gpu_uuid="GPU-00000000-0000-0000-0000-000000000001") == 0.37) == found
+    assert len(re.findall(r"^nv_(?:gpu|energy)_", text, re.MULTILINE)) == (8 if found else 0)
+    next(life, None)
+
+
 def test_without_options_there_is_no_cache_and_no_summary(server):
     client = httpclient.InferenceServerClient(server.http)
     assert client.get_model_config("embed_image")["response_cache"]["enable"] is False
