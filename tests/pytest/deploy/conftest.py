@@ -36,7 +36,10 @@ def binary_fixture():
 
 @pytest.fixture(name="server", scope="session")
 def server_fixture():
-    urls = load_clients().start_server()
+    clients = load_clients()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        clients.fake_gpus(monkeypatch)  # the dashboard shows GPUs too
+        urls = clients.start_server()
     yield urls
     urls.process.terminate()
     assert urls.process.wait(timeout=40) == 0
