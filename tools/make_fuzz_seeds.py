@@ -44,6 +44,41 @@ def http_infer():
     write("http_infer_fuzz", "index", '\n{"ready": true}')
 
 
+def http_framing():
+    """All that a client sends on one connection."""
+    get = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    post = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
+    chunked = post + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;a=b\r\nabc\r\n0\r\nTrailer: t\r\n\r\n"
+    for name, sent in {
+        "get": get, "http10": b"GET / HTTP/1.0\r\n\r\n", "pipelined": get * 3,
+        "sized": post + b"Content-Length: 5\r\nInference-Header-Content-Length: 0\r\n\r\nhello" + get,
+        "chunked": chunked + get, "expect": post + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+        "both_framings": post + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + get,
+        "two_lengths": post + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "too_large": post + b"Content-Length: 99999999999\r\n\r\nx", "close": get[:-2] + b"Connection: close\r\n\r\n" + get,
+        "head": b"HEAD" + get[3:], "key": get[:-2] + b"Authorization: Bearer k\r\nAccept-Encoding: gzip;q=0.5\r\n\r\n",
+        "tls": bytes.fromhex("16030100a5010000a10303") + bytes(40),
+    }.items():
+        write("http_framing_fuzz", name, sent)
+
+
+def control_json():
+    """The kind of body, then the body."""
+    image = "data:image/png;base64,aGVsbG8="
+    for name, kind, body in (
+            ("embeddings", 0, {"model": "embed_text", "input": ["a", "b"], "encoding_format": "base64", "dimensions": 64}),
+            ("embeddings_parts", 0, {"model": "both", "input": [
+                {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": image}}, {"image": image}]}),
+            ("embeddings_images", 0, {"model": "embed_image", "input": [image, "aGVsbG8=", "https://a.example/b.png"]}),
+            ("generate", 1, {"INPUT_TEXT": "a", "X": [1, 2.5], "I": [-1, 2], "timeout": 5, "x": "y"}),
+            ("load", 2, {"parameters": {"config": json.dumps({"name": "m", "max_batch_size": 4}), "file:1/model": "aGk="}}),
+            ("unload", 3, {"parameters": {"unload_dependents": True}}),
+            ("region", 4, {"key": "/name", "offset": 4, "byte_size": 64}),
+            ("trace", 5, {"trace_file": "x", "trace_level": ["TIMESTAMPS"], "trace_rate": "100", "trace_count": "-1"}),
+            ("log", 6, {"log_verbose_level": 1, "log_info": True, "log_format": "default"})):
+        write("control_json_fuzz", name, bytes([kind]) + json.dumps(body).encode())
+
+
 def grpc_infer():
     request = service_pb2.ModelInferRequest(model_name="embed_image", model_version="1", id="7")
     tensor = request.inputs.add(name="IMAGE", datatype="BYTES", shape=[1, 1])
@@ -75,7 +110,9 @@ def neighbor_graph():
 
 
 def main():
+    http_framing()
     http_infer()
+    control_json()
     grpc_infer()
     neighbor_graph()
     write("binary_split_fuzz", "two", bytes([2]) + struct.pack("<I", 1) + b"a" + struct.pack("<I", 0))
