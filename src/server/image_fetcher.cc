@@ -395,12 +395,12 @@ void ImageFetcher::EndFinished() {
                                     [easy](const auto& t) { return t->easy == easy; });
     const std::unique_ptr<Transfer> transfer = std::move(*found);
     running_.erase(found);
-    const absl::Status status = transfer->StatusOf(code);
+    absl::Status status = transfer->StatusOf(code);
     curl_multi_remove_handle(multi_->handle, easy);
     if (status.ok()) {
       transfer->done(std::move(transfer->image));
     } else {
-      transfer->done(status);
+      transfer->done(std::move(status));
     }
   }
 }
