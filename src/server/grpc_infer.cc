@@ -147,7 +147,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
  private:
   // OnCancel and OnDone neither wait nor call back: gRPC may run them where it is, as it runs those
-  // of its own DefaultReactor, without a change of threads (about a sixth of a call's CPU time;
+  // of its own DefaultReactor, without a change of threads (an eighth of a call's CPU time;
   // bench/doors.py). Not of gRPC's public API: where it is gone, this line no longer compiles, and
   // may go.
   bool InternalInlineable() override { return true; }
