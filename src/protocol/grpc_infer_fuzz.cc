@@ -2,8 +2,10 @@
 #include <cstdint>
 
 #include "protocol/kserve_grpc.h"
+#include "protocol/protobuf_log.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  siglip::QuietProtobuf();
   auto message = std::make_shared<inference::ModelInferRequest>();
   if (!message->ParseFromArray(data, static_cast<int>(size))) return 0;
   const auto parsed = siglip::ParseGrpcInfer(*message, message);

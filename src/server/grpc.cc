@@ -13,6 +13,7 @@
 #include "protocol/control.h"
 #include "protocol/messages.h"
 #include "protocol/model_config.h"
+#include "protocol/protobuf_log.h"
 #include "protocol/text.h"
 #include "server/grpc_health.h"
 #include "server/grpc_infer.h"
@@ -340,6 +341,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, 
                            &impl->port);
   builder.RegisterService(&impl->inference);
   builder.RegisterService(&impl->health);
+  QuietProtobuf();
   // Debian's Abseil follows the order of all locks, for debugging: a graph at each lock of gRPC's.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   impl->server = builder.BuildAndStart();

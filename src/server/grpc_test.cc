@@ -1,9 +1,11 @@
 #include "server/grpc.h"
 
+#include <future>
 #include <numeric>
 #include <thread>
 
 #include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
@@ -84,6 +86,24 @@ TEST_F(GrpcTest, RefusalsCarryCodeAndText) {
   grpc::ClientContext large;
   EXPECT_EQ(stub_->ModelInfer(&large, Request("", 2 << 20), &response).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+// Field 1, the model's name, with bytes that are no UTF-8: a line of libprotobuf's for each would
+// let clients fill the log.
+TEST_F(GrpcTest, BrokenMessagesAreRefusedWithoutAWordOnStderr) {
+  const grpc::Slice name("\x0a\x02\xff\xfe");
+  const grpc::ByteBuffer message(&name, 1);
+  grpc::ByteBuffer answer;
+  grpc::GenericStub generic(channel_);
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 3; ++i) {
+    grpc::ClientContext context;
+    std::promise<grpc::Status> done;
+    generic.UnaryCall(&context, "/inference.GRPCInferenceService/ModelInfer", {}, &message, &answer,
+                      [&done](grpc::Status status) { done.set_value(std::move(status)); });
+    EXPECT_FALSE(done.get_future().get().ok());
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
 TEST_F(GrpcTest, DeadlinesAndCancellationReachTheRequest) {
