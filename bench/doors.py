@@ -13,21 +13,10 @@ and looked up. Runs take turns; the least CPU time of each counts, as load of ot
 import argparse
 import json
 import pathlib
-import re
 import statistics
-import subprocess
 import sys
 
-from serve import run_json, start_server
-
-
-def start_empty(program, dim):
-    """The process, and its ports as (http, grpc)."""
-    process = subprocess.Popen([program, str(dim)], stderr=subprocess.PIPE, text=True)
-    found = re.search(r"listening http=\S+?:(\d+) grpc=\S+?:(\d+)", process.stderr.readline())
-    if not found:
-        sys.exit("empty_doors did not start")
-    return process, found.group(1), found.group(2)
+from serve import run_json, start_doors, start_server
 
 
 def main():
@@ -43,7 +32,7 @@ def main():
 
     siglip = str(args.bin / "cli/siglip")
     vision = json.loads((args.model / "config.json").read_text())["vision_config"]
-    empty = start_empty(str(args.bin / "server/empty_doors"), vision["hidden_size"])
+    empty = start_doors([str(args.bin / "server/empty_doors"), str(vision["hidden_size"])])
     full = start_server(siglip, str(args.model), [])
     cached = start_server(siglip, str(args.model), ["--cache-config", "local,size=100000000"])
     servers = {"empty": empty, "siglip": full, "siglip, answers cached": cached}

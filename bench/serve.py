@@ -26,16 +26,20 @@ def run_json(command):
     return json.loads(result.stdout)
 
 
-def start_server(siglip, model, extra):
-    """The process, and its ports as (http, grpc)."""
-    process = subprocess.Popen(
-        [siglip, "serve", "--model", model, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *extra],
-        stderr=subprocess.PIPE, text=True)
+def start_doors(command):
+    """The process, and the ports that it says it listens on, as (http, grpc)."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         found = re.search(r"listening http=\S+?:(\d+) grpc=\S+?:(\d+)", line)
         if found:
             return process, found.group(1), found.group(2)
-    sys.exit("the server did not start")
+    sys.exit(f"{command[0]} did not start")
+
+
+def start_server(siglip, model, extra):
+    """`siglip serve` on free ports, as start_doors."""
+    return start_doors(
+        [siglip, "serve", "--model", model, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", *extra])
 
 
 def main():

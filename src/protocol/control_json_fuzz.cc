@@ -32,7 +32,7 @@ void ReadEmbeddings(std::string_view body) {
   SIGLIP_CHECK(sum <= 255 * body.size());
 }
 
-// A generate request that is taken must be an inference request that is taken.
+// As in the server: wrong types of values are found by the parser of inference requests.
 void ReadGenerate(std::string_view body) {
   ModelConfig config;
   config.name = "m";
