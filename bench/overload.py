@@ -41,6 +41,8 @@ def bench(args, protocol, port, *options, refusable=False):
         return None
     if not run.stdout:
         sys.exit(f"siglip bench server: {run.stderr}")
+    if run.returncode:
+        print(f"  {run.stderr.strip()}", file=sys.stderr)
     return json.loads(run.stdout)
 
 

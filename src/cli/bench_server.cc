@@ -28,15 +28,23 @@ namespace {
 
 struct BenchServerFlags {
   std::vector<std::string> paths;
+  std::vector<std::string> texts;
   std::string url = "localhost:8001";
   std::string protocol = "grpc";
-  std::string model_name = "embed_image";
+  std::string model_name;
   int concurrency = 60;
   double seconds = 10;
   double rate = 0;
   int connections = 0;
   int server_pid = 0;
   bool json = false;
+
+  LoadTarget target() const {
+    return {.address = url,
+            .model_name = model_name,
+            .input_name = texts.empty() ? "INPUT_IMAGE" : "INPUT_TEXT"};
+  }
+  const char* unit() const { return texts.empty() ? "image" : "text"; }
 };
 
 // What all clients of a run saw.
@@ -66,19 +74,19 @@ absl::StatusOr<double> CpuSecondsOf(int pid) {
 
 class LoadRun {
  public:
-  LoadRun(const BenchServerFlags& flags, const std::vector<std::string>& images)
-      : flags_(flags), images_(images) {}
+  LoadRun(const BenchServerFlags& flags, const std::vector<std::string>& contents)
+      : flags_(flags), contents_(contents) {}
 
   absl::StatusOr<LoadResult> Run() {
     std::vector<std::unique_ptr<LoadClient>> clients;
     for (int i = 0; i < flags_.concurrency; ++i) {
       SIGLIP_ASSIGN_OR_RETURN(
           std::unique_ptr<LoadClient> client,
-          (flags_.protocol == "http" ? ConnectHttp : ConnectGrpc)({flags_.url, flags_.model_name}));
+          (flags_.protocol == "http" ? ConnectHttp : ConnectGrpc)(flags_.target()));
       clients.push_back(std::move(client));
     }
     // Not counted: fills caches, grows buffers.
-    SIGLIP_RETURN_IF_ERROR(clients[0]->Infer(images_[0], nullptr));
+    SIGLIP_RETURN_IF_ERROR(clients[0]->Infer(contents_[0], nullptr));
     const double start = NowSeconds();
     deadline_ = start + flags_.seconds;
     double cpu_start = 0;
@@ -105,7 +113,7 @@ class LoadRun {
     std::size_t failures = 0;
     absl::Status first_failure;
     for (double now = NowSeconds(); now < deadline_;) {
-      const absl::Status status = client.Infer(images_[next_++ % images_.size()], nullptr);
+      const absl::Status status = client.Infer(contents_[next_++ % contents_.size()], nullptr);
       const double end = NowSeconds();
       if (status.ok()) {
         seconds.push_back(end - now);
@@ -122,7 +130,7 @@ class LoadRun {
   }
 
   const BenchServerFlags& flags_;
-  const std::vector<std::string>& images_;
+  const std::vector<std::string>& contents_;
   double deadline_ = 0;  // written before the clients' threads start
   std::atomic<std::size_t> next_{0};
   Mutex mu_;
@@ -133,14 +141,14 @@ void Print(const BenchServerFlags& flags, const LoadResult& result) {
   const double count = static_cast<double>(result.latencies.seconds.size());
   const char* format =
       flags.json ? "{\"protocol\":\"%s\",\"model\":\"%s\",\"concurrency\":%d,\"answers\":%.0f,"
-                   "\"failures\":%zu,\"images_per_s\":%.2f,\"p50_ms\":%.3f,\"p90_ms\":%.3f,"
-                   "\"p99_ms\":%.3f,\"server_cpu_s_per_image\":%.6g}\n"
-                 : "%s %s, concurrency %d: %.0f answers, %zu failures, %.1f images/s\n"
-                   "  latency p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; server CPU %.6g s/image\n";
+                   "\"failures\":%zu,\"%ss_per_s\":%.2f,\"p50_ms\":%.3f,\"p90_ms\":%.3f,"
+                   "\"p99_ms\":%.3f,\"server_cpu_s_per_%s\":%.6g}\n"
+                 : "%s %s, concurrency %d: %.0f answers, %zu failures, %ss/s: %.1f\n"
+                   "  latency p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; server CPU s/%s: %.6g\n";
   std::printf(format, flags.protocol.c_str(), flags.model_name.c_str(), flags.concurrency, count,
-              result.failures, count / result.wall_s, 1e3 * result.latencies.Median(),
+              result.failures, flags.unit(), count / result.wall_s, 1e3 * result.latencies.Median(),
               1e3 * result.latencies.Quantile(0.9), 1e3 * result.latencies.Quantile(0.99),
-              result.server_cpu_s / count);
+              flags.unit(), result.server_cpu_s / count);
 }
 
 double Milliseconds(const Samples& samples, double p) {
@@ -179,23 +187,25 @@ void PrintOpenLoad(const BenchServerFlags& flags, const OpenLoadResult& result) 
 }
 
 // Refusals are what an overload is expected to bring: only failures are.
-absl::Status BenchOpenLoad(const BenchServerFlags& flags, const std::vector<std::string>& images) {
+absl::Status BenchOpenLoad(const BenchServerFlags& flags,
+                           const std::vector<std::string>& contents) {
   const bool http = flags.protocol == "http";
-  const OpenLoad load{.target = {.address = flags.url, .model_name = flags.model_name},
+  const OpenLoad load{.target = flags.target(),
                       .rate = flags.rate,
                       .seconds = flags.seconds,
                       .connections = flags.connections > 0 ? flags.connections
                                      : http                ? 4096
                                                            : 8};
   SIGLIP_ASSIGN_OR_RETURN(const OpenLoadResult result,
-                          (http ? RunOpenHttp : RunOpenGrpc)(load, images));
+                          (http ? RunOpenHttp : RunOpenGrpc)(load, contents));
   PrintOpenLoad(flags, result);
   if (result.failures == 0) return absl::OkStatus();
   return absl::UnknownError(absl::StrCat(
       result.failures, " requests failed; the first: ", result.first_failure.message()));
 }
 
-absl::Status BenchServer(const BenchServerFlags& flags) {
+absl::StatusOr<std::vector<std::string>> Contents(const BenchServerFlags& flags) {
+  if (!flags.texts.empty()) return flags.texts;
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> files, ExpandImagePaths(flags.paths));
   if (files.empty()) return absl::InvalidArgumentError("no image files found");
   std::vector<std::string> images;
@@ -204,8 +214,13 @@ absl::Status BenchServer(const BenchServerFlags& flags) {
                             ReadFile(path, std::numeric_limits<std::uint32_t>::max()));
     images.push_back(std::move(bytes));
   }
-  if (flags.rate > 0) return BenchOpenLoad(flags, images);
-  SIGLIP_ASSIGN_OR_RETURN(const LoadResult result, LoadRun(flags, images).Run());
+  return images;
+}
+
+absl::Status BenchServer(const BenchServerFlags& flags) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> contents, Contents(flags));
+  if (flags.rate > 0) return BenchOpenLoad(flags, contents);
+  SIGLIP_ASSIGN_OR_RETURN(const LoadResult result, LoadRun(flags, contents).Run());
   if (result.latencies.seconds.empty()) {
     return absl::UnknownError(
         absl::StrCat("no request succeeded; the first failure: ", result.first_failure.message()));
@@ -221,13 +236,18 @@ absl::Status BenchServer(const BenchServerFlags& flags) {
 void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
   auto flags = std::make_shared<BenchServerFlags>();
   CLI::App* command = bench.add_subcommand("server", "A running server, with many clients at once");
-  command->add_option("paths", flags->paths, "Image files and folders to send")->required();
+  CLI::Option* paths =
+      command->add_option("paths", flags->paths, "Image files and folders to send");
+  command->add_option("--text", flags->texts, "A text to send instead; may be repeated")
+      ->excludes(paths)
+      ->allow_extra_args(false);
   command->add_option("--url", flags->url, "HOST:PORT of the door")->capture_default_str();
   command->add_option("--protocol", flags->protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))
       ->capture_default_str();
-  command->add_option("--model-name", flags->model_name, "A deployment whose input is INPUT_IMAGE")
-      ->capture_default_str();
+  command->add_option("--model-name", flags->model_name,
+                      "A deployment whose input is INPUT_IMAGE, or with --text INPUT_TEXT "
+                      "(embed_image, embed_text)");
   command->add_option("--concurrency", flags->concurrency, "Clients, each with its own connection")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
@@ -248,6 +268,10 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
   command->add_flag("--json", flags->json, "One JSON object");
   command->footer("Exit code 1 if any request failed.");
   command->callback([flags, &run] {
+    if (flags->paths.empty() && flags->texts.empty()) throw CLI::RequiredError("paths or --text");
+    if (flags->model_name.empty()) {
+      flags->model_name = flags->texts.empty() ? "embed_image" : "embed_text";
+    }
     run = [flags] {
       const absl::Status status = BenchServer(*flags);
       return status.ok() ? static_cast<int>(kSuccess) : Fail(status);

@@ -40,6 +40,7 @@ class CrowdConnection {
   }
 
  private:
+  bool HungUp();
   void Write();
   void Read();
   void OnAnswer();
@@ -133,13 +134,24 @@ void CrowdConnection::Send(const tcp::endpoint& endpoint, const std::string& hea
   begin_ = NowSeconds();
   head_ = &head;
   body_ = &body;
-  if (socket_.is_open()) return Write();
+  if (socket_.is_open() && !HungUp()) return Write();
+  Close();
   socket_.async_connect(endpoint, [this](Error error) {
     if (error) return Fail(error);
     Error ignored;
     socket_.set_option(tcp::no_delay(true), ignored);
     Write();
   });
+}
+
+// True if the server has ended a connection that was idle for too long, which clients look for
+// before they use it again.
+bool CrowdConnection::HungUp() {
+  char byte = 0;
+  Error error;
+  socket_.non_blocking(true, error);
+  socket_.receive(asio::buffer(&byte, 1), tcp::socket::message_peek, error);
+  return error != asio::error::would_block;
 }
 
 void CrowdConnection::Write() {

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "absl/strings/escaping.h"
 #include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -65,6 +66,18 @@ absl::StatusOr<inference::ModelRepositoryParameter> RepositoryParameter(const st
   return parameter;
 }
 
+// {"raw_handle":{"b64":...}}; empty if there is none.
+absl::StatusOr<std::string> RawHandle(const Json& json) {
+  std::string handle;
+  if (!json.contains("raw_handle")) return handle;
+  const Json& raw = json["raw_handle"];
+  if (!raw.is_object() || !raw.contains("b64") || !raw["b64"].is_string() ||
+      !absl::Base64Unescape(raw["b64"].get<std::string>(), &handle)) {
+    return Expected("raw_handle", "an object with 'b64', a string in base64");
+  }
+  return handle;
+}
+
 template <class Request>
 absl::StatusOr<Request> ParseRepositoryBody(std::string_view body) {
   Request request;
@@ -87,15 +100,24 @@ absl::StatusOr<inference::RepositoryModelUnloadRequest> ParseUnloadBody(std::str
   return ParseRepositoryBody<inference::RepositoryModelUnloadRequest>(body);
 }
 
-absl::StatusOr<SharedMemoryRegion> ParseRegionBody(std::string_view body) {
+absl::StatusOr<SharedMemoryRegion> ParseRegionBody(SharedMemoryKind kind, std::string_view body) {
   SIGLIP_ASSIGN_OR_RETURN(const Json json, ParseObject(body));
-  SharedMemoryRegion region;
+  SharedMemoryRegion region{.kind = kind};
+  SIGLIP_ASSIGN_OR_RETURN(region.byte_size, Unsigned(json, "byte_size", 0));
+  if (kind == SharedMemoryKind::kCuda) {
+    SIGLIP_ASSIGN_OR_RETURN(region.key, RawHandle(json));
+    SIGLIP_ASSIGN_OR_RETURN(const std::uint64_t device, Unsigned(json, "device_id", 0));
+    if (device > std::numeric_limits<std::int32_t>::max()) {
+      return Expected("device_id", "the number of a GPU");
+    }
+    region.device_id = static_cast<std::int64_t>(device);
+    return region;
+  }
   if (json.contains("key")) {
     if (!json["key"].is_string()) return Expected("key", "a string");
     region.key = json["key"].get<std::string>();
   }
   SIGLIP_ASSIGN_OR_RETURN(region.offset, Unsigned(json, "offset", 0));
-  SIGLIP_ASSIGN_OR_RETURN(region.byte_size, Unsigned(json, "byte_size", 0));
   return region;
 }
 
@@ -257,9 +279,14 @@ std::string RegionsJson(const std::vector<SharedMemoryRegion>& regions) {
   for (const SharedMemoryRegion& region : regions) {
     json += json.size() == 1 ? "{\"name\":" : ",{\"name\":";
     AppendJsonString(region.name, json);
-    json += ",\"key\":";
-    AppendJsonString(region.key, json);
-    AppendAll(json, ",\"offset\":", region.offset, ",\"byte_size\":", region.byte_size, "}");
+    if (region.kind == SharedMemoryKind::kCuda) {
+      AppendAll(json, ",\"device_id\":", region.device_id);
+    } else {
+      json += ",\"key\":";
+      AppendJsonString(region.key, json);
+      AppendAll(json, ",\"offset\":", region.offset);
+    }
+    AppendAll(json, ",\"byte_size\":", region.byte_size, "}");
   }
   return json + ']';
 }

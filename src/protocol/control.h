@@ -22,7 +22,7 @@ namespace siglip {
 // filled in by the caller.
 absl::StatusOr<inference::RepositoryModelLoadRequest> ParseLoadBody(std::string_view body);
 absl::StatusOr<inference::RepositoryModelUnloadRequest> ParseUnloadBody(std::string_view body);
-absl::StatusOr<SharedMemoryRegion> ParseRegionBody(std::string_view body);
+absl::StatusOr<SharedMemoryRegion> ParseRegionBody(SharedMemoryKind kind, std::string_view body);
 absl::StatusOr<TraceSettingsMap> ParseTraceBody(std::string_view body);
 absl::StatusOr<inference::LogSettingsRequest> ParseLogBody(std::string_view body);
 

@@ -59,8 +59,10 @@ void ReadUnload(std::string_view body) {
 }
 
 void ReadRegion(std::string_view body) {
-  const auto region = ParseRegionBody(body);
-  if (region.ok()) static_cast<void>(RegionsJson({*region}));
+  for (const SharedMemoryKind kind : {SharedMemoryKind::kSystem, SharedMemoryKind::kCuda}) {
+    const auto region = ParseRegionBody(kind, body);
+    if (region.ok()) static_cast<void>(RegionsJson({*region}));
+  }
 }
 
 void ReadTrace(std::string_view body) {

@@ -63,18 +63,39 @@ TEST(Control, UnloadReadsDependents) {
 }
 
 TEST(Control, RegionsAreStrict) {
+  constexpr SharedMemoryKind kSystem = SharedMemoryKind::kSystem;
   const auto region =
-      ParseRegionBody(R"({"key":"/k","offset":3,"byte_size":18446744073709551615})");
+      ParseRegionBody(kSystem, R"({"key":"/k","offset":3,"byte_size":18446744073709551615})");
   ASSERT_TRUE(region.ok());
   EXPECT_EQ(region->key, "/k");
   EXPECT_EQ(region->byte_size, UINT64_MAX);
   for (const char* body : {R"({"key":1})", R"({"offset":-1})", R"({"byte_size":1.5})",
                            R"({"byte_size":"4"})", R"({"byte_size":18446744073709551616})"}) {
-    EXPECT_EQ(ParseRegionBody(body).status().code(), absl::StatusCode::kInvalidArgument) << body;
+    EXPECT_EQ(ParseRegionBody(kSystem, body).status().code(), absl::StatusCode::kInvalidArgument)
+        << body;
   }
   EXPECT_EQ(RegionsJson({{"a", "/k", 1, 2}}),
             R"([{"name":"a","key":"/k","offset":1,"byte_size":2}])");
   EXPECT_EQ(RegionsJson({}), "[]");
+}
+
+TEST(Control, RegionsOfGpusHaveAHandleInBase64) {
+  constexpr SharedMemoryKind kCuda = SharedMemoryKind::kCuda;
+  const auto region =
+      ParseRegionBody(kCuda, R"({"raw_handle":{"b64":"aGFuZGxl"},"device_id":1,"byte_size":64})");
+  ASSERT_TRUE(region.ok()) << region.status();
+  EXPECT_EQ(region->key, "handle");
+  EXPECT_EQ(region->device_id, 1);
+  EXPECT_EQ(region->byte_size, 64u);
+  for (const char* body :
+       {R"({"raw_handle":"aGFuZGxl"})", R"({"raw_handle":{}})", R"({"raw_handle":{"b64":1}})",
+        R"({"raw_handle":{"b64":"!"}})", R"({"device_id":-1})", R"({"device_id":4294967296})",
+        R"({"byte_size":"4"})"}) {
+    EXPECT_EQ(ParseRegionBody(kCuda, body).status().code(), absl::StatusCode::kInvalidArgument)
+        << body;
+  }
+  EXPECT_EQ(RegionsJson({{.name = "g", .byte_size = 2, .kind = kCuda, .device_id = 1}}),
+            R"([{"name":"g","device_id":1,"byte_size":2}])");
 }
 
 TEST(Control, TraceSettingsAreLists) {

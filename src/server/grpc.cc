@@ -167,7 +167,8 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
       Context* context, const inference::SystemSharedMemoryStatusRequest* request,
       inference::SystemSharedMemoryStatusResponse* response) override {
     return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const auto regions, state_.regions.Status(request->name()));
+      SIGLIP_ASSIGN_OR_RETURN(const auto regions,
+                              state_.regions.Status(SharedMemoryKind::kSystem, request->name()));
       for (const SharedMemoryRegion& region : regions) {
         auto& row = (*response->mutable_regions())[region.name];
         row.set_name(region.name);
@@ -183,8 +184,10 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
                                       const inference::SystemSharedMemoryRegisterRequest* request,
                                       inference::SystemSharedMemoryRegisterResponse*) override {
     return Run(context, Api::kSharedMemory, [&] {
-      return state_.regions.Register(
-          {request->name(), request->key(), request->offset(), request->byte_size()});
+      return state_.regions.Register({.name = request->name(),
+                                      .key = request->key(),
+                                      .offset = request->offset(),
+                                      .byte_size = request->byte_size()});
     });
   }
 
@@ -192,35 +195,49 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
       Context* context, const inference::SystemSharedMemoryUnregisterRequest* request,
       inference::SystemSharedMemoryUnregisterResponse*) override {
     return Run(context, Api::kSharedMemory, [&] {
-      state_.regions.Unregister(request->name());
+      state_.regions.Unregister(SharedMemoryKind::kSystem, request->name());
       return absl::OkStatus();
     });
   }
 
-  // Without a GPU no region of one is ever registered.
   Reactor* CudaSharedMemoryStatus(Context* context,
                                   const inference::CudaSharedMemoryStatusRequest* request,
-                                  inference::CudaSharedMemoryStatusResponse*) override {
-    return Run(context, Api::kSharedMemory, [&] {
-      if (request->name().empty()) return absl::OkStatus();
-      return absl::NotFoundError(
-          Concat("Unable to find shared memory region: '", request->name(), "'"));
+                                  inference::CudaSharedMemoryStatusResponse* response) override {
+    return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
+      SIGLIP_ASSIGN_OR_RETURN(const auto regions,
+                              state_.regions.Status(SharedMemoryKind::kCuda, request->name()));
+      for (const SharedMemoryRegion& region : regions) {
+        auto& row = (*response->mutable_regions())[region.name];
+        row.set_name(region.name);
+        row.set_device_id(static_cast<std::uint64_t>(region.device_id));
+        row.set_byte_size(region.byte_size);
+      }
+      return absl::OkStatus();
     });
   }
 
   Reactor* CudaSharedMemoryRegister(Context* context,
                                     const inference::CudaSharedMemoryRegisterRequest* request,
                                     inference::CudaSharedMemoryRegisterResponse*) override {
-    return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
-      SIGLIP_RETURN_IF_ERROR(state_.regions.CheckAllowed());
-      return absl::UnimplementedError(CudaSharedMemoryText(request->name()));
+    return Run(context, Api::kSharedMemory, [&] {
+      const absl::Status status = state_.regions.Register({.name = request->name(),
+                                                           .key = request->raw_handle(),
+                                                           .byte_size = request->byte_size(),
+                                                           .kind = SharedMemoryKind::kCuda,
+                                                           .device_id = request->device_id()});
+      // Triton's two doors have two codes for a server without a GPU.
+      if (!absl::IsFailedPrecondition(status)) return status;
+      return absl::UnimplementedError(status.message());
     });
   }
 
   Reactor* CudaSharedMemoryUnregister(Context* context,
-                                      const inference::CudaSharedMemoryUnregisterRequest*,
+                                      const inference::CudaSharedMemoryUnregisterRequest* request,
                                       inference::CudaSharedMemoryUnregisterResponse*) override {
-    return Run(context, Api::kSharedMemory, [] { return absl::OkStatus(); });
+    return Run(context, Api::kSharedMemory, [&] {
+      state_.regions.Unregister(SharedMemoryKind::kCuda, request->name());
+      return absl::OkStatus();
+    });
   }
 
   Reactor* TraceSetting(Context* context, const inference::TraceSettingRequest* request,

@@ -257,28 +257,23 @@ HttpResponse KServeHandler::TraceAnswer(const Route& route, const HttpRequest& r
 
 HttpResponse KServeHandler::SharedMemoryAnswer(const Route& route, const HttpRequest& request) {
   const std::string name(route.region);
+  const SharedMemoryKind kind = route.cuda ? SharedMemoryKind::kCuda : SharedMemoryKind::kSystem;
   if (route.kind == RouteKind::kSharedMemoryStatus) {
-    // Without a GPU no region of one is ever registered.
-    if (route.cuda && name.empty()) return JsonResponse("[]");
-    const auto regions = state_.regions.Status(route.cuda ? Concat("cuda ", name) : name);
-    if (!regions.ok()) {
-      return StatusResponse(
-          absl::NotFoundError(Concat("Unable to find shared memory region: '", name, "'")));
-    }
-    return JsonResponse(RegionsJson(*regions));
+    const auto regions = state_.regions.Status(kind, name);
+    return regions.ok() ? JsonResponse(RegionsJson(*regions)) : StatusResponse(regions.status());
   }
   if (route.kind == RouteKind::kSharedMemoryUnregister) {
-    if (!route.cuda) state_.regions.Unregister(name);
+    state_.regions.Unregister(kind, name);
     return EmptyResponse(200);
   }
-  absl::Status status = state_.regions.CheckAllowed();
-  if (status.ok() && route.cuda) status = absl::InvalidArgumentError(CudaSharedMemoryText(name));
-  if (!status.ok()) return StatusResponse(status);
-  auto region = ParseRegionBody(request.body->view());
+  if (const absl::Status allowed = state_.regions.CheckAllowed(); !allowed.ok()) {
+    return StatusResponse(allowed);
+  }
+  auto region = ParseRegionBody(kind, request.body->view());
   if (!region.ok()) return StatusResponse(region.status());
   region->name = name;
-  status = state_.regions.Register(*region);
-  return status.ok() ? EmptyResponse(200) : StatusResponse(status);
+  const absl::Status registered = state_.regions.Register(*region);
+  return registered.ok() ? EmptyResponse(200) : StatusResponse(registered);
 }
 
 void KServeHandler::ControlModel(const Route& route, const HttpRequest& request,

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 
 namespace siglip {
@@ -34,45 +36,66 @@ bool Within(std::uint64_t offset, std::uint64_t size, std::uint64_t limit) {
   return offset <= limit && size <= limit - offset;
 }
 
-}  // namespace
-
-class SharedMemoryRegions::File {
+class SharedFile : public SharedBytes {
  public:
-  explicit File(int fd) : fd_(fd) {}
-  ~File() { ::close(fd_); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
+  explicit SharedFile(int fd) : fd_(fd) {}
+  ~SharedFile() override { ::close(fd_); }
+  SharedFile(const SharedFile&) = delete;
+  SharedFile& operator=(const SharedFile&) = delete;
 
-  std::uint64_t size() const {
+  std::uint64_t size() const override {
     struct stat info {};
     return ::fstat(fd_, &info) == 0 ? static_cast<std::uint64_t>(info.st_size) : 0;
   }
-  // False if the file has fewer bytes by now.
-  bool Read(std::span<std::byte> bytes, std::uint64_t offset) const {
+  absl::Status Read(std::span<std::byte> bytes, std::uint64_t offset) const override {
     while (!bytes.empty()) {
       const ssize_t n = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return false;
+      if (n <= 0) return Smaller();
       bytes = bytes.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }
-    return true;
+    return absl::OkStatus();
   }
-  bool Write(std::span<const std::byte> bytes, std::uint64_t offset) const {
-    if (!Within(offset, bytes.size(), size())) return false;  // writing would make it grow
+  absl::Status Write(std::span<const std::byte> bytes, std::uint64_t offset) const override {
+    if (!Within(offset, bytes.size(), size())) return Smaller();  // writing would make it grow
     while (!bytes.empty()) {
       const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return false;
+      if (n <= 0) return Smaller();
       bytes = bytes.subspan(static_cast<std::size_t>(n));
       offset += static_cast<std::uint64_t>(n);
     }
-    return true;
+    return absl::OkStatus();
   }
 
  private:
+  static absl::Status Smaller() {
+    return absl::InternalError("it has become smaller than what was registered");
+  }
+
   const int fd_;
 };
+
+absl::StatusOr<std::shared_ptr<const SharedBytes>> OpenFile(const SharedMemoryRegion& region) {
+  if (!IsPlainKey(region.key)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cannot register shared memory region '", region.name, "': key '", region.key,
+        "' is not allowed, expected a name of shared memory such as '/", region.name, "'"));
+  }
+  const int fd = ::shm_open(region.key.c_str(), O_RDWR | O_CLOEXEC, 0);
+  if (fd < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Unable to open shared memory region: '", region.key, "'"));
+  }
+  return std::make_shared<const SharedFile>(fd);
+}
+
+absl::Status NotFound(const std::string& name) {
+  return absl::NotFoundError(absl::StrCat("Unable to find shared memory region: '", name, "'"));
+}
+
+}  // namespace
 
 absl::Status SharedMemoryRegions::CheckAllowed() const {
   if (allowed_) return absl::OkStatus();
@@ -86,23 +109,16 @@ absl::Status SharedMemoryRegions::Register(const SharedMemoryRegion& region) {
   if (region.name.empty()) {
     return absl::InvalidArgumentError("shared memory region: expected a name, got none");
   }
-  if (!IsPlainKey(region.key)) {
+  SIGLIP_ASSIGN_OR_RETURN(
+      std::shared_ptr<const SharedBytes> bytes,
+      region.kind == SharedMemoryKind::kCuda ? OpenCuda(region) : OpenFile(region));
+  if (const std::uint64_t size = bytes->size();
+      region.byte_size == 0 || !Within(region.offset, region.byte_size, size)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "cannot register shared memory region '", region.name, "': key '", region.key,
-        "' is not allowed, expected a name of shared memory such as '/", region.name, "'"));
-  }
-  const int fd = ::shm_open(region.key.c_str(), O_RDWR | O_CLOEXEC, 0);
-  if (fd < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Unable to open shared memory region: '", region.key, "'"));
-  }
-  auto file = std::make_shared<const File>(fd);
-  const std::uint64_t size = file->size();
-  if (region.byte_size == 0 || !Within(region.offset, region.byte_size, size)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("failed to register shared memory region '", region.name,
-                     "': expected a range within the ", size, " bytes of '", region.key,
-                     "', got offset ", region.offset, " and byte_size ", region.byte_size));
+        "failed to register shared memory region '", region.name, "': expected a range within the ",
+        size, " bytes of ",
+        region.kind == SharedMemoryKind::kCuda ? "the handle" : absl::StrCat("'", region.key, "'"),
+        ", got offset ", region.offset, " and byte_size ", region.byte_size));
   }
   MutexLock lock(mu_);
   if (regions_.contains(region.name)) {
@@ -114,29 +130,55 @@ absl::Status SharedMemoryRegions::Register(const SharedMemoryRegion& region) {
                                                      "': expected at most ", kMaxRegions,
                                                      " registered regions"));
   }
-  regions_.emplace(region.name, Entry{region, std::move(file)});
+  regions_.emplace(region.name, Entry{region, std::move(bytes)});
   return absl::OkStatus();
 }
 
-void SharedMemoryRegions::Unregister(const std::string& name) {
+absl::StatusOr<std::shared_ptr<const SharedBytes>> SharedMemoryRegions::OpenCuda(
+    const SharedMemoryRegion& region) {
+  std::shared_ptr<CudaIpc> cuda;
+  {
+    MutexLock lock(cuda_mu_);
+    if (cuda_ == nullptr) {
+      auto loaded = CudaIpc::Load(cuda_library_);
+      if (!loaded.ok()) {
+        SIGLIP_LOG_INFO("cuda_shared_memory=off reason={}", std::string(loaded.status().message()));
+        return absl::FailedPreconditionError(
+            absl::StrCat("failed to register CUDA shared memory region: '", region.name,
+                         "', GPUs not supported"));
+      }
+      cuda_ = *std::move(loaded);
+    }
+    cuda = cuda_;
+  }
+  auto opened = cuda->Open(region.key, region.device_id);
+  if (opened.ok()) return opened;
+  return absl::Status(opened.status().code(),
+                      absl::StrCat("failed to register CUDA shared memory region: '", region.name,
+                                   "': ", opened.status().message()));
+}
+
+void SharedMemoryRegions::Unregister(SharedMemoryKind kind, const std::string& name) {
+  // Destroyed when the lock is no longer held: closing a GPU's memory waits for the driver.
+  std::map<std::string, Entry> gone;
   MutexLock lock(mu_);
-  if (name.empty()) {
-    regions_.clear();
-  } else {
-    regions_.erase(name);
+  for (auto it = regions_.begin(); it != regions_.end();) {
+    const auto next = std::next(it);
+    if (it->second.region.kind == kind && (name.empty() || it->first == name)) {
+      gone.insert(regions_.extract(it));
+    }
+    it = next;
   }
 }
 
 absl::StatusOr<std::vector<SharedMemoryRegion>> SharedMemoryRegions::Status(
-    const std::string& name) const {
+    SharedMemoryKind kind, const std::string& name) const {
   std::vector<SharedMemoryRegion> found;
   MutexLock lock(mu_);
   for (const auto& [key, entry] : regions_) {
-    if (name.empty() || key == name) found.push_back(entry.region);
+    if (entry.region.kind == kind && (name.empty() || key == name)) found.push_back(entry.region);
   }
-  if (!name.empty() && found.empty()) {
-    return absl::NotFoundError(absl::StrCat("Unable to find shared memory region: '", name, "'"));
-  }
+  if (!name.empty() && found.empty()) return NotFound(name);
   return found;
 }
 
@@ -145,10 +187,7 @@ absl::StatusOr<SharedMemoryRegions::Entry> SharedMemoryRegions::Find(
   SIGLIP_RETURN_IF_ERROR(CheckAllowed());
   MutexLock lock(mu_);
   const auto found = regions_.find(slice.region);
-  if (found == regions_.end()) {
-    return absl::NotFoundError(
-        absl::StrCat("Unable to find shared memory region: '", slice.region, "'"));
-  }
+  if (found == regions_.end()) return NotFound(slice.region);
   const SharedMemoryRegion& region = found->second.region;
   if (!Within(slice.offset, slice.byte_size, region.byte_size)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -171,10 +210,10 @@ absl::StatusOr<std::shared_ptr<const std::vector<std::byte>>> SharedMemoryRegion
                      "' is larger than the limit of ", max_read_bytes_, " bytes"));
   }
   auto bytes = std::make_shared<std::vector<std::byte>>(slice.byte_size);
-  if (!entry.file->Read(*bytes, entry.region.offset + slice.offset)) {
+  if (const absl::Status read = entry.bytes->Read(*bytes, entry.region.offset + slice.offset);
+      !read.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("shared memory region '", slice.region, "' has become smaller than the ",
-                     entry.region.byte_size, " bytes that were registered"));
+        absl::StrCat("shared memory region '", slice.region, "': ", read.message()));
   }
   return std::shared_ptr<const std::vector<std::byte>>(std::move(bytes));
 }
@@ -188,15 +227,14 @@ absl::Status SharedMemoryRegions::Write(const SharedMemorySlice& slice,
                      "' (", slice.byte_size, " bytes) should be at least ", output.data.size(),
                      " bytes to hold the results"));
   }
-  if (entry.file->Write(output.data, entry.region.offset + slice.offset)) return absl::OkStatus();
-  return absl::InternalError(
-      absl::StrCat("output '", output.name, "' could not be written to shared memory region '",
-                   slice.region, "': it has become smaller than what was registered"));
-}
-
-std::string CudaSharedMemoryText(const std::string& name) {
-  return absl::StrCat("failed to register CUDA shared memory region: '", name,
-                      "', GPUs not supported");
+  if (const absl::Status written =
+          entry.bytes->Write(output.data, entry.region.offset + slice.offset);
+      !written.ok()) {
+    return absl::InternalError(absl::StrCat("output '", output.name,
+                                            "' could not be written to shared memory region '",
+                                            slice.region, "': ", written.message()));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace siglip

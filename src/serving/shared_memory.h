@@ -1,9 +1,9 @@
 #pragma once
 
-// POSIX shared memory that clients register, to send and receive tensors without copying them over
-// a socket. Bytes are read and written through the file, never through a mapping: a client that
-// shrinks or changes its memory while we work can neither raise SIGBUS here nor change what was
-// checked.
+// Shared memory that clients register, POSIX's or a GPU's, to send and receive tensors without
+// copying them over a socket. POSIX memory is read and written through the file, never through a
+// mapping: a client that shrinks or changes its memory while we work can neither raise SIGBUS here
+// nor change what was checked.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,12 +11,15 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "serving/cuda_ipc.h"
 #include "serving/request.h"
+#include "serving/shared_bytes.h"
 
 namespace siglip {
 
@@ -27,29 +30,40 @@ struct SharedMemorySlice {
   std::uint64_t byte_size = 0;
 };
 
+// Both kinds share one space of names; each has its own calls to list and forget them.
+enum class SharedMemoryKind { kSystem, kCuda };
+
 struct SharedMemoryRegion {
   std::string name = {};
-  std::string key = {};
+  std::string key = {};  // kCuda: the cudaIpcMemHandle_t
   std::uint64_t offset = 0;
   std::uint64_t byte_size = 0;
+  SharedMemoryKind kind = SharedMemoryKind::kSystem;
+  std::int64_t device_id = 0;  // kCuda
 };
 
 // Thread-safe.
 class SharedMemoryRegions {
  public:
   // A slice is read only if it has at most `max_read_bytes`.
-  SharedMemoryRegions(bool allowed, std::uint64_t max_read_bytes)
-      : allowed_(allowed), max_read_bytes_(max_read_bytes) {}
+  // `cuda_library` is loaded when the first region of a GPU is registered.
+  SharedMemoryRegions(bool allowed, std::uint64_t max_read_bytes,
+                      std::string cuda_library = "libcuda.so.1")
+      : allowed_(allowed),
+        max_read_bytes_(max_read_bytes),
+        cuda_library_(std::move(cuda_library)) {}
 
   // Unimplemented unless client shared memory is allowed.
   absl::Status CheckAllowed() const;
-  // InvalidArgument for a key that is no plain shared-memory name or is not there, and for a range
-  // outside of it; AlreadyExists.
+  // InvalidArgument for a key that is no plain shared-memory name (no handle of a GPU's memory) or
+  // is not there, and for a range outside of it; AlreadyExists; FailedPrecondition, with Triton's
+  // text, if it is a GPU's and no GPU serves here.
   absl::Status Register(const SharedMemoryRegion& region);
-  // Empty name = all. What is not registered is no error.
-  void Unregister(const std::string& name);
-  // Sorted by name. Empty name = all; NotFound if the name is not registered.
-  absl::StatusOr<std::vector<SharedMemoryRegion>> Status(const std::string& name) const;
+  // Empty name = all of the kind. What is not registered is no error.
+  void Unregister(SharedMemoryKind kind, const std::string& name);
+  // Sorted by name. Empty name = all of the kind; NotFound if the name is not one of them.
+  absl::StatusOr<std::vector<SharedMemoryRegion>> Status(SharedMemoryKind kind,
+                                                         const std::string& name) const;
 
   // A copy of the slice's bytes, aligned for any type.
   absl::StatusOr<std::shared_ptr<const std::vector<std::byte>>> Read(
@@ -60,20 +74,20 @@ class SharedMemoryRegions {
   absl::Status Write(const SharedMemorySlice& slice, const OutputTensor& output) const;
 
  private:
-  class File;
   struct Entry {
     SharedMemoryRegion region;
-    std::shared_ptr<const File> file;
+    std::shared_ptr<const SharedBytes> bytes;
   };
   absl::StatusOr<Entry> Find(const SharedMemorySlice& slice) const;
+  absl::StatusOr<std::shared_ptr<const SharedBytes>> OpenCuda(const SharedMemoryRegion& region);
 
   const bool allowed_;
   const std::uint64_t max_read_bytes_;
+  const std::string cuda_library_;
+  Mutex cuda_mu_;  // never held together with mu_
+  std::shared_ptr<CudaIpc> cuda_ SIGLIP_GUARDED_BY(cuda_mu_);
   mutable Mutex mu_;
   std::map<std::string, Entry> regions_ SIGLIP_GUARDED_BY(mu_);
 };
-
-// What Triton answers where no GPU serves.
-std::string CudaSharedMemoryText(const std::string& name);
 
 }  // namespace siglip

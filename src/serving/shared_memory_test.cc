@@ -1,10 +1,15 @@
 #include "serving/shared_memory.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,6 +18,9 @@ namespace siglip {
 namespace {
 
 using ::testing::HasSubstr;
+
+constexpr SharedMemoryKind kSystem = SharedMemoryKind::kSystem;
+constexpr SharedMemoryKind kCuda = SharedMemoryKind::kCuda;
 
 // 64 bytes of shared memory, byte i = i.
 class SharedMemoryTest : public ::testing::Test {
@@ -31,15 +39,16 @@ class SharedMemoryTest : public ::testing::Test {
 
   const std::string key_;
   int fd_ = -1;
-  SharedMemoryRegions regions_{true, 48};
+  // GPUs are those of fake_cuda_for_test.cc.
+  SharedMemoryRegions regions_{true, 48, SIGLIP_FAKE_CUDA_PATH};
 };
 
 TEST_F(SharedMemoryTest, IsOffUnlessAllowed) {
   SharedMemoryRegions off(false, 64);
   EXPECT_EQ(off.Register({"r", key_, 0, 64}).code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(off.Read({"r", 0, 1}).status().code(), absl::StatusCode::kUnimplemented);
-  off.Unregister("");
-  EXPECT_TRUE(off.Status("")->empty());
+  off.Unregister(kSystem, "");
+  EXPECT_TRUE(off.Status(kSystem, "")->empty());
 }
 
 TEST_F(SharedMemoryTest, ReadsAndWritesWithinTheRegion) {
@@ -62,15 +71,16 @@ TEST_F(SharedMemoryTest, ReadsAndWritesWithinTheRegion) {
 TEST_F(SharedMemoryTest, StatusAndUnregister) {
   ASSERT_TRUE(regions_.Register({"b", key_, 0, 64}).ok());
   ASSERT_TRUE(regions_.Register({"a", key_, 8, 8}).ok());
-  EXPECT_EQ(regions_.Status("")->at(0).offset, 8u);
-  EXPECT_EQ(regions_.Status("b")->at(0).key, key_);
-  EXPECT_EQ(regions_.Status("c").status().message(), "Unable to find shared memory region: 'c'");
+  EXPECT_EQ(regions_.Status(kSystem, "")->at(0).offset, 8u);
+  EXPECT_EQ(regions_.Status(kSystem, "b")->at(0).key, key_);
+  EXPECT_EQ(regions_.Status(kSystem, "c").status().message(),
+            "Unable to find shared memory region: 'c'");
   EXPECT_EQ(regions_.Register({"a", key_, 0, 1}).code(), absl::StatusCode::kAlreadyExists);
-  regions_.Unregister("c");
-  regions_.Unregister("a");
-  EXPECT_EQ(regions_.Status("")->size(), 1u);
-  regions_.Unregister("");
-  EXPECT_TRUE(regions_.Status("")->empty());
+  regions_.Unregister(kSystem, "c");
+  regions_.Unregister(kSystem, "a");
+  EXPECT_EQ(regions_.Status(kSystem, "")->size(), 1u);
+  regions_.Unregister(kSystem, "");
+  EXPECT_TRUE(regions_.Status(kSystem, "")->empty());
   EXPECT_EQ(regions_.Read({"a", 0, 1}).status().code(), absl::StatusCode::kNotFound);
 }
 
@@ -109,6 +119,119 @@ TEST_F(SharedMemoryTest, MemoryThatShrinksIsAnErrorNotASignal) {
   const std::string value(16, 'x');
   output.data = std::as_bytes(std::span(value));
   EXPECT_EQ(regions_.Write({"r", 0, 16}, output).code(), absl::StatusCode::kInternal);
+}
+
+// Memory of a GPU, of which the stand-in takes the name in place of a handle.
+class CudaMemoryTest : public SharedMemoryTest {
+ protected:
+  CudaMemoryTest() { fake_ = ::dlopen(SIGLIP_FAKE_CUDA_PATH, RTLD_NOW | RTLD_LOCAL); }
+  ~CudaMemoryTest() override {
+    ::unsetenv("SIGLIP_FAKE_CUDA");
+    ::dlclose(fake_);
+  }
+  // What the stand-in counts: "fake_cuda_open_handles", "fake_cuda_contexts".
+  int Count(const char* symbol) const {
+    return reinterpret_cast<int (*)()>(::dlsym(fake_, symbol))();
+  }
+  static SharedMemoryRegion Gpu(std::string name, std::string handle, std::uint64_t size = 64,
+                                std::int64_t device = 0) {
+    handle.resize(kCudaIpcHandleBytes);
+    return {.name = std::move(name),
+            .key = std::move(handle),
+            .byte_size = size,
+            .kind = kCuda,
+            .device_id = device};
+  }
+
+  void* fake_ = nullptr;
+};
+
+TEST_F(CudaMemoryTest, ReadsAndWritesWithinTheRegion) {
+  ASSERT_TRUE(regions_.Register(Gpu("g", key_, 60, 1)).ok());
+  const auto read = regions_.Read({"g", 10, 3});
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(static_cast<int>((**read)[0]), 10);
+  EXPECT_EQ(static_cast<int>((**read)[2]), 12);
+  OutputTensor output{.name = "Y"};
+  const std::string value = "abcd";
+  output.data = std::as_bytes(std::span(value));
+  ASSERT_TRUE(regions_.Write({"g", 36, 4}, output).ok());
+  char back[4];
+  ASSERT_EQ(::pread(fd_, back, 4, 36), 4);
+  EXPECT_EQ(std::string(back, 4), "abcd");
+  EXPECT_EQ(regions_.CheckSlice({"g", 60, 1}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(CudaMemoryTest, KindsShareNamesAndAreListedApart) {
+  ASSERT_TRUE(regions_.Register(Gpu("g", key_)).ok());
+  ASSERT_TRUE(regions_.Register({"s", key_, 0, 64}).ok());
+  EXPECT_EQ(regions_.Register({"g", key_, 0, 64}).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(regions_.Register(Gpu("s", key_)).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Count("fake_cuda_open_handles"), 1);
+  ASSERT_EQ(regions_.Status(kCuda, "")->size(), 1u);
+  EXPECT_EQ(regions_.Status(kCuda, "g")->at(0).byte_size, 64u);
+  EXPECT_EQ(regions_.Status(kSystem, "g").status().code(), absl::StatusCode::kNotFound);
+  regions_.Unregister(kSystem, "g");
+  regions_.Unregister(kSystem, "");
+  EXPECT_EQ(regions_.Status(kSystem, "")->size(), 0u);
+  EXPECT_EQ(regions_.Status(kCuda, "")->size(), 1u);
+  regions_.Unregister(kCuda, "");
+  EXPECT_TRUE(regions_.Status(kCuda, "")->empty());
+  EXPECT_EQ(Count("fake_cuda_open_handles"), 0);
+}
+
+TEST_F(CudaMemoryTest, EverythingIsGivenBack) {
+  {
+    SharedMemoryRegions regions(true, 64, SIGLIP_FAKE_CUDA_PATH);
+    ASSERT_TRUE(regions.Register(Gpu("a", key_)).ok());
+    ASSERT_TRUE(regions.Register(Gpu("b", key_, 64, 1)).ok());
+    EXPECT_EQ(Count("fake_cuda_contexts"), 2);
+  }
+  EXPECT_EQ(Count("fake_cuda_open_handles"), 0);
+  EXPECT_EQ(Count("fake_cuda_contexts"), 0);
+}
+
+TEST_F(CudaMemoryTest, HostileHandlesDevicesAndSizesAreRefused) {
+  SharedMemoryRegion shorter = Gpu("g", key_);
+  shorter.key.pop_back();
+  for (const SharedMemoryRegion& region :
+       {shorter, Gpu("g", "/no_such_memory"), Gpu("g", ""), Gpu("g", key_, 65), Gpu("g", key_, 0),
+        Gpu("g", key_, UINT64_MAX), Gpu("g", key_, 64, 2), Gpu("g", key_, 64, -1), Gpu("", key_)}) {
+    EXPECT_EQ(regions_.Register(region).code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(Count("fake_cuda_open_handles"), 0);
+  SharedMemoryRegions off(false, 64, SIGLIP_FAKE_CUDA_PATH);
+  EXPECT_EQ(off.Register(Gpu("g", key_)).code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(CudaMemoryTest, ALostGpuIsAnErrorOfItsRequest) {
+  ASSERT_TRUE(regions_.Register(Gpu("g", key_)).ok());
+  ::setenv("SIGLIP_FAKE_CUDA", "lost", 1);
+  EXPECT_THAT(Text(regions_.Read({"g", 0, 1}).status()), HasSubstr("the fake GPU is lost (46)"));
+  OutputTensor output{.name = "Y"};
+  const std::string value = "abcd";
+  output.data = std::as_bytes(std::span(value));
+  EXPECT_EQ(regions_.Write({"g", 0, 4}, output).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(regions_.Register(Gpu("h", key_)).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(CudaMemoryTest, WithoutAGpuTheAnswerIsTritons) {
+  const auto refused = [this](SharedMemoryRegions& regions) {
+    const absl::Status status = regions.Register(Gpu("g", key_));
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(Text(status),
+              "failed to register CUDA shared memory region: 'g', GPUs not supported");
+  };
+  SharedMemoryRegions no_library(true, 64, "libno_such_driver.so.1");
+  refused(no_library);
+  SharedMemoryRegions no_symbols(true, 64, "libm.so.6");
+  refused(no_symbols);
+  for (const char* fault : {"no_gpu", "no_driver"}) {
+    ::setenv("SIGLIP_FAKE_CUDA", fault, 1);
+    refused(regions_);
+  }
+  ::unsetenv("SIGLIP_FAKE_CUDA");
+  EXPECT_TRUE(regions_.Register(Gpu("g", key_)).ok());
 }
 
 }  // namespace

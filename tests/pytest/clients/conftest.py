@@ -55,12 +55,17 @@ def server():
     assert time.monotonic() - begin < 5, "an idle server must end at once"
 
 
-def fake_gpus(monkeypatch):
-    """Servers that start now find an NVML with two GPUs, of which the second tells its memory alone."""
-    folder = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/server/fake_nvml"
+def fake_library(name):
+    """LD_LIBRARY_PATH with the folder of a stand-in of one of the NVIDIA driver's libraries."""
+    folder = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src" / name
     if not folder.exists():
         skip(f"{folder} is not built")
-    monkeypatch.setenv("LD_LIBRARY_PATH", f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}")
+    return f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+
+
+def fake_gpus(monkeypatch):
+    """Servers that start now find an NVML with two GPUs, of which the second tells its memory alone."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", fake_library("server/fake_nvml"))
 
 
 @pytest.fixture(name="fake_gpus")

@@ -24,11 +24,11 @@ def run_siglip(*arguments):
 
 @pytest.fixture(name="start", scope="session")
 def start_fixture():
-    """start(options) -> the server's http address; all are stopped at the end."""
+    """start(options, model=folder) -> the server's http address; all are stopped at the end."""
     servers = []
 
-    def start(*options):
-        servers.append(load_clients().start_server(options))
+    def start(*options, model=DEMO):
+        servers.append(load_clients().start_server(options, model))
         return f"http://{servers[-1].http}"
 
     yield start
@@ -37,12 +37,16 @@ def start_fixture():
     assert [server.process.wait(timeout=40) for server in servers] == [0] * len(servers)
 
 
+def embed_five_classes(model, folder):
+    """The demo's validation pictures of five classes."""
+    path = folder / "pictures.npy"
+    run_siglip("embed", "-q", "--model", model, "data/demo/valid/n0000000[1-5]", "-o", path)
+    return path
+
+
 @pytest.fixture(name="index", scope="session")
 def index_fixture(tmp_path_factory):
-    """The demo's validation pictures of five classes, embedded."""
-    path = tmp_path_factory.mktemp("index") / "pictures.npy"
-    run_siglip("embed", "-q", "--model", DEMO, "data/demo/valid/n0000000[1-5]", "-o", path)
-    return path
+    return embed_five_classes(DEMO, tmp_path_factory.mktemp("index"))
 
 
 @pytest.fixture(name="server", scope="session")

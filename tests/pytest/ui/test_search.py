@@ -11,8 +11,8 @@ from conftest import DEMO, ROOT, run_siglip
 HITS = "[...document.querySelectorAll('#hits > li')].map((e) => ({...e.dataset}))"
 
 
-def found(index, *query):
-    done = run_siglip("search", "--model", DEMO, index, *query, "--top", "24")
+def found(index, *query, model=DEMO):
+    done = run_siglip("search", "--model", model, index, *query, "--top", "24")
     return [(hit["name"], pytest.approx(hit["score"], rel=1e-6)) for hit in json.loads(done.stdout)["hits"]]
 
 
