@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """HTTP/2 rapid reset (CVE-2023-44487) against the gRPC door: what it costs, and what it does to 60 normal clients.
 
-    python3 bench/rapid_reset.py --model DIR [--siglip PROGRAM] [--connections 1 4] IMAGES...
+    python3 bench/rapid_reset.py IMAGES... --model DIR [--siglip PROGRAM] [--connections 1 4]
 
 Each attacking connection opens a call and resets it, in one write with hundreds of others, as fast as the server reads.
 Rounds without, with, and with attackers that send whole requests before they reset. Measures; it judges nothing but that

@@ -46,9 +46,13 @@ class CondVar {
   bool WaitFor(Mutex& mu, std::chrono::duration<Rep, Period> timeout)
       SIGLIP_REQUIRES(mu) SIGLIP_NO_THREAD_SAFETY_ANALYSIS {
     std::unique_lock<std::mutex> lock(mu.mu_, std::adopt_lock);
-    // system_clock, since ThreadSanitizer of GCC 12 does not know pthread_cond_clockwait.
-    const bool notified =
-        cv_.wait_until(lock, std::chrono::system_clock::now() + timeout) == std::cv_status::no_timeout;
+#if defined(__SANITIZE_THREAD__)
+    // ThreadSanitizer of GCC 12 does not know pthread_cond_clockwait, which steady clocks need.
+    const auto end = std::chrono::system_clock::now() + timeout;
+#else
+    const auto end = std::chrono::steady_clock::now() + timeout;  // whatever the wall clock does
+#endif
+    const bool notified = cv_.wait_until(lock, end) == std::cv_status::no_timeout;
     lock.release();
     return notified;
   }

@@ -109,9 +109,17 @@ absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path
 
 FileLock::~FileLock() { ::close(fd_); }
 
-absl::Status MoveIfThere(const std::string& from, const std::string& to) {
+absl::StatusOr<bool> IsThere(const std::string& path) {
   std::error_code error;
-  if (!std::filesystem::exists(from, error)) return absl::OkStatus();
+  const bool there = std::filesystem::exists(path, error);
+  if (!error) return there;
+  return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot look for '", path, "'"));
+}
+
+absl::Status MoveIfThere(const std::string& from, const std::string& to) {
+  SIGLIP_ASSIGN_OR_RETURN(const bool there, IsThere(from));
+  if (!there) return absl::OkStatus();
+  std::error_code error;
   std::filesystem::rename(from, to, error);
   if (error == std::errc::cross_device_link) {
     const std::string beside = to + ".tmp";

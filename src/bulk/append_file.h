@@ -57,6 +57,10 @@ class FileLock {
   const int fd_;
 };
 
+// False only if there is nothing at `path`: a file system that does not answer (EIO, ESTALE) is an
+// error, for what depends on the answer may truncate or delete.
+absl::StatusOr<bool> IsThere(const std::string& path);
+
 // Renames `from` over `to`, across file systems too; nothing if there is no `from`, for an earlier
 // run did it.
 absl::Status MoveIfThere(const std::string& from, const std::string& to);

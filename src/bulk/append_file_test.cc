@@ -55,5 +55,12 @@ TEST_F(AppendFileTest, MovesMayBeRepeated) {
   EXPECT_EQ(Contents(), "x");
 }
 
+TEST_F(AppendFileTest, WhatCannotBeLookedForIsNotTakenForMoved) {
+  std::filesystem::create_symlink(path_, path_);  // ELOOP
+  const absl::Status status = MoveIfThere(path_, path_ + ".to");
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find(path_), std::string::npos) << status;
+}
+
 }  // namespace
 }  // namespace siglip::bulk

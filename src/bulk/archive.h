@@ -26,8 +26,8 @@ class Archive {
   virtual absl::StatusOr<std::string> Read() = 0;
 };
 
-// A longer image in an archive is refused: a small compressed file may claim any size. Far above
-// what Pillow's limit on pixels lets through in any sane encoding.
+// A longer image is refused, in an archive or a file by itself: a small compressed or sparse file
+// may claim any size. Far above what Pillow's limit on pixels lets through in any sane encoding.
 inline constexpr std::uint64_t kMaxMemberBytes = std::uint64_t{1} << 30;
 
 // .tar, plain or compressed with gzip, bzip2, xz or zstd. Images are the regular members with an

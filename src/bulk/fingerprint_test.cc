@@ -2,6 +2,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -24,6 +26,24 @@ TEST(FingerprintTest, ACheckpointsFilesMatterOthersDoNot) {
   EXPECT_NE(*CheckpointFingerprint(folder), *other_weights);
   std::filesystem::remove_all(folder);
   EXPECT_EQ(CheckpointFingerprint(folder).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(FingerprintTest, EveryByteOfTheWeightsMatters) {
+  const std::string folder = testing::TempDir() + "fingerprint_weights_test";
+  std::filesystem::create_directories(folder);
+  const std::string weights(5 << 20, 'w');
+  std::set<std::string> seen;
+  // Each within what a small tensor, a bias or a scale, takes up.
+  for (const std::size_t place : {0u, (1u << 20) + 5000u, (2u << 20) + 3u, (5u << 20) - 1u}) {
+    std::string changed = weights;
+    changed[place] = 'x';
+    std::ofstream(folder + "/model.safetensors") << changed;
+    seen.insert(*CheckpointFingerprint(folder));
+  }
+  std::ofstream(folder + "/model.safetensors") << weights;
+  seen.insert(*CheckpointFingerprint(folder));
+  EXPECT_EQ(seen.size(), 5u);
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

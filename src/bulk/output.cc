@@ -127,9 +127,12 @@ class FileOutput final : public Output {
         about_(about) {}
 
   absl::Status Open(bool overwrite, bool keep_finished) {
+    if (keep_finished) {
+      SIGLIP_ASSIGN_OR_RETURN(const bool begun, IsThere(folder_));
+      SIGLIP_ASSIGN_OR_RETURN(const bool finished, IsThere(path_));
+      if (finished && !begun) return OpenFinished();
+    }
     std::error_code error;
-    const bool begun = std::filesystem::exists(folder_, error);
-    if (!begun && keep_finished && std::filesystem::exists(path_, error)) return OpenFinished();
     std::filesystem::create_directory(folder_, error);
     if (error) {
       return absl::PermissionDeniedError(
@@ -139,9 +142,12 @@ class FileOutput final : public Output {
     std::optional<Json> manifest;
     if (overwrite) {
       std::filesystem::remove(Part("manifest.json"), error);
-    } else if (std::filesystem::exists(Part("manifest.json"), error)) {
-      SIGLIP_ASSIGN_OR_RETURN(manifest, ReadJson(Part("manifest.json")));
-      SIGLIP_RETURN_IF_ERROR(Restore(*manifest));
+    } else {
+      SIGLIP_ASSIGN_OR_RETURN(const bool there, IsThere(Part("manifest.json")));
+      if (there) {
+        SIGLIP_ASSIGN_OR_RETURN(manifest, ReadJson(Part("manifest.json")));
+        SIGLIP_RETURN_IF_ERROR(Restore(*manifest));
+      }
     }
     if (complete_) return Publish();  // the earlier run was stopped while it moved files
     SIGLIP_RETURN_IF_ERROR(OpenParts());

@@ -221,6 +221,35 @@ TEST_P(OutputTest, ADamagedManifestOrPartIsNamed) {
   EXPECT_EQ(Open().status().code(), absl::StatusCode::kDataLoss);
 }
 
+TEST_P(OutputTest, AManifestThatCannotBeLookedForCutsNothing) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 4).ok());
+  }
+  const std::string manifest = path_ + ".parts/manifest.json";
+  const auto files = Files();
+  fs::rename(manifest, manifest + ".kept");
+  fs::create_symlink(manifest, manifest);  // ELOOP
+  const auto refused = Open();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find(manifest), std::string::npos) << refused.status();
+  fs::rename(manifest + ".kept", manifest);
+  EXPECT_EQ(Files(), files);
+}
+
+TEST_P(OutputTest, AFinishedJobThatCannotBeLookedForIsNotDoneAgain) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  for (const std::string& place : {path_, path_ + ".parts"}) {
+    fs::create_symlink(place, place);  // ELOOP
+    const auto refused = Open({{"dtype", "float32"}}, false, true);
+    ASSERT_FALSE(refused.ok()) << place;
+    EXPECT_NE(refused.status().message().find("'" + place + "'"), std::string::npos)
+        << refused.status();
+    fs::remove(place);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, OutputTest, testing::Values(".npy", ".jsonl", ".parquet"),
                          [](const auto& format) { return format.param.substr(1); });
 

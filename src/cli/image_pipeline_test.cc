@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "api/fake_model.h"
+#include "bulk/archive.h"
 
 namespace siglip::cli {
 namespace {
@@ -60,6 +61,21 @@ TEST_F(ImagePipelineTest, BadAndMissingFilesFailAlone) {
           .ok());
   EXPECT_EQ(ok, (std::vector<bool>{true, false, false, true}));
   EXPECT_EQ(model_.batches(), (std::vector<std::size_t>{2}));
+}
+
+TEST_F(ImagePipelineTest, AFileLongerThanAnArchivesMemberMayBeFailsAlone) {
+  const auto paths = WriteFiles(3);
+  std::filesystem::resize_file(paths[1], bulk::kMaxMemberBytes + 1);  // sparse
+  std::vector<absl::Status> seen;
+  ASSERT_TRUE(EmbedImageFiles(model_, paths, {.preprocess_threads = 1, .batch_size = 4},
+                              [&](std::size_t, const absl::Status& status, std::span<const float>) {
+                                seen.push_back(status);
+                              })
+                  .ok());
+  ASSERT_EQ(seen.size(), 3u);
+  EXPECT_TRUE(seen[0].ok() && seen[2].ok());
+  EXPECT_EQ(seen[1].code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(seen[1].message(), "'" + paths[1] + "' has 1073741825 bytes, the limit is 1073741824");
 }
 
 TEST_F(ImagePipelineTest, ABatchOfOnlyBadFilesRunsNothing) {

@@ -50,7 +50,7 @@ class ImageProcessStep : public Step {
   }
   int MaxBatchItems() const override { return std::numeric_limits<int>::max(); }
   absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const override {
-    absl::StatusOr<std::int64_t> bytes = WorkingSetBytes(BytesOf(item));
+    absl::StatusOr<std::int64_t> bytes = WorkingSetBytes(item);
     if (!bytes.ok()) Count({}, bytes.status());
     return bytes;
   }
@@ -62,7 +62,7 @@ class ImageProcessStep : public Step {
  private:
   // Writes the item's pixels.
   virtual absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) = 0;
-  virtual absl::StatusOr<std::int64_t> WorkingSetBytes(std::string_view image_bytes) const = 0;
+  virtual absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const = 0;
 
   void Count(const PreprocessTimes& times, const absl::Status& status) const {
     MutexLock lock(mu_);
@@ -94,8 +94,8 @@ class InProcessStep final : public ImageProcessStep {
   absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
     return model_->Preprocess(BytesOf(item), FloatRow(item), &times);
   }
-  absl::StatusOr<std::int64_t> WorkingSetBytes(std::string_view image_bytes) const override {
-    SIGLIP_ASSIGN_OR_RETURN(const ImageInfo image, model_->InspectImage(image_bytes));
+  absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageInfo image, model_->InspectImage(BytesOf(item)));
     return image.working_set_bytes;
   }
 
@@ -134,6 +134,9 @@ class InWorkersStep final : public ImageProcessStep {
     return {.bytes = memory.bytes, .owner = std::move(memory.owner)};
   }
   absl::Status Readiness() const override { return workers_.Readiness(); }
+  bool EstimateMayWait(const Item& item) const override {
+    return LibraryReadsHeader(BytesOf(item));
+  }
 
  private:
   absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
@@ -147,9 +150,11 @@ class InWorkersStep final : public ImageProcessStep {
     if (!size.ok()) return size.status();
     return PatchGrid{size->height / patch_size_, size->width / patch_size_};
   }
-  absl::StatusOr<std::int64_t> WorkingSetBytes(std::string_view image_bytes) const override {
-    SIGLIP_ASSIGN_OR_RETURN(const ImageHeader image,
-                            workers_.ReadImageHeader(preprocessor_, image_bytes));
+  absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const override {
+    SIGLIP_ASSIGN_OR_RETURN(
+        const ImageHeader image,
+        workers_.ReadImageHeader(preprocessor_, BytesOf(item),
+                                 {.end_ns = item.end_ns, .is_cancelled = item.is_cancelled}));
     return image.working_set_bytes;
   }
 

@@ -35,6 +35,18 @@ TEST(Generate, BrokenBodiesAreRefused) {
   }
 }
 
+TEST(Generate, ManyKeysAndValuesAreRefused) {
+  std::string keys = "{\"a\":0";
+  for (int i = 0; i < 300'000; ++i) keys += ",\"k" + std::to_string(i) + "\":0";
+  std::string values = "{\"INPUT_TEXT\":[0";
+  for (int i = 0; i < 300'000; ++i) values += ",0";
+  for (const std::string& body : {keys + "}", "{\"parameters\":" + keys + "}}", values + "]}"}) {
+    const absl::Status status = GenerateToInfer(body, Config()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("20000 keys and values"));
+  }
+}
+
 TEST(Generate, OneElementIsAScalar) {
   const float values[] = {1.5F, 2};
   InferResponse response;

@@ -8,6 +8,21 @@ namespace {
 
 static_assert(PaddedBody::kPadding >= simdjson::SIMDJSON_PADDING);
 
+constexpr std::string_view kBrokenJson = "failed to parse the request JSON buffer";
+
+// Of the first byte that is not UTF-8; the size if there is none.
+std::size_t InvalidUtf8At(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const auto lead = static_cast<unsigned char>(text[at]);
+    const std::size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    const std::string_view point = text.substr(at, length);
+    if (!simdjson::validate_utf8(point.data(), point.size())) break;
+    at += length;
+  }
+  return at;
+}
+
 absl::Status WrongType(std::string_view where, std::string_view expected) {
   return absl::InvalidArgumentError(Concat(where, ": expected ", expected));
 }
@@ -51,8 +66,7 @@ absl::Status CheckJson(simdjson::error_code code) {
   if (code == simdjson::SUCCESS) return absl::OkStatus();
   if (code == simdjson::MEMALLOC)
     return absl::ResourceExhaustedError("no memory to parse the request");
-  return absl::InvalidArgumentError(
-      Concat("failed to parse the request JSON buffer: ", simdjson::error_message(code)));
+  return absl::InvalidArgumentError(Concat(kBrokenJson, ": ", simdjson::error_message(code)));
 }
 
 absl::Status CheckJsonDepth(int depth) {
@@ -63,9 +77,22 @@ absl::Status CheckJsonDepth(int depth) {
 
 absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
                       simdjson::ondemand::document& document) {
-  return CheckJson(
+  const simdjson::error_code code =
       parser.iterate(text.data(), text.size(), text.size() + simdjson::SIMDJSON_PADDING)
-          .get(document));
+          .get(document);
+  if (code != simdjson::UTF8_ERROR) return CheckJson(code);
+  return absl::InvalidArgumentError(
+      Concat(kBrokenJson, ": invalid UTF-8 at byte ", InvalidUtf8At(text)));
+}
+
+absl::Status WithLocation(const absl::Status& status, std::string_view text,
+                          simdjson::ondemand::document& document) {
+  std::string_view message(status.message().data(), status.message().size());
+  if (message.ends_with('.')) message.remove_suffix(1);
+  if (!message.starts_with(kBrokenJson)) return status;
+  const char* at = nullptr;
+  if (document.current_location().get(at) != simdjson::SUCCESS) at = text.data() + text.size();
+  return absl::Status(status.code(), Concat(message, ", at byte ", at - text.data()));
 }
 
 absl::Status CheckJsonEnd(simdjson::ondemand::document& document) {

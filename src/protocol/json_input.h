@@ -32,6 +32,10 @@ absl::Status CheckJsonDepth(int depth);
 // document.
 absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
                       simdjson::ondemand::document& document);
+// A status that says the JSON is broken, with the byte at which the document was; others as they
+// are.
+absl::Status WithLocation(const absl::Status& status, std::string_view text,
+                          simdjson::ondemand::document& document);
 // InvalidArgument if anything but white space follows the document's value.
 absl::Status CheckJsonEnd(simdjson::ondemand::document& document);
 
@@ -96,9 +100,9 @@ absl::Status ForEachRootField(std::string_view text, simdjson::ondemand::parser&
   if (code == simdjson::INCORRECT_TYPE) {
     return absl::InvalidArgumentError("the request JSON: expected an object");
   }
-  SIGLIP_RETURN_IF_ERROR(CheckJson(code));
-  SIGLIP_RETURN_IF_ERROR(ForEachField(root, 1, entry));
-  return CheckJsonEnd(document);
+  SIGLIP_RETURN_IF_ERROR(CheckJson(code));  // its end, that of the text, is wrong
+  SIGLIP_RETURN_IF_ERROR(WithLocation(ForEachField(root, 1, entry), text, document));
+  return WithLocation(CheckJsonEnd(document), text, document);
 }
 
 }  // namespace siglip

@@ -190,6 +190,10 @@ absl::StatusOr<InputTensor> ParseInput(const InputMessage& message) {
 
 absl::Status ParseInputs(const inference::ModelInferRequest& message,
                          const SharedMemoryRegions* regions, InferRequest& request) {
+  if (static_cast<std::size_t>(message.inputs_size()) > kMaxTensors) {
+    return absl::InvalidArgumentError(Concat("inputs: more than ", kMaxTensors, " entries"));
+  }
+  SharedInputs shared_inputs(regions);
   const bool raw = message.raw_input_contents_size() != 0;
   int next_raw = 0;  // inputs in shared memory have none
   std::set<std::string_view> names;
@@ -213,7 +217,7 @@ absl::Status ParseInputs(const inference::ModelInferRequest& message,
             Concat("contents field must not be specified when using shared memory for '",
                    tensor.name, "' for model '", message.model_name(), "'"));
       }
-      SIGLIP_RETURN_IF_ERROR(ReadSharedInput(regions, *slice, tensor));
+      SIGLIP_RETURN_IF_ERROR(shared_inputs.Read(*slice, tensor));
       request.inputs.push_back(std::move(tensor));
       continue;
     }
@@ -255,6 +259,9 @@ absl::Status ParseParts(const inference::ModelInferRequest& message,
     SIGLIP_RETURN_IF_ERROR(RequestParameter(key, value, parsed));
   }
   SIGLIP_RETURN_IF_ERROR(ParseInputs(message, regions, *parsed.request));
+  if (static_cast<std::size_t>(message.outputs_size()) > kMaxTensors) {
+    return absl::InvalidArgumentError(Concat("outputs: more than ", kMaxTensors, " entries"));
+  }
   std::set<std::string_view> names;
   for (const OutputMessage& output : message.outputs()) {
     SIGLIP_ASSIGN_OR_RETURN(RequestedOutput requested, ParseOutput(output));
@@ -296,6 +303,7 @@ absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferReques
   request.model_name = message.model_name();
   request.model_version = message.model_version();
   request.body = std::move(owner);
+  request.body_bytes = message.ByteSizeLong();
   const absl::Status status = ParseParts(message, regions, parsed);
   if (status.ok()) return parsed;
   if (request.id.empty()) return status;

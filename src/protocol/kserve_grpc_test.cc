@@ -132,6 +132,14 @@ TEST(GrpcInfer, SharedMemoryIsUnimplemented) {
   ExpectRefused(message, "shared memory", absl::StatusCode::kUnimplemented);
 }
 
+TEST(GrpcInfer, InputsAndOutputsAreBounded) {
+  auto message = std::make_shared<inference::ModelInferRequest>();
+  for (int i = 0; i < 129; ++i) message->add_outputs()->set_name("o" + std::to_string(i));
+  ExpectRefused(message, "outputs: more than 128 entries");
+  for (int i = 0; i < 129; ++i) message->add_inputs()->set_name("i" + std::to_string(i));
+  ExpectRefused(message, "inputs: more than 128 entries");
+}
+
 TEST(GrpcInfer, DuplicateNamesAreRefused) {
   auto message = Message();
   *message->add_inputs() = message->inputs(0);

@@ -17,7 +17,6 @@ namespace siglip {
 namespace {
 
 // Our models have one input and one output; the cap bounds the work of a hostile list.
-constexpr std::size_t kMaxTensors = 128;
 
 // Where an input's bytes come from, before the binary tail is cut.
 struct InputState {
@@ -423,7 +422,7 @@ class InferParser {
         SIGLIP_RETURN_IF_ERROR(SetInputBytes(tail.substr(0, *state.binary_bytes), state.tensor));
         tail.remove_prefix(*state.binary_bytes);
       } else if (state.shared_memory) {
-        SIGLIP_RETURN_IF_ERROR(ReadSharedInput(regions_, *state.shared_memory, state.tensor));
+        SIGLIP_RETURN_IF_ERROR(shared_inputs_.Read(*state.shared_memory, state.tensor));
       }
       request_.inputs.push_back(std::move(state.tensor));
     }
@@ -435,6 +434,7 @@ class InferParser {
   }
 
   const SharedMemoryRegions* const regions_;
+  SharedInputs shared_inputs_{regions_};
   const std::shared_ptr<const PaddedBody> body_;
   const std::string_view head_;
   InferRequest& request_;
@@ -476,6 +476,7 @@ absl::StatusOr<ParsedInfer> ParseHttpInfer(const HttpInferInput& input) {
   parsed.request->model_name = std::string(input.model_name);
   parsed.request->model_version = std::string(input.model_version);
   parsed.request->body = input.body;
+  parsed.request->body_bytes = input.body->size();
   if (head_bytes == 0 && input.header_length) {
     FillRaw(input, parsed);
     return parsed;

@@ -199,6 +199,13 @@ TEST(HttpInfer, BrokenRequestsAreRefused) {
   }
 }
 
+TEST(HttpInfer, BrokenJsonIsLocated) {
+  ExpectRefused(Parse("{\"inputs\":[],\"x\":\"\u00e9\xFF\"}"), "invalid UTF-8 at byte 20");
+  ExpectRefused(Parse("{\"inputs\":[],\"x\":\"\xE2\x82\"}"), "invalid UTF-8 at byte 18");
+  ExpectRefused(Parse("{\"inputs\":[],\"other\":[1 2]}"), "at byte 24");
+  ExpectRefused(Parse("{\"inputs\":[],\"x\":tru}"), "at byte 17");
+}
+
 TEST(HttpInfer, DuplicatesAndLongListsAreRefused) {
   const std::string input = R"({"name":"X","shape":[1],"datatype":"FP32","data":[1]})";
   ExpectRefused(Parse(Concat("{\"inputs\":[", input, ",", input, "]}")), "already exists");

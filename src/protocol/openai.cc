@@ -231,6 +231,7 @@ absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBo
   auto storage = std::make_shared<ParsedBody>();
   storage->body = std::move(body);
   EmbeddingsRequest request;
+  request.storage_bytes = storage->body->size();
   EmbeddingsParser parser(storage->body->view(), storage->parser, request);
   SIGLIP_RETURN_IF_ERROR(parser.Parse());
   const auto model = std::find_if(models.begin(), models.end(),

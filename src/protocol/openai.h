@@ -38,6 +38,7 @@ struct EmbeddingsRequest {
   bool normalized = true;  // vectors of length 1, as OpenAI's are
   std::optional<std::int64_t> dimensions;
   std::shared_ptr<const void> storage;  // keeps `items` alive
+  std::size_t storage_bytes = 0;        // of the body, read or not
 };
 
 // An item is a text, {"type":"text","text":T}, {"text":T}, an image as a data: URI,

@@ -14,10 +14,10 @@ absl::Status CheckRegions(const SharedMemoryRegions* regions) {
 
 }  // namespace
 
-absl::Status ReadSharedInput(const SharedMemoryRegions* regions, const SharedMemorySlice& slice,
-                             InputTensor& tensor) {
-  SIGLIP_RETURN_IF_ERROR(CheckRegions(regions));
-  SIGLIP_ASSIGN_OR_RETURN(const auto bytes, regions->Read(slice));
+absl::Status SharedInputs::Read(const SharedMemorySlice& slice, InputTensor& tensor) {
+  SIGLIP_RETURN_IF_ERROR(CheckRegions(regions_));
+  SIGLIP_ASSIGN_OR_RETURN(const auto bytes, regions_->Read(slice, read_bytes_));
+  read_bytes_ += slice.byte_size;
   tensor.storage = bytes;
   return SetInputBytes({reinterpret_cast<const char*>(bytes->data()), bytes->size()}, tensor);
 }

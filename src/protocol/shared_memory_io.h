@@ -14,10 +14,20 @@ namespace siglip {
 // Where outputs go, by name.
 using SharedMemorySlices = std::map<std::string, SharedMemorySlice, std::less<>>;
 
-// Sets the tensor's data or elements to a copy of the slice. REQUIRES: name, datatype and shape are
-// set. Errors name the region and the limits. Null regions refuse.
-absl::Status ReadSharedInput(const SharedMemoryRegions* regions, const SharedMemorySlice& slice,
-                             InputTensor& tensor);
+// The inputs of one request that lie in shared memory. Null regions refuse.
+class SharedInputs {
+ public:
+  explicit SharedInputs(const SharedMemoryRegions* regions) : regions_(regions) {}
+
+  // Sets the tensor's data or elements to a copy of the slice. REQUIRES: name, datatype and shape
+  // are set. Errors name the region and the limits: all copies together are bounded as one is.
+  absl::Status Read(const SharedMemorySlice& slice, InputTensor& tensor);
+
+ private:
+  const SharedMemoryRegions* const regions_;
+  std::uint64_t read_bytes_ = 0;
+};
+
 // InvalidArgument for a slice that is not there, or together with a classification.
 absl::Status CheckSharedOutput(const SharedMemoryRegions* regions, const RequestedOutput& output,
                                const SharedMemorySlice& slice);

@@ -12,6 +12,9 @@
 
 namespace siglip {
 
+// Inputs of a request, and outputs that it may ask for.
+inline constexpr std::size_t kMaxTensors = 128;
+
 // Splits the wire form of a BYTES tensor, (uint32 little-endian length, bytes) per element, into
 // views of it. InvalidArgument unless `bytes` holds exactly `expected` elements.
 absl::Status SplitByteElements(std::string_view bytes, std::int64_t expected,

@@ -32,7 +32,7 @@ namespace http = boost::beast::http;
 constexpr std::size_t kReadBytes = 16 * 1024;
 // Room in the buffer for a chunk's header line or trailer beside a full read.
 constexpr std::size_t kBufferBytes = 128 * 1024;
-// So much of a body is counted and then read at a time.
+// So much of a body is read and then counted at a time.
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 constexpr std::string_view kNoRoom = "Exceeds the memory for request bodies being received";
 
@@ -304,19 +304,20 @@ void HttpConnection::ExpectBodyBytes(std::size_t bytes) {
   stream_.plain().expires_at(body_start_ + TransferTimeout(body_bytes_read_ + bytes));
 }
 
-// Memory is taken from the system as the bytes arrive, so it is counted as they arrive.
+// Memory is taken from the system as the bytes arrive, so it is counted as they arrive: what a head
+// declares keeps nobody else out.
 void HttpConnection::ReadPiece(std::span<char> room) {
   if (room.empty()) return Dispatch();
   const std::size_t piece = std::min(room.size(), kPieceBytes);
-  if (!HoldBody(piece)) return Refuse(OwnOverload(kNoRoom));
   ExpectBodyBytes(piece);
-  asio::async_read(
-      stream_, asio::buffer(room.data(), piece),
-      [self = shared_from_this(), left = room.subspan(piece)](Error error, std::size_t bytes) {
-        if (error || self->state_ == State::kClosing) return self->Shut();
-        self->body_bytes_read_ += bytes;
-        self->ReadPiece(left);
-      });
+  stream_.async_read_some(asio::buffer(room.data(), piece),
+                          [self = shared_from_this(), room](Error error, std::size_t bytes) {
+                            if (error || self->state_ == State::kClosing) return self->Shut();
+                            if (!self->HoldBody(bytes))
+                              return self->Refuse(self->OwnOverload(kNoRoom));
+                            self->body_bytes_read_ += bytes;
+                            self->ReadPiece(room.subspan(bytes));
+                          });
 }
 
 bool HttpConnection::HoldBody(std::size_t bytes) {
@@ -328,12 +329,9 @@ void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
   chunked_->body_limit(settings_.body_bytes);
   chunk_count_ = 0;
-  on_chunk_ = [this](std::uint64_t bytes, beast::string_view, Error& error) {
-    // What a chunk may not have, the parser's limit refuses in a moment.
-    out_of_room_ = bytes <= settings_.body_bytes && !HoldBody(static_cast<std::size_t>(bytes));
-    if (out_of_room_ || ++chunk_count_ > settings_.chunks) {
-      error = http::make_error_code(http::error::bad_chunk);
-    }
+  out_of_room_ = false;
+  on_chunk_ = [this](std::uint64_t, beast::string_view, Error& error) {
+    if (++chunk_count_ > settings_.chunks) error = http::make_error_code(http::error::bad_chunk);
   };
   chunked_->on_chunk_header(on_chunk_);
   body_start_ = std::chrono::steady_clock::now();
@@ -347,7 +345,10 @@ void HttpConnection::ReadChunks() {
   http::async_read_some(stream_, buffer_, *chunked_,
                         [self = shared_from_this()](Error error, std::size_t bytes) {
                           self->body_bytes_read_ += bytes;
-                          if (error || self->chunked_->is_done()) return self->OnChunked(error);
+                          self->out_of_room_ = !self->HoldBody(bytes);
+                          if (error || self->out_of_room_ || self->chunked_->is_done()) {
+                            return self->OnChunked(error);
+                          }
                           self->ReadChunks();
                         });
 }

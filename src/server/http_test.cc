@@ -1,8 +1,11 @@
 #include "server/http.h"
 
+#include <chrono>
 #include <latch>
+#include <memory>
 #include <numeric>
 #include <thread>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -206,15 +209,27 @@ TEST_F(HttpBudgetTest, BodiesOnTheirWayAreBoundedTogether) {
   }
   EXPECT_EQ(refused.status, 503);
   EXPECT_THAT(refused.body, HasSubstr("memory for request bodies"));
-  RawClient chunked(server_->port());
-  chunked.Send("POST " + std::string(kInfer) +
-               " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n320\r\n");
-  EXPECT_EQ(chunked.Receive().status, 503);
+  const std::string chunked =
+      "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+  EXPECT_EQ(RawClient(server_->port()).Ask(chunked + "320\r\n" + body + "\r\n0\r\n\r\n").status,
+            503);
   EXPECT_EQ(RawClient(server_->port()).Ask(Post(kInfer, " ")).status, 400)
       << "small ones have room";
   slow.Send(" ");
   EXPECT_EQ(slow.Receive().status, 400);
   EXPECT_EQ(RawClient(server_->port()).Ask(request).status, 400) << "the room is given back";
+}
+
+TEST_F(HttpBudgetTest, WhatIsDeclaredAloneTakesNoRoom) {
+  const std::string head = "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\n";
+  std::vector<std::unique_ptr<RawClient>> silent;
+  for (int i = 0; i < 4; ++i) {
+    silent.push_back(std::make_unique<RawClient>(server_->port()));
+    silent.back()->Send(head + (i % 2 == 0 ? "Content-Length: 900\r\n\r\n "
+                                           : "Transfer-Encoding: chunked\r\n\r\n384\r\n "));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // they have been read
+  EXPECT_EQ(RawClient(server_->port()).Ask(Post(kInfer, std::string(900, ' '))).status, 400);
 }
 
 TEST_F(HttpTest, ARefusalForLackOfRoomSaysWhenToComeAgainAndIsTimed) {

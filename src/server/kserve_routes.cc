@@ -197,7 +197,8 @@ void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
     }
     if (status.ok()) return;
     HttpResponse refusal = StatusResponse(status);
-    if (request.content_encoding && absl::IsUnimplemented(status)) {
+    if (route.kind == RouteKind::kInfer &&
+        !ParseContentEncoding(request.content_encoding.value_or("")).ok()) {
       refusal.headers.emplace_back("Accept-Encoding", "gzip, deflate");
     }
     answer_now(std::move(refusal));
@@ -357,7 +358,8 @@ absl::Status KServeHandler::Infer(const Route& route, HttpRequest& request,
 absl::Status KServeHandler::Generate(const Route& route, const HttpRequest& request,
                                      const std::shared_ptr<HttpExchange>& exchange) {
   if (!EqualsIgnoreCase(request.content_encoding.value_or("identity"), "identity")) {
-    return absl::UnimplementedError("Unsupported compression type, generate takes none");
+    return absl::InvalidArgumentError(
+        "Unsupported content-encoding, only 'identity' is supported.");
   }
   SIGLIP_ASSIGN_OR_RETURN(
       const std::shared_ptr<const ModelConfig> config,

@@ -137,7 +137,8 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Post("/v2/models/echo/generate_stream", R"({"X":3})"), 200, "data: {\"model_name\"");
   Expect(Post("/v2/models/echo/generate", "{"), 400, "failed to parse");
   Expect(Post("/v2/models/nope/generate", "{}"), 404, "unknown model: 'nope'");
-  Expect(Post("/v2/models/echo/generate", "x", "Content-Encoding: gzip\r\n"), 501, "generate");
+  Expect(Post("/v2/models/echo/generate", "x", "Content-Encoding: gzip\r\n"), 400,
+         "only 'identity' is supported");
   Expect(Post("/v2/models/nope/infer", R"({"inputs":[]})"), 404, "unknown model: 'nope'");
 }
 

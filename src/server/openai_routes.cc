@@ -270,8 +270,12 @@ void Send(Service& service, const std::shared_ptr<EmbeddingsJob>& job,
           const std::vector<Part>& parts, const Parameters& forwarded) {
   job->Expect(parts.size());
   std::vector<std::unique_ptr<InferRequest>> requests;
+  // What the body has beside the items counts for the first.
+  std::size_t rest = job->request().storage_bytes;
+  for (const EmbeddingItem& item : job->request().items) rest -= std::min(rest, item.bytes.size());
   for (std::size_t i = 0; i < parts.size(); ++i) {
     std::unique_ptr<InferRequest> infer = PartRequest(job, parts[i]);
+    infer->body_bytes = i == 0 ? rest : 0;
     infer->times.arrival_ns = SteadyNowNs();
     infer->parameters.insert(forwarded.begin(), forwarded.end());
     infer->is_cancelled = [job] { return job->exchange().cancelled(); };

@@ -67,18 +67,10 @@ void AllocateOutputs(const ModelConfig& config, Step& step, QueuedRequest& queue
   }
 }
 
-void SetEnds(QueuedRequest& queued) {
-  for (Item& item : queued.items) {
-    item.end_ns = queued.end_ns;
-    item.is_cancelled = &queued.request->is_cancelled;
-  }
-}
-
 absl::Status Gather(const ModelConfig& config, Step& step, QueuedRequest& queued) {
   try {
     AlignInputs(config, queued);
     AllocateOutputs(config, step, queued);
-    SetEnds(queued);
     return absl::OkStatus();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
@@ -194,10 +186,12 @@ absl::StatusOr<std::int64_t> EstimateCost(const Step& step, const std::vector<It
     const absl::StatusOr<std::int64_t> cost = step.EstimateCost(items[i]);
     if (cost.ok()) {
       sum = CheckedAdd(sum, std::max<std::int64_t>(0, *cost)).value_or(INT64_MAX);
-    } else {
-      bad = true;
-      judged[i].status = cost.status();
+      continue;
     }
+    bad = true;
+    judged[i].status = cost.status();
+    // One that took too long is enough: the others could each take as long.
+    if (absl::IsDeadlineExceeded(cost.status()) || absl::IsCancelled(cost.status())) break;
   }
   if (bad) return JoinItemErrors(judged);
   return sum;

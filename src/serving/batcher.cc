@@ -61,7 +61,10 @@ Batcher::Batcher(Parts parts)
   for (std::uint32_t level = 1; level <= rules_.priority_levels; ++level) levels_[level];
 }
 
-Batcher::~Batcher() { Stop(); }
+Batcher::~Batcher() {
+  Stop();
+  estimator_.reset();  // what waits there is refused
+}
 
 void Batcher::Stop() {
   {
@@ -114,7 +117,7 @@ const QueuePolicy& Batcher::PolicyOf(std::uint32_t level) const {
   return own == rules_.priority_queue_policy.end() ? rules_.default_queue_policy : own->second;
 }
 
-void Batcher::SetDeadline(QueuedRequest& queued) const {
+void Batcher::SetEnds(QueuedRequest& queued) const {
   const InferRequest& request = *queued.request;
   const QueuePolicy& policy = PolicyOf(LevelOf(request));
   const std::int64_t queued_ns = request.times.queue_start_ns;
@@ -132,6 +135,10 @@ void Batcher::SetDeadline(QueuedRequest& queued) const {
   queued.end_ns = ClientEnd(queued);
   if (policy.timeout_action == QueuePolicy::TimeoutAction::kReject) {
     queued.end_ns = std::min(queued.end_ns, queued.deadline_ns.value_or(INT64_MAX));
+  }
+  for (Item& item : queued.items) {
+    item.end_ns = queued.end_ns;
+    item.is_cancelled = &queued.request->is_cancelled;
   }
 }
 
@@ -176,7 +183,31 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
   QueuedRequest queued;
   queued.items = MakeItems(*config_, *request);
   queued.request = std::move(request);
-  SetDeadline(queued);
+  SetEnds(queued);
+  const bool may_wait =
+      std::any_of(queued.items.begin(), queued.items.end(),
+                  [this](const Item& item) { return step_->EstimateMayWait(item); });
+  if (!may_wait) return Admit(std::move(queued));
+  std::call_once(estimator_started_, [this] { estimator_ = std::make_unique<ThreadPool>(1); });
+  // std::function must be copyable.
+  auto waiting = std::make_shared<QueuedRequest>(std::move(queued));
+  estimator_->Submit([this, waiting] {
+    const absl::Status status = WhileWaiting(*waiting);
+    if (status.ok()) return Admit(std::move(*waiting));
+    RefuseQueued(context(), std::move(*waiting), status);
+  });
+}
+
+absl::Status Batcher::WhileWaiting(const QueuedRequest& queued) {
+  if (IsCancelled(queued)) return absl::CancelledError("Request was cancelled");
+  const std::int64_t now_ns = clock_.NowNs();
+  if (now_ns >= ClientEnd(queued)) return absl::DeadlineExceededError("Deadline Exceeded");
+  if (now_ns >= queued.end_ns) return absl::UnavailableError("Request timeout expired");
+  MutexLock lock(mu_);
+  return stopping_ ? StoppedError() : absl::OkStatus();
+}
+
+void Batcher::Admit(QueuedRequest queued) {
   const bool expires = queued.deadline_ns || ClientEnd(queued) != INT64_MAX;
   Taken gone;
   const absl::Status status = Accept(queued, gone);

@@ -18,6 +18,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -26,6 +27,7 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/thread_pool.h"
 #include "serving/batch.h"
 #include "serving/memory_budget.h"
 #include "serving/model_config.h"
@@ -79,11 +81,15 @@ class Batcher final : public Scheduler {
   };
   struct Candidates;
 
+  // Judges, and queues or refuses.
+  void Admit(QueuedRequest queued);
   absl::Status Accept(QueuedRequest& queued, Taken& gone);
+  // OK while somebody waits for the request, and this for requests.
+  absl::Status WhileWaiting(const QueuedRequest& queued);
   absl::Status StoppedError() const;
   std::uint32_t LevelOf(const InferRequest& request) const;
   const QueuePolicy& PolicyOf(std::uint32_t level) const;
-  void SetDeadline(QueuedRequest& queued) const;
+  void SetEnds(QueuedRequest& queued) const;
   static void DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken);
   Taken TakeBatchLocked(std::int64_t now_ns) SIGLIP_REQUIRES(mu_);
   void DropExpired(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
@@ -120,6 +126,9 @@ class Batcher final : public Scheduler {
   int running_batches_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::int64_t running_cost_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::vector<std::thread> threads_;
+  // Judges what may take a while, off the threads that serve connections. Made when first needed.
+  std::once_flag estimator_started_;
+  std::unique_ptr<ThreadPool> estimator_;
 };
 
 }  // namespace siglip

@@ -621,5 +621,69 @@ TEST(BatcherThreads, TheGoneLeaveWhileAllInstancesWork) {
   EXPECT_TRUE(busy.Finish().status.ok());
 }
 
+// A batcher whose estimates may wait.
+class EstimatingBatcher {
+ public:
+  explicit EstimatingBatcher(std::function<void()> during_estimate) {
+    step_->during_estimate = std::move(during_estimate);
+    batcher = std::make_unique<Batcher>(
+        Batcher::Parts{.config = std::make_shared<const ModelConfig>(FloatConfig()),
+                       .step = step_,
+                       .clock = &clock_,
+                       .statistics = &statistics_});
+    batcher->Start(1);
+  }
+
+ private:
+  SystemClock clock_;
+  StatisticsRecorder statistics_{"m", "1", clock_};
+  std::shared_ptr<AddOneStep> step_ = std::make_shared<AddOneStep>();
+
+ public:
+  std::unique_ptr<Batcher> batcher;
+};
+
+// An estimate that waits keeps neither its sender's thread nor those who have gone.
+TEST(BatcherThreads, EstimatesThatMayWaitAreMadeElsewhere) {
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  std::promise<void> begun;
+  EstimatingBatcher estimating([&begun, released, first = true]() mutable {
+    if (std::exchange(first, false)) begun.set_value();
+    released.wait();
+  });
+  auto slow = FloatRequest({1, 1});
+  Answered slow_answer(*slow);
+  estimating.batcher->Enqueue(std::move(slow));
+  begun.get_future().wait();
+  std::atomic<bool> gone{false};
+  auto waiting = FloatRequest({1, 1});
+  waiting->is_cancelled = [&gone] { return gone.load(); };
+  Answered waiting_answer(*waiting);
+  estimating.batcher->Enqueue(std::move(waiting));
+  gone = true;
+  release.set_value();
+  EXPECT_TRUE(slow_answer.Wait().status.ok());
+  EXPECT_EQ(waiting_answer.Wait().status, absl::CancelledError("Request was cancelled"));
+}
+
+TEST(BatcherThreads, TheEndRefusesWhatWaitsForItsEstimate) {
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  EstimatingBatcher estimating([released] { released.wait(); });
+  std::vector<Answered> answers;
+  for (int i = 0; i < 2; ++i) {
+    auto request = FloatRequest({1, 1});
+    answers.emplace_back(*request);
+    estimating.batcher->Enqueue(std::move(request));
+  }
+  estimating.batcher->Stop();
+  release.set_value();
+  estimating.batcher.reset();
+  for (Answered& answer : answers) {
+    EXPECT_EQ(answer.Wait().status.code(), absl::StatusCode::kUnavailable);
+  }
+}
+
 }  // namespace
 }  // namespace siglip

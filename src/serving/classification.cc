@@ -14,6 +14,9 @@
 namespace siglip {
 namespace {
 
+// Texts that one output becomes: each takes some twenty bytes where its value had four.
+constexpr std::size_t kMaxClasses = std::size_t{1} << 20;
+
 // A BYTES element on the wire: uint32 little-endian length, bytes.
 void AppendElement(const std::string& text, std::string& wire) {
   const auto size = static_cast<std::uint32_t>(text.size());
@@ -50,13 +53,21 @@ absl::StatusOr<OutputTensor> Classify(const OutputTensor& output, std::int64_t c
   const std::size_t row_size = rows == 0 ? 0 : values.size() / rows;
   const std::size_t kept =
       std::min(static_cast<std::size_t>(std::max<std::int64_t>(0, count)), row_size);
+  if (kept > kMaxClasses / std::max<std::size_t>(rows, 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("output '", output.name, "': classification of ", kept, " values in each of ",
+                     rows, " rows is more than the limit of ", kMaxClasses, " values"));
+  }
   auto wire = std::make_shared<std::string>();
   for (std::size_t r = 0; r < rows; ++r) {
     const float* row = values.data() + r * row_size;
     std::vector<std::size_t> order(row_size);
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [row](std::size_t a, std::size_t b) { return Greater(row[a], row[b]); });
+    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), order.end(),
+                      [row](std::size_t a, std::size_t b) {
+                        if (Greater(row[a], row[b])) return true;
+                        return !Greater(row[b], row[a]) && a < b;  // the first of equals first
+                      });
     for (std::size_t i = 0; i < kept; ++i)
       AppendElement(ValueAndIndex(row[order[i]], order[i]), *wire);
   }

@@ -1,6 +1,7 @@
 #include "serving/ensemble.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <set>
 #include <utility>
@@ -339,11 +340,39 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
   ComputeDurations sum_ SIGLIP_GUARDED_BY(mu_);
 };
 
+namespace {
+
+constexpr std::chrono::milliseconds kLookForGone{100};
+
+// Why nobody waits for the request any more; OK if somebody does.
+absl::Status GoneStatus(const InferRequest& request, std::int64_t now_ns) {
+  if (request.is_cancelled && request.is_cancelled()) {
+    return absl::CancelledError("Request was cancelled");
+  }
+  if (request.client_end_ns != 0 && now_ns >= request.client_end_ns) {
+    return absl::DeadlineExceededError("Deadline Exceeded");
+  }
+  if (request.timeout_us != 0 &&
+      ElapsedNs(request.accepted_ns, now_ns) / 1000 >= request.timeout_us) {
+    return absl::UnavailableError("Request timeout expired");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, const Clock& clock,
                                      StatisticsRecorder& statistics)
-    : config_(std::move(config)), clock_(clock), statistics_(statistics) {}
+    : config_(std::move(config)), clock_(clock), statistics_(statistics) {
+  if (config_->ensemble_max_inflight_requests != 0) {
+    refuser_ = std::thread([this] { RefuseGone(); });
+  }
+}
 
-EnsembleScheduler::~EnsembleScheduler() { Stop(); }
+EnsembleScheduler::~EnsembleScheduler() {
+  Stop();
+  if (refuser_.joinable()) refuser_.join();
+}
 
 void EnsembleScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
   request->times.queue_start_ns = clock_.NowNs();
@@ -354,6 +383,7 @@ void EnsembleScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
     if (!stopping_ && limit != 0 && running_ >= limit) {
       waiting_.push_back(std::move(request));
       statistics_.AddPending(1);
+      changed_.NotifyOne();
       return;
     }
     ++running_;
@@ -365,20 +395,60 @@ void EnsembleScheduler::Start(std::unique_ptr<InferRequest> request) {
   std::make_shared<Run>(*this, std::move(request))->Begin();
 }
 
-// A request left: the next one that waits may enter.
+// A request left: those who wait may enter. One that is refused at once ends within Start, so the
+// thread that is in the loop already goes on there instead of nesting deeper.
 void EnsembleScheduler::Finished() {
-  std::unique_ptr<InferRequest> next;
   {
     MutexLock lock(mu_);
-    if (waiting_.empty()) {
-      --running_;
-      return;
-    }
-    next = std::move(waiting_.front());
-    waiting_.pop_front();
-    statistics_.AddPending(-1);
+    --running_;
+    if (starting_) return;
+    starting_ = true;
   }
-  Start(std::move(next));
+  while (true) {
+    std::unique_ptr<InferRequest> next;
+    {
+      MutexLock lock(mu_);
+      if (waiting_.empty() || running_ >= config_->ensemble_max_inflight_requests) {
+        starting_ = false;
+        return;
+      }
+      next = std::move(waiting_.front());
+      waiting_.pop_front();
+      ++running_;
+    }
+    statistics_.AddPending(-1);
+    Start(std::move(next));
+  }
+}
+
+void EnsembleScheduler::RefuseGone() {
+  while (true) {
+    std::vector<std::pair<std::unique_ptr<InferRequest>, absl::Status>> gone;
+    {
+      MutexLock lock(mu_);
+      while (waiting_.empty() && !stopping_) changed_.Wait(mu_);
+      if (!stopping_) changed_.WaitFor(mu_, kLookForGone);
+      if (stopping_) return;
+      const std::int64_t now_ns = clock_.NowNs();
+      for (auto it = waiting_.begin(); it != waiting_.end();) {
+        absl::Status status = GoneStatus(**it, now_ns);
+        if (status.ok()) {
+          ++it;
+        } else {
+          gone.emplace_back(std::move(*it), std::move(status));
+          it = waiting_.erase(it);
+        }
+      }
+    }
+    for (auto& [request, status] : gone) RefuseWaiting(std::move(request), status);
+  }
+}
+
+void EnsembleScheduler::RefuseWaiting(std::unique_ptr<InferRequest> request,
+                                      const absl::Status& status) {
+  statistics_.AddPending(-1);
+  statistics_.RecordFailure(FailureReasonOf(status), 0);
+  Refuse(std::move(request), status);
 }
 
 void EnsembleScheduler::Stop() {
@@ -388,11 +458,11 @@ void EnsembleScheduler::Stop() {
     stopping_ = true;
     left.swap(waiting_);
   }
+  changed_.NotifyAll();
   for (std::unique_ptr<InferRequest>& request : left) {
-    statistics_.AddPending(-1);
-    statistics_.RecordFailure(FailureReason::kRejected, 0);
-    Refuse(std::move(request), absl::UnavailableError(absl::StrCat(
-                                   "Server is stopping, scheduler for model '", config_->name,
+    RefuseWaiting(std::move(request),
+                  absl::UnavailableError(
+                      absl::StrCat("Server is stopping, scheduler for model '", config_->name,
                                    "' has stopped accepting new inference requests")));
   }
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -40,6 +41,9 @@ class EnsembleScheduler final : public Scheduler {
   class Run;
   void Start(std::unique_ptr<InferRequest> request);
   void Finished();
+  // Refuses those whose clients have gone, while those before them work.
+  void RefuseGone();
+  void RefuseWaiting(std::unique_ptr<InferRequest> request, const absl::Status& status);
 
   const std::shared_ptr<const ModelConfig> config_;
   const Clock& clock_;
@@ -48,8 +52,11 @@ class EnsembleScheduler final : public Scheduler {
   Mutex mu_;
   std::uint32_t running_ SIGLIP_GUARDED_BY(mu_) = 0;
   bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool starting_ SIGLIP_GUARDED_BY(mu_) = false;  // a thread lets those in who wait
   std::deque<std::unique_ptr<InferRequest>> waiting_
       SIGLIP_GUARDED_BY(mu_);  // max_inflight_requests
+  CondVar changed_;            // a request waits, or the end is near
+  std::thread refuser_;        // only where requests may wait
 };
 
 }  // namespace siglip

@@ -83,8 +83,10 @@ class AddOneStep : public Step {
     float x = 0;
     std::memcpy(&x, item.inputs[0].data(), sizeof(x));
     if (x == 13) return absl::InvalidArgumentError("thirteen is too large");
+    if (during_estimate) during_estimate();
     return cost_bytes;
   }
+  bool EstimateMayWait(const Item&) const override { return during_estimate != nullptr; }
   std::vector<std::size_t> batches() const {
     MutexLock lock(mu_);
     return batches_;
@@ -102,6 +104,7 @@ class AddOneStep : public Step {
   absl::Status health;
   absl::Status readiness;
   std::function<void()> during_run;
+  std::function<void()> during_estimate;  // which may wait then
   // Items run until they end, and fail.
   std::function<void(std::int64_t end_ns)> until_end;
   std::function<OutputMemory(std::size_t)> output_memory;

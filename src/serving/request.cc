@@ -11,11 +11,34 @@ InferRequest::~InferRequest() {
   Answer(*this, std::move(response));
 }
 
+namespace {
+
+// Of a request's parameters in an ensemble: its own and those of the steps under way.
+constexpr std::size_t kParameterCopies = 4;
+
+std::size_t BytesOf(const InputTensor& input) {
+  std::size_t bytes = input.data.size();
+  for (const std::string_view element : input.elements) bytes += element.size();
+  return bytes;
+}
+
+}  // namespace
+
 std::size_t InputBytes(const InferRequest& request) {
   std::size_t bytes = 0;
+  for (const InputTensor& input : request.inputs) bytes += BytesOf(input);
+  return bytes;
+}
+
+std::size_t HeldBytes(const InferRequest& request) {
+  std::size_t bytes = request.body_bytes;
   for (const InputTensor& input : request.inputs) {
-    bytes += input.data.size();
-    for (const std::string_view element : input.elements) bytes += element.size();
+    bytes += input.elements.size() * sizeof(std::string_view);
+    if (request.body_bytes == 0 || input.storage != nullptr) bytes += BytesOf(input);
+  }
+  for (const auto& [name, value] : request.parameters) {
+    const auto* text = std::get_if<std::string>(&value);
+    bytes += kParameterCopies * (name.size() + (text == nullptr ? 0 : text->size()));
   }
   return bytes;
 }

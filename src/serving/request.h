@@ -103,8 +103,10 @@ struct InferRequest {
   std::uint64_t sequence_id = 0;
   std::vector<InputTensor> inputs = {};
   std::vector<RequestedOutput> outputs = {};
-  // Owner of the bytes that `inputs` borrow (HTTP body, protobuf message).
+  // Owner of the bytes that `inputs` borrow (HTTP body, protobuf message), and how many it holds,
+  // read or not.
   std::shared_ptr<const void> body = {};
+  std::size_t body_bytes = 0;
   // Raw HTTP requests name no input: `elements` or `data` of the single unnamed input is filled in
   // by the service from the model's configuration.
   bool deduce_input = false;
@@ -125,6 +127,9 @@ struct InferRequest {
 
 // Bytes of all inputs.
 std::size_t InputBytes(const InferRequest& request);
+// Bytes that the request keeps alive: its body, inputs beside it, and parameters, of which each
+// step of an ensemble has a copy.
+std::size_t HeldBytes(const InferRequest& request);
 
 // Gives what a request says about its client to one that is sent on its behalf: priority,
 // time-outs, cancellation and trace.

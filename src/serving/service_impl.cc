@@ -1,6 +1,7 @@
 #include "serving/service_impl.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,7 +19,12 @@ absl::Status ClassifyOutputs(const std::vector<RequestedOutput>& wanted, bool ba
   for (OutputTensor& output : response.outputs) {
     for (const RequestedOutput& want : wanted) {
       if (want.name != output.name || want.classification <= 0) continue;
-      SIGLIP_ASSIGN_OR_RETURN(output, Classify(output, want.classification, batched));
+      try {
+        SIGLIP_ASSIGN_OR_RETURN(output, Classify(output, want.classification, batched));
+      } catch (const std::bad_alloc&) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("output '", output.name, "': no memory for its classification"));
+      }
       break;
     }
   }
@@ -196,7 +202,7 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
     return OverloadedError(absl::StrCat("Exceeds maximum number of requests in flight, ",
                                         options_.max_inflight_requests));
   }
-  const auto bytes = static_cast<std::int64_t>(InputBytes(request));
+  const auto bytes = static_cast<std::int64_t>(HeldBytes(request));
   std::shared_ptr<MemoryBudget::Hold> hold = input_budget_->TryHold(bytes);
   if (hold == nullptr) {
     Leave();

@@ -166,6 +166,51 @@ TEST_F(ServiceTest, EnsembleInflightLimitLetsAllThrough) {
   for (Answered& answer : answers) EXPECT_TRUE(answer.Wait().status.ok());
 }
 
+TEST_F(ServiceTest, AnEnsemblesQueueIsLeftByTheGone) {
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  factory_.step->during_run = [released] { released.wait(); };
+  ModelConfig config = Ensemble();
+  config.ensemble_max_inflight_requests = 1;
+  ASSERT_TRUE(Load({config, FloatConfig("m"), FloatConfig("m2")}).ok());
+  std::vector<Answered> answers;
+  for (int i = 0; i < 4; ++i) {
+    auto request = FloatRequest({1, 2}, nullptr, "e");
+    if (i == 1) request->is_cancelled = [] { return true; };
+    if (i == 2) request->client_end_ns = 1;
+    if (i == 3) request->timeout_us = 1;
+    answers.emplace_back(*request);
+    service_->Infer(std::move(request));
+  }
+  EXPECT_EQ(answers[1].Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(answers[2].Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(answers[3].Wait().status, absl::UnavailableError("Request timeout expired"));
+  release.set_value();
+  EXPECT_TRUE(answers[0].Wait().status.ok());
+}
+
+TEST_F(ServiceTest, RefusalsInAnEnsemblesQueueDoNotNest) {
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  factory_.step->during_run = [released] { released.wait(); };
+  ModelConfig config = Ensemble();
+  config.ensemble_max_inflight_requests = 1;
+  ServiceOptions options;
+  options.max_inflight_requests = 40'000;
+  ASSERT_TRUE(Load({config, FloatConfig("m"), FloatConfig("m2")}, options).ok());
+  std::vector<Answered> answers;
+  for (int i = 0; i < 30'000; ++i) {
+    // The step refuses 13 where it is sent.
+    auto request = FloatRequest({i == 0 ? 1.0F : 13.0F, 2}, nullptr, "e");
+    answers.emplace_back(*request);
+    service_->Infer(std::move(request));
+  }
+  release.set_value();
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].Wait().status.ok(), i == 0);
+  }
+}
+
 TEST_F(ServiceTest, ForwardedWorkCountsInBothRows) {
   ASSERT_TRUE(Load({FloatConfig("forward"), FloatConfig("m")}).ok());
   const InferResponse response = Infer(FloatRequest({1, 2}, nullptr, "forward"));
@@ -334,6 +379,17 @@ TEST_F(ServiceTest, InputBytesAreBoundedAtTheDoor) {
   EXPECT_TRUE(first_answer.Wait().status.ok());
 }
 
+TEST(HeldBytes, CountsWhatStaysAlive) {
+  auto request = FloatRequest({1, 2, 3, 4});
+  EXPECT_EQ(HeldBytes(*request), 16u);
+  request->body_bytes = 1000;  // the input lies beside it
+  EXPECT_EQ(HeldBytes(*request), 1016u);
+  request->inputs[0].storage = nullptr;  // and now in it
+  EXPECT_EQ(HeldBytes(*request), 1000u);
+  request->parameters["x"] = std::string(99, 'p');
+  EXPECT_EQ(HeldBytes(*request), 1400u) << "each step of an ensemble has a copy";
+}
+
 TEST_F(ServiceTest, DrainFinishesTheAcceptedAndRefusesTheNew) {
   std::promise<void> release;
   std::shared_future<void> released = release.get_future().share();
@@ -379,6 +435,22 @@ TEST_F(ServiceTest, ALostDeviceFailsItsRequestsTurnsReadinessOffAndIsToldOnce) {
     EXPECT_FALSE(service_->ModelReady("m", "").ok());
     EXPECT_EQ(told, 1);
   }
+}
+
+TEST_F(ServiceTest, ClassificationIsBounded) {
+  constexpr std::int64_t kWidth = (1 << 20) + 1;
+  ModelConfig config = FloatConfig();
+  config.inputs[0].dims = config.outputs[0].dims = {kWidth};
+  ASSERT_TRUE(Load({config}).ok());
+  const auto classify = [this](std::int64_t count) {
+    auto request = FloatRequest(std::vector<float>(kWidth, 1), nullptr, "m", kWidth);
+    request->outputs = {{.name = "Y", .classification = count}};
+    return Infer(std::move(request));
+  };
+  EXPECT_EQ(classify(kWidth).status.code(), absl::StatusCode::kInvalidArgument);
+  const InferResponse some = classify(3);
+  ASSERT_TRUE(some.status.ok()) << some.status;
+  EXPECT_THAT(some.outputs[0].shape, ElementsAre(1, 3));
 }
 
 TEST_F(ServiceTest, ClassificationGivesTheLargestFirst) {

@@ -104,11 +104,30 @@ absl::Status SharedMemoryRegions::CheckAllowed() const {
       "enable.");
 }
 
+absl::Status SharedMemoryRegions::CheckRoomFor(const std::string& name) const {
+  MutexLock lock(mu_);
+  return CheckRoomForLocked(name);
+}
+
+absl::Status SharedMemoryRegions::CheckRoomForLocked(const std::string& name) const {
+  if (regions_.contains(name)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("shared memory region '", name, "' already in manager"));
+  }
+  if (regions_.size() >= kMaxRegions) {
+    return absl::ResourceExhaustedError(absl::StrCat("shared memory region '", name,
+                                                     "': expected at most ", kMaxRegions,
+                                                     " registered regions"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SharedMemoryRegions::Register(const SharedMemoryRegion& region) {
   SIGLIP_RETURN_IF_ERROR(CheckAllowed());
   if (region.name.empty()) {
     return absl::InvalidArgumentError("shared memory region: expected a name, got none");
   }
+  SIGLIP_RETURN_IF_ERROR(CheckRoomFor(region.name));
   SIGLIP_ASSIGN_OR_RETURN(
       std::shared_ptr<const SharedBytes> bytes,
       region.kind == SharedMemoryKind::kCuda ? OpenCuda(region) : OpenFile(region));
@@ -121,15 +140,7 @@ absl::Status SharedMemoryRegions::Register(const SharedMemoryRegion& region) {
         ", got offset ", region.offset, " and byte_size ", region.byte_size));
   }
   MutexLock lock(mu_);
-  if (regions_.contains(region.name)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat("shared memory region '", region.name, "' already in manager"));
-  }
-  if (regions_.size() >= kMaxRegions) {
-    return absl::ResourceExhaustedError(absl::StrCat("shared memory region '", region.name,
-                                                     "': expected at most ", kMaxRegions,
-                                                     " registered regions"));
-  }
+  SIGLIP_RETURN_IF_ERROR(CheckRoomForLocked(region.name));
   regions_.emplace(region.name, Entry{region, std::move(bytes)});
   return absl::OkStatus();
 }
@@ -202,12 +213,12 @@ absl::Status SharedMemoryRegions::CheckSlice(const SharedMemorySlice& slice) con
 }
 
 absl::StatusOr<std::shared_ptr<const std::vector<std::byte>>> SharedMemoryRegions::Read(
-    const SharedMemorySlice& slice) const {
+    const SharedMemorySlice& slice, std::uint64_t read_bytes) const {
   SIGLIP_ASSIGN_OR_RETURN(const Entry entry, Find(slice));
-  if (slice.byte_size > max_read_bytes_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("input of ", slice.byte_size, " bytes in shared memory region '", slice.region,
-                     "' is larger than the limit of ", max_read_bytes_, " bytes"));
+  if (!Within(read_bytes, slice.byte_size, max_read_bytes_)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "input of ", slice.byte_size, " bytes in shared memory region '", slice.region,
+        "': a request's inputs there are larger than the limit of ", max_read_bytes_, " bytes"));
   }
   auto bytes = std::make_shared<std::vector<std::byte>>(slice.byte_size);
   if (const absl::Status read = entry.bytes->Read(*bytes, entry.region.offset + slice.offset);

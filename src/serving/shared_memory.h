@@ -45,7 +45,7 @@ struct SharedMemoryRegion {
 // Thread-safe.
 class SharedMemoryRegions {
  public:
-  // A slice is read only if it has at most `max_read_bytes`.
+  // Slices are read as long as a request's have at most `max_read_bytes` together.
   // `cuda_library` is loaded when the first region of a GPU is registered.
   SharedMemoryRegions(bool allowed, std::uint64_t max_read_bytes,
                       std::string cuda_library = "libcuda.so.1")
@@ -65,9 +65,9 @@ class SharedMemoryRegions {
   absl::StatusOr<std::vector<SharedMemoryRegion>> Status(SharedMemoryKind kind,
                                                          const std::string& name) const;
 
-  // A copy of the slice's bytes, aligned for any type.
+  // A copy of the slice's bytes, aligned for any type. `read_bytes`: what the request has read.
   absl::StatusOr<std::shared_ptr<const std::vector<std::byte>>> Read(
-      const SharedMemorySlice& slice) const;
+      const SharedMemorySlice& slice, std::uint64_t read_bytes = 0) const;
   // InvalidArgument unless the slice lies within its region: told before there is an answer.
   absl::Status CheckSlice(const SharedMemorySlice& slice) const;
   // Internal, with both sizes, if `bytes` do not fit the slice.
@@ -78,6 +78,9 @@ class SharedMemoryRegions {
     SharedMemoryRegion region;
     std::shared_ptr<const SharedBytes> bytes;
   };
+  // AlreadyExists, or ResourceExhausted.
+  absl::Status CheckRoomFor(const std::string& name) const;
+  absl::Status CheckRoomForLocked(const std::string& name) const SIGLIP_REQUIRES(mu_);
   absl::StatusOr<Entry> Find(const SharedMemorySlice& slice) const;
   absl::StatusOr<std::shared_ptr<const SharedBytes>> OpenCuda(const SharedMemoryRegion& region);
 

@@ -76,6 +76,9 @@ TEST_F(SharedMemoryTest, StatusAndUnregister) {
   EXPECT_EQ(regions_.Status(kSystem, "c").status().message(),
             "Unable to find shared memory region: 'c'");
   EXPECT_EQ(regions_.Register({"a", key_, 0, 1}).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(regions_.Register({"a", "/no_such_memory_here", 0, 1}).code(),
+            absl::StatusCode::kAlreadyExists)
+      << "the name is looked at first";
   regions_.Unregister(kSystem, "c");
   regions_.Unregister(kSystem, "a");
   EXPECT_EQ(regions_.Status(kSystem, "")->size(), 1u);
@@ -109,6 +112,8 @@ TEST_F(SharedMemoryTest, HostileKeysAndRangesAreRefused) {
   }
   ASSERT_TRUE(regions_.Register({"whole", key_, 0, 64}).ok());
   EXPECT_THAT(Text(regions_.Read({"whole", 0, 49}).status()), HasSubstr("limit of 48"));
+  EXPECT_TRUE(regions_.Read({"whole", 0, 8}, 40).ok());
+  EXPECT_THAT(Text(regions_.Read({"whole", 0, 9}, 40).status()), HasSubstr("limit of 48"));
 }
 
 TEST_F(SharedMemoryTest, MemoryThatShrinksIsAnErrorNotASignal) {

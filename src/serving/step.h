@@ -59,6 +59,9 @@ class Step {
   // Bytes of memory that running this item will take beyond its outputs, known before it is queued
   // (declared pixels). An error refuses the item at once.
   virtual absl::StatusOr<std::int64_t> EstimateCost(const Item& item) const = 0;
+  // Whether EstimateCost may wait, for another process: not to be called by a thread that serves
+  // connections.
+  virtual bool EstimateMayWait(const Item&) const { return false; }
   virtual StepCounters Counters() const { return {}; }
 };
 

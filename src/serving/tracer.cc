@@ -17,6 +17,10 @@ constexpr std::pair<std::string_view, std::string_view> kDefaults[] = {
     {"trace_level", "OFF"}, {"trace_rate", "1000"}, {"trace_count", "-1"},
     {"log_frequency", "0"}, {"trace_file", ""},     {"trace_mode", "triton"}};
 
+constexpr std::size_t kMaxLevels = 3;  // all but OFF and TENSORS
+// Of a wrong value, in its error.
+constexpr std::size_t kMaxShownBytes = 100;
+
 std::string DefaultOf(std::string_view key) {
   for (const auto& [name, value] : kDefaults) {
     if (name == key) return std::string(value);
@@ -32,9 +36,13 @@ bool IsSetting(std::string_view key) {
 absl::Status WrongValue(const std::string& key, std::string_view expected,
                         const std::vector<std::string>& got) {
   std::string text;
-  for (const std::string& value : got) absl::StrAppend(&text, text.empty() ? "" : ",", value);
+  for (const std::string& value : got) {
+    absl::StrAppend(&text, text.empty() ? "" : ",", value);
+    if (text.size() > kMaxShownBytes) break;
+  }
   return absl::InvalidArgumentError(absl::StrCat("trace setting '", key, "': expected ",
-                                                 std::string(expected), ", got '", text, "'"));
+                                                 std::string(expected), ", got '", LogSafe(text),
+                                                 "'"));
 }
 
 absl::Status CheckValue(const std::string& key, const std::vector<std::string>& values) {
@@ -48,6 +56,11 @@ absl::Status CheckValue(const std::string& key, const std::vector<std::string>& 
         return WrongValue(key, "OFF or TIMESTAMPS", values);
       }
     }
+    const bool off = std::find(values.begin(), values.end(), "OFF") != values.end();
+    if (off && values.size() > 1) {
+      return absl::InvalidArgumentError("Expect only one trace level 'OFF' is specified");
+    }
+    if (values.size() > kMaxLevels) return WrongValue(key, "each level once", values);
     return absl::OkStatus();
   }
   if (values.size() != 1) return WrongValue(key, "one value", values);
@@ -179,15 +192,19 @@ std::string Tracer::Value(const std::string& model, const std::string& key) cons
   if (own != models_.end() && own->second.values.contains(key)) {
     return own->second.values.at(key).at(0);
   }
-  const auto common = global_.values.find(key);
-  return common != global_.values.end() ? common->second.at(0) : DefaultOf(key);
+  for (const TraceSettingsMap* common : {&global_.values, &configured_}) {
+    if (const auto found = common->find(key); found != common->end()) return found->second.at(0);
+  }
+  return DefaultOf(key);
 }
 
 TraceSettingsMap Tracer::Get(const std::string& model) const {
   MutexLock lock(mu_);
   TraceSettingsMap all;
   for (const auto& [key, value] : kDefaults) all[std::string(key)] = {std::string(value)};
-  for (const auto& [key, value] : global_.values) all[key] = value;
+  for (const TraceSettingsMap* common : {&configured_, &global_.values}) {
+    for (const auto& [key, value] : *common) all[key] = value;
+  }
   if (const auto own = models_.find(model); own != models_.end()) {
     for (const auto& [key, value] : own->second.values) all[key] = value;
   }
@@ -204,20 +221,10 @@ absl::Status Tracer::Update(const std::string& model, const TraceSettingsMap& ch
       return absl::UnimplementedError("trace mode can not be updated through network protocol");
     }
   }
-  return Change(model, changes);
-}
-
-absl::Status Tracer::Configure(const TraceSettingsMap& settings) { return Change("", settings); }
-
-absl::Status Tracer::Change(const std::string& model, const TraceSettingsMap& changes) {
-  for (const auto& [key, values] : changes) {
-    if (!IsSetting(key)) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown trace setting '", key, "'"));
-    }
-    if (!values.empty()) SIGLIP_RETURN_IF_ERROR(CheckValue(key, values));
-  }
+  SIGLIP_RETURN_IF_ERROR(Check(changes));
   MutexLock lock(mu_);
   Settings& settings = model.empty() ? global_ : models_[model];
+  const TraceSettingsMap before = settings.values;
   for (const auto& [key, values] : changes) {
     if (values.empty()) {
       settings.values.erase(key);
@@ -225,12 +232,48 @@ absl::Status Tracer::Change(const std::string& model, const TraceSettingsMap& ch
       settings.values[key] = values;
     }
   }
+  if (TracesWithoutFile(model)) {
+    settings.values = before;
+    return absl::InvalidArgumentError(
+        "Attempting to set invalid trace setting :trace file name is not given");
+  }
+  StartCounting(model, settings);
+  return absl::OkStatus();
+}
+
+absl::Status Tracer::Configure(const TraceSettingsMap& settings) {
+  SIGLIP_RETURN_IF_ERROR(Check(settings));
+  MutexLock lock(mu_);
+  configured_ = settings;
+  std::erase_if(configured_, [](const auto& setting) { return setting.second.empty(); });
+  StartCounting("", global_);
+  return absl::OkStatus();
+}
+
+absl::Status Tracer::Check(const TraceSettingsMap& changes) {
+  for (const auto& [key, values] : changes) {
+    if (!IsSetting(key)) {
+      return absl::InvalidArgumentError(absl::StrCat("unknown trace setting '", LogSafe(key), "'"));
+    }
+    if (!values.empty()) SIGLIP_RETURN_IF_ERROR(CheckValue(key, values));
+  }
+  return absl::OkStatus();
+}
+
+bool Tracer::TracesWithoutFile(const std::string& model) const {
+  return Value(model, "trace_level") != "OFF" && Value(model, "trace_file").empty();
+}
+
+// A change for all counts anew for models too, but for those with a count of their own.
+void Tracer::StartCounting(const std::string& model, Settings& settings) {
   settings.seen = 0;
   settings.left = ParseInt<std::int64_t>(Value(model, "trace_count")).value_or(-1);
   bool any = Value("", "trace_level") != "OFF";
-  for (const auto& [name, own] : models_) any = any || Value(name, "trace_level") != "OFF";
+  for (auto& [name, own] : models_) {
+    any = any || Value(name, "trace_level") != "OFF";
+    if (model.empty() && !own.values.contains("trace_count")) own.left = settings.left;
+  }
   any_.store(any, std::memory_order_relaxed);
-  return absl::OkStatus();
 }
 
 // Counters are the model's only where it has settings of its own.

@@ -64,8 +64,9 @@ class Tracer {
  public:
   // Of all models, or of one. A model has what is set for all until it is set for it.
   TraceSettingsMap Get(const std::string& model) const;
-  // From a client. An empty list clears a model's setting. All of it, or an error and nothing:
-  // Unimplemented for trace_file and trace_mode, InvalidArgument for other names and values.
+  // From a client. An empty list clears a setting: a model then has what is set for all, all have
+  // what the command line said. All of it, or an error and nothing: Unimplemented for trace_file
+  // and trace_mode, InvalidArgument for other names and values, and for a level without a file.
   absl::Status Update(const std::string& model, const TraceSettingsMap& changes);
   // From the command line: file and mode too.
   absl::Status Configure(const TraceSettingsMap& settings);
@@ -82,14 +83,17 @@ class Tracer {
     std::uint64_t in_file = 0;  // of log_frequency
     std::uint64_t file_index = 0;
   };
-  absl::Status Change(const std::string& model, const TraceSettingsMap& changes);
+  static absl::Status Check(const TraceSettingsMap& changes);
   Settings& Of(const std::string& model) SIGLIP_REQUIRES(mu_);
   std::string Value(const std::string& model, const std::string& key) const SIGLIP_REQUIRES(mu_);
+  bool TracesWithoutFile(const std::string& model) const SIGLIP_REQUIRES(mu_);
+  void StartCounting(const std::string& model, Settings& settings) SIGLIP_REQUIRES(mu_);
   void Write(const std::string& model, const std::vector<RequestTrace::Span>& spans);
 
   std::atomic<bool> any_{false};  // whether any level is on; a late reader misses one request
   std::atomic<std::uint64_t> next_id_{1};
   mutable Mutex mu_;
+  TraceSettingsMap configured_ SIGLIP_GUARDED_BY(mu_);  // by the command line
   Settings global_ SIGLIP_GUARDED_BY(mu_);
   std::map<std::string, Settings> models_ SIGLIP_GUARDED_BY(mu_);  // own settings, or counters
 };

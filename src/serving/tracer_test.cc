@@ -119,6 +119,42 @@ TEST_F(TracerTest, AModelHasTheCommonSettingsUntilItHasItsOwn) {
   EXPECT_TRUE(Request("m"));
 }
 
+TEST_F(TracerTest, AModelsCountFollowsThatOfAllUntilItHasItsOwn) {
+  ASSERT_TRUE(On().ok());
+  ASSERT_TRUE(tracer_.Update("m", {{"trace_rate", {"1"}}}).ok());
+  ASSERT_TRUE(tracer_.Update("n", {{"trace_count", {"7"}}}).ok());
+  ASSERT_TRUE(tracer_.Update("", {{"trace_count", {"2"}}}).ok());
+  int m = 0, n = 0;
+  for (int i = 0; i < 10; ++i) {
+    m += Request("m");
+    n += Request("n");
+  }
+  EXPECT_EQ(m, 2);
+  EXPECT_EQ(n, 7);
+}
+
+TEST_F(TracerTest, WhatIsClearedFallsBackToTheCommandLine) {
+  ASSERT_TRUE(On({{"trace_rate", {"100"}}}).ok());
+  ASSERT_TRUE(tracer_.Update("", {{"trace_rate", {"7"}}}).ok());
+  EXPECT_EQ(tracer_.Get("").at("trace_rate").at(0), "7");
+  ASSERT_TRUE(tracer_.Update("", {{"trace_rate", {}}}).ok());
+  EXPECT_EQ(tracer_.Get("").at("trace_rate").at(0), "100");
+}
+
+TEST_F(TracerTest, LevelsNeedAFileAndStandAlone) {
+  EXPECT_EQ(tracer_.Update("m", {{"trace_level", {"TIMESTAMPS"}}}),
+            absl::InvalidArgumentError(
+                "Attempting to set invalid trace setting :trace file name is not given"));
+  EXPECT_EQ(tracer_.Get("m").at("trace_level").at(0), "OFF");
+  ASSERT_TRUE(On().ok());
+  EXPECT_EQ(tracer_.Update("", {{"trace_level", {"OFF", "TIMESTAMPS"}}}),
+            absl::InvalidArgumentError("Expect only one trace level 'OFF' is specified"));
+  const absl::Status many =
+      tracer_.Update("", {{"trace_level", std::vector<std::string>(100'000, "TIMESTAMPS")}});
+  EXPECT_EQ(many.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_LT(many.message().size(), 400u);
+}
+
 TEST_F(TracerTest, WrongSettingsChangeNothing) {
   const TraceSettingsMap before = tracer_.Get("");
   for (const auto& [key, value] :

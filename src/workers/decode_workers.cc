@@ -26,7 +26,7 @@ constexpr char kRefusedPayload[] = "siglip.image_refused";
 // From exec to the first message: 10 ms on an idle machine.
 constexpr std::chrono::seconds kStartTimeout{20};
 // A head is read in microseconds.
-constexpr std::chrono::seconds kHeaderTimeout{5};
+constexpr std::chrono::seconds kHeaderTimeout{2};
 // After a start that failed, doubled each time up to the second.
 constexpr std::int64_t kFirstBackoffNs = 100'000'000;
 constexpr std::int64_t kLastBackoffNs = 10'000'000'000;
@@ -225,9 +225,10 @@ absl::StatusOr<PixelSize> DecodeWorkers::PreprocessInto(std::size_t slot, std::s
 }
 
 absl::StatusOr<ImageHeader> DecodeWorkers::ReadImageHeader(const Preprocessor& preprocessor,
-                                                           std::string_view bytes) {
+                                                           std::string_view bytes,
+                                                           const WaitLimit& limit) {
   if (!LibraryReadsHeader(bytes)) return preprocessor.ReadHeader(bytes);
-  Request request{.slot = header_slot(), .bytes = bytes, .timeout = kHeaderTimeout};
+  Request request{.slot = header_slot(), .bytes = bytes, .limit = limit, .timeout = kHeaderTimeout};
   request.job.kind = JobKind::kReadHeader;
   request.job.options = preprocessor.options();
   request.job.encoded_bytes = bytes.size();
@@ -254,8 +255,9 @@ absl::StatusOr<Reply> DecodeWorkers::Exchange(const Request& request) {
       std::memcpy(arena.encoded_area().data(), request.bytes.data(), request.bytes.size());
     }
     if (!process->Send(request.job)) {
-      // It ended while it had nothing to do: no fault of this picture.
-      LogEnd({.slot = request.slot}, process->pid(), process->Kill());
+      // It ended while it had nothing to do, or reads no jobs: no fault of this picture.
+      const pid_t pid = process->pid();
+      LogEnd({.slot = request.slot}, pid, process->Kill());
       Release(request.slot, true);
       continue;
     }
@@ -387,6 +389,7 @@ std::vector<std::size_t> DecodeWorkers::WaitForDown() {
 void DecodeWorkers::StartSlots(const std::vector<std::size_t>& due) {
   std::vector<absl::StatusOr<std::unique_ptr<WorkerProcess>>> started;
   for (const std::size_t index : due) {
+    arenas_[index]->GiveBackUnused();
     started.push_back(WorkerProcess::Start(options_.program, arenas_[index]->descriptor()));
   }
   for (std::size_t i = 0; i < due.size(); ++i) Install(due[i], AwaitReady(std::move(started[i])));

@@ -66,7 +66,7 @@ class DecodeWorkers {
 
   // preprocessor.ReadHeader; format stays empty where a worker read it. Its errors are those above.
   absl::StatusOr<ImageHeader> ReadImageHeader(const Preprocessor& preprocessor,
-                                              std::string_view bytes);
+                                              std::string_view bytes, const WaitLimit& limit);
 
   // Not OK while no worker can be started.
   absl::Status Readiness() const;

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,6 +42,8 @@ namespace {
 using testing::HasSubstr;
 
 constexpr int kSide = 8;
+// A page of each: 64 MiB on x86-64.
+constexpr std::size_t kFillStride = std::size_t{64} << 10;
 
 // ---- What a worker does with "do:WHAT".
 
@@ -90,6 +93,16 @@ absl::Status Misbehave(std::string_view what, float* pixels) {
     lie.message_bytes = UINT32_MAX;
     std::memset(lie.message, '\n', sizeof(lie.message));
     SendToServer(lie, sizeof(lie));
+  }
+  if (what == "reply for ever") {
+    while (true) SendToServer({}, sizeof(Reply));
+  }
+  if (what == "fill the memory") {
+    // The first block's pixels are at the area's beginning.
+    auto* const area = reinterpret_cast<std::byte*>(pixels);
+    sink = mprotect(area, kPixelAreaBytes, PROT_READ | PROT_WRITE);
+    for (std::size_t i = 0; i < kPixelAreaBytes; i += kFillStride) area[i] = std::byte{1};
+    Crash();
   }
   if (what == "retire") {
     Reply last;
@@ -409,6 +422,44 @@ TEST(DecodeWorkersTest, WorkerThatRetiresIsReplaced) {
   EXPECT_NE(Children(), before);
 }
 
+TEST(DecodeWorkersTest, WorkerThatNeverReadsIsReplaced) {
+  const auto workers = StartWorkers(1);
+  const std::set<pid_t> before = Children();
+  auto replaced = std::async(std::launch::async, [&] {
+    Decode(*workers, "do:reply for ever");
+    while (Children() == before) Decode(*workers, DemoPicture());
+  });
+  if (replaced.wait_for(std::chrono::seconds(60)) != std::future_status::ready) {
+    ADD_FAILURE() << "the server waits for a worker that does not read";
+    for (const pid_t pid : before) kill(pid, SIGKILL);
+  }
+  replaced.get();
+  ExpectWorks(*workers);
+}
+
+// What the arenas of this process take up.
+std::int64_t ArenaBytes() {
+  std::int64_t bytes = 0;
+  for (const auto& file : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    const std::string target = std::filesystem::read_symlink(file.path(), error);
+    struct stat info = {};
+    if (target.starts_with("/memfd:siglip-pixels") && stat(file.path().c_str(), &info) == 0) {
+      bytes += info.st_blocks * 512;
+    }
+  }
+  return bytes;
+}
+
+TEST(DecodeWorkersTest, MemoryThatAWorkerFilledIsGivenBackWhenItIsReplaced) {
+  const auto workers = StartWorkers(1);
+  ExpectWorks(*workers);
+  EXPECT_GT(ArenaBytes(), 0);
+  EXPECT_EQ(ReasonOf(Decode(*workers, "do:fill the memory").status), "decoder_crashed");
+  ExpectWorks(*workers);
+  EXPECT_LT(ArenaBytes(), 4 << 20);
+}
+
 TEST(DecodeWorkersTest, WorkersHaveNothingButTheirSocket) {
   const auto workers = StartWorkers(1);
   ASSERT_EQ(Children().size(), 2U);
@@ -424,13 +475,27 @@ TEST(DecodeWorkersTest, WorkersHaveNothingButTheirSocket) {
   }
 }
 
+// Each worker decodes a picture: none is being started when it returns.
+void UseEach(DecodeWorkers& workers) {
+  std::vector<PixelMemory> places;
+  // Places that wait are dealt out evenly, give or take one.
+  for (int i = 0; i < 2 * workers.count(); ++i) {
+    places.push_back(workers.Allocate(sizeof(Outcome::pixels)));
+  }
+  StageTimes times;
+  for (const PixelMemory& place : places) {
+    auto* const pixels = reinterpret_cast<float*>(place.bytes.data());
+    const Preprocessor preprocessor(SmallOptions());
+    EXPECT_TRUE(workers.Preprocess(preprocessor, DemoPicture(), pixels, {}, times).ok());
+  }
+}
+
 TEST(DecodeWorkersTest, NothingLeaksWhenWorkersEnd) {
   const auto workers = StartWorkers(2);
   ExpectWorks(*workers);
   const std::size_t descriptors = NumDescriptors("self");
   for (int i = 0; i < 20; ++i) Decode(*workers, "do:crash");
-  ExpectWorks(*workers);
-  ExpectWorks(*workers);
+  UseEach(*workers);
   EXPECT_LE(NumDescriptors("self"), descriptors);
   EXPECT_LE(Children().size(), 3U);
 }
@@ -479,7 +544,7 @@ void ExpectSameVerdicts(const std::vector<std::string>& paths) {
       EXPECT_EQ(got.status, expected.status) << paths[i];
       EXPECT_EQ(got.pixels, expected.pixels) << paths[i];
       if (expected.status.ok()) ++accepted;
-      const auto header = workers->ReadImageHeader(preprocessor, *bytes);
+      const auto header = workers->ReadImageHeader(preprocessor, *bytes, {});
       const auto expected_header = preprocessor.ReadHeader(*bytes);
       EXPECT_EQ(header.status(), expected_header.status()) << paths[i];
       if (!header.ok() || !expected_header.ok()) continue;

@@ -67,6 +67,20 @@ void SharedArena::TrimEncoded(std::size_t encoded_bytes) {
           MADV_REMOVE);
 }
 
+void SharedArena::GiveBackUnused() {
+  madvise(memory_, kEncodedAreaBytes, MADV_REMOVE);
+  MutexLock lock(mu_);
+  std::size_t offset = 0;
+  const auto give_back_until = [&](std::size_t end) {
+    if (offset < end) madvise(pixel_area() + offset, end - offset, MADV_REMOVE);
+  };
+  for (const auto& [begin, block] : blocks_) {
+    give_back_until(begin);
+    offset = begin + block.bytes;
+  }
+  give_back_until(kPixelAreaBytes);
+}
+
 std::byte* SharedArena::Allocate(std::size_t bytes) {
   if (bytes > kPixelAreaBytes) return nullptr;
   const std::size_t wanted = RoundUp(bytes, kBlockAlignment);

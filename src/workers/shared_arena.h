@@ -1,7 +1,7 @@
 #pragma once
 
 // Memory that the server and one decode worker have in common: an area for the encoded picture,
-// which the worker can only read, and one for pixels, which the encoder reads where the worker
+// which the worker maps read-only, and one for pixels, which the encoder reads where the worker
 // wrote them. It outlives the worker: a new one is given the same memory. Nothing in it is ever a
 // size, an offset or a pointer.
 
@@ -31,6 +31,10 @@ class SharedArena {
   std::span<std::byte> encoded_area() const;
   // Gives back the memory of an encoded picture, all but the beginning, which is kept warm.
   void TrimEncoded(std::size_t encoded_bytes);
+
+  // Gives back the memory of all that is in no block, the whole encoded area too: a worker may have
+  // touched any of it. REQUIRES: nobody has the worker.
+  void GiveBackUnused();
 
   // A place for `bytes` of pixels, at a page's beginning; null if none is free.
   std::byte* Allocate(std::size_t bytes);

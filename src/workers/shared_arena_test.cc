@@ -1,7 +1,10 @@
 #include "workers/shared_arena.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 
@@ -64,6 +67,33 @@ TEST(SharedArenaTest, ReservedBlocksAreThoseThatNobodyWroteTo) {
   arena->Free(a);
   arena->Free(b);
   EXPECT_EQ(arena->num_reserved(), 0);
+}
+
+std::int64_t BytesInMemory(const SharedArena& arena) {
+  struct stat info = {};
+  return fstat(arena.descriptor(), &info) == 0 ? info.st_blocks * 512 : -1;
+}
+
+TEST(SharedArenaTest, GivingBackTouchesNoBlockInUse) {
+  const auto arena = NewArena();
+  constexpr std::size_t kBlock = std::size_t{1} << 20;
+  std::byte* const freed = arena->Allocate(kBlock);
+  std::byte* const first = arena->Allocate(kBlock);
+  std::byte* const between = arena->Allocate(kBlock);
+  std::byte* const second = arena->Allocate(kBlock);
+  arena->MarkWritten(second);
+  arena->Free(freed);
+  arena->Free(between);
+  std::memset(freed, 7, 5 * kBlock);  // and beyond the last block
+  std::memset(second + kPixelAreaBytes / 2, 7, kBlock);
+  std::memset(arena->encoded_area().data(), 7, kBlock);
+  std::memset(arena->encoded_area().data() + kEncodedAreaBytes - kBlock, 7, kBlock);
+  arena->GiveBackUnused();
+  EXPECT_EQ(BytesInMemory(*arena), 2 * kBlock);
+  for (const std::byte* block : {first, second}) {
+    EXPECT_EQ(std::count(block, block + kBlock, std::byte{7}), kBlock);
+  }
+  EXPECT_EQ(*between, std::byte{0});
 }
 
 TEST(SharedArenaTest, ItsSizeCannotBeChanged) {

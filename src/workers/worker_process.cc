@@ -117,7 +117,7 @@ WorkerProcess::~WorkerProcess() {
 bool WorkerProcess::Send(const Job& job) {
   ssize_t sent = -1;
   do {
-    sent = send(socket_, &job, sizeof(job), MSG_NOSIGNAL);
+    sent = send(socket_, &job, sizeof(job), MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (sent < 0 && errno == EINTR);
   return sent == static_cast<ssize_t>(sizeof(job));
 }

@@ -36,7 +36,8 @@ class WorkerProcess {
 
   pid_t pid() const { return pid_; }
 
-  // False if the process was gone before: the job was not begun.
+  // Never waits. False if the process was gone before, or has left so many jobs unread that there
+  // is no room for another: the job was not begun.
   bool Send(const Job& job);
   // The next message, whatever it says: nothing in it has been checked but its length. Unavailable:
   // the process ended, or sent something else; DeadlineExceeded and Cancelled: by `limit`.
