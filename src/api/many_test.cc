@@ -1,6 +1,8 @@
 #include "api/many.h"
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -47,6 +49,20 @@ TEST(ManyTest, BadImagesFailAloneAndLeaveTheirRows) {
                        absl::StatusCode::kNotFound, absl::StatusCode::kInvalidArgument,
                        absl::StatusCode::kOk}));
   EXPECT_EQ(rows, (std::vector<float>{-1, -1, 'x', 1, -1, -1, -1, -1, '1', 1}));
+}
+
+TEST(ManyTest, AFileThatIsTooLongIsNotRead) {
+  FakeModel model;
+  ThreadPool pool(1);
+  const std::string path = ::testing::TempDir() + "many_test_sparse.jpg";
+  std::ofstream(path) << "x";
+  std::filesystem::resize_file(path, (std::uintmax_t{1} << 30) + 1);
+  const std::vector<ImageSource> images = {{.kind = ImageSource::Kind::kPath, .data = path}};
+  std::vector<float> rows(2);
+  std::vector<absl::Status> statuses(1);
+  ASSERT_TRUE(EmbedManyImages(model, pool, images, rows.data(), statuses).ok());
+  std::filesystem::remove(path);
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kResourceExhausted) << statuses[0];
 }
 
 TEST(ManyTest, NothingButBadImagesNeedNoEngine) {
