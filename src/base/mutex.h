@@ -1,7 +1,7 @@
 #pragma once
 
-// std::mutex and std::condition_variable with lock annotations. Not absl::Mutex: the packaged Abseil
-// is not built for ThreadSanitizer, which would then see races in every critical section.
+// std::mutex and std::condition_variable with lock annotations. Not absl::Mutex: the packaged
+// Abseil is not built for ThreadSanitizer, which would then see races in every critical section.
 
 #include <chrono>
 #include <condition_variable>
