@@ -13,12 +13,11 @@ waiting  a single text's p99 beside images is at most half of the time of one ba
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import threading
 
+from serve import run_json
 from server_process import Server, default_siglip
 
 LEAST_SHARE, BOTH_SHARES, BATCH_SHARE = 0.25, 0.95, 0.5
@@ -28,11 +27,8 @@ KINDS = ("image", "text")
 
 def load(args, server, kind, clients):
     contents = args.images if kind == "image" else [word for text in TEXTS for word in ("--text", text)]
-    run = subprocess.run([args.siglip, "bench", "server", "--json", "--url", f"127.0.0.1:{server.grpc}", "--concurrency",
-                          str(clients), "--seconds", str(args.seconds), *contents], capture_output=True, text=True, check=False)
-    if run.returncode:
-        sys.exit(f"siglip bench server: {run.stderr}")
-    return json.loads(run.stdout)
+    return run_json([args.siglip, "bench", "server", "--json", "--url", f"127.0.0.1:{server.grpc}", "--concurrency",
+                     str(clients), "--seconds", str(args.seconds), *contents])
 
 
 def batch_ms(before, after):

@@ -20,8 +20,6 @@ namespace {
 // Items of an engine call, as of `siglip embed`: enough to share a pass over the weights.
 constexpr std::size_t kImagesPerCall = 8;
 constexpr std::size_t kTextsPerCall = 32;
-// Of an image, as for `siglip embed`.
-constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 30;
 
 absl::Status CheckRgb(const ImageSource& image) {
   const auto wanted = static_cast<unsigned __int128>(std::max<std::int64_t>(image.width, 0)) *
@@ -44,7 +42,7 @@ absl::StatusOr<PatchGrid> PreprocessOne(const Model& model, const ImageSource& i
     case ImageSource::Kind::kPath:
       try {
         SIGLIP_ASSIGN_OR_RETURN(const std::string bytes,
-                                ReadFile(std::string(image.data), kMaxFileBytes));
+                                ReadFile(std::string(image.data), kMaxImageBytes));
         return model.Preprocess(bytes, pixels);
       } catch (const std::bad_alloc&) {
         return absl::ResourceExhaustedError("image: not enough memory to read the file");

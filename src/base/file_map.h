@@ -54,6 +54,10 @@ class FileMap {
 // reads the file again. Only a hint: whole pages, and errors do not matter.
 void DropPages(std::span<const std::byte> bytes);
 
+// A longer image is refused, in an archive or a file by itself: a small compressed or sparse file
+// may claim any size. Far above what Pillow's limit on pixels lets through in any sane encoding.
+inline constexpr std::uint64_t kMaxImageBytes = std::uint64_t{1} << 30;
+
 // The whole content of a regular file. ResourceExhausted if it has more than `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes);
 

@@ -69,4 +69,14 @@ void AppendJsonString(std::string_view text, std::string& out) {
   out += '"';
 }
 
+std::size_t InvalidUtf8At(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const std::size_t length = Utf8SequenceLength(text.substr(at));
+    if (length == 0) break;
+    at += length;
+  }
+  return at;
+}
+
 }  // namespace siglip

@@ -26,10 +26,6 @@ class Archive {
   virtual absl::StatusOr<std::string> Read() = 0;
 };
 
-// A longer image is refused, in an archive or a file by itself: a small compressed or sparse file
-// may claim any size. Far above what Pillow's limit on pixels lets through in any sane encoding.
-inline constexpr std::uint64_t kMaxMemberBytes = std::uint64_t{1} << 30;
-
 // .tar, plain or compressed with gzip, bzip2, xz or zstd. Images are the regular members with an
 // image's extension; links and sparse members with one are errors of their own.
 absl::StatusOr<std::unique_ptr<Archive>> OpenTar(const std::string& path);

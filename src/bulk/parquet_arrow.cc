@@ -20,6 +20,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "bulk/archive.h"
 #include "bulk/parquet.h"
@@ -171,8 +172,8 @@ class ParquetImages final : public Archive {
     if (!bytes.has_value()) {
       return absl::InvalidArgumentError("expected an image's bytes, got null");
     }
-    if (bytes->size() > kMaxMemberBytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("expected at most ", kMaxMemberBytes,
+    if (bytes->size() > kMaxImageBytes) {
+      return absl::ResourceExhaustedError(absl::StrCat("expected at most ", kMaxImageBytes,
                                                        " bytes in a row, got ", bytes->size()));
     }
     return *std::move(bytes);

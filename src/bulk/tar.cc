@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/file_map.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "bulk/archive.h"
@@ -82,7 +83,7 @@ class Tar final : public Archive {
       if (offset != static_cast<la_int64_t>(bytes.size())) {
         return absl::InvalidArgumentError("expected a whole file, got a sparse member");
       }
-      if (size > kMaxMemberBytes - bytes.size()) return TooLong(bytes.size() + size);
+      if (size > kMaxImageBytes - bytes.size()) return TooLong(bytes.size() + size);
       bytes.append(static_cast<const char*>(block), size);
     }
   }
@@ -134,14 +135,14 @@ class Tar final : public Archive {
       return absl::InvalidArgumentError("expected a whole file, got a sparse member");
     }
     const la_int64_t size = ::archive_entry_size(entry_);
-    if (size < 0 || static_cast<std::uint64_t>(size) > kMaxMemberBytes) {
+    if (size < 0 || static_cast<std::uint64_t>(size) > kMaxImageBytes) {
       return TooLong(static_cast<std::uint64_t>(size));
     }
     return absl::OkStatus();
   }
 
   static absl::Status TooLong(std::uint64_t bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("expected at most ", kMaxMemberBytes,
+    return absl::ResourceExhaustedError(absl::StrCat("expected at most ", kMaxImageBytes,
                                                      " bytes in an archive's member, got ", bytes));
   }
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/file_map.h"
 #include "bulk/archive.h"
 
 namespace siglip::bulk {
@@ -102,7 +103,7 @@ TEST_F(TarTest, AHugeDeclaredSizeIsRefusedWithoutTheMemory) {
   EXPECT_EQ(Read(Header("a.jpg", "77777777777", '0') + "A")[0], "a.jpg!");
   EXPECT_EQ(last_error_.code(), absl::StatusCode::kResourceExhausted);
   // Just below the limit, and not there: what is read is what there is.
-  EXPECT_EQ(Read(Header("a.jpg", Octal(kMaxMemberBytes), '0') + "A")[0], "a.jpg!");
+  EXPECT_EQ(Read(Header("a.jpg", Octal(kMaxImageBytes), '0') + "A")[0], "a.jpg!");
 }
 
 TEST_F(TarTest, ASparseMemberIsRefusedAlone) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -76,8 +75,7 @@ absl::Status BenchPreprocess(const BenchPreprocessFlags& flags) {
   if (files.empty()) return absl::InvalidArgumentError("no image files found");
   std::vector<std::string> images;
   for (const std::string& path : files) {
-    SIGLIP_ASSIGN_OR_RETURN(std::string bytes,
-                            ReadFile(path, std::numeric_limits<std::int64_t>::max()));
+    SIGLIP_ASSIGN_OR_RETURN(std::string bytes, ReadFile(path, kMaxImageBytes));
     images.push_back(std::move(bytes));
   }
   PreprocessOptions options;

@@ -12,7 +12,6 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
-#include "bulk/archive.h"
 
 namespace siglip::cli {
 namespace {
@@ -88,7 +87,7 @@ absl::Status PrepareImage(const Model& model, Slot& slot) {
   if (slot.pixels.empty()) slot.pixels = AlignedBuffer<float>(model.info().pixel_values());
   std::optional<std::string> bytes = std::exchange(slot.item.bytes, std::nullopt);
   if (!bytes) {
-    SIGLIP_ASSIGN_OR_RETURN(bytes, ReadFile(slot.item.name, bulk::kMaxMemberBytes));
+    SIGLIP_ASSIGN_OR_RETURN(bytes, ReadFile(slot.item.name, kMaxImageBytes));
   }
   SIGLIP_ASSIGN_OR_RETURN(slot.grid, model.Preprocess(*bytes, slot.pixels.data()));
   return absl::OkStatus();

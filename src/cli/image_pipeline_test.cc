@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "api/fake_model.h"
-#include "bulk/archive.h"
+#include "base/file_map.h"
 
 namespace siglip::cli {
 namespace {
@@ -65,7 +65,7 @@ TEST_F(ImagePipelineTest, BadAndMissingFilesFailAlone) {
 
 TEST_F(ImagePipelineTest, AFileLongerThanAnArchivesMemberMayBeFailsAlone) {
   const auto paths = WriteFiles(3);
-  std::filesystem::resize_file(paths[1], bulk::kMaxMemberBytes + 1);  // sparse
+  std::filesystem::resize_file(paths[1], kMaxImageBytes + 1);  // sparse
   std::vector<absl::Status> seen;
   ASSERT_TRUE(EmbedImageFiles(model_, paths, {.preprocess_threads = 1, .batch_size = 4},
                               [&](std::size_t, const absl::Status& status, std::span<const float>) {

@@ -1,5 +1,6 @@
 #include "protocol/json_input.h"
 
+#include "base/json_text.h"
 #include "protocol/padded_body.h"
 #include "protocol/text.h"
 
@@ -7,21 +8,6 @@ namespace siglip {
 namespace {
 
 static_assert(PaddedBody::kPadding >= simdjson::SIMDJSON_PADDING);
-
-constexpr std::string_view kBrokenJson = "failed to parse the request JSON buffer";
-
-// Of the first byte that is not UTF-8; the size if there is none.
-std::size_t InvalidUtf8At(std::string_view text) {
-  std::size_t at = 0;
-  while (at < text.size()) {
-    const auto lead = static_cast<unsigned char>(text[at]);
-    const std::size_t length = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    const std::string_view point = text.substr(at, length);
-    if (!simdjson::validate_utf8(point.data(), point.size())) break;
-    at += length;
-  }
-  return at;
-}
 
 absl::Status WrongType(std::string_view where, std::string_view expected) {
   return absl::InvalidArgumentError(Concat(where, ": expected ", expected));

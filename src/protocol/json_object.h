@@ -34,12 +34,11 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view body, int max_depth,
       false);
   if (!deep && parts > kMaxJsonParts) {
     return absl::InvalidArgumentError(
-        Concat("failed to parse the request JSON buffer: expected at most ", kMaxJsonParts,
-               " keys and values"));
+        Concat(kBrokenJson, ": expected at most ", kMaxJsonParts, " keys and values"));
   }
   if (deep || json.is_discarded() || !json.is_object()) {
-    return absl::InvalidArgumentError(Concat("failed to parse the request JSON buffer: expected ",
-                                             expected, ", without deep nesting"));
+    return absl::InvalidArgumentError(
+        Concat(kBrokenJson, ": expected ", expected, ", without deep nesting"));
   }
   return json;
 }

@@ -190,9 +190,8 @@ absl::StatusOr<InputTensor> ParseInput(const InputMessage& message) {
 
 absl::Status ParseInputs(const inference::ModelInferRequest& message,
                          const SharedMemoryRegions* regions, InferRequest& request) {
-  if (static_cast<std::size_t>(message.inputs_size()) > kMaxTensors) {
-    return absl::InvalidArgumentError(Concat("inputs: more than ", kMaxTensors, " entries"));
-  }
+  SIGLIP_RETURN_IF_ERROR(
+      CheckTensorCount("inputs", static_cast<std::size_t>(message.inputs_size())));
   SharedInputs shared_inputs(regions);
   const bool raw = message.raw_input_contents_size() != 0;
   int next_raw = 0;  // inputs in shared memory have none
@@ -259,9 +258,8 @@ absl::Status ParseParts(const inference::ModelInferRequest& message,
     SIGLIP_RETURN_IF_ERROR(RequestParameter(key, value, parsed));
   }
   SIGLIP_RETURN_IF_ERROR(ParseInputs(message, regions, *parsed.request));
-  if (static_cast<std::size_t>(message.outputs_size()) > kMaxTensors) {
-    return absl::InvalidArgumentError(Concat("outputs: more than ", kMaxTensors, " entries"));
-  }
+  SIGLIP_RETURN_IF_ERROR(
+      CheckTensorCount("outputs", static_cast<std::size_t>(message.outputs_size())));
   std::set<std::string_view> names;
   for (const OutputMessage& output : message.outputs()) {
     SIGLIP_ASSIGN_OR_RETURN(RequestedOutput requested, ParseOutput(output));

@@ -16,8 +16,6 @@
 namespace siglip {
 namespace {
 
-// Our models have one input and one output; the cap bounds the work of a hostile list.
-
 // Where an input's bytes come from, before the binary tail is cut.
 struct InputState {
   InputTensor tensor;
@@ -71,9 +69,7 @@ class InferParser {
     for (auto element : array) {
       JsonValue entry;
       SIGLIP_RETURN_IF_ERROR(CheckJson(element.get(entry)));
-      if (++count > kMaxTensors) {
-        return absl::InvalidArgumentError(Concat(key, ": more than ", kMaxTensors, " entries"));
-      }
+      SIGLIP_RETURN_IF_ERROR(CheckTensorCount(key, ++count));
       SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(entry, Concat(key, " entry")));
       SIGLIP_RETURN_IF_ERROR(key == "inputs" ? Input(object) : Output(object));
     }

@@ -10,6 +10,9 @@
 namespace siglip {
 namespace {
 
+// Our models have one input and one output; the cap bounds the work of a hostile list.
+constexpr std::size_t kMaxTensors = 128;
+
 constexpr std::size_t kLengthPrefix = sizeof(std::uint32_t);
 
 std::uint32_t LoadLength(const char* bytes) {
@@ -25,6 +28,11 @@ std::string DimsText(std::span<const std::int64_t> shape) {
   for (std::size_t i = 0; i < shape.size(); ++i) AppendAll(text, i == 0 ? "" : ",", shape[i]);
   text += ']';
   return text;
+}
+
+absl::Status CheckTensorCount(std::string_view list, std::size_t count) {
+  if (count <= kMaxTensors) return absl::OkStatus();
+  return absl::InvalidArgumentError(Concat(list, ": more than ", kMaxTensors, " entries"));
 }
 
 absl::Status SplitByteElements(std::string_view bytes, std::int64_t expected,

@@ -12,8 +12,8 @@
 
 namespace siglip {
 
-// Inputs of a request, and outputs that it may ask for.
-inline constexpr std::size_t kMaxTensors = 128;
+// InvalidArgument for more inputs, or wanted outputs, than any model could have: `list` names them.
+absl::Status CheckTensorCount(std::string_view list, std::size_t count);
 
 // Splits the wire form of a BYTES tensor, (uint32 little-endian length, bytes) per element, into
 // views of it. InvalidArgument unless `bytes` holds exactly `expected` elements.

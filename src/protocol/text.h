@@ -36,6 +36,9 @@ std::string Concat(const Pieces&... pieces) {
   return out;
 }
 
+// How every refusal of broken JSON begins.
+inline constexpr std::string_view kBrokenJson = "failed to parse the request JSON buffer";
+
 inline char AsciiLower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 inline bool EqualsIgnoreCase(std::string_view a, std::string_view b) {

@@ -1,10 +1,9 @@
 #include "server/nvml_gpus.h"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <utility>
 
+#include "base/dynamic_library.h"
 #include "base/status_macros.h"
 #include "protocol/text.h"
 
@@ -51,12 +50,11 @@ struct NvmlGpus::Library {
   Library& operator=(const Library&) = delete;
   ~Library() {
     if (started) shutdown();
-    if (handle != nullptr) ::dlclose(handle);
   }
 
   static absl::StatusOr<std::unique_ptr<Library>> Load(const std::string& name);
 
-  void* handle = nullptr;
+  DynamicLibrary library;
   bool started = false;
   int (*init)() = nullptr;
   int (*shutdown)() = nullptr;
@@ -72,31 +70,23 @@ struct NvmlGpus::Library {
 
 absl::StatusOr<std::unique_ptr<NvmlGpus::Library>> NvmlGpus::Library::Load(
     const std::string& name) {
-  auto library = std::make_unique<Library>();
-  library->handle = ::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library->handle == nullptr) return absl::FailedPreconditionError(::dlerror());
-  const char* missing = nullptr;
-  const auto find = [&]<typename F>(const char* symbol, F& function) {
-    function = reinterpret_cast<F>(::dlsym(library->handle, symbol));
-    if (function == nullptr) missing = symbol;
-  };
-  find("nvmlInit_v2", library->init);
-  find("nvmlShutdown", library->shutdown);
-  find("nvmlDeviceGetCount_v2", library->count);
-  find("nvmlDeviceGetHandleByIndex_v2", library->device);
-  find("nvmlDeviceGetUUID", library->uuid);
-  find("nvmlDeviceGetUtilizationRates", library->utilization);
-  find("nvmlDeviceGetMemoryInfo", library->memory);
-  find("nvmlDeviceGetPowerUsage", library->power_usage_mw);
+  auto nvml = std::make_unique<Library>();
+  SIGLIP_ASSIGN_OR_RETURN(nvml->library, DynamicLibrary::Open(name));
+  nvml->library.Find("nvmlInit_v2", nvml->init);
+  nvml->library.Find("nvmlShutdown", nvml->shutdown);
+  nvml->library.Find("nvmlDeviceGetCount_v2", nvml->count);
+  nvml->library.Find("nvmlDeviceGetHandleByIndex_v2", nvml->device);
+  nvml->library.Find("nvmlDeviceGetUUID", nvml->uuid);
+  nvml->library.Find("nvmlDeviceGetUtilizationRates", nvml->utilization);
+  nvml->library.Find("nvmlDeviceGetMemoryInfo", nvml->memory);
+  nvml->library.Find("nvmlDeviceGetPowerUsage", nvml->power_usage_mw);
   // Of the two limits the one that Triton's field of DCGM is: what was set, not what is enforced.
-  find("nvmlDeviceGetPowerManagementLimit", library->power_limit_mw);
-  find("nvmlDeviceGetTotalEnergyConsumption", library->energy_mj);
-  if (missing != nullptr) {
-    return absl::FailedPreconditionError(Concat(name, ": expected ", missing, " in it"));
-  }
-  if (const int code = library->init(); code != kNvmlSuccess) return NvmlError("nvmlInit_v2", code);
-  library->started = true;
-  return library;
+  nvml->library.Find("nvmlDeviceGetPowerManagementLimit", nvml->power_limit_mw);
+  nvml->library.Find("nvmlDeviceGetTotalEnergyConsumption", nvml->energy_mj);
+  SIGLIP_RETURN_IF_ERROR(nvml->library.Complete());
+  if (const int code = nvml->init(); code != kNvmlSuccess) return NvmlError("nvmlInit_v2", code);
+  nvml->started = true;
+  return nvml;
 }
 
 struct NvmlGpus::Gpu {

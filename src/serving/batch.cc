@@ -11,6 +11,7 @@
 #include "base/checked_math.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "serving/refusals.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -105,7 +106,7 @@ absl::Status OwnStatus(const QueuedRequest& queued, std::int64_t now_ns) {
   const absl::Status status = JoinItemErrors(queued.items);
   const bool timed_out = absl::IsDeadlineExceeded(status) && queued.end_ns == queued.deadline_ns &&
                          now_ns >= queued.end_ns;
-  return timed_out ? absl::UnavailableError("Request timeout expired") : status;
+  return timed_out ? TimeoutRefusal() : status;
 }
 
 struct BatchTimes {

@@ -6,29 +6,17 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "serving/overload.h"
+#include "serving/refusals.h"
 #include "serving/validate.h"
 
 namespace siglip {
 namespace {
 
-// Nobody tells that a client has gone, so the queue is looked through: what has gone must not keep
-// others out for the length of a batch, which on a CPU is seconds.
-constexpr std::int64_t kLookForGoneNs = 100'000'000;
-
-// INT64_MAX: the client tells no end.
-std::int64_t ClientEnd(const QueuedRequest& queued) {
-  return queued.request->client_end_ns == 0 ? INT64_MAX : queued.request->client_end_ns;
-}
-
-bool IsCancelled(const QueuedRequest& queued) {
-  return queued.request->is_cancelled && queued.request->is_cancelled();
-}
-
 // Takes a cancelled request out; where the queue goes on.
 std::deque<QueuedRequest>::iterator Drop(std::deque<QueuedRequest>& queue,
                                          std::deque<QueuedRequest>::iterator it,
                                          Batcher::Taken& taken) {
-  taken.refused.emplace_back(std::move(*it), absl::CancelledError("Request was cancelled"));
+  taken.refused.emplace_back(std::move(*it), CancelledRefusal());
   return queue.erase(it);
 }
 
@@ -87,22 +75,13 @@ void Batcher::Stop() {
   }
   for (QueuedRequest& queued : left) {
     statistics_.AddPending(-1);
-    RefuseQueued(context(), std::move(queued),
-                 absl::UnavailableError(
-                     absl::StrCat("Server is stopping, scheduler for model '", config_->name,
-                                  "' has stopped accepting new inference requests")));
+    RefuseQueued(context(), std::move(queued), StoppedRefusal(config_->name));
   }
 }
 
 void Batcher::Start(int instances) {
   for (int i = 0; i < instances; ++i) threads_.emplace_back([this] { Work(); });
   threads_.emplace_back([this] { RefuseExpired(); });
-}
-
-absl::Status Batcher::StoppedError() const {
-  return absl::UnavailableError(absl::StrCat("Server is stopping, scheduler for model '",
-                                             config_->name,
-                                             "' has stopped accepting new inference requests"));
 }
 
 std::uint32_t Batcher::LevelOf(const InferRequest& request) const {
@@ -123,16 +102,14 @@ void Batcher::SetEnds(QueuedRequest& queued) const {
   const std::int64_t queued_ns = request.times.queue_start_ns;
   const auto set = [&queued](std::int64_t from_ns, std::uint64_t timeout_us) {
     if (timeout_us == 0) return;
-    const std::int64_t end_ns =
-        from_ns +
-        static_cast<std::int64_t>(std::min<std::uint64_t>(timeout_us, INT64_MAX / 2000)) * 1000;
-    queued.deadline_ns = std::min(queued.deadline_ns.value_or(INT64_MAX), end_ns);
+    queued.deadline_ns =
+        std::min(queued.deadline_ns.value_or(INT64_MAX), TimeoutEnd(from_ns, timeout_us));
   };
   set(queued_ns, policy.default_timeout_us);
   if (policy.allow_timeout_override) {
     set(request.accepted_ns != 0 ? request.accepted_ns : queued_ns, request.timeout_us);
   }
-  queued.end_ns = ClientEnd(queued);
+  queued.end_ns = ClientEnd(*queued.request);
   if (policy.timeout_action == QueuePolicy::TimeoutAction::kReject) {
     queued.end_ns = std::min(queued.end_ns, queued.deadline_ns.value_or(INT64_MAX));
   }
@@ -144,7 +121,7 @@ void Batcher::SetEnds(QueuedRequest& queued) const {
 
 void Batcher::DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken) {
   for (auto it = queue.begin(); it != queue.end();) {
-    it = IsCancelled(*it) ? Drop(queue, it, taken) : std::next(it);
+    it = IsCancelled(*it->request) ? Drop(queue, it, taken) : std::next(it);
   }
 }
 
@@ -161,9 +138,10 @@ absl::Status Batcher::Accept(QueuedRequest& queued, Taken& gone) {
   }
   const std::uint32_t number = LevelOf(*queued.request);
   const std::size_t max_size = PolicyOf(number).max_queue_size;
-  const std::int64_t end_ns = std::min(queued.deadline_ns.value_or(INT64_MAX), ClientEnd(queued));
+  const std::int64_t end_ns =
+      std::min(queued.deadline_ns.value_or(INT64_MAX), ClientEnd(*queued.request));
   MutexLock lock(mu_);
-  if (stopping_) return StoppedError();
+  if (stopping_) return StoppedRefusal(config_->name);
   Level& level = levels_.at(number);
   if (max_size != 0 && level.size() >= max_size) {
     // Those who have gone keep nobody out.
@@ -199,16 +177,13 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
 }
 
 absl::Status Batcher::WhileWaiting(const QueuedRequest& queued) {
-  if (IsCancelled(queued)) return absl::CancelledError("Request was cancelled");
-  const std::int64_t now_ns = clock_.NowNs();
-  if (now_ns >= ClientEnd(queued)) return absl::DeadlineExceededError("Deadline Exceeded");
-  if (now_ns >= queued.end_ns) return absl::UnavailableError("Request timeout expired");
+  SIGLIP_RETURN_IF_ERROR(GoneStatus(*queued.request, queued.end_ns, clock_.NowNs()));
   MutexLock lock(mu_);
-  return stopping_ ? StoppedError() : absl::OkStatus();
+  return stopping_ ? StoppedRefusal(config_->name) : absl::OkStatus();
 }
 
 void Batcher::Admit(QueuedRequest queued) {
-  const bool expires = queued.deadline_ns || ClientEnd(queued) != INT64_MAX;
+  const bool expires = queued.deadline_ns || ClientEnd(*queued.request) != INT64_MAX;
   Taken gone;
   const absl::Status status = Accept(queued, gone);
   Execute(std::move(gone));
@@ -232,14 +207,12 @@ void Batcher::DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now
   std::deque<QueuedRequest> delayed;
   for (std::deque<QueuedRequest>* queue : {&level.delayed, &level.fresh}) {
     for (QueuedRequest& queued : *queue) {
-      const std::int64_t client_end_ns = ClientEnd(queued);
+      const std::int64_t client_end_ns = ClientEnd(*queued.request);
       const bool expired = queued.deadline_ns && now_ns >= *queued.deadline_ns;
       if (now_ns >= client_end_ns) {
-        taken.refused.emplace_back(std::move(queued),
-                                   absl::DeadlineExceededError("Deadline Exceeded"));
+        taken.refused.emplace_back(std::move(queued), DeadlineRefusal());
       } else if (expired && !delays) {
-        taken.refused.emplace_back(std::move(queued),
-                                   absl::UnavailableError("Request timeout expired"));
+        taken.refused.emplace_back(std::move(queued), TimeoutRefusal());
       } else {
         next_deadline_ns_ = std::min(next_deadline_ns_, client_end_ns);
         if (!expired && queued.deadline_ns) {
@@ -256,7 +229,7 @@ void Batcher::DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now
 // Extends `found` by the queue's requests; false when the batch can not grow any more.
 bool Batcher::SurveyQueue(std::deque<QueuedRequest>& queue, Candidates& found, Taken& taken) {
   for (auto it = queue.begin(); it != queue.end();) {
-    if (IsCancelled(*it)) {
+    if (IsCancelled(*it->request)) {
       it = Drop(queue, it, taken);
       continue;
     }
@@ -395,8 +368,8 @@ void Batcher::RefuseExpired() {
           DropCancelled(level.delayed, taken);
         }
         if (!taken.refused.empty()) break;
-        WaitUntil(deadlines_,
-                  std::min(NextDeadline().value_or(INT64_MAX), now_ns + kLookForGoneNs));
+        WaitUntil(deadlines_, std::min(NextDeadline().value_or(INT64_MAX),
+                                       now_ns + std::chrono::nanoseconds(kLookForGone).count()));
       }
     }
     Execute(std::move(taken));

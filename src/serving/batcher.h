@@ -86,7 +86,6 @@ class Batcher final : public Scheduler {
   absl::Status Accept(QueuedRequest& queued, Taken& gone);
   // OK while somebody waits for the request, and this for requests.
   absl::Status WhileWaiting(const QueuedRequest& queued);
-  absl::Status StoppedError() const;
   std::uint32_t LevelOf(const InferRequest& request) const;
   const QueuePolicy& PolicyOf(std::uint32_t level) const;
   void SetEnds(QueuedRequest& queued) const;

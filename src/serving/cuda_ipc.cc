@@ -1,11 +1,10 @@
 #include "serving/cuda_ipc.h"
 
-#include <dlfcn.h>
-
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/dynamic_library.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 
@@ -25,13 +24,6 @@ constexpr unsigned kCuStreamNonBlocking = 1;
 }  // namespace
 
 struct CudaIpc::Driver {
-  Driver() = default;
-  Driver(const Driver&) = delete;
-  Driver& operator=(const Driver&) = delete;
-  ~Driver() {
-    if (library != nullptr) ::dlclose(library);
-  }
-
   static absl::StatusOr<std::unique_ptr<Driver>> Load(const std::string& name);
   absl::Status Check(const char* call, CuResult result) const {
     if (result == kCuSuccess) return absl::OkStatus();
@@ -44,7 +36,7 @@ struct CudaIpc::Driver {
     char bytes[kCudaIpcHandleBytes];
   };
 
-  void* library = nullptr;
+  DynamicLibrary library;
   int devices = 0;
   CuResult (*init)(unsigned flags) = nullptr;
   CuResult (*error_string)(CuResult, const char**) = nullptr;
@@ -66,32 +58,24 @@ struct CudaIpc::Driver {
 
 absl::StatusOr<std::unique_ptr<CudaIpc::Driver>> CudaIpc::Driver::Load(const std::string& name) {
   auto driver = std::make_unique<Driver>();
-  driver->library = ::dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (driver->library == nullptr) return absl::FailedPreconditionError(::dlerror());
-  const char* missing = nullptr;
-  const auto find = [&]<typename F>(const char* symbol, F& function) {
-    function = reinterpret_cast<F>(::dlsym(driver->library, symbol));
-    if (function == nullptr) missing = symbol;
-  };
-  find("cuInit", driver->init);
-  find("cuGetErrorString", driver->error_string);
-  find("cuDeviceGetCount", driver->device_count);
-  find("cuDeviceGet", driver->device_get);
-  find("cuDevicePrimaryCtxRetain", driver->context_retain);
-  find("cuDevicePrimaryCtxRelease_v2", driver->context_release);
-  find("cuCtxPushCurrent_v2", driver->context_push);
-  find("cuCtxPopCurrent_v2", driver->context_pop);
-  find("cuStreamCreate", driver->stream_create);
-  find("cuStreamDestroy_v2", driver->stream_destroy);
-  find("cuStreamSynchronize", driver->stream_synchronize);
-  find("cuIpcOpenMemHandle_v2", driver->ipc_open);
-  find("cuIpcCloseMemHandle", driver->ipc_close);
-  find("cuMemGetAddressRange_v2", driver->address_range);
-  find("cuMemcpyDtoHAsync_v2", driver->copy_to_host);
-  find("cuMemcpyHtoDAsync_v2", driver->copy_to_device);
-  if (missing != nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(name, ": expected ", missing, " in it"));
-  }
+  SIGLIP_ASSIGN_OR_RETURN(driver->library, DynamicLibrary::Open(name));
+  driver->library.Find("cuInit", driver->init);
+  driver->library.Find("cuGetErrorString", driver->error_string);
+  driver->library.Find("cuDeviceGetCount", driver->device_count);
+  driver->library.Find("cuDeviceGet", driver->device_get);
+  driver->library.Find("cuDevicePrimaryCtxRetain", driver->context_retain);
+  driver->library.Find("cuDevicePrimaryCtxRelease_v2", driver->context_release);
+  driver->library.Find("cuCtxPushCurrent_v2", driver->context_push);
+  driver->library.Find("cuCtxPopCurrent_v2", driver->context_pop);
+  driver->library.Find("cuStreamCreate", driver->stream_create);
+  driver->library.Find("cuStreamDestroy_v2", driver->stream_destroy);
+  driver->library.Find("cuStreamSynchronize", driver->stream_synchronize);
+  driver->library.Find("cuIpcOpenMemHandle_v2", driver->ipc_open);
+  driver->library.Find("cuIpcCloseMemHandle", driver->ipc_close);
+  driver->library.Find("cuMemGetAddressRange_v2", driver->address_range);
+  driver->library.Find("cuMemcpyDtoHAsync_v2", driver->copy_to_host);
+  driver->library.Find("cuMemcpyHtoDAsync_v2", driver->copy_to_device);
+  SIGLIP_RETURN_IF_ERROR(driver->library.Complete());
   absl::Status started = driver->Check("cuInit", driver->init(0));
   if (started.ok()) {
     started = driver->Check("cuDeviceGetCount", driver->device_count(&driver->devices));

@@ -1,7 +1,6 @@
 #include "serving/ensemble.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <set>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "serving/config_check.h"
+#include "serving/refusals.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -342,21 +342,11 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
 
 namespace {
 
-constexpr std::chrono::milliseconds kLookForGone{100};
-
-// Why nobody waits for the request any more; OK if somebody does.
-absl::Status GoneStatus(const InferRequest& request, std::int64_t now_ns) {
-  if (request.is_cancelled && request.is_cancelled()) {
-    return absl::CancelledError("Request was cancelled");
-  }
-  if (request.client_end_ns != 0 && now_ns >= request.client_end_ns) {
-    return absl::DeadlineExceededError("Deadline Exceeded");
-  }
-  if (request.timeout_us != 0 &&
-      ElapsedNs(request.accepted_ns, now_ns) / 1000 >= request.timeout_us) {
-    return absl::UnavailableError("Request timeout expired");
-  }
-  return absl::OkStatus();
+// The client's own time-out counts in every queue (docs/operating.md).
+absl::Status WaitingStatus(const InferRequest& request, std::int64_t now_ns) {
+  const std::int64_t from_ns =
+      request.accepted_ns != 0 ? request.accepted_ns : request.times.queue_start_ns;
+  return GoneStatus(request, TimeoutEnd(from_ns, request.timeout_us), now_ns);
 }
 
 }  // namespace
@@ -401,7 +391,7 @@ void EnsembleScheduler::Finished() {
   {
     MutexLock lock(mu_);
     --running_;
-    if (starting_) return;
+    if (starting_ || waiting_.empty()) return;
     starting_ = true;
   }
   while (true) {
@@ -431,7 +421,7 @@ void EnsembleScheduler::RefuseGone() {
       if (stopping_) return;
       const std::int64_t now_ns = clock_.NowNs();
       for (auto it = waiting_.begin(); it != waiting_.end();) {
-        absl::Status status = GoneStatus(**it, now_ns);
+        absl::Status status = WaitingStatus(**it, now_ns);
         if (status.ok()) {
           ++it;
         } else {
@@ -460,10 +450,7 @@ void EnsembleScheduler::Stop() {
   }
   changed_.NotifyAll();
   for (std::unique_ptr<InferRequest>& request : left) {
-    RefuseWaiting(std::move(request),
-                  absl::UnavailableError(
-                      absl::StrCat("Server is stopping, scheduler for model '", config_->name,
-                                   "' has stopped accepting new inference requests")));
+    RefuseWaiting(std::move(request), StoppedRefusal(config_->name));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "serving/refusals.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -20,10 +21,7 @@ void RunOrSubmit(std::unique_ptr<InferRequest> request, ThreadPool& pool,
   // std::function must be copyable.
   auto shared = std::make_shared<std::unique_ptr<InferRequest>>(std::move(request));
   pool.Submit([shared, work = std::move(work)] {
-    const InferRequest& waited = **shared;
-    if (waited.is_cancelled && waited.is_cancelled()) {
-      return Refuse(std::move(*shared), absl::CancelledError("Request was cancelled"));
-    }
+    if (IsCancelled(**shared)) return Refuse(std::move(*shared), CancelledRefusal());
     work(std::move(*shared));
   });
 }
