@@ -2,6 +2,7 @@
 """HTTP/2 rapid reset (CVE-2023-44487) against the gRPC door: what it costs, and what it does to 60 normal clients.
 
     python3 bench/rapid_reset.py IMAGES... --model DIR [--siglip PROGRAM] [--connections 1 4]
+    python3 bench/rapid_reset.py --empty build/ci/src/server/empty_doors      whether it is the library's: bare grpc++ and ours
 
 Each attacking connection opens a call and resets it, in one write with hundreds of others, as fast as the server reads.
 Rounds without, with, and with attackers that send whole requests before they reset. Measures; it judges nothing but that
@@ -19,7 +20,8 @@ import sys
 import time
 
 import http2_frames as h2
-from server_process import Server, default_siglip
+from serve import start_doors
+from server_process import Process, Server, default_siglip
 
 BURST = 200  # streams in one write
 STALL_S = 20  # normal clients that wait longer than that have failed
@@ -98,23 +100,54 @@ def measure(args, server, attackers, message):
             "connections": sum(connections for _, connections in totals), "rss_mb": server.rss_bytes() / 1e6}
 
 
-def idle_cost(server, seconds, message):
-    """CPU-microseconds of the server for one reset, nothing else running."""
+def attack_alone(port, seconds, message):
+    """Streams that one attacker reset, nothing else running."""
     stop, counts = multiprocessing.Event(), multiprocessing.Queue()
-    cpu = server.cpu_seconds()
-    process = multiprocessing.Process(target=attack, args=(server.grpc, message, stop, counts), daemon=True)
+    process = multiprocessing.Process(target=attack, args=(port, message, stop, counts), daemon=True)
     process.start()
     time.sleep(seconds)
     stop.set()
     streams, _ = counts.get(timeout=60)
     process.join()
+    return streams
+
+
+def idle_cost(server, seconds, message):
+    """CPU-microseconds of the server for one reset, nothing else running."""
+    cpu = server.cpu_seconds()
+    streams = attack_alone(server.grpc, seconds, message)
     time.sleep(1)
     return (server.cpu_seconds() - cpu) / max(streams, 1) * 1e6, streams / seconds
 
 
+def print_backlog(name, process, port, rounds):
+    """Of resets of heads for 5 s a round: the memory then, and how long they are worked off."""
+    for _ in range(rounds):
+        cpu = process.cpu_seconds()
+        streams = attack_alone(port, 5, None)
+        rss, end, last = process.rss_bytes(), time.monotonic(), -1.0
+        while process.cpu_seconds() - last > 0.02:
+            last = process.cpu_seconds()
+            time.sleep(0.5)
+        print(f"{name}: {streams} resets in 5 s, {rss / 1e6:.0f} MB; worked off {time.monotonic() - end:.0f} s later, "
+              f"{process.rss_bytes() / 1e6:.0f} MB; {(process.cpu_seconds() - cpu) / max(streams, 1) * 1e6:.0f} CPU-us each", flush=True)
+
+
+def compare_with_empty(args):
+    doors, _, port = start_doors([args.empty, "768"])
+    try:
+        print_backlog("bare grpc++", Process(doors.pid), int(port), args.rounds)
+    finally:
+        doors.kill()
+        doors.wait()
+    with Server(args.siglip, args.model) as server:
+        print_backlog("siglip serve", server, server.grpc, args.rounds)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+")
+    parser.add_argument("images", nargs="*")
+    parser.add_argument("--empty", help="empty_doors: its memory and ours after resets of heads alone, and nothing else")
     parser.add_argument("--siglip", default=str(default_siglip()))
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 4], help="attackers, in turns")
@@ -124,6 +157,10 @@ def main():
     parser.add_argument("--port", type=int, help="of a balancer before the server, whose gRPC port --options then names")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of siglip serve; last")
     args = parser.parse_args()
+    if args.empty:
+        return compare_with_empty(args)
+    if not args.images:
+        parser.error("expected IMAGES")
 
     with open(args.images[0], "rb") as file:
         request = infer_request(file.read())

@@ -12,7 +12,27 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Server:
+class Process:
+    """What /proc says of a process, see proc(5)."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def rss_bytes(self):
+        return int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self):
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+
+class Server(Process):
     """Runs inside `with`; the log is a file, so that it never blocks the server."""
 
     def __init__(self, siglip, model, options=(), environment=None):
@@ -21,7 +41,7 @@ class Server:
                    "--metrics-port", "0", *map(str, options)]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log,
                                         env={**os.environ, **(environment or {})})
-        self.pid = self.process.pid
+        super().__init__(self.process.pid)
         found = None
         while not found:
             text = self.read_log()
@@ -46,21 +66,6 @@ class Server:
         """SIGTERM; the exit code."""
         self.process.terminate()
         return self.process.wait(timeout=timeout)
-
-    # From /proc, see proc(5).
-
-    def rss_bytes(self):
-        return int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
-
-    def cpu_seconds(self):
-        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    def descriptors(self):
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
-
-    def threads(self):
-        return len(os.listdir(f"/proc/{self.pid}/task"))
 
     def metrics(self):
         """Every sample as {(name, labels as a sorted tuple): value}."""
