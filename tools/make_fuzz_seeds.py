@@ -95,7 +95,10 @@ def grpc_infer():
 
 
 def neighbor_graph():
-    """Of the target's 40 rows: a ring with two links each way, and four rows of it in a layer above."""
+    """Of the target's 40 rows: a ring with two links each way, and four points of it in a layer above.
+
+    In the other seed rows 30 to 39 are copies of rows 0 to 9.
+    """
     def ring(rows, size, links):
         for i in range(len(rows)):
             near = [rows[(i + step) % len(rows)] for step in (1, -1, 2, -2)][:size]
@@ -103,10 +106,11 @@ def neighbor_graph():
 
     above = [0, 10, 20, 30]
     layers = bytes(1 if row in above else 0 for row in range(40))
-    head = struct.pack("<4I40f", 2, 10, 0, 1, *[0.1] * 40)
+    head = struct.pack("<4I40I40f", 2, 10, 0, 1, *range(40), *[0.1] * 40)
     write("neighbor_graph_fuzz", "two_layers", head + layers + b"".join([*ring(range(40), 4, 4), *ring(above, 2, 2)]))
     write("neighbor_graph_fuzz", "one_layer",
-          struct.pack("<4I40f", 2, 10, 39, 0, *[1.0] * 40) + bytes(40) + b"".join(ring(range(40), 3, 4)))
+          struct.pack("<4I40I30f", 2, 10, 29, 0, *range(30), *range(10), *[1.0] * 30) + bytes(30)
+          + b"".join(ring(range(30), 3, 4)))
 
 
 def main():

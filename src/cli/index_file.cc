@@ -19,7 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kFirstLine = "siglip index 1\n";
+constexpr std::string_view kFirstLine = "siglip index 2\n";
+constexpr std::string_view kAnyFirstLine = "siglip index ";
 // A path and some numbers; this only bounds a wrong file.
 constexpr std::size_t kMaxHeadBytes = 1 << 16;
 constexpr std::size_t kDigestBytes = sizeof(Sha256Digest);
@@ -73,6 +74,10 @@ std::string_view View(std::span<const std::byte> bytes) {
 absl::StatusOr<std::span<const std::byte>> CheckedContent(const std::string& path,
                                                           const FileMap& map) {
   const std::span<const std::byte> bytes = map.bytes();
+  if (View(bytes).starts_with(kAnyFirstLine) && !View(bytes).starts_with(kFirstLine)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": an index of another version of siglip: make it again"));
+  }
   if (View(bytes).substr(0, kFirstLine.size()) != kFirstLine) {
     return absl::InvalidArgumentError(
         absl::StrCat(path,

@@ -122,13 +122,14 @@ TEST_F(IndexFileTest, ARightHashMakesNothingBelieved) {
     (void)Error(Signed(damaged));  // refused, or harmless: the sanitizers watch
   }
   for (const char* head :
-       {"", "siglip index 1\n", "siglip index 1\n\n", "siglip index 1\n[]\n",
+       {"", "siglip index 2\n", "siglip index 2\n\n", "siglip index 2\n[]\n",
         "siglip index "
-        "1\n{\"rows\":\"a\",\"rows_sha256\":\"b\",\"images\":-1,\"embedding_size\":2}\n",
-        "siglip index 1\n{\"rows\":7}\n", "siglip index 2\n", "\x93NUMPY"}) {
+        "2\n{\"rows\":\"a\",\"rows_sha256\":\"b\",\"images\":-1,\"embedding_size\":2}\n",
+        "siglip index 2\n{\"rows\":7}\n", "siglip index 3\n", "\x93NUMPY"}) {
     EXPECT_FALSE(Error(Signed(head)).ok()) << head;
     EXPECT_FALSE(Error(head).ok()) << head;
   }
+  EXPECT_THAT(Error("siglip index 1\n").message(), HasSubstr("make it again"));
 }
 
 }  // namespace

@@ -7,12 +7,15 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <numeric>
+#include <queue>
 #include <utility>
 
 #include <hnswlib/hnswlib.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/content_hash.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "kernels/dot.h"
@@ -33,6 +36,9 @@ struct QueryPoint {
   Point point;
   const float* numbers = nullptr;
 };
+
+// A layer of no more points than these is measured whole by every search: a tenth of a millisecond.
+constexpr std::size_t kMaxSeeds = 1024;
 
 // Numbers as they are stored.
 struct Numbers {
@@ -110,6 +116,63 @@ float InverseNormOfRow(const StoredRows& rows, std::uint32_t row, std::vector<fl
   return InverseNorm(scratch);
 }
 
+std::span<const std::byte> BytesOf(const StoredRows& rows, const Numbers& numbers) {
+  return {numbers.data, static_cast<std::size_t>(rows.width) * (numbers.half ? 2 : 4)};
+}
+
+// Rows of the same bytes are one point of the graph: the links of a row would lead to its copies
+// alone, and from them nowhere. Points are numbered as their first rows come.
+struct Grouping {
+  std::vector<std::uint32_t> point_of;   // by row
+  std::vector<std::uint32_t> first_row;  // by point
+
+  std::size_t points() const { return first_row.size(); }
+};
+
+Grouping GroupRows(const StoredRows& rows, ThreadTeam& team) {
+  const auto count = static_cast<std::uint32_t>(rows.rows());
+  std::vector<std::uint64_t> hashes(count);
+  std::atomic<std::uint32_t> next{0};  // relaxed: it only counts
+  team.RunOnAll([&](int) {
+    constexpr std::uint32_t kBlock = 1024;
+    while (true) {
+      const std::uint32_t begin = next.fetch_add(kBlock, std::memory_order_relaxed);
+      if (begin >= count || begin + kBlock < begin) return;
+      for (std::uint32_t row = begin; row < std::min(count, begin + kBlock); ++row) {
+        const Numbers numbers = RowOf(rows, row);
+        hashes[row] = ContentHash(BytesOf(rows, numbers), numbers.half ? 1 : 0);
+      }
+    }
+  });
+  std::vector<std::uint32_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&hashes](std::uint32_t a, std::uint32_t b) {
+    return hashes[a] != hashes[b] ? hashes[a] < hashes[b] : a < b;
+  });
+  std::vector<std::uint32_t> original(count);  // the first row of the same bytes
+  for (std::uint32_t i = 0, first = 0; i < count; ++i) {
+    const std::uint32_t row = order[i];
+    if (hashes[row] != hashes[order[first]]) first = i;
+    const Numbers numbers = RowOf(rows, row);
+    const Numbers before = RowOf(rows, order[first]);
+    const std::span<const std::byte> bytes = BytesOf(rows, numbers);
+    const bool same =
+        numbers.half == before.half && std::memcmp(bytes.data(), before.data, bytes.size()) == 0;
+    original[row] = same ? order[first] : row;
+  }
+  Grouping grouping;
+  grouping.point_of.resize(count);
+  for (std::uint32_t row = 0; row < count; ++row) {
+    if (original[row] == row) {
+      grouping.point_of[row] = static_cast<std::uint32_t>(grouping.points());
+      grouping.first_row.push_back(row);
+    } else {
+      grouping.point_of[row] = grouping.point_of[original[row]];
+    }
+  }
+  return grouping;
+}
+
 absl::Status OutOfMemory(std::int64_t rows) {
   return absl::ResourceExhaustedError(absl::StrCat("no memory for an index of ", rows, " rows"));
 }
@@ -152,23 +215,36 @@ absl::Status Damaged(const std::string& what) {
 }  // namespace
 
 struct NeighborGraph::State {
-  State(StoredRows stored, const NeighborGraphOptions& options)
+  State(StoredRows stored, Grouping grouped, const NeighborGraphOptions& options)
       : rows(std::move(stored)),
+        grouping(std::move(grouped)),
         space(rows),
-        graph(&space, static_cast<std::size_t>(rows.rows()),
-              static_cast<std::size_t>(options.links),
-              static_cast<std::size_t>(options.ef_construction)) {}
+        graph(&space, grouping.points(), static_cast<std::size_t>(options.links),
+              static_cast<std::size_t>(options.ef_construction)) {
+    begins.resize(grouping.points() + 1);
+    for (const std::uint32_t number : grouping.point_of) ++begins[number + 1];
+    std::partial_sum(begins.begin(), begins.end(), begins.begin());
+    std::vector<std::uint32_t> ends(begins.begin(), begins.end() - 1);
+    rows_by_point.resize(grouping.point_of.size());
+    for (std::uint32_t row = 0; row < grouping.point_of.size(); ++row) {
+      rows_by_point[ends[grouping.point_of[row]]++] = row;
+    }
+  }
 
-  // Adds one row; InvalidArgument if it is not finite.
-  absl::Status Add(std::int64_t row, std::vector<float>& scratch) {
-    const Point point{static_cast<std::uint32_t>(row),
-                      InverseNormOfRow(rows, static_cast<std::uint32_t>(row), scratch)};
+  std::span<const std::uint32_t> RowsOf(std::uint32_t number) const {
+    return std::span(rows_by_point).subspan(begins[number], begins[number + 1] - begins[number]);
+  }
+
+  // Adds one point; InvalidArgument if its row is not finite.
+  absl::Status Add(std::uint32_t number, std::vector<float>& scratch) {
+    const std::uint32_t row = grouping.first_row[number];
+    const Point point{row, InverseNormOfRow(rows, row, scratch)};
     if (!std::isfinite(point.inverse_norm)) {
       return absl::InvalidArgumentError(
           absl::StrCat("row ", row, ": expected finite numbers, got NaN or infinity"));
     }
     try {
-      graph.addPoint(&point, static_cast<std::size_t>(row));
+      graph.addPoint(&point, number);
     } catch (const std::exception&) {
       return OutOfMemory(rows.rows());
     }
@@ -176,6 +252,9 @@ struct NeighborGraph::State {
   }
 
   absl::Status Fill(Reader& reader, const Head& head);
+  void ChooseSeeds();
+  void Reach(std::uint32_t from, std::vector<bool>& reached) const;
+  std::vector<std::uint32_t> Nearest(const QueryPoint& query, std::size_t count) const;
   absl::Status ReadLinks(Reader& reader, std::uint32_t layer, std::size_t max_count,
                          std::vector<std::uint32_t>& links) const;
   float inverse_norm(std::uint32_t id) const {
@@ -183,9 +262,99 @@ struct NeighborGraph::State {
   }
 
   const StoredRows rows;
+  const Grouping grouping;
+  std::vector<std::uint32_t> begins;         // of each point's in rows_by_point, and the end
+  std::vector<std::uint32_t> rows_by_point;  // ascending for each point
   CosineSpace space;
   Graph graph;
+  std::vector<std::uint32_t> seeds;  // hnswlib's ids of points that every search begins with
 };
+
+// A walk from one point cannot leave a dense cluster, such as thousands of versions of one picture:
+// their links lead to each other. So a search measures one whole layer, which is a random sample,
+// and begins at the best of it. Points that none of them leads to are among the seeds as well.
+void NeighborGraph::State::ChooseSeeds() {
+  std::vector<std::size_t> at_least(static_cast<std::size_t>(graph.maxlevel_) + 1);
+  for (std::uint32_t id = 0; id < graph.cur_element_count; ++id) {
+    for (int layer = 0; layer <= graph.element_levels_[id]; ++layer) {
+      ++at_least[static_cast<std::size_t>(layer)];
+    }
+  }
+  int chosen = std::min(1, graph.maxlevel_);
+  while (chosen < graph.maxlevel_ && at_least[static_cast<std::size_t>(chosen)] > kMaxSeeds)
+    ++chosen;
+  seeds = {graph.enterpoint_node_};
+  if (chosen > 0) {
+    for (std::uint32_t id = 0; id < graph.cur_element_count; ++id) {
+      if (graph.element_levels_[id] >= chosen && id != seeds[0]) seeds.push_back(id);
+    }
+  }
+  std::vector<bool> reached(graph.cur_element_count);
+  for (const std::uint32_t id : seeds) Reach(id, reached);
+  for (std::uint32_t id = 0; id < graph.cur_element_count; ++id) {
+    if (reached[id]) continue;
+    seeds.push_back(id);
+    Reach(id, reached);
+  }
+}
+
+// Marks what links of the lowest layer lead to.
+void NeighborGraph::State::Reach(std::uint32_t from, std::vector<bool>& reached) const {
+  if (reached[from]) return;
+  reached[from] = true;
+  std::vector<std::uint32_t> waiting = {from};
+  while (!waiting.empty()) {
+    hnswlib::linklistsizeint* const list = graph.get_linklist0(waiting.back());
+    waiting.pop_back();
+    const std::uint32_t size = graph.getListCount(list);
+    for (std::uint32_t i = 1; i <= size; ++i) {
+      if (reached[list[i]]) continue;
+      reached[list[i]] = true;
+      waiting.push_back(list[i]);
+    }
+  }
+}
+
+// Best first through the lowest layer, as Malkov and Yashunin's algorithm 2 with many entries.
+std::vector<std::uint32_t> NeighborGraph::State::Nearest(const QueryPoint& query,
+                                                         std::size_t count) const {
+  using Measured = std::pair<float, std::uint32_t>;  // distance, id
+  const auto measure = [&](std::uint32_t id) {
+    return Measured{Distance(&query, graph.getDataByInternalId(id), &rows), id};
+  };
+  std::vector<Measured> begin;
+  begin.reserve(seeds.size());
+  for (const std::uint32_t id : seeds) begin.push_back(measure(id));
+  const std::size_t kept = std::min(begin.size(), count);
+  std::partial_sort(begin.begin(), begin.begin() + static_cast<std::ptrdiff_t>(kept), begin.end());
+  begin.resize(kept);
+
+  std::vector<bool> seen(graph.cur_element_count);
+  std::priority_queue<Measured> best(begin.begin(), begin.end());  // the farthest on top
+  std::priority_queue<Measured, std::vector<Measured>, std::greater<>> waiting(begin.begin(),
+                                                                               begin.end());
+  for (const Measured& point : begin) seen[point.second] = true;
+  while (!waiting.empty() && (best.size() < count || waiting.top().first <= best.top().first)) {
+    hnswlib::linklistsizeint* const list = graph.get_linklist0(waiting.top().second);
+    waiting.pop();
+    const std::uint32_t size = graph.getListCount(list);
+    for (std::uint32_t i = 1; i <= size; ++i) {
+      const std::uint32_t id = list[i];
+      if (seen[id]) continue;
+      seen[id] = true;
+      const Measured point = measure(id);
+      if (best.size() >= count && point >= best.top()) continue;
+      waiting.push(point);
+      best.push(point);
+      if (best.size() > count) best.pop();
+    }
+  }
+  std::vector<std::uint32_t> found;
+  for (; !best.empty(); best.pop()) {
+    found.push_back(static_cast<std::uint32_t>(graph.getExternalLabel(best.top().second)));
+  }
+  return found;
+}
 
 NeighborGraph::NeighborGraph(std::unique_ptr<State> state) : state_(std::move(state)) {}
 NeighborGraph::~NeighborGraph() = default;
@@ -204,37 +373,43 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Build(
   }
   std::unique_ptr<State> state;
   try {
-    state = std::make_unique<State>(std::move(rows), options);
+    Grouping grouping = GroupRows(rows, team);
+    state = std::make_unique<State>(std::move(rows), std::move(grouping), options);
   } catch (const std::exception&) {
     return OutOfMemory(count);
   }
+  const auto points = static_cast<std::int64_t>(state->grouping.points());
   std::vector<float> first_scratch;
-  // The first row is where the others' searches begin.
+  // The first point is where the others' searches begin.
   SIGLIP_RETURN_IF_ERROR(state->Add(0, first_scratch));
   Mutex mu;
-  absl::Status status;                         // the first error, guarded by mu
-  std::atomic<bool> failed{false};             // relaxed: workers stop soon, not at once
-  std::atomic<std::int64_t> next{1}, done{1};  // relaxed: they only count
+  absl::Status status;                // the first error, guarded by mu
+  std::atomic<bool> failed{false};    // relaxed: workers stop soon, not at once
+  std::atomic<std::int64_t> next{1};  // relaxed: it only counts
+  std::atomic<std::int64_t> done{static_cast<std::int64_t>(state->RowsOf(0).size())};  // likewise
   std::int64_t told = 0;
   team.RunOnAll([&](int worker) {
     std::vector<float> scratch;
     while (!failed.load(std::memory_order_relaxed)) {
-      const std::int64_t row = next.fetch_add(1, std::memory_order_relaxed);
-      if (row >= count) break;
-      const absl::Status one = state->Add(row, scratch);
+      const std::int64_t number = next.fetch_add(1, std::memory_order_relaxed);
+      if (number >= points) break;
+      const auto point = static_cast<std::uint32_t>(number);
+      const absl::Status one = state->Add(point, scratch);
       if (!one.ok()) {
         MutexLock lock(mu);
         if (status.ok()) status = one;
         failed.store(true, std::memory_order_relaxed);
         break;
       }
-      const std::int64_t now = done.fetch_add(1, std::memory_order_relaxed) + 1;
+      const auto copies = static_cast<std::int64_t>(state->RowsOf(point).size());
+      const std::int64_t now = done.fetch_add(copies, std::memory_order_relaxed) + copies;
       if (worker != 0) continue;
       added(now - told);
       told = now;
     }
   });
   SIGLIP_RETURN_IF_ERROR(status);
+  state->ChooseSeeds();
   if (told < count) added(count - told);
   return std::unique_ptr<NeighborGraph>(new NeighborGraph(std::move(state)));
 }
@@ -242,18 +417,20 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Build(
 std::string NeighborGraph::Serialize() const {
   const Graph& graph = state_->graph;
   const auto count = static_cast<std::uint32_t>(graph.cur_element_count);
-  // hnswlib numbers rows as they came, which threads change; the file numbers them as they are.
-  std::vector<std::uint32_t> row_of(count), id_of(count);
+  // hnswlib numbers points as they came, which threads change; the file numbers them by their rows.
+  std::vector<std::uint32_t> number_of(count), id_of(count);
   for (std::uint32_t id = 0; id < count; ++id) {
-    row_of[id] = static_cast<std::uint32_t>(graph.getExternalLabel(id));
-    id_of[row_of[id]] = id;
+    number_of[id] = static_cast<std::uint32_t>(graph.getExternalLabel(id));
+    id_of[number_of[id]] = id;
   }
+  const std::vector<std::uint32_t>& point_of = state_->grouping.point_of;
   const Head head{static_cast<std::uint32_t>(graph.M_),
                   static_cast<std::uint32_t>(graph.ef_construction_),
-                  row_of[graph.enterpoint_node_], static_cast<std::uint32_t>(graph.maxlevel_)};
+                  number_of[graph.enterpoint_node_], static_cast<std::uint32_t>(graph.maxlevel_)};
   std::string text;
-  text.reserve(sizeof(Head) + count * (5 + 4 * (2 * graph.M_ + 1) + 4));
+  text.reserve(sizeof(Head) + 4 * point_of.size() + count * (5 + 4 * (2 * graph.M_ + 1) + 4));
   Append(&head, 1, text);
+  Append(point_of.data(), point_of.size(), text);
   for (const std::uint32_t id : id_of) {
     const float inverse_norm = state_->inverse_norm(id);
     Append(&inverse_norm, 1, text);
@@ -264,7 +441,7 @@ std::string NeighborGraph::Serialize() const {
     const std::uint32_t size = graph.getListCount(list);
     std::vector<std::uint32_t> entry(max_count + 1, 0);
     entry[0] = size;
-    for (std::uint32_t i = 0; i < size; ++i) entry[i + 1] = row_of[list[i + 1]];
+    for (std::uint32_t i = 0; i < size; ++i) entry[i + 1] = number_of[list[i + 1]];
     Append(entry.data(), entry.size(), text);
   };
   for (const std::uint32_t id : id_of) append_links(id, 0, graph.maxM0_);
@@ -284,34 +461,33 @@ absl::Status NeighborGraph::State::ReadLinks(Reader& reader, std::uint32_t layer
   if (!reader.Read(links.data(), links.size())) return Damaged("it ends too early");
   if (links[0] > max_count) {
     return Damaged(
-        absl::StrCat("expected at most ", max_count, " neighbours of a row, got ", links[0]));
+        absl::StrCat("expected at most ", max_count, " neighbours of a point, got ", links[0]));
   }
   for (std::uint32_t i = 1; i <= links[0]; ++i) {
     if (links[i] >= graph.cur_element_count ||
         static_cast<std::uint32_t>(graph.element_levels_[links[i]]) < layer) {
-      return Damaged(absl::StrCat("neighbour ", links[i], " is no row of layer ", layer));
+      return Damaged(absl::StrCat("neighbour ", links[i], " is no point of layer ", layer));
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status NeighborGraph::State::Fill(Reader& reader, const Head& head) {
-  const auto count = static_cast<std::size_t>(rows.rows());
+  const std::size_t count = grouping.points();
   std::vector<float> inverse_norms(count);
   std::vector<std::uint8_t> layers(count);
   if (!reader.Read(inverse_norms.data(), count) || !reader.Read(layers.data(), count)) {
     return Damaged("it ends too early");
   }
   std::size_t upper = 0;
-  for (std::size_t row = 0; row < count; ++row) {
-    if (!std::isfinite(inverse_norms[row]) || inverse_norms[row] < 0 ||
-        layers[row] > head.top_layer) {
-      return Damaged(absl::StrCat("row ", row, " has a wrong length or layer"));
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!std::isfinite(inverse_norms[i]) || inverse_norms[i] < 0 || layers[i] > head.top_layer) {
+      return Damaged(absl::StrCat("point ", i, " has a wrong length or layer"));
     }
-    upper += layers[row];
+    upper += layers[i];
   }
   if (head.entry >= count || layers[head.entry] != head.top_layer) {
-    return Damaged("its entry is no row of the highest layer");
+    return Damaged("its entry is no point of the highest layer");
   }
   const std::size_t expected =
       count * (graph.maxM0_ + 1) * sizeof(std::uint32_t) + upper * graph.size_links_per_element_;
@@ -321,32 +497,52 @@ absl::Status NeighborGraph::State::Fill(Reader& reader, const Head& head) {
   // From here on the graph's destructor frees the lists that are there.
   std::memset(graph.data_level0_memory_, 0, count * graph.size_data_per_element_);
   std::fill_n(graph.linkLists_, count, nullptr);
-  for (std::size_t row = 0; row < count; ++row) graph.element_levels_[row] = layers[row];
+  for (std::size_t i = 0; i < count; ++i) graph.element_levels_[i] = layers[i];
   graph.cur_element_count = count;
   graph.enterpoint_node_ = head.entry;
   graph.maxlevel_ = static_cast<int>(head.top_layer);
   std::vector<std::uint32_t> links;
-  for (std::uint32_t row = 0; row < count; ++row) {
-    const Point point{row, inverse_norms[row]};
-    std::memcpy(graph.getDataByInternalId(row), &point, sizeof(point));
-    graph.setExternalLabel(row, row);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const Point point{grouping.first_row[i], inverse_norms[i]};
+    std::memcpy(graph.getDataByInternalId(i), &point, sizeof(point));
+    graph.setExternalLabel(i, i);
     SIGLIP_RETURN_IF_ERROR(ReadLinks(reader, 0, graph.maxM0_, links));
-    std::memcpy(graph.get_linklist0(row), links.data(), graph.size_links_level0_);
+    std::memcpy(graph.get_linklist0(i), links.data(), graph.size_links_level0_);
   }
-  for (std::uint32_t row = 0; row < count; ++row) {
-    if (layers[row] == 0) continue;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (layers[i] == 0) continue;
     // hnswlib's destructor calls free().
-    graph.linkLists_[row] =
-        static_cast<char*>(std::calloc(layers[row], graph.size_links_per_element_));
-    if (graph.linkLists_[row] == nullptr) return OutOfMemory(rows.rows());
-    for (std::uint32_t layer = 1; layer <= layers[row]; ++layer) {
+    graph.linkLists_[i] = static_cast<char*>(std::calloc(layers[i], graph.size_links_per_element_));
+    if (graph.linkLists_[i] == nullptr) return OutOfMemory(rows.rows());
+    for (std::uint32_t layer = 1; layer <= layers[i]; ++layer) {
       SIGLIP_RETURN_IF_ERROR(ReadLinks(reader, layer, graph.maxM_, links));
-      std::memcpy(graph.get_linklist(row, static_cast<int>(layer)), links.data(),
+      std::memcpy(graph.get_linklist(i, static_cast<int>(layer)), links.data(),
                   graph.size_links_per_element_);
     }
   }
   return absl::OkStatus();
 }
+
+namespace {
+
+absl::StatusOr<Grouping> ReadGrouping(Reader& reader, std::int64_t rows) {
+  if (reader.left() / sizeof(std::uint32_t) < static_cast<std::size_t>(rows)) {
+    return Damaged("it ends too early");
+  }
+  Grouping grouping;
+  grouping.point_of.resize(static_cast<std::size_t>(rows));
+  SIGLIP_CHECK(reader.Read(grouping.point_of.data(), grouping.point_of.size()));
+  for (std::uint32_t row = 0; row < grouping.point_of.size(); ++row) {
+    if (grouping.point_of[row] > grouping.points()) {
+      return Damaged(absl::StrCat("row ", row, " is of point ", grouping.point_of[row],
+                                  ", which no row before it leads to"));
+    }
+    if (grouping.point_of[row] == grouping.points()) grouping.first_row.push_back(row);
+  }
+  return grouping;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Parse(
     std::span<const std::byte> bytes, StoredRows rows) {
@@ -360,20 +556,22 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Parse(
       head.top_layer > 0xff) {
     return Damaged("wrong numbers at its head");
   }
-  // Before anything of the size that the rows claim is allocated.
-  if (reader.left() / (5 + 4 * (2 * std::size_t{head.links} + 1)) <
-      static_cast<std::size_t>(count)) {
-    return Damaged(absl::StrCat(bytes.size(), " bytes are no graph of ", count, " rows"));
-  }
   std::unique_ptr<State> state;
   try {
-    state = std::make_unique<State>(
-        std::move(rows), NeighborGraphOptions{.links = head.links, .ef_construction = 1});
+    SIGLIP_ASSIGN_OR_RETURN(Grouping grouping, ReadGrouping(reader, count));
+    // Before anything of the size that the points claim is allocated.
+    if (reader.left() / (5 + 4 * (2 * std::size_t{head.links} + 1)) < grouping.points()) {
+      return Damaged(absl::StrCat(bytes.size(), " bytes are no graph of ", count, " rows"));
+    }
+    state =
+        std::make_unique<State>(std::move(rows), std::move(grouping),
+                                NeighborGraphOptions{.links = head.links, .ef_construction = 1});
     SIGLIP_RETURN_IF_ERROR(state->Fill(reader, head));
   } catch (const std::exception&) {
     return OutOfMemory(count);
   }
   state->graph.ef_construction_ = head.ef_construction;
+  state->ChooseSeeds();
   return std::unique_ptr<NeighborGraph>(new NeighborGraph(std::move(state)));
 }
 
@@ -386,10 +584,12 @@ absl::StatusOr<std::vector<std::int64_t>> NeighborGraph::Candidates(std::span<co
   }
   std::vector<std::int64_t> found;
   try {
-    auto nearest = state_->graph.searchKnn(
-        &point, static_cast<std::size_t>(std::min(count, state_->rows.rows())));
-    for (; !nearest.empty(); nearest.pop()) {
-      found.push_back(static_cast<std::int64_t>(nearest.top().second));
+    const auto points = static_cast<std::int64_t>(state_->grouping.points());
+    for (const std::uint32_t number :
+         state_->Nearest(point, static_cast<std::size_t>(std::min(count, points)))) {
+      const auto rows = state_->RowsOf(number);
+      const std::size_t copies = std::min(rows.size(), static_cast<std::size_t>(count));
+      found.insert(found.end(), rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(copies));
     }
   } catch (const std::exception&) {
     return absl::ResourceExhaustedError("no memory for a search");

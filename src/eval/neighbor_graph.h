@@ -59,10 +59,11 @@ class NeighborGraph {
   // it is no graph of so many rows.
   static absl::StatusOr<std::unique_ptr<NeighborGraph>> Parse(std::span<const std::byte> bytes,
                                                               StoredRows rows);
-  // Little-endian, without padding: links, ef_construction, entry row and number of layers
-  // (uint32); each row's 1 / |row| (float32); each row's layers above the lowest (uint8); each
-  // row's neighbours in the lowest layer: their number and 2 x links rows; the same with `links`
-  // rows for each layer above, by row and then upwards (uint32).
+  // Little-endian, without padding: links, ef_construction, entry point and number of layers
+  // (uint32); each row's point (uint32), rows of the same bytes being one, numbered by their first
+  // rows; each point's 1 / |row| (float32); each point's layers above the lowest (uint8); each
+  // point's neighbours in the lowest layer: their number and 2 x links points; the same with
+  // `links` points for each layer above, by point and then upwards (uint32).
   std::string Serialize() const;
 
   ~NeighborGraph();
@@ -70,7 +71,8 @@ class NeighborGraph {
   NeighborGraph& operator=(const NeighborGraph&) = delete;
 
   // About the `count` rows nearest to `query` [width] by cosine, in ascending order of their
-  // numbers; fewer if there are not so many. A larger `count` misses fewer of the nearest.
+  // numbers; fewer if there are not so many, more if some are copies of others. A larger `count`
+  // misses fewer of the nearest.
   // InvalidArgument: a query that is not finite.
   absl::StatusOr<std::vector<std::int64_t>> Candidates(std::span<const float> query,
                                                        std::int64_t count) const;

@@ -47,10 +47,10 @@ class NeighborGraphTest : public testing::Test {
   }
 
   // Share of the true ten nearest among the candidates.
-  double Recall(const NeighborGraph& graph, std::int64_t count) {
+  double Recall(const NeighborGraph& graph, std::span<const float> values, std::int64_t count) {
     const std::vector<float> queries = Random(50, 2);
     ThreadTeam team(1);
-    const auto exact = NearestByCosine(team, MemoryRows(values_, kWidth), queries, {});
+    const auto exact = NearestByCosine(team, MemoryRows(values, kWidth), queries, {});
     EXPECT_TRUE(exact.ok());
     int found = 0;
     for (std::int64_t q = 0; q < 50; ++q) {
@@ -71,8 +71,8 @@ class NeighborGraphTest : public testing::Test {
 TEST_F(NeighborGraphTest, FindsNearlyAllAndMoreWhenItLooksLonger) {
   for (const int threads : {1, 3}) {
     const auto graph = Build(Stored(values_), threads);
-    const double little = Recall(*graph, 10);
-    const double much = Recall(*graph, 400);
+    const double little = Recall(*graph, values_, 10);
+    const double much = Recall(*graph, values_, 400);
     EXPECT_LT(little, 0.95);
     EXPECT_GT(much, 0.99);
     EXPECT_EQ(graph->Candidates(std::span(values_).first(kWidth), kRows * 2)->size(),
@@ -113,6 +113,48 @@ TEST_F(NeighborGraphTest, PartsAndHalfNumbersAreTheSameRows) {
   EXPECT_EQ(Build(mixed)->Serialize(), Build(Stored(floats))->Serialize());
   const auto query = std::span<const float>(floats).first(kWidth);
   EXPECT_EQ(*Build(mixed)->Candidates(query, 20), *Build(Stored(floats))->Candidates(query, 20));
+}
+
+TEST_F(NeighborGraphTest, ManyCopiesOfARowHideNoOthers) {
+  // Blank pictures and placeholders: 3000 copies, before, among and after the others.
+  std::vector<float> values;
+  const auto add = [&values](std::span<const float> rows) {
+    values.insert(values.end(), rows.begin(), rows.end());
+  };
+  const auto others = std::span(values_);
+  const std::vector<float> copied = Random(1, 7);
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    if (row % 2 == 0 || row == kRows - 1) add(copied);
+    if (row == 0) {
+      for (int i = 0; i < 1000; ++i) add(copied);
+    }
+    add(others.subspan(static_cast<std::size_t>(row * kWidth), kWidth));
+  }
+  for (int i = 0; i < 1000; ++i) add(copied);
+  for (const int threads : {1, 3}) {
+    const auto graph = Build(Stored(values), threads);
+    const auto parsed = NeighborGraph::Parse(Bytes(graph->Serialize()), Stored(values));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_GT(Recall(**parsed, values, 400), 0.98);
+    const auto found = *(*parsed)->Candidates(copied, 20);
+    EXPECT_GE(found.size(), 20u);
+    // The first of the copies, as an exact search answers.
+    for (std::int64_t row = 0; row < 20; ++row) {
+      EXPECT_TRUE(std::binary_search(found.begin(), found.end(), row)) << row;
+    }
+  }
+}
+
+TEST_F(NeighborGraphTest, AClusterOfNearlyEqualRowsHidesNoOthers) {
+  // 4000 versions of one picture: their links are filled with each other.
+  std::vector<float> values = Random(1, 7);
+  std::vector<float> noise = Random(4000, 8);
+  for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = values[i % kWidth] + 1e-3f * noise[i];
+  values = noise;
+  values.insert(values.end(), values_.begin(), values_.end());
+  const auto graph = Build(Stored(values), 2);
+  EXPECT_GT(Recall(*graph, values, 400), 0.9);
+  EXPECT_EQ(graph->Candidates(std::span(values_).first(kWidth), 6000)->size(), 6000u);
 }
 
 TEST_F(NeighborGraphTest, ZerosAndSingleRowsAreRowsLikeOthers) {
@@ -173,12 +215,16 @@ TEST_F(NeighborGraphTest, DamagedGraphsAreRefused) {
     std::memcpy(damaged.data() + at, &value, sizeof(value));
     return damaged;
   };
-  constexpr std::size_t kNorms = 16, kLayers = kNorms + 200 * 4, kLists = kLayers + 200;
-  EXPECT_EQ(code(with(0, 1)), absl::StatusCode::kDataLoss);           // links
-  EXPECT_EQ(code(with(0, 0xffffffff)), absl::StatusCode::kDataLoss);  // links
-  EXPECT_EQ(code(with(4, 0)), absl::StatusCode::kDataLoss);           // ef_construction
-  EXPECT_EQ(code(with(8, 200)), absl::StatusCode::kDataLoss);         // entry
-  EXPECT_EQ(code(with(12, 256)), absl::StatusCode::kDataLoss);        // top layer
+  constexpr std::size_t kPoints = 16, kNorms = kPoints + 200 * 4, kLayers = kNorms + 200 * 4,
+                        kLists = kLayers + 200;
+  EXPECT_EQ(code(with(0, 1)), absl::StatusCode::kDataLoss);                  // links
+  EXPECT_EQ(code(with(0, 0xffffffff)), absl::StatusCode::kDataLoss);         // links
+  EXPECT_EQ(code(with(4, 0)), absl::StatusCode::kDataLoss);                  // ef_construction
+  EXPECT_EQ(code(with(8, 200)), absl::StatusCode::kDataLoss);                // entry
+  EXPECT_EQ(code(with(12, 256)), absl::StatusCode::kDataLoss);               // top layer
+  EXPECT_EQ(code(with(kPoints, 1)), absl::StatusCode::kDataLoss);            // before there is one
+  EXPECT_EQ(code(with(kPoints + 4, 2)), absl::StatusCode::kDataLoss);        // likewise
+  EXPECT_EQ(code(with(kPoints + 199 * 4, 0)), absl::StatusCode::kDataLoss);  // one point less
   EXPECT_EQ(code(with(kNorms, 0x7fc00000)), absl::StatusCode::kDataLoss);
   EXPECT_EQ(code(with(kNorms, 0xbf800000)), absl::StatusCode::kDataLoss);
   EXPECT_EQ(code(with(kLayers, 0x09090909)), absl::StatusCode::kDataLoss);
