@@ -1,13 +1,18 @@
-// The extension module behind the Python package: lists of Python objects -> one call of the C API,
+// The extension module behind the Python package: lists of Python objects -> calls of the C API,
 // without the GIL. Output arrays are made by Python and written here, so nothing is copied.
+//
+// In a list, a str stands for an item that the Python side could not convert, and says why. It is
+// given only where `failures` is.
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include "siglip/siglip_c.h"
@@ -28,6 +33,8 @@ PyObject* ExceptionType(int code) {
       return PyExc_ValueError;
     case SIGLIP_NOT_FOUND:
       return PyExc_FileNotFoundError;
+    case SIGLIP_PERMISSION_DENIED:
+      return PyExc_PermissionError;
     case SIGLIP_RESOURCE_EXHAUSTED:
       return PyExc_MemoryError;
     default:
@@ -35,16 +42,30 @@ PyObject* ExceptionType(int code) {
   }
 }
 
-// REQUIRES: the GIL.
+// REQUIRES, here and below: the GIL.
+nb::object Message(const siglip_error* error, const std::string& place = {}) {
+  const std::string text = place + siglip_error_message(error);
+  return nb::steal(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+}
+
+[[noreturn]] void Raise(const siglip_error* error, const std::string& place = {}) {
+  const nb::object message = Message(error, place);
+  PyErr_SetObject(ExceptionType(siglip_error_code(error)), message.ptr());
+  throw nb::python_error();
+}
+
 void Check(siglip_error* raw) {
   const Error error(raw);
-  if (error == nullptr) return;
-  nb::object message = nb::steal(PyUnicode_DecodeUTF8(
-      siglip_error_message(error.get()),
-      static_cast<Py_ssize_t>(std::char_traits<char>::length(siglip_error_message(error.get()))),
-      "replace"));
-  PyErr_SetObject(ExceptionType(siglip_error_code(error.get())), message.ptr());
-  throw nb::python_error();
+  if (error != nullptr) Raise(error.get());
+}
+
+// A string for C, which would end at a NUL. Valid as long as `bytes`.
+const char* CString(const nb::bytes& bytes, const char* name) {
+  if (std::memchr(bytes.c_str(), 0, bytes.size()) != nullptr) {
+    throw nb::value_error((std::string(name) + ": expected no NUL byte in it").c_str());
+  }
+  return bytes.c_str();
 }
 
 // The memory of a Python object, contiguous, for as long as this lives.
@@ -80,11 +101,15 @@ Buffer Input(nb::handle array, std::size_t bytes) {
   return buffer;
 }
 
-// [(kind, buffer, width, height), ...]
+// [(kind, buffer, width, height), ...]; for a str, an empty file, which fails.
 class ImageList {
  public:
   explicit ImageList(nb::list items) {
     for (nb::handle item : items) {
+      if (nb::isinstance<nb::str>(item)) {
+        images_.push_back({SIGLIP_IMAGE_FILE, nullptr, 0, 0, 0});
+        continue;
+      }
       const nb::tuple fields = nb::cast<nb::tuple>(item);
       buffers_.emplace_back(fields[1], PyBUF_C_CONTIGUOUS);
       images_.push_back({nb::cast<std::int32_t>(fields[0]), buffers_.back().data(),
@@ -101,11 +126,15 @@ class ImageList {
 };
 
 // UTF-8 bytes of each. (Not std::string: a lone surrogate is passed on as bytes, and refused
-// there.)
+// there.) For a str, what is no UTF-8, which fails.
 class TextList {
  public:
   explicit TextList(nb::list items) {
     for (nb::handle item : items) {
+      if (nb::isinstance<nb::str>(item)) {
+        texts_.push_back({"\xff", 1});
+        continue;
+      }
       buffers_.emplace_back(item, PyBUF_C_CONTIGUOUS);
       texts_.push_back({static_cast<const char*>(buffers_.back().data()), buffers_.back().size()});
     }
@@ -118,22 +147,93 @@ class TextList {
   std::vector<siglip_text> texts_;
 };
 
-// Runs a list call without the GIL. If `failures`, a dict, is given, it gets {index: message}.
+// How many items the next call of the library gets. Python hears of Ctrl-C between calls only, so
+// they are to take about a second; and each begins with decoding that no encoding runs beside, so
+// not much less. They are multiples of what the library gives its engine at once.
+class Slice {
+ public:
+  explicit Slice(std::size_t least) : least_(least), size_(least) {}
+  std::size_t size() const { return size_; }
+  void Took(std::chrono::steady_clock::duration time) {
+    if (time < std::chrono::seconds(1)) {
+      size_ *= 2;
+    } else if (time > std::chrono::seconds(2)) {
+      size_ = std::max(least_, size_ / 2 / least_ * least_);
+    }
+  }
+
+ private:
+  const std::size_t least_;
+  std::size_t size_;
+};
+
+constexpr std::size_t kImagesPerEngineCall = 8;  // of embed_images
+constexpr std::size_t kItemsPerEngineCall = 32;  // of everything else
+
+// Runs call(begin, count) over 0..total in slices, without the GIL, and after(begin, count, error)
+// with it. An empty list is one call too: it may be refused.
+template <class Call, class After>
+void RunSliced(std::size_t total, std::size_t least, const Call& call, const After& after) {
+  Slice slice(least);
+  std::size_t begin = 0;
+  do {
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    const std::size_t count = std::min(slice.size(), total - begin);
+    siglip_error* error = nullptr;
+    {
+      nb::gil_scoped_release release;
+      const auto start = std::chrono::steady_clock::now();
+      error = call(begin, count);
+      slice.Took(std::chrono::steady_clock::now() - start);
+    }
+    after(begin, count, error);
+    begin += count;
+  } while (begin < total);
+}
+
+// Runs a list call, call(begin, count, item_errors). If `failures`, a dict, is given, it gets
+// {index: message}; otherwise the first bad item raises.
 template <class Call>
-void RunList(std::size_t count, nb::object failures, const Call& call) {
-  std::vector<siglip_error*> raw(failures.is_none() ? 0 : count, nullptr);
-  siglip_error* error = nullptr;
-  {
-    nb::gil_scoped_release release;
-    error = call(raw.empty() ? nullptr : raw.data());
-  }
-  std::vector<Error> errors;
-  for (siglip_error* item : raw) errors.emplace_back(item);
-  Check(error);
-  for (std::size_t i = 0; i < errors.size(); ++i) {
-    if (errors[i] == nullptr) continue;
-    failures[nb::int_(i)] = nb::str(siglip_error_message(errors[i].get()));
-  }
+void RunList(nb::list items, nb::object failures, std::size_t least, const Call& call) {
+  const std::size_t total = items.size();
+  std::vector<siglip_error*> raw;
+  RunSliced(
+      total, least,
+      [&](std::size_t begin, std::size_t count) {
+        raw.assign(count, nullptr);
+        return call(begin, count, raw.data());
+      },
+      [&](std::size_t begin, std::size_t count, siglip_error* error) {
+        const std::vector<Error> errors(raw.begin(), raw.end());
+        Check(error);
+        for (std::size_t i = 0; i < count; ++i) {
+          if (errors[i] == nullptr) continue;
+          const std::size_t index = begin + i;
+          if (failures.is_none()) {
+            Raise(errors[i].get(),
+                  "item " + std::to_string(index) + " of " + std::to_string(total) + ": ");
+          }
+          const nb::object why = items[index];
+          failures[nb::int_(index)] = nb::isinstance<nb::str>(why) ? why : Message(errors[i].get());
+        }
+      });
+}
+
+// Runs a call over rows of arrays, call(begin, count).
+template <class Call>
+void RunRows(std::size_t total, const Call& call) {
+  RunSliced(total, kItemsPerEngineCall, call,
+            [&](std::size_t begin, std::size_t, siglip_error* raw) {
+              const Error error(raw);
+              if (error == nullptr) return;
+              Raise(error.get(), begin == 0 ? "" : "from row " + std::to_string(begin) + " on: ");
+            });
+}
+
+// Row `index` of rows of `bytes` bytes each.
+template <class T>
+T* Row(const Buffer& buffer, std::size_t index, std::size_t bytes) {
+  return reinterpret_cast<T*>(static_cast<char*>(buffer.data()) + index * bytes);
 }
 
 class Classifier {
@@ -141,16 +241,15 @@ class Classifier {
   Classifier(siglip_classifier* classifier, std::size_t num_labels, std::size_t embedding_size)
       : classifier_(classifier), num_labels_(num_labels), embedding_size_(embedding_size) {}
 
-  void Classify(nb::object rows, std::size_t count, nb::object probabilities) const {
-    const Buffer input = Input(rows, count * embedding_size_ * sizeof(float));
-    const Buffer output = Output(probabilities, count * num_labels_ * sizeof(double));
-    siglip_error* error = nullptr;
-    {
-      nb::gil_scoped_release release;
-      error = siglip_classify(classifier_.get(), static_cast<const float*>(input.data()), count,
-                              static_cast<double*>(output.data()));
-    }
-    Check(error);
+  void Classify(nb::object rows, std::size_t total, nb::object probabilities) const {
+    const std::size_t row_bytes = embedding_size_ * sizeof(float);
+    const std::size_t answer_bytes = num_labels_ * sizeof(double);
+    const Buffer input = Input(rows, total * row_bytes);
+    const Buffer output = Output(probabilities, total * answer_bytes);
+    RunRows(total, [&](std::size_t begin, std::size_t count) {
+      return siglip_classify(classifier_.get(), Row<const float>(input, begin, row_bytes), count,
+                             Row<double>(output, begin, answer_bytes));
+    });
   }
 
  private:
@@ -167,23 +266,25 @@ constexpr std::size_t kShapeBytes = 2 * sizeof(std::int64_t);
 
 class Model {
  public:
-  Model(const std::string& directory, int threads, const std::string& precision,
-        const std::string& device, const std::string& isa, int pillow, std::int64_t max_pixels,
-        const std::string& cache_dir, std::int64_t max_patches) {
+  // directory and the bytes after it: as the file system has them, UTF-8 otherwise.
+  Model(const nb::bytes& directory, int threads, const nb::bytes& precision,
+        const nb::bytes& device, const nb::bytes& isa, int pillow, std::int64_t max_pixels,
+        const nb::bytes& cache_dir, std::int64_t max_patches) {
+    const char* const path = CString(directory, "directory");
     siglip_options options = SIGLIP_OPTIONS_INIT;
     options.num_threads = threads;
     options.pillow = pillow;
     options.max_pixels = max_pixels;
-    options.precision = precision.c_str();
-    options.device = device.c_str();
-    options.isa = isa.c_str();
-    options.cache_dir = cache_dir.c_str();
+    options.precision = CString(precision, "precision");
+    options.device = CString(device, "device");
+    options.isa = CString(isa, "isa");
+    options.cache_dir = CString(cache_dir, "cache_dir");
     options.max_patches = max_patches;
     siglip_model* model = nullptr;
     siglip_error* error = nullptr;
     {
       nb::gil_scoped_release release;
-      error = siglip_model_open(directory.c_str(), &options, &model);
+      error = siglip_model_open(path, &options, &model);
     }
     Check(error);
     model_.reset(model);
@@ -208,70 +309,75 @@ class Model {
   void EmbedImages(nb::list items, nb::object rows, nb::object failures) {
     const ImageList images(items);
     const Buffer output = Output(rows, images.size() * embedding_bytes());
-    RunList(images.size(), failures, [&](siglip_error** errors) {
-      return siglip_embed_images(get(), images.data(), images.size(),
-                                 static_cast<float*>(output.data()), errors);
-    });
+    RunList(items, failures, kImagesPerEngineCall,
+            [&](std::size_t begin, std::size_t count, siglip_error** errors) {
+              return siglip_embed_images(get(), images.data() + begin, count,
+                                         Row<float>(output, begin, embedding_bytes()), errors);
+            });
   }
   void Preprocess(nb::list items, nb::object pixels, nb::object failures) {
     const ImageList images(items);
     const Buffer output = Output(pixels, images.size() * pixel_bytes());
-    RunList(images.size(), failures, [&](siglip_error** errors) {
-      return siglip_preprocess(get(), images.data(), images.size(),
-                               static_cast<float*>(output.data()), errors);
-    });
+    RunList(items, failures, kItemsPerEngineCall,
+            [&](std::size_t begin, std::size_t count, siglip_error** errors) {
+              return siglip_preprocess(get(), images.data() + begin, count,
+                                       Row<float>(output, begin, pixel_bytes()), errors);
+            });
   }
   void PreprocessPatches(nb::list items, nb::object pixels, nb::object shapes,
                          nb::object failures) {
     const ImageList images(items);
     const Buffer output = Output(pixels, images.size() * patch_bytes());
     const Buffer grids = Output(shapes, images.size() * kShapeBytes);
-    RunList(images.size(), failures, [&](siglip_error** errors) {
-      return siglip_preprocess_patches(get(), images.data(), images.size(),
-                                       static_cast<float*>(output.data()),
-                                       static_cast<std::int64_t*>(grids.data()), errors);
-    });
+    RunList(items, failures, kItemsPerEngineCall,
+            [&](std::size_t begin, std::size_t count, siglip_error** errors) {
+              return siglip_preprocess_patches(
+                  get(), images.data() + begin, count, Row<float>(output, begin, patch_bytes()),
+                  Row<std::int64_t>(grids, begin, kShapeBytes), errors);
+            });
   }
   void EmbedTexts(nb::list items, nb::object rows, nb::object failures) {
     const TextList texts(items);
     const Buffer output = Output(rows, texts.size() * embedding_bytes());
-    RunList(texts.size(), failures, [&](siglip_error** errors) {
-      return siglip_embed_texts(get(), texts.data(), texts.size(),
-                                static_cast<float*>(output.data()), errors);
-    });
+    RunList(items, failures, kItemsPerEngineCall,
+            [&](std::size_t begin, std::size_t count, siglip_error** errors) {
+              return siglip_embed_texts(get(), texts.data() + begin, count,
+                                        Row<float>(output, begin, embedding_bytes()), errors);
+            });
   }
   void Tokenize(nb::list items, nb::object ids, nb::object failures) {
     const TextList texts(items);
     const Buffer output = Output(ids, texts.size() * id_bytes());
-    RunList(texts.size(), failures, [&](siglip_error** errors) {
-      return siglip_tokenize(get(), texts.data(), texts.size(),
-                             static_cast<std::int64_t*>(output.data()), errors);
+    RunList(items, failures, kItemsPerEngineCall,
+            [&](std::size_t begin, std::size_t count, siglip_error** errors) {
+              return siglip_tokenize(get(), texts.data() + begin, count,
+                                     Row<std::int64_t>(output, begin, id_bytes()), errors);
+            });
+  }
+  void EncodePixels(nb::object pixels, std::size_t total, nb::object rows) {
+    const Buffer input = Input(pixels, total * pixel_bytes());
+    const Buffer output = Output(rows, total * embedding_bytes());
+    RunRows(total, [&](std::size_t begin, std::size_t count) {
+      return siglip_encode_pixels(get(), Row<const float>(input, begin, pixel_bytes()), count,
+                                  Row<float>(output, begin, embedding_bytes()));
     });
   }
-  void EncodePixels(nb::object pixels, std::size_t count, nb::object rows) {
-    const Buffer input = Input(pixels, count * pixel_bytes());
-    const Buffer output = Output(rows, count * embedding_bytes());
-    RunList(count, nb::none(), [&](siglip_error**) {
-      return siglip_encode_pixels(get(), static_cast<const float*>(input.data()), count,
-                                  static_cast<float*>(output.data()));
+  void EncodePatches(nb::object pixels, nb::object shapes, std::size_t total, nb::object rows) {
+    const Buffer input = Input(pixels, total * patch_bytes());
+    const Buffer grids = Input(shapes, total * kShapeBytes);
+    const Buffer output = Output(rows, total * embedding_bytes());
+    RunRows(total, [&](std::size_t begin, std::size_t count) {
+      return siglip_encode_patches(get(), Row<const float>(input, begin, patch_bytes()),
+                                   Row<const std::int64_t>(grids, begin, kShapeBytes), count,
+                                   Row<float>(output, begin, embedding_bytes()));
     });
   }
-  void EncodePatches(nb::object pixels, nb::object shapes, std::size_t count, nb::object rows) {
-    const Buffer input = Input(pixels, count * patch_bytes());
-    const Buffer grids = Input(shapes, count * kShapeBytes);
-    const Buffer output = Output(rows, count * embedding_bytes());
-    RunList(count, nb::none(), [&](siglip_error**) {
-      return siglip_encode_patches(get(), static_cast<const float*>(input.data()),
-                                   static_cast<const std::int64_t*>(grids.data()), count,
-                                   static_cast<float*>(output.data()));
-    });
-  }
-  void EncodeTokens(nb::object ids, std::size_t count, nb::object rows) {
-    const Buffer input = Input(ids, count * id_bytes());
-    const Buffer output = Output(rows, count * embedding_bytes());
-    RunList(count, nb::none(), [&](siglip_error**) {
-      return siglip_encode_tokens(get(), static_cast<const std::int64_t*>(input.data()), count,
-                                  static_cast<float*>(output.data()));
+  void EncodeTokens(nb::object ids, std::size_t total, nb::object rows) {
+    const Buffer input = Input(ids, total * id_bytes());
+    const Buffer output = Output(rows, total * embedding_bytes());
+    RunRows(total, [&](std::size_t begin, std::size_t count) {
+      return siglip_encode_tokens(get(), Row<const std::int64_t>(input, begin, id_bytes()), count,
+                                  Row<float>(output, begin, embedding_bytes()));
     });
   }
   std::unique_ptr<Classifier> MakeClassifier(nb::list label_items, nb::list template_items) {
@@ -305,11 +411,11 @@ NB_MODULE(_siglip, module) {
   module.attr("RGB") = static_cast<int>(SIGLIP_IMAGE_RGB);
   module.def("version", &siglip_version);
   module.def("set_log_level",
-             [](const std::string& level) { Check(siglip_set_log_level(level.c_str())); });
+             [](const nb::bytes& level) { Check(siglip_set_log_level(CString(level, "level"))); });
   nb::class_<Classifier>(module, "Classifier").def("classify", &Classifier::Classify);
   nb::class_<Model>(module, "Model")
-      .def(nb::init<const std::string&, int, const std::string&, const std::string&,
-                    const std::string&, int, std::int64_t, const std::string&, std::int64_t>())
+      .def(nb::init<const nb::bytes&, int, const nb::bytes&, const nb::bytes&, const nb::bytes&,
+                    int, std::int64_t, const nb::bytes&, std::int64_t>())
       .def("embed_images", &Model::EmbedImages, nb::arg("images"), nb::arg("rows"),
            nb::arg("failures").none())
       .def("preprocess", &Model::Preprocess, nb::arg("images"), nb::arg("pixels"),
@@ -332,5 +438,5 @@ NB_MODULE(_siglip, module) {
       .def_prop_ro("vocab_size", [](const Model& m) { return siglip_vocab_size(m.get()); })
       .def_prop_ro("logit_scale", [](const Model& m) { return siglip_logit_scale(m.get()); })
       .def_prop_ro("logit_bias", [](const Model& m) { return siglip_logit_bias(m.get()); })
-      .def_prop_ro("engine", [](const Model& m) { return std::string(siglip_engine(m.get())); });
+      .def_prop_ro("engine", [](const Model& m) { return siglip_engine(m.get()); });
 }

@@ -48,17 +48,21 @@ SIGLIP_MUST_USE siglip_error* siglip_set_log_level(const char* level);
 
 /* ---- Errors ---- */
 
-/* gRPC's numbers. */
+/* gRPC's numbers. There are no others. */
 enum {
   SIGLIP_INVALID_ARGUMENT = 3,    /* the image, the text or an argument is bad */
   SIGLIP_NOT_FOUND = 5,           /* no such file or folder */
-  SIGLIP_RESOURCE_EXHAUSTED = 8,  /* memory */
+  SIGLIP_PERMISSION_DENIED = 7,   /* a file or folder that may not be opened */
+  SIGLIP_RESOURCE_EXHAUSTED = 8,  /* memory, disk, open files */
   SIGLIP_FAILED_PRECONDITION = 9, /* not possible in this state */
   SIGLIP_UNIMPLEMENTED = 12,
-  SIGLIP_INTERNAL = 13
+  SIGLIP_INTERNAL = 13,    /* and what a file system answers beside the others */
+  SIGLIP_UNAVAILABLE = 14, /* a GPU or one of its libraries */
+  SIGLIP_DATA_LOSS = 15    /* a kept file (cache_dir) is damaged */
 };
 int siglip_error_code(const siglip_error* error);
-/* UTF-8: where, what was expected and what came. Valid until the error is freed. */
+/* UTF-8, with U+FFFD for the bytes of a path or a text that are not: where, what was expected and
+ * what came. Valid until the error is freed. */
 const char* siglip_error_message(const siglip_error* error);
 /* NULL is fine. */
 void siglip_error_free(siglip_error* error);
@@ -106,7 +110,7 @@ const char* siglip_engine(const siglip_model* model);
 
 enum {
   SIGLIP_IMAGE_FILE = 0, /* data: the bytes of an image file */
-  SIGLIP_IMAGE_PATH = 1, /* data: the path of one, without a terminating zero */
+  SIGLIP_IMAGE_PATH = 1, /* data: the path of one, without a terminating zero or any other */
   SIGLIP_IMAGE_RGB = 2   /* data: [height,width,3] 8-bit RGB, rows without gaps */
 };
 typedef struct siglip_image {
@@ -171,7 +175,7 @@ SIGLIP_MUST_USE siglip_error* siglip_encode_tokens(siglip_model* model, const in
 typedef struct siglip_classifier siglip_classifier;
 
 /* Embeds each label in each template, whose {text} and {label} are replaced. Neither list may be
- * empty. The model may be freed afterwards. */
+ * empty, and each template needs one of the two. The model may be freed afterwards. */
 SIGLIP_MUST_USE siglip_error* siglip_classifier_create(siglip_model* model,
                                                        const siglip_text* labels, size_t num_labels,
                                                        const siglip_text* templates,

@@ -1,7 +1,7 @@
 """Columns of images -> columns of embeddings, in the workers of an engine for many machines (docs/bulk-at-scale.md).
 
-Each worker process opens the checkpoint once. A row whose image is bad gets an `error` and no embedding (NaN in Ray's
-arrays, null in Spark's tables); the job goes on.
+Each worker process opens the checkpoint once. A row whose image is bad, or null, gets an `error` and no embedding (NaN
+in Ray's arrays, null in Spark's tables); the job goes on.
 """
 
 from __future__ import annotations
@@ -36,22 +36,28 @@ class ImageEmbedder:
 
 
 # Spark starts a process for each core, which then gets one partition after the other.
-_open = functools.lru_cache(maxsize=1)(lambda directory, options: Model(directory, **dict(options)))
+@functools.lru_cache(maxsize=1)
+def _open(directory: str, options: tuple[tuple[str, Any], ...]) -> Model:
+    return Model(directory, **dict(options))
+
+
+def _embed_frames(frames: Iterator[pandas.DataFrame], *, directory: str, column: str,
+                  options: tuple[tuple[str, Any], ...]) -> Iterator[pandas.DataFrame]:
+    model = _open(directory, options)
+    for frame in frames:
+        failures: dict[int, str] = {}
+        rows = model.embed_images(list(frame[column]), failures)
+        good = [None if i in failures else row for i, row in enumerate(rows)]
+        yield frame.drop(columns=column).assign(embedding=good, error=[failures.get(i) for i in range(len(rows))])
 
 
 def pandas_embedder(directory: str, column: str = "content",
                     **options: Any) -> Callable[[Iterator[pandas.DataFrame]], Iterator[pandas.DataFrame]]:
-    """For pyspark's DataFrame.mapInPandas: drops `column`, adds `embedding` (array<float>) and `error` (string)."""
+    """For pyspark's DataFrame.mapInPandas: drops `column`, adds `embedding` (array<float>) and `error` (string).
 
-    def embed(frames: Iterator[pandas.DataFrame]) -> Iterator[pandas.DataFrame]:
-        model = _open(directory, tuple(sorted(options.items())))
-        for frame in frames:
-            failures: dict[int, str] = {}
-            rows = model.embed_images(list(frame[column]), failures)
-            good = [None if i in failures else row for i, row in enumerate(rows)]
-            yield frame.drop(columns=column).assign(embedding=good, error=[failures.get(i) for i in range(len(rows))])
-
-    return embed
+    options: those of siglip.Model. What is returned can be pickled, and opens no checkpoint until it is called.
+    """
+    return functools.partial(_embed_frames, directory=directory, column=column, options=tuple(sorted(options.items())))
 
 
 def embed_dataset(dataset: Any, directory: str, workers: int, cpus_per_worker: int = 1, batch_size: int = 64,

@@ -9,13 +9,16 @@
     rows = SentenceTransformer("models/demo").encode(["a cat", pil_image])
 
 Other than there, the name of a model is the folder of a checkpoint, and arrays are numpy's; torch.from_numpy makes
-tensors of them without a copy, and tensors are taken where arrays are.
+tensors of them without a copy, and tensors are taken where arrays are. Arguments of theirs that cannot change a result
+here are taken and not looked at; those that ask for another result are a ValueError.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import os
+import weakref
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,16 +29,27 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+def _refuse(why: str, **arguments: tuple[Any, Any]) -> None:
+    """name=(got, the one value that is taken)."""
+    for name, (got, taken) in arguments.items():
+        if got is not None if taken is None else got != taken:
+            raise ValueError(f"{name}: expected {taken!r}, got {got!r}; {why}")
+
+
 def normalized(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows scaled to length 1; zeros stay zeros."""
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.where(norms == 0, 1, norms)
 
 
+_opened: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()
+
+
 @functools.lru_cache(maxsize=1)
-def _open(directory: str) -> Model:
+def _open(directory: str, precision: str, device: str) -> Model:
     """One model for the three parts of open_clip's habit."""
-    return Model(directory)
+    model = _opened[directory] = Model(directory, precision=precision, device=device)
+    return model
 
 
 class OpenClipModel:
@@ -60,10 +74,29 @@ class OpenClipModel:
         return self
 
 
-def create_model_and_transforms(directory: str) -> tuple[OpenClipModel, Callable[[Any], npt.NDArray[np.float32]],
-                                                         Callable[[Any], npt.NDArray[np.float32]]]:
-    """(model, preprocess, preprocess): the transforms of training and of validation are the same here."""
-    model = _open(directory)
+def create_model_and_transforms(
+        model_name: str, pretrained: str | None = None, precision: str | None = None, device: Any = None,
+        jit: bool = False, *, force_quick_gelu: bool = False, force_custom_text: bool = False,
+        force_patch_dropout: float | None = None, force_image_size: Any = None, force_context_length: int | None = None,
+        image_mean: Any = None, image_std: Any = None, image_interpolation: str | None = None,
+        image_resize_mode: str | None = None, aug_cfg: Any = None, pretrained_image: bool = False,
+        pretrained_hf: bool = True, cache_dir: str | None = None, output_dict: bool | None = None,
+) -> tuple[OpenClipModel, Callable[[Any], npt.NDArray[np.float32]], Callable[[Any], npt.NDArray[np.float32]]]:
+    """(model, preprocess, preprocess): the transforms of training and of validation are the same here.
+
+    pretrained: a tag, which says nothing here; a file of weights is refused.
+    precision, device: those of siglip.Model, and its defaults; a torch.device is taken too.
+    """
+    del jit, force_custom_text, force_patch_dropout, pretrained_hf, cache_dir, output_dict
+    if pretrained and os.path.exists(pretrained) and not os.path.samefile(pretrained, model_name):
+        raise ValueError(f"pretrained: expected a tag, got the file {pretrained!r}; weights are those of the folder")
+    _refuse("it is as the checkpoint's config.json says", force_quick_gelu=(force_quick_gelu, False),
+            force_image_size=(force_image_size, None), force_context_length=(force_context_length, None),
+            pretrained_image=(pretrained_image, False))
+    _refuse("it is as the checkpoint's preprocessor_config.json says", image_mean=(image_mean, None),
+            image_std=(image_std, None), image_interpolation=(image_interpolation, None),
+            image_resize_mode=(image_resize_mode, None), aug_cfg=(aug_cfg, None))
+    model = _open(os.fspath(model_name), precision or "auto", "auto" if device is None else str(device))
 
     def preprocess(image: Any) -> npt.NDArray[np.float32]:
         """A PIL image, or whatever Model.embed_images takes -> [3, S, S]."""
@@ -72,32 +105,71 @@ def create_model_and_transforms(directory: str) -> tuple[OpenClipModel, Callable
     return OpenClipModel(model), preprocess, preprocess
 
 
-def get_tokenizer(directory: str) -> Callable[[str | Sequence[str]], npt.NDArray[np.int64]]:
-    """Texts -> [N, T]."""
-    model = _open(directory)
-    return lambda texts: model.tokenize([texts] if isinstance(texts, str) else texts)
+def get_tokenizer(model_name: str, context_length: int | None = None,
+                  cache_dir: str | None = None) -> Callable[..., npt.NDArray[np.int64]]:
+    """Texts -> [N, T]. That of the model that is open, if there is one."""
+    del cache_dir
+    directory = os.fspath(model_name)
+    model = _opened.get(directory) or _open(directory, "auto", "auto")
+
+    def tokenize(texts: str | Iterable[str], context_length: int | None = None) -> npt.NDArray[np.int64]:
+        _refuse("it is as the checkpoint's config.json says",
+                context_length=(context_length or model.text_length, model.text_length))
+        return model.tokenize([texts] if isinstance(texts, str) else texts)
+
+    tokenize([], context_length)
+    return tokenize
+
+
+def _is_one(sentences: Any) -> bool:
+    """One text or image, and no list of them."""
+    if isinstance(sentences, np.ndarray):
+        return sentences.ndim == 0 or sentences.dtype.kind not in "UO"
+    one = (str, bytes, bytearray, memoryview, os.PathLike)
+    return isinstance(sentences, one) or not isinstance(sentences, Iterable)
 
 
 class SentenceTransformer:
     """encode() of texts, PIL images, or both mixed. A text is a str, so a path is a pathlib.Path."""
 
-    def __init__(self, directory: str, **options: Any) -> None:
-        self.model = Model(directory, **options)
+    def __init__(self, model_name_or_path: str, device: Any = None, cache_folder: str | None = None,
+                 trust_remote_code: bool = False, revision: str | None = None, local_files_only: bool = False,
+                 token: bool | str | None = None, **options: Any) -> None:
+        """options: those of siglip.Model. Nothing is downloaded: cache_folder to token say nothing here."""
+        del cache_folder, trust_remote_code, revision, local_files_only, token
+        self.model = Model(model_name_or_path, device="auto" if device is None else str(device), **options)
 
     def get_sentence_embedding_dimension(self) -> int:
         return self.model.embedding_size
 
-    def encode(self, sentences: Any, batch_size: int = 32, normalize_embeddings: bool = False,
-               show_progress_bar: bool | None = None) -> npt.NDArray[np.float32]:
-        """[N, D]; [D] for one that is not in a list. batch_size and show_progress_bar are not needed here."""
-        del batch_size, show_progress_bar
-        if not isinstance(sentences, (list, tuple)):
-            return self.encode([sentences], normalize_embeddings=normalize_embeddings)[0]
-        is_text = np.array([isinstance(item, str) for item in sentences], bool)
-        rows = np.empty((len(sentences), self.model.embedding_size), np.float32)
-        rows[is_text] = self.model.embed_texts([x for x in sentences if isinstance(x, str)])
-        rows[~is_text] = self.model.embed_images([x for x in sentences if not isinstance(x, str)])
-        return normalized(rows) if normalize_embeddings else rows
+    def encode(self, sentences: Any, prompt_name: str | None = None, prompt: str | None = None, batch_size: int = 32,
+               show_progress_bar: bool | None = None, output_value: str | None = "sentence_embedding",
+               precision: str = "float32", convert_to_numpy: bool = True, convert_to_tensor: bool = False,
+               device: Any = None, normalize_embeddings: bool = False, truncate_dim: int | None = None,
+               pool: Any = None, chunk_size: int | None = None) -> npt.NDArray[np.float32]:
+        """[N, D]; [D] for one that is not in a list.
+
+        prompt: is put before each text.
+        truncate_dim: so many first columns, before normalising.
+        batch_size, show_progress_bar, chunk_size: not needed here.
+        """
+        del batch_size, show_progress_bar, chunk_size
+        _refuse("a checkpoint has no named prompts", prompt_name=(prompt_name, None))
+        _refuse("there are no others", output_value=(output_value, "sentence_embedding"),
+                precision=(precision, "float32"))
+        _refuse("torch.from_numpy makes a tensor of an array", convert_to_numpy=(convert_to_numpy, True),
+                convert_to_tensor=(convert_to_tensor, False))
+        _refuse("it is chosen when the checkpoint is opened", device=(device, None), pool=(pool, None))
+        one = _is_one(sentences)
+        items = [sentences[()] if isinstance(sentences, np.ndarray) else sentences] if one else list(sentences)
+        is_text = np.array([isinstance(item, str) for item in items], bool)
+        rows = np.empty((len(items), self.model.embedding_size), np.float32)
+        rows[is_text] = self.model.embed_texts([(prompt or "") + x for x in items if isinstance(x, str)])
+        rows[~is_text] = self.model.embed_images([x for x in items if not isinstance(x, str)])
+        rows = rows[:, :truncate_dim]
+        if normalize_embeddings:
+            rows = normalized(rows)
+        return rows[0] if one else rows
 
     @staticmethod
     def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:

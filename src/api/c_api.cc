@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -18,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "api/many.h"
 #include "api/zero_shot.h"
+#include "base/json_text.h"
 #include "base/log_settings.h"
 #include "base/thread_pool.h"
 #include "siglip/siglip.h"
@@ -51,11 +53,43 @@ siglip_error& OutOfMemory() {
   return error;
 }
 
+// One of the header's codes. A file system may answer others: a time-out, an I/O error.
+int HeaderCode(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDataLoss:
+      return static_cast<int>(code);
+    default:
+      return SIGLIP_INTERNAL;
+  }
+}
+
+// `text`, which may quote a path or a label, as UTF-8 without a NUL: U+FFFD for each byte of
+// others.
+std::string HeaderText(absl::string_view text) {
+  std::string bytes(text);
+  std::replace(bytes.begin(), bytes.end(), '\0', '\xFF');
+  std::string result;
+  for (std::string_view rest = bytes;;) {
+    const std::size_t good = InvalidUtf8At(rest);
+    result += rest.substr(0, good);
+    if (good == rest.size()) return result;
+    result += "\xEF\xBF\xBD";
+    rest.remove_prefix(good + 1);
+  }
+}
+
 siglip_error* ToError(const absl::Status& status) {
   if (status.ok()) return nullptr;
   try {
     return std::make_unique<siglip_error>(
-               siglip_error{static_cast<int>(status.code()), std::string(status.message())})
+               siglip_error{HeaderCode(status.code()), HeaderText(status.message())})
         .release();
   } catch (const std::bad_alloc&) {
     return &OutOfMemory();
@@ -68,6 +102,8 @@ siglip_error* Guarded(const Work& work) {
   try {
     return ToError(work());
   } catch (const std::bad_alloc&) {
+    return &OutOfMemory();
+  } catch (const std::length_error&) {  // a `count` that no memory could hold
     return &OutOfMemory();
   } catch (const std::exception& error) {
     return ToError(absl::InternalError(error.what()));

@@ -175,6 +175,43 @@ static void TestBadItems(siglip_model* model) {
   free(alone);
 }
 
+/* Messages are UTF-8, whatever they quote, and are not cut. */
+static void TestMessages(siglip_model* model) {
+  float* row = Floats(siglip_embedding_size(model));
+  siglip_model* none = NULL;
+  siglip_image image = PathImage("/no/\xff\xc3.png");
+  FAIL(siglip_embed_images(model, &image, 1, row, NULL), SIGLIP_NOT_FOUND,
+       "/no/\xEF\xBF\xBD\xEF\xBF\xBD.png");
+  FAIL(siglip_model_open("/no/\xff", NULL, &none), SIGLIP_NOT_FOUND, "/no/\xEF\xBF\xBD");
+  image.data = "data/demo/examples/seven.png\0evil";
+  image.size = strlen(kPicture) + 5;
+  FAIL(siglip_embed_images(model, &image, 1, row, NULL), SIGLIP_INVALID_ARGUMENT,
+       "seven.png\xEF\xBF\xBD"
+       "evil'");
+  image.size = strlen(kPicture) + 1;
+  FAIL(siglip_preprocess(model, &image, 1, row, NULL), SIGLIP_INVALID_ARGUMENT, "NUL");
+  free(row);
+}
+
+/* What cannot be an item is its caller's fault, and what no memory holds is not ours. */
+static void TestFoldersAndCounts(siglip_model* model) {
+  float* row = Floats(siglip_embedding_size(model));
+  int64_t ids[1];
+  siglip_image image = PathImage("data/demo/examples");
+  siglip_text text = Text("x");
+  FAIL(siglip_embed_images(model, &image, 1, row, NULL), SIGLIP_INVALID_ARGUMENT,
+       "data/demo/examples");
+  image = PathImage("data/demo/examples/seven.png/x");
+  FAIL(siglip_embed_images(model, &image, 1, row, NULL), SIGLIP_INVALID_ARGUMENT, "seven.png/x");
+  FAIL(siglip_embed_images(model, &image, SIZE_MAX, row, NULL), SIGLIP_RESOURCE_EXHAUSTED, "");
+  FAIL(siglip_preprocess(model, &image, SIZE_MAX, row, NULL), SIGLIP_RESOURCE_EXHAUSTED, "");
+  FAIL(siglip_embed_texts(model, &text, SIZE_MAX, row, NULL), SIGLIP_RESOURCE_EXHAUSTED, "");
+  FAIL(siglip_tokenize(model, &text, SIZE_MAX, ids, NULL), SIGLIP_RESOURCE_EXHAUSTED, "");
+  FAIL(siglip_encode_pixels(model, row, SIZE_MAX, row), SIGLIP_RESOURCE_EXHAUSTED, "");
+  FAIL(siglip_encode_tokens(model, ids, SIZE_MAX, row), SIGLIP_RESOURCE_EXHAUSTED, "");
+  free(row);
+}
+
 static void TestClassifier(siglip_model* model) {
   float* row = Floats(siglip_embedding_size(model));
   siglip_image image = PathImage(kPicture);
@@ -193,6 +230,9 @@ static void TestClassifier(siglip_model* model) {
        "labels");
   FAIL(siglip_classifier_create(model, labels, 1, NULL, 0, &classifier), SIGLIP_INVALID_ARGUMENT,
        "templates");
+  prompt = Text("A photo.");
+  FAIL(siglip_classifier_create(model, labels, 3, &prompt, 1, &classifier), SIGLIP_INVALID_ARGUMENT,
+       "template \"A photo.\": expected {text} or {label} in it, got neither");
   free(row);
 }
 
@@ -275,6 +315,8 @@ int main(void) {
   TestRgb(model);
   TestTextsAndTokens(model);
   TestBadItems(model);
+  TestMessages(model);
+  TestFoldersAndCounts(model);
   TestClassifier(model);
   TestNaflex(model);
   TestFork(model);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
 #include "base/aligned_buffer.h"
 #include "base/file_map.h"
 #include "base/mutex.h"
@@ -30,6 +31,19 @@ absl::Status CheckRgb(const ImageSource& image) {
                                                  image.data.size(), " bytes"));
 }
 
+// A path that names no file of bytes is the item's fault, and no state of ours.
+absl::StatusOr<std::string> ReadImage(std::string_view path) {
+  if (path.find('\0') != std::string_view::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("path: expected no NUL byte in it, got '", AbslView(path), "'"));
+  }
+  absl::StatusOr<std::string> bytes = ReadFile(std::string(path), kMaxImageBytes);
+  if (absl::IsFailedPrecondition(bytes.status())) {
+    return absl::InvalidArgumentError(bytes.status().message());
+  }
+  return bytes;
+}
+
 absl::StatusOr<PatchGrid> PreprocessOne(const Model& model, const ImageSource& image,
                                         float* pixels) {
   switch (image.kind) {
@@ -41,8 +55,7 @@ absl::StatusOr<PatchGrid> PreprocessOne(const Model& model, const ImageSource& i
                                  image.width, image.height, pixels);
     case ImageSource::Kind::kPath:
       try {
-        SIGLIP_ASSIGN_OR_RETURN(const std::string bytes,
-                                ReadFile(std::string(image.data), kMaxImageBytes));
+        SIGLIP_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(image.data));
         return model.Preprocess(bytes, pixels);
       } catch (const std::bad_alloc&) {
         return absl::ResourceExhaustedError("image: not enough memory to read the file");

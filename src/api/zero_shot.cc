@@ -28,6 +28,17 @@ void Normalise(std::span<double> values) {
   for (double& value : values) value /= norm;
 }
 
+// A template without a place for the label would give every label the same text.
+absl::Status CheckTemplates(const std::vector<std::string>& templates) {
+  for (const std::string& text_template : templates) {
+    if (FillTemplate(text_template, "") == text_template) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "template \"", text_template, "\": expected {text} or {label} in it, got neither"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::string FillTemplate(std::string_view text_template, std::string_view label) {
@@ -37,6 +48,7 @@ std::string FillTemplate(std::string_view text_template, std::string_view label)
 
 absl::StatusOr<ZeroShotClassifier> ZeroShotClassifier::Create(
     Model& model, std::vector<std::string> labels, const std::vector<std::string>& templates) {
+  SIGLIP_RETURN_IF_ERROR(CheckTemplates(templates));
   ZeroShotClassifier classifier;
   classifier.labels_ = std::move(labels);
   classifier.width_ = static_cast<std::size_t>(model.info().embedding_size);

@@ -19,7 +19,8 @@ std::string FillTemplate(std::string_view text_template, std::string_view label)
 class ZeroShotClassifier {
  public:
   // Embeds each label in each template; a label's vector is the mean of its normalised text
-  // embeddings, normalised again. REQUIRES: neither list is empty.
+  // embeddings, normalised again. InvalidArgument for a template that has neither {text} nor
+  // {label}. REQUIRES: neither list is empty.
   static absl::StatusOr<ZeroShotClassifier> Create(Model& model, std::vector<std::string> labels,
                                                    const std::vector<std::string>& templates);
 

@@ -1,7 +1,4 @@
-"""The Python package against transformers (tests/golden/demo.json), Pillow and the program.
-
-SIGLIP_BUILD_DIR names a build whose python/ folder has the installed wheel (./test makes it).
-"""
+"""The Python package against transformers (tests/golden/demo.json), Pillow and the program."""
 
 import io
 import json
@@ -14,15 +11,11 @@ import threading
 import numpy as np
 import PIL
 import pytest
+import siglip
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci")
-sys.path.insert(0, str(BUILD / "python"))
-
-import siglip  # noqa: E402
-from siglip import habits  # noqa: E402
-
 DEMO = ROOT / "models/demo"
 EXAMPLES = sorted((ROOT / "data/demo/examples").iterdir())
 GOLDEN = json.loads((ROOT / "tests/golden/demo.json").read_text())
@@ -225,26 +218,3 @@ def test_nothing_is_printed():
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
                          env={**os.environ, "PYTHONPATH": str(BUILD / "python")})
     assert run.stdout == "" and run.stderr == ""
-
-
-def test_the_habit_of_open_clip(model):
-    clip, _, preprocess = habits.create_model_and_transforms(str(DEMO))
-    pixels = np.stack([preprocess(Image.open(path)) for path in EXAMPLES])
-    auto = siglip.Model(DEMO)
-    assert np.array_equal(clip.encode_image(pixels), auto.embed_images(EXAMPLES))
-    rows = clip.encode_image(pixels, normalize=True)
-    texts = clip.eval().encode_text(habits.get_tokenizer(str(DEMO))(["a seven", "a blue star"]), normalize=True)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
-    assert texts.shape == (2, auto.embedding_size)
-    assert clip.logit_scale == model.logit_scale and clip.logit_bias == model.logit_bias
-
-
-def test_the_habit_of_sentence_transformers():
-    encoder = habits.SentenceTransformer(str(DEMO), precision="fp32")
-    mixed = encoder.encode(["a seven", EXAMPLES[0], "a star"], normalize_embeddings=True)
-    assert mixed.shape == (3, encoder.get_sentence_embedding_dimension())
-    assert np.array_equal(mixed[0], encoder.encode("a seven", normalize_embeddings=True))
-    assert np.array_equal(encoder.encode(Image.open(EXAMPLES[0])), encoder.model.embed_images(EXAMPLES[:1])[0])
-    cosines = encoder.similarity(mixed, mixed)
-    assert cosines.shape == (3, 3)
-    np.testing.assert_allclose(np.diag(cosines), 1, rtol=1e-6)

@@ -1,0 +1,115 @@
+"""siglip.habits: the calls of open_clip and of sentence-transformers, with the arguments that they take."""
+
+import inspect
+import pathlib
+
+import numpy as np
+import pytest
+import siglip
+from PIL import Image
+from siglip import habits
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+DEMO = str(ROOT / "models/demo")
+EXAMPLES = sorted((ROOT / "data/demo/examples").iterdir())
+
+
+@pytest.fixture(name="model", scope="module")
+def model_fixture():
+    return siglip.Model(DEMO, precision="fp32")
+
+
+@pytest.fixture(name="encoder", scope="module")
+def encoder_fixture():
+    return habits.SentenceTransformer(DEMO, precision="fp32")
+
+
+def test_the_habit_of_open_clip(model):
+    clip, _, preprocess = habits.create_model_and_transforms(DEMO)
+    pixels = np.stack([preprocess(Image.open(path)) for path in EXAMPLES])
+    auto = siglip.Model(DEMO)
+    assert np.array_equal(clip.encode_image(pixels), auto.embed_images(EXAMPLES))
+    rows = clip.encode_image(pixels, normalize=True)
+    texts = clip.eval().encode_text(habits.get_tokenizer(DEMO)(["a seven", "a blue star"]), normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+    assert texts.shape == (2, auto.embedding_size)
+    assert clip.logit_scale == model.logit_scale and clip.logit_bias == model.logit_bias
+
+
+def test_arguments_of_open_clip_that_change_nothing_are_taken(model):
+    clip, _, preprocess = habits.create_model_and_transforms(
+        DEMO, pretrained="webli", precision="fp32", device="cpu", jit=True, force_custom_text=True,
+        pretrained_hf=False, cache_dir="/nonexistent", output_dict=True)
+    assert "fp32" in clip.model.engine and clip.model.engine.startswith("cpu")
+    assert np.array_equal(clip.encode_image(preprocess(EXAMPLES[0])[None]), model.embed_images(EXAMPLES[:1]))
+    tokenizer = habits.get_tokenizer(DEMO, context_length=model.text_length, cache_dir="/nonexistent")
+    assert np.array_equal(tokenizer("a seven", context_length=model.text_length), model.tokenize(["a seven"]))
+    again, _, _ = habits.create_model_and_transforms(DEMO, DEMO, "fp32", "cpu")
+    assert again.model is clip.model, "get_tokenizer opened another one"
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"pretrained": str(ROOT / "models/demo/model.safetensors")}, "pretrained: expected a tag"),
+    ({"force_quick_gelu": True}, "force_quick_gelu: expected False, got True; .*config.json"),
+    ({"force_image_size": 384}, "force_image_size: expected None, got 384; .*config.json"),
+    ({"image_mean": (0.5, 0.5, 0.5)}, "image_mean: expected None, .*preprocessor_config.json"),
+    ({"image_interpolation": "bilinear"}, "image_interpolation: expected None, .*preprocessor_config.json"),
+    ({"precision": "amp"}, "precision: expected auto, fp32, .* got amp"),
+])
+def test_arguments_of_open_clip_that_ask_for_another_result_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        habits.create_model_and_transforms(DEMO, **arguments)
+    with pytest.raises(ValueError, match="context_length: expected 32, got 77"):
+        habits.get_tokenizer(DEMO, context_length=77)
+
+
+def test_the_habit_of_sentence_transformers(encoder):
+    mixed = encoder.encode(["a seven", EXAMPLES[0], "a star"], normalize_embeddings=True)
+    assert mixed.shape == (3, encoder.get_sentence_embedding_dimension())
+    assert np.array_equal(mixed[0], encoder.encode("a seven", normalize_embeddings=True))
+    assert np.array_equal(encoder.encode(Image.open(EXAMPLES[0])), encoder.model.embed_images(EXAMPLES[:1])[0])
+    cosines = encoder.similarity(mixed, mixed)
+    assert cosines.shape == (3, 3)
+    np.testing.assert_allclose(np.diag(cosines), 1, rtol=1e-6)
+
+
+def test_texts_may_come_in_any_list(encoder):
+    texts = ["a seven", "a star"]
+    want = encoder.model.embed_texts(texts)
+    for way in (texts, tuple(texts), np.array(texts), np.array(texts, dtype=object), iter(texts), dict.fromkeys(texts)):
+        assert np.array_equal(encoder.encode(way), want)
+    assert np.array_equal(encoder.encode(np.array("a star")), want[1])
+    assert encoder.encode([]).shape == encoder.encode(np.array([], dtype=str)).shape == (0, want.shape[1])
+    image = np.asarray(Image.open(EXAMPLES[0]).convert("RGB"))
+    assert np.array_equal(encoder.encode(image), encoder.model.embed_images([image])[0])
+
+
+def test_arguments_of_sentence_transformers_are_taken(encoder):
+    want = encoder.model.embed_texts(["a seven"])
+    got = encoder.encode(["a seven"], batch_size=1, show_progress_bar=True, output_value="sentence_embedding",
+                         precision="float32", convert_to_numpy=True, convert_to_tensor=False, device=None, chunk_size=5)
+    assert np.array_equal(got, want)
+    assert np.array_equal(encoder.encode("seven", prompt="a "), want[0])
+    assert np.array_equal(encoder.encode(["seven"], None, "a "), want)
+    short = encoder.encode(["a seven"], truncate_dim=8, normalize_embeddings=True)
+    assert np.array_equal(short, habits.normalized(want[:, :8]))
+    assert encoder.encode("a seven", truncate_dim=8).shape == (8,)
+    same = habits.SentenceTransformer(DEMO, device="cpu", cache_folder="/nonexistent", local_files_only=True,
+                                      trust_remote_code=True, revision="main", token="", precision="fp32")
+    assert np.array_equal(same.encode(["a seven"]), want)
+    # Theirs, in their order: positions count too.
+    assert list(inspect.signature(encoder.encode).parameters)[:5] == [
+        "sentences", "prompt_name", "prompt", "batch_size", "show_progress_bar"]
+
+
+@pytest.mark.parametrize("argument, value, words", [
+    ("prompt_name", "query", "no named prompts"),
+    ("output_value", "token_embeddings", "expected 'sentence_embedding'"),
+    ("precision", "binary", "expected 'float32', got 'binary'"),
+    ("convert_to_tensor", True, "torch.from_numpy"),
+    ("convert_to_numpy", False, "torch.from_numpy"),
+    ("device", "cuda", "when the checkpoint is opened"),
+])
+def test_arguments_of_sentence_transformers_that_ask_for_another_result_are_refused(encoder, argument, value, words):
+    with pytest.raises(ValueError, match=f"^{argument}: .*{words}"):
+        encoder.encode(["a seven"], **{argument: value})
