@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -105,6 +106,8 @@ siglip_error* Guarded(const Work& work) {
     return &OutOfMemory();
   } catch (const std::length_error&) {  // a `count` that no memory could hold
     return &OutOfMemory();
+  } catch (const std::system_error& error) {  // of threads
+    return ToError(absl::ResourceExhaustedError(error.what()));
   } catch (const std::exception& error) {
     return ToError(absl::InternalError(error.what()));
   }

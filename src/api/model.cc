@@ -3,6 +3,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,8 @@ auto WithoutBadAlloc(const char* what, const Work& work) -> decltype(work()) {
     return work();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+  } catch (const std::system_error& error) {  // of threads
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": ", error.what()));
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat(what, ": ", error.what()));
   }
@@ -223,6 +226,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
+  SIGLIP_ASSIGN_OR_RETURN(engine_options.example_text, tokenizer->Encode("a photo of two cats"));
   if (preprocess.patches) engine_options.max_patches = preprocess.patches->max_patches;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                           OpenEngine(checkpoint, options, engine_options));

@@ -11,7 +11,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr const char* kDemo = "models/demo";
+constexpr const char* kDemoModel = "models/demo";
 
 std::string Picture(const std::string& name) {
   return *ReadFile("data/demo/examples/" + name, 1 << 24);
@@ -19,7 +19,7 @@ std::string Picture(const std::string& name) {
 
 class ModelTest : public testing::Test {
  protected:
-  ModelTest() : model_(*Model::Open(kDemo, {.num_threads = 2, .max_batch_size = 3})) {}
+  ModelTest() : model_(*Model::Open(kDemoModel, {.num_threads = 2, .max_batch_size = 3})) {}
   const std::unique_ptr<Model> model_;
 };
 
@@ -91,26 +91,26 @@ TEST_F(ModelTest, InspectImageReadsTheHeadOnly) {
 TEST(ModelOpenTest, WrongOptionsAndFoldersAreNamed) {
   EXPECT_THAT(std::string(Model::Open("/nonexistent").status().message()),
               HasSubstr("/nonexistent"));
-  EXPECT_THAT(std::string(Model::Open(kDemo, {.pillow = 11}).status().message()),
+  EXPECT_THAT(std::string(Model::Open(kDemoModel, {.pillow = 11}).status().message()),
               HasSubstr("12 or 13"));
-  EXPECT_THAT(std::string(Model::Open(kDemo, {.precision = "int8"}).status().message()),
+  EXPECT_THAT(std::string(Model::Open(kDemoModel, {.precision = "int8"}).status().message()),
               HasSubstr("int8"));
   // Whether it is this build, this machine or the number that has no such GPU.
-  const auto no_gpu = Model::Open(kDemo, {.device = "cuda:1000"});
+  const auto no_gpu = Model::Open(kDemoModel, {.device = "cuda:1000"});
   EXPECT_EQ(no_gpu.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(no_gpu.status().message()), HasSubstr("device cuda:1000"));
-  EXPECT_THAT(std::string(Model::Open(kDemo, {.device = "gpu"}).status().message()),
+  EXPECT_THAT(std::string(Model::Open(kDemoModel, {.device = "gpu"}).status().message()),
               HasSubstr("cuda:N[,N...]"));
   EXPECT_THAT(
-      std::string(Model::Open(kDemo, {.precision = "fp16", .device = "cpu"}).status().message()),
+      std::string(Model::Open(kDemoModel, {.precision = "fp16", .device = "cpu"}).status().message()),
       HasSubstr("on a CPU, got fp16"));
   EXPECT_THAT(
-      std::string(Model::Open(kDemo, {.precision = "int16", .device = "cuda"}).status().message()),
+      std::string(Model::Open(kDemoModel, {.precision = "int16", .device = "cuda"}).status().message()),
       HasSubstr("on a GPU, got int16"));
 }
 
 TEST(ModelOpenTest, AutoIsTheCpuWhereThePrecisionSaysSo) {
-  const auto model = Model::Open(kDemo, {.num_threads = 1, .precision = "int16", .device = "auto"});
+  const auto model = Model::Open(kDemoModel, {.num_threads = 1, .precision = "int16", .device = "auto"});
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_THAT((*model)->info().engine, HasSubstr("cpu"));
   EXPECT_TRUE((*model)->info().gpus.empty());

@@ -5,8 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -50,7 +52,8 @@ FileIdentity IdentityOf(const struct stat& info) {
 }
 
 absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
-  auto fd = std::make_unique<FileDescriptor>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  auto fd =
+      std::make_unique<FileDescriptor>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (fd->get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
   struct stat info {};
   if (::fstat(fd->get(), &info) != 0) {
@@ -119,8 +122,8 @@ void DropPages(std::span<const std::byte> bytes) {
 absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes) {
   SIGLIP_ASSIGN_OR_RETURN(OpenFile file, OpenRegularFile(path));
   if (file.size > max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("'", path, "' has ", file.size,
-                                                     " bytes, the limit is ", max_bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("'", path, "' has ", file.size, " bytes, the limit is ", max_bytes));
   }
   std::string content(file.size, '\0');
   std::size_t done = 0;
@@ -135,10 +138,33 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_
   return content;
 }
 
+absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t max_bytes) {
+  FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
+  std::string content;
+  char block[1 << 14];
+  while (true) {
+    const ssize_t n = ::read(fd.get(), block, sizeof(block));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read '", path, "'"));
+    if (n == 0) return content;
+    content.append(block, static_cast<std::size_t>(n));
+    if (content.size() > max_bytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("'", path, "' has more than ", max_bytes, " bytes, the limit"));
+    }
+  }
+}
+
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content) {
-  const std::string temporary = absl::StrCat(path, ".tmp.", ::getpid());
-  FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot create '", temporary, "'"));
+  static std::atomic<unsigned> count{0};  // relaxed: it only tells the process's files apart
+  const std::string temporary =
+      absl::StrCat(path, ".tmp.", ::getpid(), ".", count.fetch_add(1, std::memory_order_relaxed));
+  // What lies there is of a process that had this number and was killed, or a trap.
+  ::unlink(temporary.c_str());
+  FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (fd.get() < 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot create '", temporary, "'"));
   absl::Status status = WriteAll(fd.get(), content, temporary);
   if (status.ok() && ::fsync(fd.get()) != 0) {
     status = absl::ErrnoToStatus(errno, absl::StrCat("cannot flush '", temporary, "'"));
@@ -148,6 +174,19 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
   }
   if (!status.ok()) ::unlink(temporary.c_str());
   return status;
+}
+
+absl::Status WriteOutputFile(const std::string& path, std::string_view content) {
+  std::error_code error;
+  const std::filesystem::file_status there = std::filesystem::status(path, error);
+  if (std::filesystem::is_regular_file(there)) {
+    const std::filesystem::path target = std::filesystem::canonical(path, error);
+    return WriteFileAtomically(error ? path : target.string(), content);
+  }
+  if (!std::filesystem::exists(there)) return WriteFileAtomically(path, content);
+  FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+  if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
+  return WriteAll(fd.get(), content, path);
 }
 
 }  // namespace siglip

@@ -61,7 +61,14 @@ inline constexpr std::uint64_t kMaxImageBytes = std::uint64_t{1} << 30;
 // The whole content of a regular file. ResourceExhausted if it has more than `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes);
 
+// The same of anything that can be read to its end, such as the pipe of a shell's <(...).
+absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t max_bytes);
+
 // Writes to `path` atomically: a temporary file beside it, flushed, then renamed over it.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content);
+
+// Where a person's output goes: a file, even behind symlinks, is replaced atomically; what is none
+// (a pipe, a terminal, /dev/null) stays and is written to.
+absl::Status WriteOutputFile(const std::string& path, std::string_view content);
 
 }  // namespace siglip

@@ -1,15 +1,45 @@
 #include "base/thread_pool.h"
 
+#include <system_error>
 #include <utility>
 
-namespace siglip {
+#include "absl/strings/str_cat.h"
 
-ThreadPool::ThreadPool(int num_threads) {
-  threads_.reserve(static_cast<std::size_t>(num_threads));
-  for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { Work(); });
+namespace siglip {
+namespace {
+
+// A constructor has nothing to return it with.
+[[noreturn]] void Throw(const absl::Status& status) {
+  throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again),
+                          std::string(status.message()));
 }
 
-ThreadPool::~ThreadPool() {
+}  // namespace
+
+absl::Status AddThreads(std::vector<std::thread>& threads, int count,
+                        const std::function<void(int)>& work) {
+  threads.reserve(threads.size() + static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    try {
+      threads.emplace_back(work, i);
+    } catch (const std::system_error& error) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the system gives no more than ", i, " of ", count, " threads"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+ThreadPool::ThreadPool(int num_threads) {
+  const absl::Status status = AddThreads(threads_, num_threads, [this](int) { Work(); });
+  if (status.ok()) return;
+  Stop();
+  Throw(status);
+}
+
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   {
     MutexLock lock(mu_);
     stopping_ = true;
@@ -57,12 +87,15 @@ inline void Pause() {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int num_threads) : num_threads_(num_threads) {
-  for (int worker = 1; worker < num_threads; ++worker) {
-    threads_.emplace_back([this, worker] { Work(worker); });
-  }
+  const absl::Status status = AddThreads(threads_, num_threads - 1, [this](int i) { Work(i + 1); });
+  if (status.ok()) return;
+  Stop();
+  Throw(status);
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { Stop(); }
+
+void ThreadTeam::Stop() {
   {
     MutexLock lock(mu_);
     stopping_.store(true, std::memory_order_relaxed);

@@ -10,14 +10,21 @@
 #include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "base/mutex.h"
 
 namespace siglip {
 
-// Runs tasks in the order they were submitted, on `num_threads` threads. The destructor runs what is
-// queued, then joins. Thread-safe. Tasks must not throw.
+// Adds `count` threads; each calls work(i) with its number among them. ResourceExhausted if the
+// system gives fewer: those that run already stay in `threads`.
+absl::Status AddThreads(std::vector<std::thread>& threads, int count,
+                        const std::function<void(int)>& work);
+
+// Runs tasks in the order they were submitted, on `num_threads` threads. The destructor runs what
+// is queued, then joins. Thread-safe. Tasks must not throw.
 class ThreadPool {
  public:
+  // Throws std::system_error if the system gives no more threads.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -28,6 +35,7 @@ class ThreadPool {
 
  private:
   void Work();
+  void Stop();
 
   Mutex mu_;
   CondVar work_available_;
@@ -37,9 +45,11 @@ class ThreadPool {
 };
 
 // `num_threads` workers (the caller is one of them) that run the same function side by side.
-// Workers spin for some microseconds between calls, then sleep. Run is called by one thread at a time.
+// Workers spin for some microseconds between calls, then sleep. Run is called by one thread at a
+// time.
 class ThreadTeam {
  public:
+  // Throws std::system_error if the system gives no more threads.
   explicit ThreadTeam(int num_threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -61,6 +71,7 @@ class ThreadTeam {
 
  private:
   void Work(int worker);
+  void Stop();
 
   const int num_threads_;
   void (*task_)(void*, int) = nullptr;  // written before generation_ is released

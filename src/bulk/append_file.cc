@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -132,6 +133,27 @@ absl::Status MoveIfThere(const std::string& from, const std::string& to) {
     return absl::InternalError(
         absl::StrCat("cannot move '", from, "' to '", to, "': ", error.message()));
   }
+  return absl::OkStatus();
+}
+
+absl::Status MoveToOutput(const std::string& from, const std::string& to) {
+  SIGLIP_ASSIGN_OR_RETURN(const bool there, IsThere(from));
+  if (!there) return absl::OkStatus();
+  std::error_code error;
+  const std::filesystem::file_status target = std::filesystem::status(to, error);
+  if (std::filesystem::is_regular_file(target)) {
+    const std::filesystem::path place = std::filesystem::canonical(to, error);
+    return MoveIfThere(from, error ? to : place.string());
+  }
+  if (!std::filesystem::exists(target)) return MoveIfThere(from, to);
+  std::ifstream in(from, std::ios::binary);
+  std::ofstream out(to, std::ios::binary | std::ios::app);
+  if (in.peek() != std::ifstream::traits_type::eof()) out << in.rdbuf();
+  out.flush();
+  if (!in.is_open() || !out) {
+    return absl::InternalError(absl::StrCat("cannot copy '", from, "' to '", to, "'"));
+  }
+  std::filesystem::remove(from, error);
   return absl::OkStatus();
 }
 

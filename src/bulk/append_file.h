@@ -65,6 +65,10 @@ absl::StatusOr<bool> IsThere(const std::string& path);
 // run did it.
 absl::Status MoveIfThere(const std::string& from, const std::string& to);
 
+// The same where a person named `to`: the file behind a symlink is replaced, and what is no file (a
+// pipe, /dev/null) stays and gets the bytes.
+absl::Status MoveToOutput(const std::string& from, const std::string& to);
+
 // Has the names in the folder of `path` reach the disk.
 absl::Status FlushFolderOf(const std::string& path);
 

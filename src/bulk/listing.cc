@@ -21,6 +21,7 @@
 namespace siglip::bulk {
 namespace {
 
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr std::array<std::string_view, 22> kImageExtensions = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib",
     ".tif", ".tiff", ".ppm", ".pgm",  ".pbm", ".pnm", ".pfm",  ".avif", ".jp2", ".j2k", ".jpx"};
@@ -221,8 +222,13 @@ absl::Status ReadNameList(const std::string& path, char separator, NameList& nam
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
   std::string rest;  // an entry whose end was not read yet
   std::string block(kReadBytes, '\0');
+  bool begun = false;
   while (const std::size_t count = std::fread(block.data(), 1, block.size(), file.get())) {
     std::string_view text(block.data(), count);
+    if (!begun && separator == '\n' && text.starts_with(kByteOrderMark)) {
+      text.remove_prefix(kByteOrderMark.size());
+    }
+    begun = true;
     for (std::size_t end = text.find(separator); end != std::string_view::npos;
          end = text.find(separator)) {
       rest.append(text.substr(0, end));

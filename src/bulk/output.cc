@@ -49,7 +49,8 @@ absl::StatusOr<Json> ReadJson(const std::string& path) {
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxManifestBytes));
   Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) {
-    return absl::DataLossError(absl::StrCat(path, ": expected a JSON object, got something else"));
+    return absl::DataLossError(absl::StrCat(
+        path, ": expected a JSON object, got something else: --overwrite begins anew"));
   }
   return json;
 }
@@ -96,8 +97,8 @@ class StdoutOutput final : public Output {
   absl::Status Finish() override {
     std::cout.flush();
     SIGLIP_RETURN_IF_ERROR(Checked());
-    if (failures_.empty()) return absl::OkStatus();
-    return WriteFileAtomically(failures_path_, failures_);
+    if (failures_path_.empty()) return absl::OkStatus();
+    return WriteOutputFile(failures_path_, failures_);
   }
 
  private:
@@ -118,8 +119,8 @@ class FileOutput final : public Output {
   FileOutput(const OutputOptions& options, Format format, const Json& job, const Json& about)
       : path_(options.path),
         folder_(options.path + ".parts"),
-        failures_path_(options.failures_path.empty() ? options.path + ".failures.jsonl"
-                                                     : options.failures_path),
+        failures_named_(!options.failures_path.empty()),
+        failures_path_(failures_named_ ? options.failures_path : options.path + ".failures.jsonl"),
         format_(format),
         dtype_(options.dtype),
         width_(options.width),
@@ -313,7 +314,9 @@ class FileOutput final : public Output {
     if (format_ == Format::kNpy) {
       SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("names.txt"), path_ + ".names.txt"));
     }
-    if (counts_.failures > 0) {
+    if (failures_named_) {
+      SIGLIP_RETURN_IF_ERROR(MoveToOutput(Part("failures.jsonl"), failures_path_));
+    } else if (counts_.failures > 0) {
       SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("failures.jsonl"), failures_path_));
     } else {
       std::filesystem::remove(failures_path_, error);  // of an older job
@@ -328,6 +331,7 @@ class FileOutput final : public Output {
 
   const std::string path_;
   const std::string folder_;
+  const bool failures_named_;
   const std::string failures_path_;
   const Format format_;
   const DType dtype_;
@@ -344,6 +348,11 @@ class FileOutput final : public Output {
 };
 
 }  // namespace
+
+absl::Status CheckOutputName(const std::string& path) {
+  if (path.empty() || path == "-") return absl::OkStatus();
+  return FormatOf(path).status();
+}
 
 absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& options, const Json& job,
                                                      const Json& about) {

@@ -24,9 +24,10 @@
 namespace siglip::bulk {
 
 struct OutputOptions {
-  std::string path;           // *.npy, *.jsonl or *.parquet; "" or "-" = jsonl on stdout
-  std::string failures_path;  // "" = path + ".failures.jsonl"
-  std::int64_t width = 0;     // D
+  std::string path;  // *.npy, *.jsonl or *.parquet; "" or "-" = jsonl on stdout
+  // "" = path + ".failures.jsonl", which is there if something failed. A named one always is.
+  std::string failures_path;
+  std::int64_t width = 0;  // D
   DType dtype = DType::kFloat32;
   bool overwrite = false;      // a job begun earlier is thrown away
   bool keep_finished = false;  // a finished output of this very job is not made again
@@ -38,6 +39,9 @@ struct OutputCounts {
   std::uint64_t text_rows = 0;
   std::uint64_t failures = 0;
 };
+
+// Whether `path` says by its end what to write. Errors: those of Output::Open about it.
+absl::Status CheckOutputName(const std::string& path);
 
 // Confined to one thread.
 class Output {

@@ -58,6 +58,9 @@ absl::Status Caught(const std::string& path, const Body& body) {
 #define SIGLIP_RETURN_IF_ARROW_ERROR(path, expr) SIGLIP_RETURN_IF_ERROR(FromArrow(path, (expr)))
 
 bool IsBytes(const arrow::DataType& type) {
+  if (type.id() == arrow::Type::DICTIONARY) {
+    return IsBytes(*static_cast<const arrow::DictionaryType&>(type).value_type());
+  }
   return type.id() == arrow::Type::BINARY || type.id() == arrow::Type::LARGE_BINARY;
 }
 
@@ -103,6 +106,10 @@ std::optional<std::string> BytesAt(const arrow::Array& array, std::int64_t row) 
   }
   if (array.type_id() == arrow::Type::BINARY || array.type_id() == arrow::Type::STRING) {
     return std::string(static_cast<const arrow::BinaryArray&>(array).GetView(row));
+  }
+  if (array.type_id() == arrow::Type::DICTIONARY) {
+    const auto& coded = static_cast<const arrow::DictionaryArray&>(array);
+    return BytesAt(*coded.dictionary(), coded.GetValueIndex(row));
   }
   const auto scalar = array.GetScalar(row);
   if (!scalar.ok()) return std::nullopt;

@@ -10,7 +10,7 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string ErrorOf(const std::string& json) {
+std::string ConfigError(const std::string& json) {
   const auto config = ParseSiglipConfig(json, "config.json");
   return config.ok() ? "parsed" : std::string(config.status().message());
 }
@@ -53,31 +53,31 @@ TEST(ConfigTest, NaflexHasTheDefaultsOfSiglip2Config) {
 }
 
 TEST(ConfigTest, WrongValuesAreNamed) {
-  EXPECT_THAT(ErrorOf("{"), HasSubstr("config.json: not valid JSON at byte"));
-  EXPECT_THAT(ErrorOf("[]"), HasSubstr("expected a JSON object"));
-  EXPECT_THAT(ErrorOf("{}"), HasSubstr("\"model_type\": expected \"siglip\""));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"clip"})"), HasSubstr("\"siglip2\", got \"clip\""));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip2","vision_config":{"num_patches":255}})"),
+  EXPECT_THAT(ConfigError("{"), HasSubstr("config.json: not valid JSON at byte"));
+  EXPECT_THAT(ConfigError("[]"), HasSubstr("expected a JSON object"));
+  EXPECT_THAT(ConfigError("{}"), HasSubstr("\"model_type\": expected \"siglip\""));
+  EXPECT_THAT(ConfigError(R"({"model_type":"clip"})"), HasSubstr("\"siglip2\", got \"clip\""));
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip2","vision_config":{"num_patches":255}})"),
               HasSubstr("vision_config: \"num_patches\": expected a square number, got 255"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip2","vision_config":{"num_patches":65537}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip2","vision_config":{"num_patches":65537}})"),
               HasSubstr("\"num_patches\": expected an integer in 1..65536"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","model_type":"siglip"})"), HasSubstr("duplicate"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"hidden_size":0}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","model_type":"siglip"})"), HasSubstr("duplicate"));
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"hidden_size":0}})"),
               HasSubstr("vision_config: \"hidden_size\": expected an integer in 1..16384, got 0"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"hidden_size":1e3}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"hidden_size":1e3}})"),
               HasSubstr("got 1000.0"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"num_attention_heads":7}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"num_attention_heads":7}})"),
               HasSubstr("not a multiple"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","text_config":{"hidden_act":"relu"}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","text_config":{"hidden_act":"relu"}})"),
               HasSubstr("gelu_pytorch_tanh, got relu"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"vision_use_head":false}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"vision_use_head":false}})"),
               HasSubstr("vision_use_head"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","vision_config":{"patch_size":225}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"patch_size":225}})"),
               HasSubstr("larger than image_size"));
-  EXPECT_THAT(ErrorOf(R"({"model_type":"siglip","text_config":{"projection_size":512}})"),
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","text_config":{"projection_size":512}})"),
               HasSubstr("512 differs from vision_config.hidden_size 768"));
   EXPECT_THAT(
-      ErrorOf(R"({"model_type":"siglip","text_config":{"vocab_size":18446744073709551615}})"),
+      ConfigError(R"({"model_type":"siglip","text_config":{"vocab_size":18446744073709551615}})"),
       HasSubstr("vocab_size"));
 }
 

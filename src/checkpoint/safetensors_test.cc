@@ -24,7 +24,7 @@ std::string Write(const std::string& content) {
   return path;
 }
 
-std::string ErrorOf(const std::string& content) {
+std::string OpenError(const std::string& content) {
   const auto file = SafetensorsFile::Open(Write(content));
   return file.ok() ? "opened" : std::string(file.status().message());
 }
@@ -56,20 +56,20 @@ TEST(SafetensorsTest, ScalarsAndEmptyTensorsAreTensors) {
 TEST(SafetensorsTest, TruncatedFilesAreRefused) {
   const std::string whole =
       Container(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4);
-  EXPECT_EQ(ErrorOf(whole), "opened");
+  EXPECT_EQ(OpenError(whole), "opened");
   for (std::size_t length = 0; length < whole.size(); ++length) {
-    EXPECT_NE(ErrorOf(whole.substr(0, length)), "opened") << length;
+    EXPECT_NE(OpenError(whole.substr(0, length)), "opened") << length;
   }
-  EXPECT_THAT(ErrorOf(whole + "x"), HasSubstr("holds 5 bytes of data, the tensors cover 4"));
+  EXPECT_THAT(OpenError(whole + "x"), HasSubstr("holds 5 bytes of data, the tensors cover 4"));
 }
 
 TEST(SafetensorsTest, LengthsThatLieAreRefused) {
   std::string huge(8, '\xff');
-  EXPECT_THAT(ErrorOf(huge + "{}"), HasSubstr("at most"));
+  EXPECT_THAT(OpenError(huge + "{}"), HasSubstr("at most"));
   const std::uint64_t beyond = 100;
   std::string file(8, '\0');
   std::memcpy(file.data(), &beyond, 8);
-  EXPECT_THAT(ErrorOf(file + "{}"), HasSubstr("truncated"));
+  EXPECT_THAT(OpenError(file + "{}"), HasSubstr("truncated"));
 }
 
 struct Case {
@@ -82,7 +82,7 @@ struct Case {
 class BadHeaderTest : public testing::TestWithParam<Case> {};
 
 TEST_P(BadHeaderTest, IsRefusedWithItsReason) {
-  EXPECT_THAT(ErrorOf(Container(GetParam().header, GetParam().data_bytes)),
+  EXPECT_THAT(OpenError(Container(GetParam().header, GetParam().data_bytes)),
               HasSubstr(GetParam().message));
 }
 
@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(SafetensorsTest, DeepNestingIsRefusedWithoutRecursion) {
   std::string header = "{\"a\":";
   header += std::string(1'000'000, '[');
-  EXPECT_THAT(ErrorOf(Container(header, 0)), HasSubstr("nested deeper"));
+  EXPECT_THAT(OpenError(Container(header, 0)), HasSubstr("nested deeper"));
 }
 
 TEST(SafetensorsTest, MissingFileIsNamed) {

@@ -12,11 +12,13 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "cli/bench.h"
 #include "cli/image_files.h"
 #include "cli/load_client.h"
@@ -94,10 +96,11 @@ class LoadRun {
       SIGLIP_ASSIGN_OR_RETURN(cpu_start, CpuSecondsOf(flags_.server_pid));
     }
     std::vector<std::thread> threads;
-    for (const std::unique_ptr<LoadClient>& client : clients) {
-      threads.emplace_back([this, &client] { Drive(*client); });
-    }
+    const absl::Status started = AddThreads(threads, static_cast<int>(clients.size()), [&](int i) {
+      Drive(*clients[static_cast<std::size_t>(i)]);
+    });
     for (std::thread& thread : threads) thread.join();
+    SIGLIP_RETURN_IF_ERROR(started);
     MutexLock lock(mu_);
     result_.wall_s = NowSeconds() - start;
     if (flags_.server_pid != 0) {
@@ -222,6 +225,7 @@ absl::Status BenchServer(const BenchServerFlags& flags) {
   if (flags.rate > 0) return BenchOpenLoad(flags, contents);
   SIGLIP_ASSIGN_OR_RETURN(const LoadResult result, LoadRun(flags, contents).Run());
   if (result.latencies.seconds.empty()) {
+    if (result.failures == 0) return absl::UnknownError("no request was answered in time");
     return absl::UnknownError(
         absl::StrCat("no request succeeded; the first failure: ", result.first_failure.message()));
   }
@@ -251,7 +255,15 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--concurrency", flags->concurrency, "Clients, each with its own connection")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
-  command->add_option("--seconds", flags->seconds, "How long")->capture_default_str();
+  command->add_option("--seconds", flags->seconds, "How long")
+      ->check(
+          [](const std::string& text) -> std::string {
+            double seconds = 0;
+            if (absl::SimpleAtod(text, &seconds) && seconds > 0 && seconds <= 1e6) return {};
+            return "expected more than 0 and at most 1000000, got " + text;
+          },
+          "")
+      ->capture_default_str();
   command
       ->add_option("--rate", flags->rate,
                    "Requests a second, sent whether or not earlier ones were answered; "

@@ -19,6 +19,7 @@
 #include "cli/input_flags.h"
 #include "cli/labels.h"
 #include "cli/model_flags.h"
+#include "cli/output_places.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 
@@ -93,12 +94,16 @@ struct Counts {
 };
 
 absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
-  SIGLIP_RETURN_IF_ERROR(CheckTemplates(flags.templates));
-  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> labels, AllLabels(flags));
+  SIGLIP_RETURN_IF_ERROR(Usage(CheckTemplates(flags.templates)));
+  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> labels, Usage(AllLabels(flags)));
   if (flags.inputs.paths.empty() && flags.inputs.files_from.empty()) {
-    return absl::InvalidArgumentError("nothing to classify: name images, folders or --files-from");
+    return Usage(
+        absl::InvalidArgumentError("nothing to classify: name images, folders or --files-from"));
   }
-  SIGLIP_ASSIGN_OR_RETURN(const bulk::JobItems items, ListItems(flags.inputs));
+  SIGLIP_ASSIGN_OR_RETURN(const bulk::JobItems items, Usage(ListItems(flags.inputs)));
+  const std::string lists[] = {flags.inputs.files_from, flags.labels_file, flags.templates_file};
+  SIGLIP_RETURN_IF_ERROR(
+      Usage(CheckOutputPlaces(std::span(&flags.failures, 1), lists, items.inputs)));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
   SIGLIP_ASSIGN_OR_RETURN(const ZeroShotClassifier classifier,
@@ -124,13 +129,15 @@ absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
   SIGLIP_RETURN_IF_ERROR(EmbedItems(*model, *source, flags.pipeline, answer));
   SIGLIP_RETURN_IF_ERROR(Print(writer->End()));
   if (std::fflush(stdout) != 0) return absl::ErrnoToStatus(errno, "stdout");
-  if (!failures.empty()) SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.failures, failures));
+  if (!flags.failures.empty()) {
+    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.failures, failures));
+  }
   return counts;
 }
 
 int Classify(ClassifyFlags flags) {
   if (!flags.templates_file.empty()) {
-    const auto text = ReadFile(flags.templates_file, kMaxTemplatesBytes);
+    const auto text = ReadInputFile(flags.templates_file, kMaxTemplatesBytes);
     if (!text.ok()) return Fail(text.status());
     flags.templates = absl::StrSplit(*text, '\n', absl::SkipWhitespace());
   }
@@ -173,11 +180,12 @@ void AddClassifyCommand(CLI::App& app, RunCommand& run) {
   command->add_option("--top", flags->top, "Labels shown per image")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  command
-      ->add_option("--format", flags->format,
-                   "table, json, jsonl or csv; default: table on a terminal, else jsonl")
-      ->check(CLI::IsMember({"table", "json", "jsonl", "csv"}));
-  command->add_flag("--json", flags->json, "The same as --format jsonl");
+  CLI::Option* const format =
+      command
+          ->add_option("--format", flags->format,
+                       "table, json, jsonl or csv; default: table on a terminal, else jsonl")
+          ->check(CLI::IsMember({"table", "json", "jsonl", "csv"}));
+  command->add_flag("--json", flags->json, "The same as --format jsonl")->excludes(format);
   command->add_option("--failures", flags->failures, "Where to list images that failed, as jsonl");
   AddPipelineFlags(*command, flags->pipeline);
   command->footer(

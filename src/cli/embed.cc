@@ -15,10 +15,12 @@
 #include "bulk/fingerprint.h"
 #include "bulk/listing.h"
 #include "bulk/output.h"
+#include "cli/choices.h"
 #include "cli/commands.h"
 #include "cli/image_pipeline.h"
 #include "cli/input_flags.h"
 #include "cli/model_flags.h"
+#include "cli/output_places.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/version.h"
@@ -60,6 +62,17 @@ absl::StatusOr<bulk::JobItems> ListAll(const EmbedFlags& flags) {
         flags.texts_from, flags.inputs.null_separated ? '\0' : '\n', items.texts));
   }
   return items;
+}
+
+absl::Status CheckPlaces(const EmbedFlags& flags, const bulk::JobItems& items) {
+  const std::string& path = flags.output.path;
+  SIGLIP_RETURN_IF_ERROR(bulk::CheckOutputName(path));
+  std::vector<std::string> outputs = {flags.output.failures_path};
+  if (!path.empty() && path != "-") {
+    for (const char* more : {"", ".names.txt", ".meta.json"}) outputs.push_back(path + more);
+  }
+  const std::string lists[] = {flags.inputs.files_from, flags.texts_from};
+  return CheckOutputPlaces(outputs, lists, items.inputs);
 }
 
 // "cpu, AVX3, fp32, 2 threads" without the threads, which change no number.
@@ -165,8 +178,9 @@ int Report(const bulk::Output& output) {
 }
 
 absl::StatusOr<int> EmbedAll(const EmbedFlags& flags) {
-  SIGLIP_ASSIGN_OR_RETURN(const bulk::Shard shard, ParseShard(flags.shard));
-  SIGLIP_ASSIGN_OR_RETURN(const bulk::JobItems items, ListAll(flags));
+  SIGLIP_ASSIGN_OR_RETURN(const bulk::Shard shard, Usage(ParseShard(flags.shard)));
+  SIGLIP_ASSIGN_OR_RETURN(const bulk::JobItems items, Usage(ListAll(flags)));
+  SIGLIP_RETURN_IF_ERROR(Usage(CheckPlaces(flags, items)));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
   SIGLIP_ASSIGN_OR_RETURN(const nlohmann::ordered_json job,
@@ -195,10 +209,8 @@ void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
       "on stdout");
   command
       .add_option("--dtype", flags.output.dtype, "float32, or float16 (rounded to nearest even)")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, bulk::DType>{{"float32", bulk::DType::kFloat32},
-                                                         {"float16", bulk::DType::kFloat16}})
-                      .description(""))
+      ->transform(OneOf<bulk::DType>(
+          {{"float32", bulk::DType::kFloat32}, {"float16", bulk::DType::kFloat16}}))
       ->type_name("TYPE")
       ->default_str("float32");
   command.add_flag("--normalize", flags.normalize, "Scale every row to length 1");

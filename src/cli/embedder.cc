@@ -15,6 +15,7 @@
 #include "base/file_map.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "cli/fnv.h"
 #include "cli/load_client.h"
 
@@ -89,8 +90,11 @@ class ServerRun {
     const std::size_t count =
         std::min(items_.size(), static_cast<std::size_t>(server_.concurrency));
     std::vector<std::thread> threads;
-    for (std::size_t i = 0; i < count; ++i) threads.emplace_back([this] { Drive(); });
+    const absl::Status started =
+        AddThreads(threads, static_cast<int>(count), [this](int) { Drive(); });
+    if (!started.ok()) stopped_ = true;
     for (std::thread& thread : threads) thread.join();
+    SIGLIP_RETURN_IF_ERROR(started);
     MutexLock lock(mu_);
     return broken_;
   }

@@ -4,15 +4,19 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "bulk/embedded_rows.h"
 #include "cli/commands.h"
 #include "cli/index_file.h"
+#include "cli/output_places.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "eval/neighbor_graph.h"
@@ -28,13 +32,32 @@ struct IndexFlags {
   bool quiet = false;
 };
 
+// The rows, their names and what they tell of themselves stay.
+absl::Status CheckPlace(const IndexFlags& flags) {
+  std::vector<std::string> files;
+  std::error_code error;
+  if (std::filesystem::is_directory(flags.rows, error)) {
+    for (const auto& entry : std::filesystem::directory_iterator(flags.rows, error)) {
+      files.push_back(entry.path().string());
+    }
+  } else {
+    for (const char* more : {"", ".names.txt", ".meta.json"}) files.push_back(flags.rows + more);
+  }
+  std::erase_if(files, [](const std::string& file) {
+    return !absl::EndsWith(file, ".npy") && !absl::EndsWith(file, ".npy.names.txt") &&
+           !absl::EndsWith(file, ".npy.meta.json");
+  });
+  return CheckOutputPlaces(std::span(&flags.output, 1), files, {});
+}
+
 absl::Status MakeIndex(const IndexFlags& flags) {
   if (std::filesystem::path(flags.output).extension() == ".npy") {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flags.output, ": expected another extension, since .npy are rows"));
+    return Usage(absl::InvalidArgumentError(
+        absl::StrCat(flags.output, ": expected another extension, since .npy are rows")));
   }
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<bulk::EmbeddedRows> rows,
                           bulk::EmbeddedRows::Open(flags.rows));
+  SIGLIP_RETURN_IF_ERROR(Usage(CheckPlace(flags)));
   ThreadTeam team(flags.threads > 0
                       ? flags.threads
                       : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));

@@ -128,7 +128,7 @@ absl::Status WriteIndexFile(const std::string& path, const std::string& rows_pat
   hash.Add(text);
   const Sha256Digest digest = hash.Digest();
   text.append(reinterpret_cast<const char*>(digest.data()), digest.size());
-  return WriteFileAtomically(path, text);
+  return WriteOutputFile(path, text);
 }
 
 absl::StatusOr<OpenedIndex> OpenIndexFile(const std::string& path) {

@@ -1,6 +1,7 @@
 #include "cli/labels.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "absl/strings/ascii.h"
@@ -8,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
@@ -18,6 +20,7 @@ namespace {
 // A million labels of a line each; this only bounds a wrong file.
 constexpr std::uint64_t kMaxLabelsBytes = 64u << 20;
 constexpr int kBarColumns = 30;
+constexpr const char* kByteOrderMark = "\xef\xbb\xbf";
 
 // The stripped, non-empty ones of `parts`.
 absl::StatusOr<std::vector<std::string>> CheckedLabels(const std::vector<std::string>& parts,
@@ -44,6 +47,20 @@ bool HasSynset(std::string_view line) {
   return line.size() > 10 && line[0] == 'n' && line[9] == ' ' &&
          std::all_of(line.begin() + 1, line.begin() + 9,
                      [](unsigned char c) { return absl::ascii_isdigit(c); });
+}
+
+// "tench" for "n01440764 tench". Classes of one name stay apart: the real list has two cranes.
+std::vector<std::string> WithoutSynsets(const std::vector<std::string>& lines) {
+  std::map<std::string_view, int> times;
+  for (const std::string& line : lines) ++times[std::string_view(line).substr(10)];
+  std::vector<std::string> labels;
+  for (const std::string& line : lines) {
+    const std::string_view name = std::string_view(line).substr(10);
+    labels.push_back(times[name] == 1
+                         ? std::string(name)
+                         : absl::StrCat(std::string(name), " (", line.substr(0, 9), ")"));
+  }
+  return labels;
 }
 
 class TableWriter final : public AnswerWriter {
@@ -120,12 +137,12 @@ absl::StatusOr<std::vector<std::string>> ParseLabels(std::string_view list) {
 }
 
 absl::StatusOr<std::vector<std::string>> ReadLabels(const std::string& path) {
-  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxLabelsBytes));
-  std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
-  if (std::all_of(lines.begin(), lines.end(), HasSynset)) {
-    for (std::string& line : lines) line.erase(0, line.find(' ') + 1);
-  }
-  return CheckedLabels(lines, path);
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadInputFile(path, kMaxLabelsBytes));
+  std::vector<std::string> lines =
+      absl::StrSplit(absl::StripPrefix(text, kByteOrderMark), '\n', absl::SkipWhitespace());
+  if (!std::all_of(lines.begin(), lines.end(), HasSynset)) return CheckedLabels(lines, path);
+  SIGLIP_ASSIGN_OR_RETURN(lines, CheckedLabels(lines, path));
+  return WithoutSynsets(lines);
 }
 
 std::unique_ptr<AnswerWriter> AnswerWriter::Create(std::string_view format) {

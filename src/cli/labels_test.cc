@@ -31,6 +31,11 @@ TEST(LabelsTest, FilesHoldALabelALineOrSynsets) {
             (Labels{"tench, Tinca tinca", "goldfish"}));
   EXPECT_EQ(*FromFile("n01440764 tench\nn0144353x goldfish\n"),
             (Labels{"n01440764 tench", "n0144353x goldfish"}));
+  // ImageNet's own list names two classes alike.
+  EXPECT_EQ(*FromFile("n02012849 crane\nn01440764 tench\nn03126707 crane\n"),
+            (Labels{"crane (n02012849)", "tench", "crane (n03126707)"}));
+  EXPECT_FALSE(FromFile("n01440764 tench\nn01440764 tench\n").ok());
+  EXPECT_EQ(*FromFile("\xef\xbb\xbf" "cat\ndog\n"), (Labels{"cat", "dog"}));
   EXPECT_FALSE(FromFile("\n").ok());
   EXPECT_FALSE(ReadLabels("/nonexistent").ok());
 }

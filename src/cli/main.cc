@@ -1,17 +1,29 @@
 // The program `siglip`: parses the command line and runs one subcommand.
 
 #include <csignal>
+#include <cstdio>
 #include <exception>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "base/bus_error.h"
 #include "base/log.h"
+#include "cli/choices.h"
 #include "cli/commands.h"
 #include "cli/version.h"
 #include "workers/decode_worker.h"
 
 namespace {
+
+// What the command line has and no option or subcommand takes; "" if there is nothing.
+std::string FirstUnknown(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands()) {
+    if (std::string unknown = FirstUnknown(*command); !unknown.empty()) return unknown;
+  }
+  const std::vector<std::string> unknown = app.remaining();
+  return unknown.empty() ? std::string() : unknown.front();
+}
 
 int Main(int argc, char** argv) {
   CLI::App app(
@@ -28,13 +40,11 @@ int Main(int argc, char** argv) {
       "`siglip COMMAND --help` shows a command's options.");
   siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   app.add_option("--log-level", log_level, "debug, info, warn, error or off")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, siglip::LogLevel>{{"debug", siglip::LogLevel::kDebug},
-                                                              {"info", siglip::LogLevel::kInfo},
-                                                              {"warn", siglip::LogLevel::kWarn},
-                                                              {"error", siglip::LogLevel::kError},
-                                                              {"off", siglip::LogLevel::kOff}})
-                      .description(""))
+      ->transform(siglip::cli::OneOf<siglip::LogLevel>({{"debug", siglip::LogLevel::kDebug},
+                                                        {"info", siglip::LogLevel::kInfo},
+                                                        {"warn", siglip::LogLevel::kWarn},
+                                                        {"error", siglip::LogLevel::kError},
+                                                        {"off", siglip::LogLevel::kOff}}))
       ->type_name("LEVEL")
       ->default_str("info");
 
@@ -51,6 +61,13 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    // A misspelt option is also a missing one; the word itself tells more.
+    const std::string unknown = FirstUnknown(app);
+    if (!unknown.empty() && error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
+      std::cerr << "error: unknown argument \"" << unknown << "\"\n"
+                << "Run with --help for more information.\n";
+      return siglip::cli::kUsage;
+    }
     return app.exit(error) == 0 ? siglip::cli::kSuccess : siglip::cli::kUsage;
   }
   siglip::ConfigureLog(log_level);
@@ -60,13 +77,22 @@ int Main(int argc, char** argv) {
   return run();
 }
 
+// What could not be printed (disk full, reader gone) is no success.
+int Flushed(int exit_code) {
+  std::cout.flush();
+  if (std::fflush(stdout) == 0 && std::cout && std::ferror(stdout) == 0) return exit_code;
+  if (exit_code != siglip::cli::kSuccess) return exit_code;
+  std::cerr << "error: stdout: writing failed (disk full, or reader gone?)\n";
+  return siglip::cli::kFailure;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   // Not a subcommand: nobody types it, and nothing else may run before the sandbox is entered.
   if (argc == 2 && argv[1] == siglip::kDecodeWorkerArgument) return siglip::RunDecodeWorker();
   try {
-    return Main(argc, argv);
+    return Flushed(Main(argc, argv));
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';
     return siglip::cli::kFailure;

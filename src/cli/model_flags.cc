@@ -19,6 +19,7 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "auto; on a CPU fp32, or int16 (faster, cosine to fp32 within 1e-5 of 1); on a "
                   "GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU int16 where it is faster "
                   "and a check with this checkpoint passes, else fp32")
+      ->check(CLI::IsMember({"auto", "fp32", "int16", "bf16", "fp16", "fp8"}))
       ->capture_default_str();
   command
       .add_option("--device", flags.options.device,

@@ -1,4 +1,5 @@
 #include "cli/serve_flags.h"
+#include "cli/choices.h"
 
 #include <chrono>
 #include <map>
@@ -24,11 +25,9 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
       .add_option("--model-control-mode", flags.service.control_mode,
                   "none: all models, as they are at the start; explicit: what clients load; poll: "
                   "follow the repository's files")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, ModelControlMode>{
-                                              {"none", ModelControlMode::kNone},
-                                              {"explicit", ModelControlMode::kExplicit},
-                                              {"poll", ModelControlMode::kPoll}})
-                      .description(""))
+      ->transform(OneOf<ModelControlMode>({{"none", ModelControlMode::kNone},
+                                           {"explicit", ModelControlMode::kExplicit},
+                                           {"poll", ModelControlMode::kPoll}}))
       ->type_name("MODE")
       ->default_str("none");
   AddList(command, "--load-model", flags.service.load_models,
@@ -143,9 +142,7 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_option("--grpc-infer-response-compression-level", server.grpc_compression_level)
-      ->transform(CLI::CheckedTransformer(std::map<std::string, int>{
-                                              {"none", 0}, {"low", 1}, {"medium", 2}, {"high", 3}})
-                      .description(""))
+      ->transform(OneOf<int>({{"none", 0}, {"low", 1}, {"medium", 2}, {"high", 3}}))
       ->type_name("LEVEL")
       ->default_str("none");
   AddList(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
@@ -221,9 +218,7 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--log-warning", flags.log.warning)->capture_default_str();
   command.add_option("--log-error", flags.log.error)->capture_default_str();
   command.add_option("--log-format", flags.log.iso8601, "default or ISO8601")
-      ->transform(CLI::CheckedTransformer(
-                      std::map<std::string, bool>{{"default", false}, {"ISO8601", true}})
-                      .description(""))
+      ->transform(OneOf<bool>({{"default", false}, {"ISO8601", true}}))
       ->type_name("FORMAT")
       ->default_str("default");
   command.add_option("--log-file", flags.log_file, "Instead of stderr");

@@ -16,6 +16,7 @@
 #include "cli/embedding_cache.h"
 #include "cli/input_flags.h"
 #include "cli/model_flags.h"
+#include "cli/output_places.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/validation.h"
@@ -60,6 +61,9 @@ absl::Status CheckFlags(const ValidateFlags& flags) {
 }
 
 absl::StatusOr<Validation> RunValidation(const ValidateFlags& flags) {
+  const std::string outputs[] = {flags.json, flags.predictions, flags.embeddings, flags.html,
+                                 flags.failures};
+  SIGLIP_RETURN_IF_ERROR(Usage(CheckOutputPlaces(outputs, {}, {})));
   SIGLIP_ASSIGN_OR_RETURN(ImagenetFolder folder, OpenImagenetFolder(flags.data));
   std::unique_ptr<Model> model;
   std::unique_ptr<Embedder> embedder;
@@ -81,25 +85,25 @@ absl::StatusOr<Validation> RunValidation(const ValidateFlags& flags) {
 
 absl::Status WriteReports(const ValidateFlags& flags, const Validation& validation) {
   if (!flags.json.empty()) {
-    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.json, ValidationJson(validation)));
+    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.json, ValidationJson(validation)));
   }
   if (!flags.predictions.empty()) {
     const bool csv = absl::EndsWith(flags.predictions, ".csv");
-    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(
+    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(
         flags.predictions, csv ? PredictionsCsv(validation) : PredictionsJsonl(validation)));
   }
   if (!flags.embeddings.empty()) {
     SIGLIP_RETURN_IF_ERROR(SaveEmbeddings(validation, flags.embeddings));
   }
   if (!flags.html.empty()) {
-    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.html, ValidationHtml(validation)));
+    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.html, ValidationHtml(validation)));
   }
   if (!flags.failures.empty()) {
     std::string lines;
     for (const FailedItem& item : validation.failures) {
       lines += bulk::FailureLine(item.name, item.error);
     }
-    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(flags.failures, lines));
+    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.failures, lines));
   }
   return absl::OkStatus();
 }

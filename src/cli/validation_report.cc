@@ -92,10 +92,10 @@ absl::Status SaveRows(const std::string& path, std::span<const float> rows,
   const std::size_t width = rows.size() / names.size();
   std::string content = bulk::NpyHeader(bulk::DType::kFloat32, names.size(), width);
   bulk::AppendNpyRow(bulk::DType::kFloat32, rows, content);
-  SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(path, content));
+  SIGLIP_RETURN_IF_ERROR(WriteOutputFile(path, content));
   std::string lines;
   for (const std::string& name : names) absl::StrAppend(&lines, bulk::JsonString(name), "\n");
-  return WriteFileAtomically(path + ".names.txt", lines);
+  return WriteOutputFile(path + ".names.txt", lines);
 }
 
 absl::Status SaveImages(const std::string& path, const EmbeddedImages& images) {
@@ -227,7 +227,7 @@ absl::Status SaveEmbeddings(const Validation& validation, const std::string& dir
   }
   std::string labels;
   for (const ImagenetClass& c : validation.folder.classes) absl::StrAppend(&labels, c.label, "\n");
-  return WriteFileAtomically(directory + "/classes.txt", labels);
+  return WriteOutputFile(directory + "/classes.txt", labels);
 }
 
 }  // namespace siglip::cli

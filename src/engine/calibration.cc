@@ -82,15 +82,27 @@ std::vector<float> CalibrationPatches(const Checkpoint& checkpoint, std::uint64_
 }
 
 std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
-                                          std::int64_t tokens, std::int64_t words) {
+                                          std::int64_t tokens) {
   const std::uint64_t vocabulary = static_cast<std::uint64_t>(config.vocab_size);
   std::vector<std::int64_t> ids;
   for (std::int64_t i = 0; i < tokens; ++i) {
-    const std::uint64_t id = i < words
-                                 ? Scramble(seed, static_cast<std::uint64_t>(i), 0) % vocabulary
-                                 : std::min<std::uint64_t>(1, vocabulary - 1);
+    const std::uint64_t id = Scramble(seed, static_cast<std::uint64_t>(i), 0) % vocabulary;
     ids.push_back(static_cast<std::int64_t>(id));
   }
+  return ids;
+}
+
+std::vector<std::int64_t> ExampleText(const TextConfig& config, std::uint64_t seed,
+                                      std::span<const std::int64_t> example) {
+  const std::int64_t tokens = config.max_position_embeddings;
+  const auto in_vocabulary = [&](std::int64_t id) { return id >= 0 && id < config.vocab_size; };
+  if (static_cast<std::int64_t>(example.size()) == tokens &&
+      std::all_of(example.begin(), example.end(), in_vocabulary)) {
+    return {example.begin(), example.end()};
+  }
+  constexpr std::int64_t kWords = 5;
+  std::vector<std::int64_t> ids = CalibrationText(config, seed, std::min(kWords, tokens));
+  ids.resize(static_cast<std::size_t>(tokens), std::min<std::int64_t>(1, config.vocab_size - 1));
   return ids;
 }
 

@@ -22,9 +22,14 @@ std::vector<float> CalibrationImage(const Checkpoint& checkpoint, std::uint64_t 
 std::vector<float> CalibrationPatches(const Checkpoint& checkpoint, std::uint64_t seed,
                                       double contrast, std::int64_t rows, std::int64_t columns);
 
-// `tokens` ids. Those past `words` are one and the same, as padding is.
+// `tokens` ids of the vocabulary.
 std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
-                                          std::int64_t tokens, std::int64_t words);
+                                          std::int64_t tokens);
+
+// `example` (see EngineOptions::example_text) if it is a text of this model; else a made one of the
+// longest length, in which all ids but a few are one and the same, as padding is.
+std::vector<std::int64_t> ExampleText(const TextConfig& config, std::uint64_t seed,
+                                      std::span<const std::int64_t> example);
 
 struct EmbeddingError {
   bool finite = true;

@@ -15,9 +15,6 @@ namespace {
 // About ten times what 16-bit and e4m3 towers of so400m's depth round by (docs/numerics.md).
 double MaxOneMinusCosine(Precision precision) { return precision == Precision::kFp8 ? 1e-2 : 5e-3; }
 
-// Ids of the short text before its padding.
-constexpr std::int64_t kShortText = 5;
-
 using Rows = std::vector<std::vector<float>>;
 
 template <class T>
@@ -69,13 +66,14 @@ struct Worst {
 }  // namespace
 
 absl::StatusOr<std::string> CheckDevice(const Checkpoint& checkpoint, Precision precision,
-                                        Engine& device, int rounds, Engine& reference) {
+                                        std::span<const std::int64_t> example_text, Engine& device,
+                                        int rounds, Engine& reference) {
   const SiglipConfig& config = checkpoint.config();
   const std::int64_t tokens = config.text.max_position_embeddings;
   const Inputs inputs = {
       .images = {CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
-      .texts = {CalibrationText(config.text, 300, tokens, tokens),
-                CalibrationText(config.text, 400, tokens, kShortText)}};
+      .texts = {CalibrationText(config.text, 300, tokens),
+                ExampleText(config.text, 400, example_text)}};
   const auto width = static_cast<std::size_t>(config.embedding_size());
   SIGLIP_ASSIGN_OR_RETURN(const Rows want_images, EmbedImages(reference, inputs, width));
   SIGLIP_ASSIGN_OR_RETURN(const Rows want_texts, EmbedTexts(reference, inputs, width));

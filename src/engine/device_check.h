@@ -18,6 +18,7 @@ namespace siglip {
 // wrong: how far right numbers round is tests/oracle's business. REQUIRES: both are of
 // `checkpoint`; rounds >= 1.
 absl::StatusOr<std::string> CheckDevice(const Checkpoint& checkpoint, Precision precision,
-                                        Engine& device, int rounds, Engine& reference);
+                                        std::span<const std::int64_t> example_text, Engine& device,
+                                        int rounds, Engine& reference);
 
 }  // namespace siglip

@@ -75,7 +75,7 @@ class DeviceCheckTest : public testing::Test {
 
   absl::StatusOr<std::string> Check(int count, Devices::Fault of_last) {
     Devices devices(OpenCpu(*checkpoint_, Precision::kInt16), count, of_last);
-    return CheckDevice(*checkpoint_, Precision::kBf16, devices, count, *reference_);
+    return CheckDevice(*checkpoint_, Precision::kBf16, {}, devices, count, *reference_);
   }
 
   std::unique_ptr<Checkpoint> checkpoint_;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/content_hash.h"
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
@@ -95,7 +96,8 @@ absl::Status CheckGpus(const Checkpoint& checkpoint, const EngineOptions& option
   cpu.cache_dir.clear();  // it would keep float32 weights that nobody else needs
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> reference, OpenCpu(checkpoint, cpu));
   SIGLIP_ASSIGN_OR_RETURN(const std::string measured,
-                          CheckDevice(checkpoint, options.precision, device, num_gpus, *reference));
+                          CheckDevice(checkpoint, options.precision, options.example_text, device,
+                                      num_gpus, *reference));
   SIGLIP_LOG_INFO("gpu self-check passed: {}", measured);
   return absl::OkStatus();
 }
@@ -122,10 +124,12 @@ void WarnUnusable(const absl::Status& status) {
                   LogSafe(std::string(status.message())));
 }
 
-// Beside the int16 weights that it is about.
-std::string VerdictPath(const WeightCache& cache) {
+// Beside the int16 weights that it is about. Another tokenizer pads otherwise.
+std::string VerdictPath(const WeightCache& cache, std::span<const std::int64_t> example_text) {
+  const std::uint64_t text = ContentHash(std::as_bytes(example_text));
   return std::filesystem::path(cache.path())
-      .replace_extension(absl::StrCat("check", kPrecisionCheckVersion));
+      .replace_extension(
+          absl::StrCat(absl::Hex(text, absl::kZeroPad16), ".check", kPrecisionCheckVersion));
 }
 
 // Nothing if there is none that can be used.
@@ -199,12 +203,12 @@ std::variant<ChosenTowers, PrecisionVerdict> OpenInt16IfItPasses(const Checkpoin
                                                                  const EngineOptions& options,
                                                                  ThreadTeam& team) {
   std::optional<WeightCache> cache = OpenCache(checkpoint, options, GemmFormat::kInt16, team);
-  const std::string path = cache ? VerdictPath(*cache) : std::string();
+  const std::string path = cache ? VerdictPath(*cache, options.example_text) : std::string();
   std::optional<PrecisionVerdict> verdict = cache ? ReadVerdict(path) : std::nullopt;
   if (verdict && !verdict->int16_passes) return *verdict;
   LoadedTowers towers = OpenTowers(cache, checkpoint, GemmFormat::kInt16, team);
   if (!verdict) {
-    verdict = CheckInt16(checkpoint, towers, team.num_threads());
+    verdict = CheckInt16(checkpoint, towers, options.example_text, team.num_threads());
     if (cache) {
       const absl::Status status = WriteVerdict(path, *verdict);
       if (!status.ok()) WarnUnusable(status);

@@ -42,6 +42,9 @@ struct EngineOptions {
   // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
   // engine's choice binds the later ones.
   std::string isa = "auto";
+  // Ids of a short text as its tokenizer pads it, [max_position_embeddings]. What kAuto and GPUs
+  // are checked with should have the padding and its places that texts have; empty: made up.
+  std::vector<std::int64_t> example_text = {};
   // Folder that keeps packed weights between starts (see weight_cache.h); empty: none. One that
   // cannot be used costs a warning and the time to pack, no error.
   std::string cache_dir = {};

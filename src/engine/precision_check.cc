@@ -25,11 +25,10 @@ constexpr double kMaxRatioToBf16 = 0.25;
 
 // What int16 does to a row does not depend on how many there are, and a head that averages over
 // fewer of them hides less. So few that loading the blocks takes longer than multiplying by them.
+// Texts are whole: one position is pooled, the last, and most of the others hold padding.
 constexpr std::int64_t kMaxPatchesPerSide = 4;
-constexpr std::int64_t kMaxTokens = 16;
+constexpr std::int64_t kCheckedPatches = kMaxPatchesPerSide * kMaxPatchesPerSide;
 constexpr std::int64_t kInputs = 2;  // of each tower
-// Ids of the short text before its padding.
-constexpr std::int64_t kShortText = 5;
 
 constexpr std::string_view kPassed = "int16 passed: ";
 constexpr std::string_view kFailed = "int16 failed: ";
@@ -139,22 +138,22 @@ bool Int16IsFaster(const std::string& isa) {
 }
 
 PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& towers,
-                            int num_threads) {
+                            std::span<const std::int64_t> example_text, int num_threads) {
   const std::int64_t batch = kInputs;
   // Sized for whole pictures, used and hence backed by memory for less.
   const WorkspaceSizes vision_sizes =
-      towers.vision.naflex() ? towers.vision.Sizes(batch, batch * kMaxTokens, kMaxTokens)
+      towers.vision.naflex() ? towers.vision.Sizes(batch, batch * kCheckedPatches, kCheckedPatches)
                              : towers.vision.Sizes(batch);
   Workspace workspace(WorkspaceSizes::Max(vision_sizes, towers.text.Sizes(batch)), num_threads);
   const SiglipConfig& config = checkpoint.config();
-  const std::int64_t tokens = std::min(kMaxTokens, config.text.max_position_embeddings);
+  const std::int64_t tokens = config.text.max_position_embeddings;
   const TowerReport vision = towers.vision.naflex()
                                  ? CheckNaflexVision(checkpoint, towers.vision, workspace)
                                  : CheckVision(checkpoint, towers.vision, workspace);
   const TowerReport text =
       CheckTower("text", checkpoint, workspace.team,
-                 std::vector{CalibrationText(config.text, 300, tokens, tokens),
-                             CalibrationText(config.text, 400, tokens, kShortText)},
+                 std::vector{CalibrationText(config.text, 300, tokens),
+                             ExampleText(config.text, 400, example_text)},
                  [&](const auto& ids, const auto& embeddings, const Fp32Blocks* fp32) {
                    towers.text.Run(workspace, ids, tokens, embeddings, fp32);
                  });

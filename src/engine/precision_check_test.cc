@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/file_map.h"
 #include "checkpoint/tiny_checkpoint_for_test.h"
+#include "engine/calibration.h"
 #include "engine/engine.h"
 #include "kernels/target.h"
 #include "kernels/test_isa.h"
@@ -92,12 +94,14 @@ class PrecisionCheckTest : public testing::Test {
               SerializeSafetensors(RequiredTensors(*config), weight));
   }
 
-  std::unique_ptr<Engine> Open(Precision precision, const std::string& cache = "",
-                               int threads = 2) const {
+  std::unique_ptr<Engine> Open(Precision precision, const std::string& cache = "", int threads = 2,
+                               const std::vector<std::int64_t>& example_text = {}) const {
     const auto checkpoint = Checkpoint::Open(folder_);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
-    auto engine = Engine::Open(
-        *checkpoint, {.num_threads = threads, .precision = precision, .cache_dir = cache});
+    auto engine = Engine::Open(*checkpoint, {.num_threads = threads,
+                                             .precision = precision,
+                                             .example_text = example_text,
+                                             .cache_dir = cache});
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
   }
@@ -157,6 +161,36 @@ TEST_F(PrecisionCheckTest, AutoTakesFp32IfOneTowerFails) {
                 StartsWith(Asked() ? "fp32 (int16 failed its self-check: vision" : "fp32"));
     EXPECT_EQ(Embed(*engine), usual) << tower;
   }
+}
+
+// A network that int16 spoils at one token alone: it has a massive activation in an MLP, which
+// nothing reads, and beside which integers lose the others.
+TEST_F(PrecisionCheckTest, TheExampleTextsPaddingIsLookedAt) {
+  const auto config = ParseSiglipConfig(kConfig, "config.json");
+  std::vector<std::int64_t> usual = CalibrationText(config->text, 300, 9);
+  for (const std::int64_t id : ExampleText(config->text, 400, {})) usual.push_back(id);
+  std::int64_t padding = 0;
+  while (std::count(usual.begin(), usual.end(), padding) > 0) ++padding;
+  WriteCheckpoint([padding](const std::string& name, std::int64_t i) {
+    if (name == "text_model.embeddings.token_embedding.weight" && i == padding * 32) return 30.0f;
+    const std::string layer = "text_model.encoder.layers.1.";
+    if (name == layer + "layer_norm2.weight" && i == 0) return 1.0f;
+    if (name == layer + "layer_norm2.bias" && i == 0) return 0.0f;
+    // Only the padding's first channel is more than four deviations from the mean.
+    if (name == layer + "mlp.fc1.weight" && i < 32) return i == 0 ? 2000.0f : 0.0f;
+    if (name == layer + "mlp.fc1.bias" && i == 0) return -8000.0f;
+    if (name == layer + "mlp.fc2.weight" && i % 64 == 0) return 0.0f;
+    return UsualWeight(name, i);
+  });
+  std::vector<std::int64_t> text = {3, 4};
+  text.resize(9, padding);
+  EXPECT_THAT(Open(Precision::kAuto)->PrecisionChoice(), StartsWith(Asked() ? "int16 (" : "fp32"));
+  EXPECT_THAT(Open(Precision::kAuto, "", 2, text)->PrecisionChoice(),
+              StartsWith(Asked() ? "fp32 (int16 failed its self-check" : "fp32"));
+  // A verdict is of its text alone.
+  EXPECT_THAT(Open(Precision::kAuto, cache_, 2, text)->PrecisionChoice(), StartsWith("fp32"));
+  EXPECT_THAT(Open(Precision::kAuto, cache_)->PrecisionChoice(),
+              StartsWith(Asked() ? "int16 (" : "fp32"));
 }
 
 TEST_F(PrecisionCheckTest, AutoTakesFp32IfNumbersAreNotFinite) {

@@ -87,8 +87,8 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* cons
   call.c_stride = width;
   call.bias = patch_embedding_.bias.data();
   call.residual = positions_.data();
-  call.residual_stride = width;
   call.residual_period = per_side * per_side;
+  call.residual_stride = width * (tokens() / call.residual_period);
   Gemm(workspace.team, call, workspace.packed.data());
   workspace.Observe("vision_model.embeddings", call.c, call.m, width);
 }

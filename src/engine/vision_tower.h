@@ -34,8 +34,9 @@ class VisionTower {
            std::span<float* const> embeddings) const {
     RunCorner(workspace, images, config_.patches_per_side(), embeddings);
   }
-  // The same for the upper left corner of the images, `per_side` by `per_side` patches. fp32: see
-  // Encoder::Run. REQUIRES: 1 <= per_side <= those of a whole image.
+  // The same for the upper left corner of the images, `per_side` by `per_side` patches, whose
+  // positions are spread over those of a whole image. fp32: see Encoder::Run. REQUIRES: 1 <=
+  // per_side <= those of a whole image.
   void RunCorner(Workspace& workspace, std::span<const float* const> images, std::int64_t per_side,
                  std::span<float* const> embeddings, const Fp32Blocks* fp32 = nullptr) const;
 

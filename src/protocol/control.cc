@@ -16,7 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Settings are small; what nests deeper than any of them is not read.
-constexpr int kMaxDepth = 8;
+constexpr int kMaxControlDepth = 8;
 
 absl::Status Expected(std::string_view where, std::string_view what) {
   return absl::InvalidArgumentError(Concat("'", where, "': expected ", what));
@@ -24,7 +24,7 @@ absl::Status Expected(std::string_view where, std::string_view what) {
 
 absl::StatusOr<Json> ParseObject(std::string_view body) {
   if (body.empty()) return Json::object();
-  return ParseJsonObject<Json>(body, kMaxDepth, "an object");
+  return ParseJsonObject<Json>(body, kMaxControlDepth, "an object");
 }
 
 absl::StatusOr<std::uint64_t> Unsigned(const Json& object, const char* key, std::uint64_t missing) {

@@ -6,10 +6,10 @@
 namespace siglip {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 // An object, "parameters" or an input's list, and scalars in it.
-constexpr int kMaxDepth = 3;
+constexpr int kMaxGenerateDepth = 3;
 
 const TensorConfig* FindInput(const ModelConfig& config, std::string_view name) {
   for (const TensorConfig& input : config.inputs) {
@@ -18,10 +18,10 @@ const TensorConfig* FindInput(const ModelConfig& config, std::string_view name) 
   return nullptr;
 }
 
-Json Tensor(const TensorConfig& input, bool batched, const Json& value) {
-  const Json data = value.is_array() ? value : Json::array({value});
+OrderedJson Tensor(const TensorConfig& input, bool batched, const OrderedJson& value) {
+  const OrderedJson data = value.is_array() ? value : OrderedJson::array({value});
   const std::size_t count = data.size();
-  Json shape = Json::array();
+  OrderedJson shape = OrderedJson::array();
   const bool rows = batched && input.dims == std::vector<std::int64_t>{1};
   if (batched && !rows) shape.push_back(1);
   shape.push_back(count);
@@ -36,10 +36,10 @@ Json Tensor(const TensorConfig& input, bool batched, const Json& value) {
 
 absl::StatusOr<std::string> GenerateToInfer(std::string_view body, const ModelConfig& config) {
   SIGLIP_ASSIGN_OR_RETURN(
-      const Json json,
-      ParseJsonObject<Json>(body, kMaxDepth, "an object of inputs and parameters"));
-  Json infer = {{"inputs", Json::array()}};
-  Json parameters = Json::object();
+      const OrderedJson json,
+      ParseJsonObject<OrderedJson>(body, kMaxGenerateDepth, "an object of inputs and parameters"));
+  OrderedJson infer = {{"inputs", OrderedJson::array()}};
+  OrderedJson parameters = OrderedJson::object();
   for (const auto& [key, value] : json.items()) {
     if (const TensorConfig* input = FindInput(config, key)) {
       infer["inputs"].push_back(Tensor(*input, config.max_batch_size > 0, value));
@@ -53,7 +53,7 @@ absl::StatusOr<std::string> GenerateToInfer(std::string_view body, const ModelCo
   }
   if (!parameters.empty()) infer["parameters"] = parameters;
   // What is not UTF-8 was refused by the parser.
-  return infer.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return infer.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 }  // namespace siglip

@@ -7,7 +7,7 @@
 namespace siglip {
 namespace {
 
-constexpr std::pair<std::string_view, Api> kNames[] = {
+constexpr std::pair<std::string_view, Api> kApiNames[] = {
     {"health", Api::kHealth},
     {"metadata", Api::kMetadata},
     {"inference", Api::kInference},
@@ -42,9 +42,9 @@ absl::StatusOr<RestrictedApis> RestrictedApis::Parse(const std::vector<std::stri
     }
     while (!names.empty()) {
       const std::string_view name = Stripped(NextPart(names, ','));
-      const auto* known = std::find_if(std::begin(kNames), std::end(kNames),
+      const auto* known = std::find_if(std::begin(kApiNames), std::end(kApiNames),
                                        [name](const auto& row) { return row.first == name; });
-      if (known == std::end(kNames)) {
+      if (known == std::end(kApiNames)) {
         return absl::InvalidArgumentError(
             Concat("restricted API '", BeforeValue(text),
                    "': expected health, metadata, inference, shared-memory, model-config, "

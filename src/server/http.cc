@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "protocol/text.h"
 #include "server/http_connection.h"
 #include "server/tls.h"
@@ -151,10 +152,11 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(std::string_view n
   SIGLIP_RETURN_IF_ERROR(impl->LoadTls());
   SIGLIP_RETURN_IF_ERROR(impl->Bind(address, port));
   impl->Accept();
-  for (int i = 0; i < std::max(num_threads, 1); ++i) {
-    impl->threads.emplace_back([pointer = impl.get()] { pointer->Run(); });
-  }
-  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+  Impl& started = *impl;
+  auto server = std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+  SIGLIP_RETURN_IF_ERROR(
+      AddThreads(started.threads, std::max(num_threads, 1), [&started](int) { started.Run(); }));
+  return server;
 }
 
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -79,9 +79,9 @@ void Batcher::Stop() {
   }
 }
 
-void Batcher::Start(int instances) {
-  for (int i = 0; i < instances; ++i) threads_.emplace_back([this] { Work(); });
-  threads_.emplace_back([this] { RefuseExpired(); });
+absl::Status Batcher::Start(int instances) {
+  SIGLIP_RETURN_IF_ERROR(AddThreads(threads_, instances, [this](int) { Work(); }));
+  return AddThreads(threads_, 1, [this](int) { RefuseExpired(); });
 }
 
 std::uint32_t Batcher::LevelOf(const InferRequest& request) const {

@@ -55,8 +55,8 @@ class Batcher final : public Scheduler {
   ~Batcher() override;
 
   // Starts a thread per instance, and one that refuses expired requests, and those whose clients
-  // have gone, while all of them work.
-  void Start(int instances);
+  // have gone, while all of them work. ResourceExhausted: no more threads.
+  absl::Status Start(int instances);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
   void Stop() override;

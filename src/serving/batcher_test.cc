@@ -485,7 +485,7 @@ TEST(BatcherThreads, AllRequestsAreAnsweredWithTheirOwnRows) {
                    .clock = &clock,
                    .statistics = &statistics,
                    .running_cost_bytes = 100});
-  batcher.Start(3);
+  ASSERT_TRUE(batcher.Start(3).ok());
   constexpr int kSenders = 4;
   constexpr int kEach = 100;
   std::vector<std::thread> senders;
@@ -523,7 +523,7 @@ class BusyBatcher {
         release_.get_future().wait();
       }
     };
-    batcher.Start(1);
+    EXPECT_TRUE(batcher.Start(1).ok());
     batcher.Enqueue(std::move(running_));
     entered.get_future().wait();
   }
@@ -631,7 +631,7 @@ class EstimatingBatcher {
                        .step = step_,
                        .clock = &clock_,
                        .statistics = &statistics_});
-    batcher->Start(1);
+    EXPECT_TRUE(batcher->Start(1).ok());
   }
 
  private:

@@ -1,6 +1,7 @@
 #include "serving/model_control.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -149,7 +150,7 @@ absl::Status ModelControl::MakeWork(ModelConfig& config, LoadedModel& model) {
   }
   model.config = std::make_shared<const ModelConfig>(config);
   model.step = deployment.step;
-  model.scheduler = MakeScheduler(deployment, model);
+  SIGLIP_ASSIGN_OR_RETURN(model.scheduler, MakeScheduler(deployment, model));
   return absl::OkStatus();
 }
 
@@ -162,13 +163,17 @@ absl::Status ModelControl::MakeEnsemble(ModelConfig& config, LoadedModel& model)
   SIGLIP_RETURN_IF_ERROR(CheckEnsemble(find, config));
   NormalizeConfig({}, config);
   model.config = std::make_shared<const ModelConfig>(config);
-  model.scheduler =
-      std::make_unique<EnsembleScheduler>(model.config, *parts_.clock, *model.statistics);
+  try {
+    model.scheduler =
+        std::make_unique<EnsembleScheduler>(model.config, *parts_.clock, *model.statistics);
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(absl::StrCat("no thread for its queue: ", error.what()));
+  }
   return absl::OkStatus();
 }
 
-std::unique_ptr<Scheduler> ModelControl::MakeScheduler(const Deployment& deployment,
-                                                       LoadedModel& model) {
+absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Deployment& deployment,
+                                                                       LoadedModel& model) {
   if (deployment.forwarder != nullptr) {
     return std::make_unique<ForwardScheduler>(model.config, deployment.forwarder, *parts_.clock,
                                               *model.statistics, *parts_.forward_pool);
@@ -184,7 +189,7 @@ std::unique_ptr<Scheduler> ModelControl::MakeScheduler(const Deployment& deploym
                      .budget = parts_.output_budget,
                      .running_cost_bytes = parts_.options.max_running_cost_bytes,
                      .on_lost = on_lost});
-  batcher->Start(InstanceCount(*model.config));
+  SIGLIP_RETURN_IF_ERROR(batcher->Start(InstanceCount(*model.config)));
   return batcher;
 }
 

@@ -68,7 +68,8 @@ class ModelControl {
   absl::Status Make(ModelConfig config);
   absl::Status MakeWork(ModelConfig& config, LoadedModel& model);
   absl::Status MakeEnsemble(ModelConfig& config, LoadedModel& model);
-  std::unique_ptr<Scheduler> MakeScheduler(const Deployment& deployment, LoadedModel& model);
+  absl::StatusOr<std::unique_ptr<Scheduler>> MakeScheduler(const Deployment& deployment,
+                                                           LoadedModel& model);
   absl::Status LoadWithRetries(const std::string& name);
   absl::Status UnloadNow(const std::string& name, bool unload_dependents);
   void RemakeDependents(const std::string& name);

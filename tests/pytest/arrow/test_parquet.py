@@ -59,6 +59,16 @@ def test_a_column_of_bytes_gives_the_rows_of_the_files(rows, tmp_path, type, row
     assert names_of(out) == [f"{tmp_path}/in.parquet/#{i}" for i in range(len(FILES))]
 
 
+def test_columns_may_be_coded_by_a_dictionary(rows, tmp_path):
+    ids = pa.array([f"#{i}" for i in range(len(FILES))]).dictionary_encode()
+    pq.write_table(pa.table({"id": ids, "jpg": pa.array(images(), pa.binary()).dictionary_encode()}), tmp_path / "in.parquet")
+    out = tmp_path / "out.npy"
+    result = embed(tmp_path / "in.parquet", "--id-column", "id", "-o", out)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(out), rows)
+    assert names_of(out) == [f"{tmp_path}/in.parquet/#{i}" for i in range(len(FILES))]
+
+
 def test_a_column_as_hugging_face_writes_it(rows, tmp_path):
     structs = [{"bytes": image, "path": file.name} for image, file in zip(images(), FILES)]
     table = pa.table({"image": structs, "blob": [b"x"] * len(FILES), "label": list(range(len(FILES)))})

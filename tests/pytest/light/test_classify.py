@@ -138,4 +138,4 @@ def test_wrong_flags_are_exit_code_2(arguments):
 @pytest.mark.parametrize("arguments", [["--labels", "a,a"], ["--labels", ","], ["--labels", "a", "--template", "no place"]])
 def test_bad_labels_and_templates_are_named(arguments):
     result = run_siglip("classify", "--model", DEMO, EXAMPLES, *arguments)
-    assert result.returncode == 1 and "expected" in result.stderr
+    assert result.returncode == 2 and "expected" in result.stderr

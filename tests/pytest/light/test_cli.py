@@ -1,14 +1,19 @@
 """The command line: exit codes, outputs that numpy and json read, bad items that fail alone."""
 
 import json
-import re
+import os
 import pathlib
+import re
+import resource
 import shutil
+import subprocess
+import threading
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
 EXAMPLES = ROOT / "data/demo/examples"
 
 
@@ -35,9 +40,109 @@ def test_every_command_has_help(siglip, command):
     assert "Usage" in result.stdout or "OPTIONS" in result.stdout.upper()
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["embed"], ["embed", "--model", "x", "--batch-size", "0"]])
+@pytest.mark.parametrize("arguments", [
+    [], ["nonsense"], ["embed"], ["embed", "--model", "x", "--batch-size", "0"], ["embed", "--model", "x"],
+    ["embed", "--model", "x", "--text", "a", "--shard", "0/3"], ["embed", "--model", "x", "--text", "a", "-o", "a.txt"],
+    ["embed", "--model", "x", "--text", "a", "--precision", "fp99"], ["classify", "--model", "x", "a.png", "--labels", ""],
+    ["embed", "--model", "x", "--text", "a", "--dtype", "1"], ["bench", "server", "--text", "a", "--seconds", "nan"],
+])
 def test_wrong_command_line_is_exit_code_2(siglip, arguments):
-    assert siglip(*arguments).returncode == 2
+    result = siglip(*arguments)
+    assert result.returncode == 2, result.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["embed", "--modle", "M", "x.png"], 'unknown argument "--modle"'),
+    (["frobnicate"], 'unknown argument "frobnicate"'),
+    (["embed", "--model", "x", "--text", "a", "--dtype", "float64"], 'expected float32 or float16, got "float64"'),
+    (["--log-level", "loud", "embed", "--model", "x"], 'got "loud"'),
+])
+def test_a_wrong_word_is_named(siglip, arguments, message):
+    result = siglip(*arguments)
+    assert result.returncode == 2 and message in result.stdout + result.stderr
+
+
+def test_what_cannot_be_printed_is_a_failure(siglip, demo):
+    del siglip
+    for arguments in (["--version"], ["embed", "--help"], ["inspect", demo]):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            assert run_to(full, *arguments) == 1, arguments
+
+
+def run_to(stdout, *arguments):
+    return subprocess.run([str(SIGLIP), *map(str, arguments)], cwd=ROOT, stdout=stdout, stderr=subprocess.DEVNULL,
+                          timeout=60, check=False).returncode
+
+
+@pytest.mark.skipif("dev" in os.environ.get("SIGLIP_BUILD_DIR", ""), reason="address spaces of sanitizers are larger")
+@pytest.mark.parametrize("arguments", [["embed", "--threads", "1024"], ["embed", "--decode-threads", "1024"]])
+def test_too_few_threads_are_an_error(siglip, demo, arguments):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (2_500_000_000, 2_500_000_000))
+
+    result = siglip(*arguments, "--model", demo, EXAMPLES / "seven.png", preexec_fn=limit)
+    assert result.returncode == 1 and "threads" in result.stderr, result.stderr
+
+
+def test_a_named_list_of_failures_is_written_whatever_it_is(siglip, demo, pictures, tmp_path):
+    broken = pictures / "broken.png"
+    good = pictures / "b.png"
+    broken.write_bytes(b"no picture")
+    listed = tmp_path / "failures"
+    listed.write_text("of an older job")
+    link = tmp_path / "link"
+    link.symlink_to(listed)
+    for command in (["embed", "--model", demo, "-o", tmp_path / "o.npy"], ["embed", "--model", demo],
+                    ["classify", "--model", demo, "--labels", "seven,three"]):
+        assert siglip(*command, good, "--failures", link).returncode == 0
+        assert listed.read_text() == "" and link.is_symlink()
+        assert siglip(*command, good, broken, "--failures", link).returncode == 3
+        assert str(broken) in listed.read_text() and link.is_symlink()
+        # What is no file stays what it is.
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        read = []
+        reader = threading.Thread(target=lambda to=pipe, got=read: got.append(to.read_text()))
+        reader.start()
+        assert siglip(*command, good, broken, "--failures", pipe).returncode == 3
+        reader.join()
+        assert str(broken) in read[0] and pipe.is_fifo()
+        pipe.unlink()
+
+
+def test_outputs_never_replace_inputs(siglip, demo, pictures, tmp_path):
+    texts = tmp_path / "t.jsonl"
+    texts.write_text("a\nb\n")
+    rows = tmp_path / "o.npy"
+    assert siglip("embed", "--model", demo, pictures, "-o", rows).returncode == 0
+    (tmp_path / "hard.jsonl").hardlink_to(texts)
+    (tmp_path / "folder.npy").mkdir()
+    for command, message in (
+        (["embed", "--model", demo, "--texts-from", texts, "-o", texts], "would be lost"),
+        (["embed", "--model", demo, "--texts-from", texts, "-o", tmp_path / "hard.jsonl"], "would be lost"),
+        (["embed", "--model", demo, pictures / "b.png", "--failures", pictures / "b.png"], "would be lost"),
+        (["embed", "--model", demo, pictures, "-o", rows, "--failures", rows], "are one file"),
+        (["embed", "--model", demo, pictures, "-o", rows, "--failures", f"{rows}.meta.json"], "are one file"),
+        (["embed", "--model", demo, pictures, "-o", tmp_path / "folder.npy"], "is a folder"),
+        (["embed", "--model", demo, pictures, "-o", rows, "--failures", tmp_path / "no/f"], "there is no folder"),
+        (["index", rows, "-o", f"{rows}.names.txt"], "would be lost"),
+    ):
+        result = siglip(*command)
+        assert result.returncode == 2 and message in result.stderr, (command, result.stderr)
+    assert texts.read_text() == "a\nb\n"
+    assert (pictures / "b.png").read_bytes() == (EXAMPLES / "seven.png").read_bytes()
+
+
+def test_lists_may_have_a_byte_order_mark_and_come_through_pipes(siglip, demo, tmp_path):
+    (tmp_path / "texts").write_text("\ufeffseven\n", encoding="utf-8")
+    result = siglip("embed", "--model", demo, "--texts-from", tmp_path / "texts")
+    assert json.loads(result.stdout)["text"] == "seven"
+    os.mkfifo(tmp_path / "labels")
+    writer = threading.Thread(target=lambda: (tmp_path / "labels").write_text("\ufeffseven\nthree\n", encoding="utf-8"))
+    writer.start()
+    result = siglip("classify", "--model", demo, EXAMPLES / "seven.png", "--labels-file", tmp_path / "labels")
+    writer.join()
+    assert json.loads(result.stdout)["labels"][0]["label"] == "seven", result.stderr
 
 
 def test_embed_writes_npy_that_numpy_reads(siglip, demo, pictures, tmp_path):

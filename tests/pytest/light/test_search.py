@@ -125,8 +125,8 @@ def test_damaged_indexes_are_refused(siglip, demo, index, graph):
         done = siglip("search", "--model", demo, damaged, "--text", "seven")
         assert done.returncode == 1 and "damaged.index: " in done.stderr, done.stderr
     assert "lost.index" in siglip("search", "--model", demo, index.parent / "lost.index", "--text", "seven").stderr
-    assert siglip("index", index, "-o", index.parent / "other.npy").returncode == 1
-    assert siglip("index", index, "-o", index.parent / "nowhere/a.index").returncode == 1
+    assert siglip("index", index, "-o", index.parent / "other.npy").returncode == 2
+    assert siglip("index", index, "-o", index.parent / "nowhere/a.index").returncode == 2
     assert siglip("index", damaged, "-o", graph).returncode == 1
     assert graph.read_bytes() == whole
     assert siglip("bench", "search", graph, "--queries", index, "--json").returncode == 0

@@ -1,0 +1,19 @@
+#pragma once
+
+// Where a command will write, looked at before it computes for hours.
+
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "bulk/names.h"
+
+namespace siglip::cli {
+
+// `outputs`: files that will be replaced; "" and "-" are none. InvalidArgument if one is a folder,
+// lies in no folder, or is another of them, one of `lists` or one of `inputs`: what it holds would
+// be lost. Symlinks are followed.
+absl::Status CheckOutputPlaces(std::span<const std::string> outputs,
+                               std::span<const std::string> lists, const bulk::NameList& inputs);
+
+}  // namespace siglip::cli
