@@ -33,28 +33,62 @@ HWY_INLINE float SumOver(std::int64_t width, Term term) {
   return hn::GetLane(hn::SumOfLanes(FloatTag(), sum));
 }
 
+struct Moments {
+  float sum = 0;
+  float squares = 0;
+};
+
+// Of the differences of x [width] from `mean`, in the order of i as above.
+HWY_INLINE Moments DifferencesFrom(FloatVec mean, const float* x, std::int64_t width) {
+  const FloatTag d;
+  FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  FloatVec squares[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const auto difference = hn::Sub(hn::LoadU(d, x + i + j * kLanes), mean);
+      sums[j] = hn::Add(sums[j], difference);
+      squares[j] = hn::MulAdd(difference, difference, squares[j]);
+    }
+  }
+  for (; i < width; i += kLanes) {
+    auto difference = hn::Sub(LoadColumns(x + i, width - i), mean);
+    if (width - i < kLanes) {
+      difference =
+          hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(width - i)), difference);
+    }
+    sums[0] = hn::Add(sums[0], difference);
+    squares[0] = hn::MulAdd(difference, difference, squares[0]);
+  }
+  const auto total = [&](const FloatVec* parts) HWY_ATTR {
+    const auto sum = hn::Add(hn::Add(parts[0], parts[1]), hn::Add(parts[2], parts[3]));
+    return hn::GetLane(hn::SumOfLanes(d, sum));
+  };
+  return {total(sums), total(squares)};
+}
+
 void LayerNormRowTarget(const LayerNormCall& call, std::int64_t row) {
   const FloatTag d;
   const std::int64_t width = call.width;
   const float* x = call.x + row * call.x_stride;
   float* y = call.y + row * call.y_stride;
+  const auto count = static_cast<float>(width);
   const float mean =
       SumOver(width, [&](std::int64_t i) HWY_ATTR { return LoadColumns(x + i, width - i); }) /
-      static_cast<float>(width);
-  const auto mean_lanes = hn::Set(d, mean);
-  const float squares = SumOver(width, [&](std::int64_t i) HWY_ATTR {
-    const auto difference = hn::Sub(LoadColumns(x + i, width - i), mean_lanes);
-    const auto square = hn::Mul(difference, difference);
-    if (width - i >= kLanes) return square;
-    return hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(width - i)), square);
-  });
-  const auto scale = hn::Set(d, 1 / std::sqrt(squares / static_cast<float>(width) + call.eps));
+      count;
+  // The sum is rounded, and where a row hardly varies, 1 / sqrt(eps) would make much of that.
+  const Moments moments = DifferencesFrom(hn::Set(d, mean), x, width);
+  const float correction = moments.sum / count;
+  const auto mean_lanes = hn::Set(d, mean + correction);
+  const float variance = std::max(moments.squares / count - correction * correction, 0.0f);
+  const auto scale = hn::Set(d, 1 / std::sqrt(variance + call.eps));
   for (std::int64_t i = 0; i < width; i += kLanes) {
-    const std::int64_t count = width - i;
-    const auto normal = hn::Mul(hn::Sub(LoadColumns(x + i, count), mean_lanes), scale);
+    const std::int64_t left = width - i;
+    const auto normal = hn::Mul(hn::Sub(LoadColumns(x + i, left), mean_lanes), scale);
     StoreColumns(
-        hn::MulAdd(normal, LoadColumns(call.weight + i, count), LoadColumns(call.bias + i, count)),
-        y + i, count);
+        hn::MulAdd(normal, LoadColumns(call.weight + i, left), LoadColumns(call.bias + i, left)),
+        y + i, left);
   }
 }
 

@@ -7,7 +7,8 @@
 namespace siglip {
 
 // y = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias for each of `rows` rows of `width`,
-// in two passes: mean, then mean square of the differences. x and y may be the same.
+// in two passes: mean, then sum and squares of the differences, the former of which corrects the
+// mean. x and y may be the same.
 struct LayerNormCall {
   std::int64_t rows = 0;
   std::int64_t width = 0;

@@ -44,6 +44,18 @@ TEST(LayerNormTest, EqualsFloat64AtOddSizesAndWithOutliers) {
   }
 }
 
+TEST(LayerNormTest, AConstantRowIsItsBias) {
+  for (const std::int64_t width : {1, 2, 7, 36, 768, 1152, 3000}) {
+    for (const float value : {3.3f, -0.1f, 1e4f, 7e-4f}) {
+      const std::vector<float> x(static_cast<std::size_t>(width), value);
+      const std::vector<float> bias(x.size(), 0.25f);
+      for (const float y : Normalise(x, std::vector<float>(x.size(), 2), bias, 1e-6f, 1)) {
+        EXPECT_NEAR(y, 0.25f, 1e-6f) << width << " " << value;
+      }
+    }
+  }
+}
+
 TEST(LayerNormTest, EpsIsUsedAndNotANumberStaysInItsRow) {
   std::vector<float> x = RandomFloats(3 * 20, 1, 0.01f);
   x[25] = NAN;
