@@ -76,6 +76,12 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> GemmaTokenizer::Create(
   SIGLIP_ASSIGN_OR_RETURN(tokenizer->eos_id_, id_of(config.eos_token));
   SIGLIP_ASSIGN_OR_RETURN(tokenizer->pad_id_, id_of(config.pad_token));
   tokenizer->text_length_ = std::min(config.model_max_length, max_position_embeddings);
+  // The class pads on the left if nobody says otherwise; published files do.
+  tokenizer->padding_side_ =
+      config.padding_side.value_or(file.padding_side.value_or(TextSide::kLeft));
+  tokenizer->truncation_side_ =
+      config.truncation_side.value_or(file.truncation_side.value_or(TextSide::kRight));
+  tokenizer->split_special_tokens_ = config.split_special_tokens;
   const auto around = static_cast<std::int64_t>(file.prefix.size() + file.suffix.size());
   if (around > tokenizer->text_length_) {
     return in_file(absl::InvalidArgumentError(
@@ -99,6 +105,10 @@ void GemmaTokenizer::Split(const AddedTokenMatcher& matcher, std::u32string_view
       continue;
     }
     const JsonAddedToken& token = json_.added_tokens[match->token];
+    if (split_special_tokens_ && token.special) {
+      at += match->length;
+      continue;
+    }
     std::size_t left = at;
     std::size_t right = at + match->length;
     if (token.lstrip) {
@@ -128,7 +138,7 @@ absl::StatusOr<std::vector<std::int64_t>> GemmaTokenizer::EncodeUnpadded(
   std::vector<std::int64_t> ids = json_.prefix;
   const std::size_t room =
       static_cast<std::size_t>(text_length_) - json_.prefix.size() - json_.suffix.size();
-  pieces.resize(std::min(pieces.size(), room));
+  Cut(room, pieces);
   ids.insert(ids.end(), pieces.begin(), pieces.end());
   ids.insert(ids.end(), json_.suffix.begin(), json_.suffix.end());
   return ids;
@@ -136,8 +146,7 @@ absl::StatusOr<std::vector<std::int64_t>> GemmaTokenizer::EncodeUnpadded(
 
 std::string GemmaTokenizer::Describe() const {
   return absl::StrCat("Siglip2Tokenizer (BPE, ", model_.num_pieces(), " pieces, ",
-                      json_.added_tokens.size(), " added), T = ", text_length_, ", EOS ", eos_id_,
-                      ", PAD ", pad_id_);
+                      json_.added_tokens.size(), " added), ", DescribeIds());
 }
 
 }  // namespace siglip

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,7 @@ struct JsonAddedToken {
   std::int64_t id = 0;
   bool lstrip = false, rstrip = false;
   bool normalized = false;  // found in the normalised text, not in the raw one
+  bool special = false;
 };
 
 // What tokenizer.json says. Only what Gemma's has is understood; anything else is refused by name.
@@ -30,6 +32,7 @@ struct TokenizerJson {
   std::vector<JsonAddedToken> added_tokens;
   BpeModel::Options model;
   std::vector<std::int64_t> prefix, suffix;  // ids that the post-processor puts around a text
+  std::optional<TextSide> padding_side, truncation_side;
 };
 
 // InvalidArgument names the key and what was expected.
@@ -37,8 +40,8 @@ absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const st
 
 class GemmaTokenizer final : public Tokenizer {
  public:
-  // `json` is the content of tokenizer.json; `source` names it in errors. Of `config`, EOS, PAD and
-  // the length count.
+  // `json` is the content of tokenizer.json; `source` names it in errors. Of `config`, EOS, PAD,
+  // the length and the sides count.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(std::string_view json,
                                                            const std::string& source,
                                                            const SiglipTokenizerConfig& config,
@@ -59,6 +62,7 @@ class GemmaTokenizer final : public Tokenizer {
   TokenizerJson json_;  // its model is moved from
   BpeModel model_;
   AddedTokenMatcher raw_, normalized_;  // of json_.added_tokens, by index
+  bool split_special_tokens_ = false;
 };
 
 }  // namespace siglip

@@ -70,6 +70,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
   tokenizer->eos_id_ = tokenizer->IdOfPiece(config.eos_token);
   tokenizer->pad_id_ = tokenizer->IdOfPiece(config.pad_token);
   tokenizer->text_length_ = std::min(config.model_max_length, max_position_embeddings);
+  tokenizer->padding_side_ = config.padding_side.value_or(TextSide::kRight);
+  tokenizer->truncation_side_ = config.truncation_side.value_or(TextSide::kRight);
   tokenizer->unk_length_ = tokenizer->model_->EncodeAsPieces(config.unk_token).size();
   return tokenizer;
 }
@@ -81,6 +83,7 @@ std::int64_t SentencePieceTokenizer::IdOfPiece(const std::string& piece) const {
 
 std::vector<SentencePieceTokenizer::Part> SentencePieceTokenizer::SplitAtAddedTokens(
     std::u32string_view text) const {
+  if (config_.split_special_tokens) return {Part{.text = std::u32string(text)}};
   std::vector<Part> parts;
   std::u32string plain;
   const auto finish_plain = [&] {
@@ -146,16 +149,15 @@ absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded
     pieces.erase(pieces.begin());
   }
   std::vector<std::int64_t> ids;
-  const std::size_t kept = std::min(pieces.size(), static_cast<std::size_t>(text_length_ - 1));
-  for (std::size_t i = 0; i < kept; ++i) ids.push_back(IdOfPiece(pieces[i]));
+  Cut(static_cast<std::size_t>(text_length_ - 1), pieces);
+  for (const std::string& piece : pieces) ids.push_back(IdOfPiece(piece));
   if (ids.empty() || ids.back() != eos_id_) ids.push_back(eos_id_);
   return ids;
 }
 
 std::string SentencePieceTokenizer::Describe() const {
-  return absl::StrCat("SiglipTokenizer (SentencePiece, ", model_->num_pieces(),
-                      " pieces), T = ", text_length_, ", EOS ", eos_id_, ", PAD ", pad_id_,
-                      config_.do_lower_case ? "" : ", case kept");
+  return absl::StrCat("SiglipTokenizer (SentencePiece, ", model_->num_pieces(), " pieces), ",
+                      DescribeIds(), config_.do_lower_case ? "" : ", case kept");
 }
 
 }  // namespace siglip

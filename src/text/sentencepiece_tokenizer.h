@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,8 @@ struct SiglipTokenizerConfig {
   bool do_lower_case = true;
   // 16 in one published file; 10^30 (no limit) in others, then the positions limit it.
   std::int64_t model_max_length = 64;
+  std::optional<TextSide> padding_side, truncation_side;
+  bool split_special_tokens = false;  // those in a text are ordinary characters
   // By id, as `added_tokens_decoder` lists them; the three above are added if they are not in it.
   std::vector<AddedToken> added_tokens;
 };

@@ -57,8 +57,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Open(const std::string& di
 
 absl::StatusOr<std::vector<std::int64_t>> Tokenizer::Encode(std::string_view text) const {
   SIGLIP_ASSIGN_OR_RETURN(std::vector<std::int64_t> ids, EncodeUnpadded(text));
-  ids.resize(static_cast<std::size_t>(text_length_), pad_id_);
+  const std::size_t missing = static_cast<std::size_t>(text_length_) - ids.size();
+  ids.insert(padding_side_ == TextSide::kLeft ? ids.begin() : ids.end(), missing, pad_id_);
   return ids;
+}
+
+std::string Tokenizer::DescribeIds() const {
+  const auto name = [](TextSide side) { return side == TextSide::kLeft ? "left" : "right"; };
+  std::string text = absl::StrCat("T = ", text_length_, ", EOS ", eos_id_, ", PAD ", pad_id_,
+                                  " on the ", name(padding_side_));
+  if (truncation_side_ == TextSide::kLeft) text += ", cut on the left";
+  return text;
 }
 
 }  // namespace siglip

@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -74,6 +75,29 @@ absl::Status ReadMaxLength(const json& root, const std::string& source,
   return absl::OkStatus();
 }
 
+absl::Status ReadSide(const json& root, const char* key, const std::string& source,
+                      std::optional<TextSide>& side) {
+  const auto found = root.find(key);
+  if (found == root.end()) return absl::OkStatus();
+  if (*found != "left" && *found != "right") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": \"", key, "\": expected \"left\" or \"right\""));
+  }
+  side = *found == "left" ? TextSide::kLeft : TextSide::kRight;
+  return absl::OkStatus();
+}
+
+absl::Status ReadFlag(const json& root, const char* key, const std::string& source, bool& flag) {
+  const auto found = root.find(key);
+  if (found == root.end()) return absl::OkStatus();
+  if (!found->is_boolean()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": \"", key, "\": expected true or false"));
+  }
+  flag = found->get<bool>();
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<SiglipTokenizerConfig> ParseSiglipTokenizerConfig(std::string_view text,
@@ -91,13 +115,11 @@ absl::StatusOr<SiglipTokenizerConfig> ParseSiglipTokenizerConfig(std::string_vie
   SIGLIP_RETURN_IF_ERROR(ReadToken(root, "unk_token", source, config.unk_token));
   SIGLIP_RETURN_IF_ERROR(ReadToken(root, "pad_token", source, config.pad_token));
   SIGLIP_RETURN_IF_ERROR(ReadMaxLength(root, source, config));
-  const auto lower = root.find("do_lower_case");
-  if (lower != root.end() && !lower->is_null()) {
-    if (!lower->is_boolean()) {
-      return absl::InvalidArgumentError(source + ": \"do_lower_case\": expected true or false");
-    }
-    config.do_lower_case = lower->get<bool>();
-  }
+  SIGLIP_RETURN_IF_ERROR(ReadSide(root, "padding_side", source, config.padding_side));
+  SIGLIP_RETURN_IF_ERROR(ReadSide(root, "truncation_side", source, config.truncation_side));
+  SIGLIP_RETURN_IF_ERROR(ReadFlag(root, "do_lower_case", source, config.do_lower_case));
+  SIGLIP_RETURN_IF_ERROR(
+      ReadFlag(root, "split_special_tokens", source, config.split_special_tokens));
   const auto added = root.find("added_tokens_decoder");
   if (added != root.end() && added->is_object()) {
     for (const auto& [id, value] : added->items()) {

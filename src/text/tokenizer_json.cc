@@ -81,6 +81,7 @@ absl::StatusOr<JsonAddedToken> ReadAddedToken(const json& value, const Place& pl
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "lstrip", place, token.lstrip));
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "rstrip", place, token.rstrip));
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "normalized", place, token.normalized));
+  SIGLIP_RETURN_IF_ERROR(ReadBool(value, "special", place, token.special));
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "single_word", place, single_word));
   if (single_word) return place.At("single_word").Expected("false");
   return token;
@@ -228,6 +229,19 @@ absl::Status ReadPostProcessor(const json& root, const Place& place, TokenizerJs
   return absl::OkStatus();
 }
 
+// Of "padding" and "truncation" only the side counts: whether and how far is decided here.
+absl::Status ReadDirection(const json& root, const char* key, const std::string& source,
+                           std::optional<TextSide>& side) {
+  const std::optional<json> settings = Find(root, key);
+  if (!settings) return absl::OkStatus();
+  const auto direction = FindText(*settings, "direction");
+  if (direction != "Left" && direction != "Right") {
+    return Place(source, key).At("direction").Expected("Left or Right");
+  }
+  side = direction == "Left" ? TextSide::kLeft : TextSide::kRight;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const std::string& source) {
@@ -245,6 +259,8 @@ absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const st
   SIGLIP_RETURN_IF_ERROR(CheckNormalizer(root, Place(source, "normalizer")));
   SIGLIP_RETURN_IF_ERROR(CheckPreTokenizer(root, Place(source, "pre_tokenizer")));
   SIGLIP_RETURN_IF_ERROR(ReadPostProcessor(root, Place(source, "post_processor"), result));
+  SIGLIP_RETURN_IF_ERROR(ReadDirection(root, "padding", source, result.padding_side));
+  SIGLIP_RETURN_IF_ERROR(ReadDirection(root, "truncation", source, result.truncation_side));
   if (Find(root, "added_tokens")) {
     const Place place(source, "added_tokens");
     const auto added = FindArray(root, "added_tokens");

@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/file_map.h"
 
@@ -61,6 +62,48 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                                          "byte_fallback", "bpe", "plain_nfkc", "gemma",
                                          "gemma_variant"));
 
+// A copy of one of the goldens' folders in which the files of a case are written anew.
+std::string WriteCase(const nlohmann::json& one) {
+  const std::string folder = testing::TempDir() + "tokenizer_test_case";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(kGoldens + one["base"].get<std::string>(), folder);
+  for (const auto& [name, content] : one["files"].items()) {
+    const std::string path = folder + "/" + name;
+    if (content.is_null()) {
+      std::filesystem::remove(path);
+      continue;
+    }
+    nlohmann::json written = content;
+    if (name == "tokenizer.json" && std::filesystem::exists(path)) {
+      written = nlohmann::json::parse(*ReadFile(path, kMaxBytes));
+      written.update(content);
+    }
+    std::ofstream(path) << written;
+  }
+  return folder;
+}
+
+// tools/make_tokenizer_folder_goldens.py
+TEST(FolderGoldenTest, WhatTheFilesSayCountsAsInTransformers) {
+  const auto golden =
+      nlohmann::json::parse(*ReadFile(std::string(kGoldens) + "folders.json", kMaxBytes));
+  for (const nlohmann::json& one : golden["cases"]) {
+    SCOPED_TRACE(one["name"].get<std::string>());
+    const auto tokenizer =
+        Tokenizer::Open(WriteCase(one), golden["length"].get<std::int64_t>(), kVocabulary);
+    if (one["ids"].is_null()) {
+      EXPECT_FALSE(tokenizer.ok());
+      continue;
+    }
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    for (std::size_t i = 0; i < one["texts"].size(); ++i) {
+      const auto ids = (*tokenizer)->Encode(one["texts"][i].get<std::string>());
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_EQ(*ids, one["ids"][i].get<std::vector<std::int64_t>>()) << one["texts"][i];
+    }
+  }
+}
+
 class TokenizerTest : public testing::Test {
  protected:
   TokenizerTest() : tokenizer_(*Tokenizer::Open(std::string(kGoldens) + "bpe", 8, kVocabulary)) {}
@@ -102,6 +145,14 @@ class BrokenFolderTest : public testing::Test {
   }
   const std::string folder_;
 };
+
+TEST_F(BrokenFolderTest, TheSideOfThePaddingIsDescribed) {
+  EXPECT_THAT((*Tokenizer::Open(folder_, 64, kVocabulary))->Describe(),
+              HasSubstr("PAD 1 on the right"));
+  Write("tokenizer_config.json", R"({"padding_side": "left", "truncation_side": "left"})");
+  EXPECT_THAT((*Tokenizer::Open(folder_, 64, kVocabulary))->Describe(),
+              HasSubstr("PAD 1 on the left, cut on the left"));
+}
 
 TEST_F(BrokenFolderTest, AnAbsentConfigHasTheClassDefaults) {
   std::filesystem::remove(folder_ + "/tokenizer_config.json");
