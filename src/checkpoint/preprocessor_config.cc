@@ -1,6 +1,7 @@
 #include "checkpoint/preprocessor_config.h"
 
 #include <cstdint>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -14,6 +15,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kMaxImageSize = 4096;
+// Published files have less than a kB.
+constexpr std::uint64_t kMaxPreprocessorBytes = 1 << 20;
 
 // transformers lets these steps be switched off; the pixels would be others.
 constexpr const char* kNeededSteps[] = {"do_resize", "do_rescale", "do_normalize"};
@@ -67,13 +70,11 @@ void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config
   ReadTriple(fields, root, "image_std", 1e-9, config.image_std);
 }
 
-}  // namespace
-
-absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
-                                                           const std::string& source) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+absl::StatusOr<PreprocessorConfig> FixedResolutionFrom(const json& root,
+                                                       const std::string& source) {
   JsonFields fields(root, source);
   PreprocessorConfig config;
+  config.source = source;
   ReadCommon(fields, root, config);
   SIGLIP_RETURN_IF_ERROR(fields.status());
   if (fields.Has("size")) {
@@ -82,11 +83,10 @@ absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text
   return config;
 }
 
-absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view text,
-                                                                 const std::string& source) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+absl::StatusOr<PreprocessorConfig> NaflexFrom(const json& root, const std::string& source) {
   JsonFields fields(root, source);
   PreprocessorConfig config;
+  config.source = source;
   config.image_size = 0;
   config.resample = 2;
   ReadCommon(fields, root, config);
@@ -98,6 +98,42 @@ absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_vie
   config.patch_size = static_cast<int>(patch_size);
   config.max_num_patches = static_cast<int>(max_num_patches);
   return config;
+}
+
+}  // namespace
+
+absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
+                                                           const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  return FixedResolutionFrom(root, source);
+}
+
+absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view text,
+                                                                 const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  return NaflexFrom(root, source);
+}
+
+absl::StatusOr<PreprocessorConfig> ReadPreprocessorConfig(const std::string& directory,
+                                                          bool naflex) {
+  const auto parse = naflex ? NaflexFrom : FixedResolutionFrom;
+  const std::string processor_path = directory + "/processor_config.json";
+  const std::string path = directory + "/preprocessor_config.json";
+  std::error_code error;
+  if (std::filesystem::exists(processor_path, error)) {
+    SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(processor_path, kMaxPreprocessorBytes));
+    if (JsonFields(root, processor_path).Has("image_processor")) {
+      return parse(root["image_processor"], processor_path + ": image_processor");
+    }
+  }
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(
+        absl::StrCat(directory,
+                     ": expected preprocessor_config.json or processor_config.json with "
+                     "\"image_processor\", found neither"));
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(path, kMaxPreprocessorBytes));
+  return parse(root, path);
 }
 
 }  // namespace siglip

@@ -1,6 +1,7 @@
 #pragma once
 
-// preprocessor_config.json: how pixels become floats.
+// preprocessor_config.json, or "image_processor" of processor_config.json: how pixels become
+// floats.
 
 #include <array>
 #include <string>
@@ -11,6 +12,7 @@
 namespace siglip {
 
 struct PreprocessorConfig {
+  std::string source;  // the file, and the key in it, for errors
   // "size": {"height": S, "width": S}; only squares. 0: NaFlex.
   int image_size = 224;
   // Of NaFlex only: a picture becomes at most so many patches of so many pixels a side.
@@ -31,5 +33,11 @@ absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json
 // instead of "size", and bilinear by default.
 absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view json,
                                                                  const std::string& source);
+
+// Of a snapshot folder. Processors of transformers 5 write processor_config.json, whose
+// "image_processor" comes first, as it does there; image processors, and all of transformers 4,
+// preprocessor_config.json. NotFound names both files.
+absl::StatusOr<PreprocessorConfig> ReadPreprocessorConfig(const std::string& directory,
+                                                          bool naflex);
 
 }  // namespace siglip

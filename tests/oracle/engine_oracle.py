@@ -97,6 +97,14 @@ def say_sides(folder, padding, truncation):
     path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
 
 
+def nest_preprocessor(folder):
+    """As transformers 5's processors write it."""
+    path = folder / "preprocessor_config.json"
+    nested = {"image_processor": json.loads(path.read_text()), "processor_class": "SiglipProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    path.unlink()
+
+
 def reorder_channels(tower, order):
     """The same network with its residual stream in another order: other roundings, equal but for them."""
     with torch.no_grad():
@@ -191,11 +199,15 @@ def compare_random(seed, isas):
         checkpoints.write(model, folder, dtype, shards, settings, length, siglip2=naflex)
         sides = draw.choice(["right", "right", "left", None]), draw.choice([None, None, "left"])
         say_sides(folder, *sides)
+        nested = draw.choice([False, True])
+        if nested:
+            nest_preprocessor(folder)
         if short:
             checkpoints.shorten_config(folder, key)
         vision, text = ({k: v for k, v in part.items()} for part in architecture)
         print(f"seed {seed}: vision {vision}\n  text {text}\n  model_max_length {length}, {len(list(folder.glob('*.safetensors')))} "
-              f"files, {'short config, ' + key if short else 'full config'}, padding and truncation {sides}", flush=True)
+              f"files, {'short config, ' + key if short else 'full config'}, padding and truncation {sides}"
+              f"{', processor_config.json' if nested else ''}", flush=True)
         return compare(folder, f"seed {seed} {dtype} outliers {outliers}", isas, outliers)
 
 
