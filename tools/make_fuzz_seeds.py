@@ -113,12 +113,50 @@ def neighbor_graph():
           + b"".join(ring(range(30), 3, 4)))
 
 
+def spiece_model():
+    """Small SentencePiece models of each kind, as protobuf messages, and one with a map of characters that turns "a" into
+    "bb" and a combining accent into nothing."""
+    def varint(value):
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    def field(number, value):
+        if isinstance(value, int):
+            return varint(number << 3) + varint(value)
+        if isinstance(value, float):
+            return varint(number << 3 | 5) + struct.pack("<f", value)
+        value = value if isinstance(value, bytes) else value.encode()
+        return varint(number << 3 | 2) + varint(len(value)) + value
+
+    def pieces(*more):
+        return b"".join(field(1, field(1, text) + field(2, -1.5 - i) + field(3, kind)) for i, (text, kind) in enumerate([
+            ("<unk>", 2), ("</s>", 3), ("<pad>", 3), ("\u2581", 1), ("a", 1), ("b", 1), ("ab", 1), ("\u2581a", 1), *more]))
+
+    def unit(offset, label, ends_key=False):
+        return offset << 10 | ends_key << 8 | label
+
+    symbols = [("aab", 4), ("aa", 4), ("ba", 5)]
+    for name, kind in (("unigram", 1), ("bpe", 2), ("word", 3), ("char", 4)):
+        write("spiece_model_fuzz", name, pieces(*symbols) + field(2, field(3, kind)))
+    of_bytes = [(f"<0x{byte:02X}>", 6) for byte in range(256)]
+    write("spiece_model_fuzz", "byte_fallback", pieces(*of_bytes) + field(2, field(3, 1) + field(35, 1)))
+    units = [1 << 31] * 256  # nobody's children
+    units[0] = unit(1, 0)
+    units[1 ^ 0x61], units[0x70] = unit(1 ^ 0x61 ^ 0x70, 0x61, True), 1 << 31
+    units[1 ^ 0xcc] = unit(1 ^ 0xcc ^ 0x20, 0xcc)
+    units[0x20 ^ 0x81], units[0x21] = unit(0x20 ^ 0x81 ^ 0x21, 0x81, True), 1 << 31 | 2
+    char_map = struct.pack("<I256I", 1024, *units) + b"bb\0\0"
+    normalizer = field(1, "own") + field(2, char_map)
+    write("spiece_model_fuzz", "char_map", pieces(*symbols) + field(2, field(3, 1)) + field(3, normalizer) + field(
+        4, field(1, field(1, "ab") + field(2, "\u2581 b b b"))) + field(5, normalizer))
+
+
 def main():
     http_framing()
     http_infer()
     control_json()
     grpc_infer()
     neighbor_graph()
+    spiece_model()
     write("binary_split_fuzz", "two", bytes([2]) + struct.pack("<I", 1) + b"a" + struct.pack("<I", 0))
     write("binary_split_fuzz", "none", bytes([0]))
     for config in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "text/canonicalize.h"
+#include "text/piece_model_check.h"
 #include "text/utf8.h"
 
 namespace siglip {
@@ -29,8 +30,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
     std::string_view model, const std::string& source, const SiglipTokenizerConfig& config,
     std::int64_t max_position_embeddings, std::int64_t vocab_size) {
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
-  std::string problem;
-  tokenizer->model_ = PieceModel::Load(model, problem);
+  std::string problem(CheckPieceModel(model).message());
+  if (problem.empty()) tokenizer->model_ = PieceModel::Load(model, problem);
   if (tokenizer->model_ == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": expected a SentencePiece model: ", problem));
@@ -72,7 +73,12 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
   tokenizer->text_length_ = std::min(config.model_max_length, max_position_embeddings);
   tokenizer->padding_side_ = config.padding_side.value_or(TextSide::kRight);
   tokenizer->truncation_side_ = config.truncation_side.value_or(TextSide::kRight);
-  tokenizer->unk_length_ = tokenizer->model_->EncodeAsPieces(config.unk_token).size();
+  std::vector<std::string> unk_pieces;
+  if (!tokenizer->model_->EncodeAsPieces(config.unk_token, unk_pieces, problem)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": SentencePiece refuses \"", config.unk_token, "\": ", problem));
+  }
+  tokenizer->unk_length_ = unk_pieces.size();
   return tokenizer;
 }
 
@@ -113,17 +119,22 @@ std::vector<SentencePieceTokenizer::Part> SentencePieceTokenizer::SplitAtAddedTo
   return parts;
 }
 
-void SentencePieceTokenizer::AppendPieces(const std::u32string& text,
-                                          std::vector<std::string>& pieces) const {
+absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
+                                                  std::vector<std::string>& pieces) const {
   // "<unk>" in front keeps SentencePiece from stripping leading spaces; its own pieces are dropped
   // again.
   const std::string canonical =
       config_.unk_token + EncodeUtf8(Canonicalize(text, config_.do_lower_case));
-  std::vector<std::string> encoded = model_->EncodeAsPieces(canonical);
+  std::vector<std::string> encoded;
+  std::string problem;
+  if (!model_->EncodeAsPieces(canonical, encoded, problem)) {
+    return absl::InvalidArgumentError(absl::StrCat("SentencePiece refuses the text: ", problem));
+  }
   const std::size_t dropped = encoded.size() >= unk_length_ ? unk_length_ : 0;
   pieces.insert(pieces.end(),
                 std::make_move_iterator(encoded.begin() + static_cast<std::ptrdiff_t>(dropped)),
                 std::make_move_iterator(encoded.end()));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded(
@@ -137,7 +148,7 @@ absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded
     if (part.token != nullptr) {
       pieces.push_back(part.token->content);
     } else if (!part.text.empty()) {
-      AppendPieces(part.text, pieces);
+      SIGLIP_RETURN_IF_ERROR(AppendPieces(part.text, pieces));
     }
   }
   const auto is_special = [&](const std::string& piece) {

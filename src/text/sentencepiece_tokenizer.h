@@ -64,7 +64,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   std::vector<Part> SplitAtAddedTokens(std::u32string_view text) const;
   // Appends the pieces of plain text.
-  void AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
+  absl::Status AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
   std::int64_t IdOfPiece(const std::string& piece) const;
 
   std::unique_ptr<PieceModel> model_;
