@@ -33,6 +33,7 @@ std::string Number(int field, std::uint64_t value) {
   return Varint(static_cast<std::uint64_t>(field) << 3) + Varint(value);
 }
 
+const TokenizerConfig kConfig = DefaultTokenizerConfig(TokenizerKind::kSiglip);
 constexpr int kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4;
 
 std::string Piece(const std::string& content, std::uint64_t type) {
@@ -78,13 +79,13 @@ std::string WithMap(const std::string& map, int spec = 3) {
 }
 
 std::string ErrorOf(const std::string& model) {
-  const auto tokenizer = SentencePieceTokenizer::Create(model, "spiece.model", {}, 16, 1000);
+  const auto tokenizer = SentencePieceTokenizer::Create(model, "spiece.model", kConfig, 16, 1000);
   return tokenizer.ok() ? "opened" : std::string(tokenizer.status().message());
 }
 
 TEST(PieceModelCheckTest, TheLibraryReadsWhatTheseTestsWrite) {
-  const auto tokenizer =
-      SentencePieceTokenizer::Create(WithMap(CharsMap(TrieOfA())), "spiece.model", {}, 16, 1000);
+  const auto tokenizer = SentencePieceTokenizer::Create(WithMap(CharsMap(TrieOfA())),
+                                                        "spiece.model", kConfig, 16, 1000);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   // "ab" becomes "bbb"; the mark of a space in front is unknown, as "<unk>" is, and goes with it.
   EXPECT_THAT(*(*tokenizer)->EncodeUnpadded("ab"), testing::ElementsAre(3, 3, 3, 1));
@@ -94,7 +95,7 @@ TEST(PieceModelCheckTest, TheLibraryReadsWhatTheseTestsWrite) {
 TEST(PieceModelCheckTest, ATextThatTheLibraryRefusesIsAnError) {
   constexpr int kBpe = 2;
   const std::string model = Model(Piece("x", kControl) + Bytes(2, Number(3, kBpe)));
-  const auto tokenizer = SentencePieceTokenizer::Create(model, "spiece.model", {}, 16, 1000);
+  const auto tokenizer = SentencePieceTokenizer::Create(model, "spiece.model", kConfig, 16, 1000);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_TRUE((*tokenizer)->Encode("a").ok());
   EXPECT_THAT(std::string((*tokenizer)->Encode("a x").status().message()),

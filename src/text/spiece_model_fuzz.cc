@@ -11,7 +11,10 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   constexpr std::int64_t kVocabulary = 1000;
   const std::string_view model(reinterpret_cast<const char*>(data), size);
-  const auto tokenizer = siglip::SentencePieceTokenizer::Create(model, "fuzz", {}, 16, kVocabulary);
+  static const siglip::TokenizerConfig config =
+      siglip::DefaultTokenizerConfig(siglip::TokenizerKind::kSiglip);
+  const auto tokenizer =
+      siglip::SentencePieceTokenizer::Create(model, "fuzz", config, 16, kVocabulary);
   if (!tokenizer.ok()) return 0;
   // The seeds' tries have keys of these, and of nothing else.
   for (const char* text : {"", "a b", "aaab ab ba</s>a", "\xce\xa3 \xf0\x9f\x90\x88 a\xcc\x81"}) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -57,10 +58,15 @@ class Tokenizer {
   }
   // T, EOS, PAD and the sides, as Describe ends.
   std::string DescribeIds() const;
+  // The class gives new ids to special tokens that the vocabulary lacks; the text tower may have no
+  // embedding for them, which is an error if a text has one, and at load for EOS and PAD.
+  absl::Status CheckIds(std::span<const std::int64_t> ids) const;
+  absl::Status CheckEosAndPad(const std::string& source) const;
 
   std::int64_t text_length_ = 0;
   std::int64_t pad_id_ = 0;
   std::int64_t eos_id_ = 0;
+  std::int64_t vocab_size_ = 0;
   TextSide padding_side_ = TextSide::kRight;
   TextSide truncation_side_ = TextSide::kRight;
 };
