@@ -163,7 +163,7 @@ TEST(CheckpointTest, ErrorsOfThePreprocessorNameTheFileThatTheyAreOf) {
   const std::string folder = WriteTinyCheckpoint("checkpoint_test_processor_bad");
   WriteText(folder + "/processor_config.json", R"({"image_processor": {"resample": 9}})");
   EXPECT_THAT(ErrorOf(folder), HasSubstr("/processor_config.json: image_processor: \"resample\""));
-  WriteText(folder + "/processor_config.json", R"({"image_processor": {"size": 8}})");
+  WriteText(folder + "/processor_config.json", R"({"image_processor": {"size": [8, 8]}})");
   EXPECT_THAT(ErrorOf(folder),
               HasSubstr("/processor_config.json: image_processor: size 8 differs"));
   WriteText(folder + "/processor_config.json", R"({"image_processor": 3})");

@@ -13,7 +13,7 @@ namespace siglip {
 
 struct PreprocessorConfig {
   std::string source;  // the file, and the key in it, for errors
-  // "size": {"height": S, "width": S}; only squares. 0: NaFlex.
+  // "size": {"height": S, "width": S} or [S, S]; only squares. 0: NaFlex.
   int image_size = 224;
   // Of NaFlex only: a picture becomes at most so many patches of so many pixels a side.
   int patch_size = 16;
@@ -25,8 +25,8 @@ struct PreprocessorConfig {
 };
 
 // Parses preprocessor_config.json with transformers' class defaults (SiglipImageProcessor).
-// do_resize, do_rescale and do_normalize that are false are refused by name; do_convert_rgb is
-// ignored (always converted). InvalidArgument names key, expected and got.
+// do_resize, do_rescale and do_normalize that are false or null are refused by name; do_convert_rgb
+// is ignored (always converted). InvalidArgument names key, expected and got.
 absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json,
                                                            const std::string& source);
 // The same of a NaFlex checkpoint (Siglip2ImageProcessor): "patch_size" and "max_num_patches"
