@@ -178,6 +178,13 @@ def main():
                  "<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3, "b": 4, "\u2581": 5, "ab": 6, "<0x41>": 7},
                  "merges": [["a", "b"], "b a"][:1]}}
     write("tokenizer_json_fuzz", "small", json.dumps(small, ensure_ascii=False))
+    token = {"content": "<a>", "lstrip": True, "rstrip": False, "single_word": False, "special": True, "normalized": False}
+    config = {"padding_side": "left", "model_max_length": 64, "split_special_tokens": False, "do_lower_case": True,
+              "eos_token": "</s>", "mask_token": {"__type": "AddedToken", **token}, "image_token": "<i>",
+              "extra_special_tokens": ["<b>"], "additional_special_tokens": {"x_token": "<x>"}}
+    older = json.dumps({"pad_token": token, "additional_special_tokens": ["<c>"]}) + "\n\0" + json.dumps({"<d>": 7})
+    write("tokenizer_config_fuzz", "older_files", json.dumps(config) + "\n\0" + older)
+    write("tokenizer_config_fuzz", "decoder", json.dumps({**config, "added_tokens_decoder": {"7": token}}))
     write("image_resize_fuzz", "down", struct.pack("<4HB", 99, 70, 15, 15, 1) + bytes(range(64)))
     write("image_resize_fuzz", "up", struct.pack("<4HB", 3, 200, 40, 79, 2) + bytes(range(200, 256)))
 

@@ -139,13 +139,12 @@ class NamedTokens {
     for (const auto& token : named_) {
       if (token) tokens.push_back(*token);
     }
+    std::set<std::string> listed;
+    for (const AddedToken& added : config.added_tokens) listed.insert(added.content);
     std::string without_id;
     for (const auto& [name, token] : of_model_) {
       tokens.push_back(token);
-      const bool listed =
-          std::any_of(config.added_tokens.begin(), config.added_tokens.end(),
-                      [&](const AddedToken& added) { return added.content == token.content; });
-      if (listed) continue;
+      if (listed.contains(token.content)) continue;
       // The order of an object's keys is not kept here, and ids that the class gives follow it.
       if (!without_id.empty()) {
         return absl::InvalidArgumentError(
