@@ -17,7 +17,7 @@ ALLOWED = {
     "base": set(),
     "checkpoint": {"base"},
     "image": {"base"},
-    "text": {"base"},
+    "text": {"base", "checkpoint"},
     "kernels": {"base"},
     "engine": {"base", "checkpoint", "kernels"},
     "api": {"base", "checkpoint", "image", "text", "engine", "siglip"},

@@ -113,12 +113,50 @@ def neighbor_graph():
           + b"".join(ring(range(30), 3, 4)))
 
 
+def spiece_model():
+    """Small SentencePiece models of each kind, as protobuf messages, and one with a map of characters that turns "a" into
+    "bb" and a combining accent into nothing."""
+    def varint(value):
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    def field(number, value):
+        if isinstance(value, int):
+            return varint(number << 3) + varint(value)
+        if isinstance(value, float):
+            return varint(number << 3 | 5) + struct.pack("<f", value)
+        value = value if isinstance(value, bytes) else value.encode()
+        return varint(number << 3 | 2) + varint(len(value)) + value
+
+    def pieces(*more):
+        return b"".join(field(1, field(1, text) + field(2, -1.5 - i) + field(3, kind)) for i, (text, kind) in enumerate([
+            ("<unk>", 2), ("</s>", 3), ("<pad>", 3), ("\u2581", 1), ("a", 1), ("b", 1), ("ab", 1), ("\u2581a", 1), *more]))
+
+    def unit(offset, label, ends_key=False):
+        return offset << 10 | ends_key << 8 | label
+
+    symbols = [("aab", 4), ("aa", 4), ("ba", 5)]
+    for name, kind in (("unigram", 1), ("bpe", 2), ("word", 3), ("char", 4)):
+        write("spiece_model_fuzz", name, pieces(*symbols) + field(2, field(3, kind)))
+    of_bytes = [(f"<0x{byte:02X}>", 6) for byte in range(256)]
+    write("spiece_model_fuzz", "byte_fallback", pieces(*of_bytes) + field(2, field(3, 1) + field(35, 1)))
+    units = [1 << 31] * 256  # nobody's children
+    units[0] = unit(1, 0)
+    units[1 ^ 0x61], units[0x70] = unit(1 ^ 0x61 ^ 0x70, 0x61, True), 1 << 31
+    units[1 ^ 0xcc] = unit(1 ^ 0xcc ^ 0x20, 0xcc)
+    units[0x20 ^ 0x81], units[0x21] = unit(0x20 ^ 0x81 ^ 0x21, 0x81, True), 1 << 31 | 2
+    char_map = struct.pack("<I256I", 1024, *units) + b"bb\0\0"
+    normalizer = field(1, "own") + field(2, char_map)
+    write("spiece_model_fuzz", "char_map", pieces(*symbols) + field(2, field(3, 1)) + field(3, normalizer) + field(
+        4, field(1, field(1, "ab") + field(2, "\u2581 b b b"))) + field(5, normalizer))
+
+
 def main():
     http_framing()
     http_infer()
     control_json()
     grpc_infer()
     neighbor_graph()
+    spiece_model()
     write("binary_split_fuzz", "two", bytes([2]) + struct.pack("<I", 1) + b"a" + struct.pack("<I", 0))
     write("binary_split_fuzz", "none", bytes([0]))
     for config in sorted((ROOT / "model_repository").glob("*/config.pbtxt")):
@@ -140,6 +178,13 @@ def main():
                  "<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3, "b": 4, "\u2581": 5, "ab": 6, "<0x41>": 7},
                  "merges": [["a", "b"], "b a"][:1]}}
     write("tokenizer_json_fuzz", "small", json.dumps(small, ensure_ascii=False))
+    token = {"content": "<a>", "lstrip": True, "rstrip": False, "single_word": False, "special": True, "normalized": False}
+    config = {"padding_side": "left", "model_max_length": 64, "split_special_tokens": False, "do_lower_case": True,
+              "eos_token": "</s>", "mask_token": {"__type": "AddedToken", **token}, "image_token": "<i>",
+              "extra_special_tokens": ["<b>"], "additional_special_tokens": {"x_token": "<x>"}}
+    older = json.dumps({"pad_token": token, "additional_special_tokens": ["<c>"]}) + "\n\0" + json.dumps({"<d>": 7})
+    write("tokenizer_config_fuzz", "older_files", json.dumps(config) + "\n\0" + older)
+    write("tokenizer_config_fuzz", "decoder", json.dumps({**config, "added_tokens_decoder": {"7": token}}))
     write("image_resize_fuzz", "down", struct.pack("<4HB", 99, 70, 15, 15, 1) + bytes(range(64)))
     write("image_resize_fuzz", "up", struct.pack("<4HB", 3, 200, 40, 79, 2) + bytes(range(200, 256)))
 

@@ -120,7 +120,7 @@ def main():
     values, shapes = process([Image.open(path).convert("RGB") for path in FILES])
     tokenizer = transformers.Siglip2Tokenizer.from_pretrained(OUT)
     ids = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=TEXT["max_position_embeddings"],
-                    return_tensors="pt", padding_side="right")["input_ids"]
+                    return_tensors="pt")["input_ids"]
     model = transformers.Siglip2Model.from_pretrained(OUT, dtype=torch.float32).eval()
     rounded = embed(model, values, shapes, ids)
     exact = embed(model.double(), values, shapes, ids)

@@ -58,10 +58,7 @@ class FrontModel final : public Model {
 
 absl::StatusOr<std::int64_t> MaxPatches(const std::string& directory, const ModelOptions& options) {
   if (options.max_patches > 0) return options.max_patches;
-  const std::string path = directory + "/preprocessor_config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-  SIGLIP_ASSIGN_OR_RETURN(const PreprocessorConfig config,
-                          ParseNaflexPreprocessorConfig(text, path));
+  SIGLIP_ASSIGN_OR_RETURN(const PreprocessorConfig config, ReadPreprocessorConfig(directory, true));
   return config.max_num_patches;
 }
 

@@ -10,7 +10,7 @@
 
 namespace siglip {
 
-// Reads config.json, of NaFlex preprocessor_config.json, and the tokenizer. Info (its engine is
+// Reads config.json, of NaFlex the preprocessor's settings, and the tokenizer. Info (its engine is
 // "none", it has no logit scale and bias), Tokenize and TokenizeUnpadded work; everything else is
 // FailedPrecondition. Of `options` only max_patches is read.
 absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
+#include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
 #include "text/tokenizer.h"
 
@@ -65,19 +66,18 @@ void DescribeWeights(const Checkpoint& checkpoint, InspectReport& report) {
   report.extra_tensors = checkpoint.extra_tensors();
 }
 
-// Reads and parses one JSON file of the folder; a failure becomes a problem.
-template <class Parse>
-auto ParseFile(const std::string& path, const Parse& parse, InspectReport& report)
-    -> std::optional<std::decay_t<decltype(*parse(std::string(), path))>> {
-  const auto text = ReadFile(path, kMaxConfigBytes);
-  if (!text.ok()) {
-    report.problems.emplace_back(text.status().message());
-    return std::nullopt;
-  }
-  auto parsed = parse(*text, path);
-  if (parsed.ok()) return *std::move(parsed);
-  report.problems.emplace_back(parsed.status().message());
+// A failure becomes a problem.
+template <class T>
+std::optional<T> ValueOrProblem(absl::StatusOr<T> value, InspectReport& report) {
+  if (value.ok()) return *std::move(value);
+  report.problems.emplace_back(value.status().message());
   return std::nullopt;
+}
+
+absl::StatusOr<SiglipConfig> ReadConfig(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
+  return ParseSiglipConfig(text, path);
 }
 
 }  // namespace
@@ -90,12 +90,10 @@ InspectReport InspectCheckpoint(const std::string& directory) {
     report.problems.push_back(absl::StrCat(directory, ": no such folder"));
     return report;
   }
-  const auto config = ParseFile(directory + "/config.json", ParseSiglipConfig, report);
+  const auto config = ValueOrProblem(ReadConfig(directory), report);
   if (config) DescribeConfig(*config, report);
   const bool naflex = config && config->vision.naflex();
-  const auto preprocessor =
-      ParseFile(directory + "/preprocessor_config.json",
-                naflex ? ParseNaflexPreprocessorConfig : ParsePreprocessorConfig, report);
+  const auto preprocessor = ValueOrProblem(ReadPreprocessorConfig(directory, naflex), report);
   if (preprocessor) {
     const std::string size = naflex ? absl::StrCat("at most ", preprocessor->max_num_patches,
                                                    " patches of ", preprocessor->patch_size, " px")

@@ -30,6 +30,17 @@ TEST_F(InspectTest, ACompleteFolderHasFactsAndNoProblems) {
   EXPECT_THAT(report.Json(), HasSubstr("\"complete\": true"));
 }
 
+TEST_F(InspectTest, ThePreprocessorOfTransformers5IsFound) {
+  std::filesystem::remove(folder_ + "/preprocessor_config.json");
+  EXPECT_THAT(InspectCheckpoint(folder_).Text(),
+              HasSubstr("expected preprocessor_config.json or processor_config.json"));
+  std::ofstream(folder_ + "/processor_config.json")
+      << R"({"image_processor": {"resample": 2, "size": {"height": 48, "width": 48}}})";
+  const InspectReport report = InspectCheckpoint(folder_);
+  EXPECT_TRUE(report.ok()) << report.Text();
+  EXPECT_THAT(report.Text(), HasSubstr("48 px, bilinear"));
+}
+
 TEST_F(InspectTest, EveryProblemIsListed) {
   std::filesystem::remove(folder_ + "/spiece.model");
   std::filesystem::resize_file(folder_ + "/model.safetensors", 1000);

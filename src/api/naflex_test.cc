@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -210,6 +211,12 @@ TEST(NaflexFrontModelTest, KnowsHowManyPatches) {
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->info().max_patches, 100);
   EXPECT_EQ((*OpenFrontModel(kFolder, {.max_patches = 7}))->info().max_patches, 7);
+  const std::string folder = testing::TempDir() + "naflex_front_test";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(kFolder, folder);
+  std::ofstream(folder + "/processor_config.json")
+      << R"({"image_processor": {"max_num_patches": 9, "patch_size": 8}})";
+  EXPECT_EQ((*OpenFrontModel(folder, {}))->info().max_patches, 9);
 }
 
 TEST(NaflexInspectTest, SaysWhatItIs) {

@@ -235,22 +235,18 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_text_, ReadFile(config_path, kMaxConfigBytes));
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_,
                           ParseSiglipConfig(checkpoint.config_text_, config_path));
-  const std::string preprocessor_path = directory + "/preprocessor_config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string preprocessor,
-                          ReadFile(preprocessor_path, kMaxConfigBytes));
   const VisionConfig& vision = checkpoint.config_.vision;
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.preprocessor_,
-                          vision.naflex()
-                              ? ParseNaflexPreprocessorConfig(preprocessor, preprocessor_path)
-                              : ParsePreprocessorConfig(preprocessor, preprocessor_path));
+                          ReadPreprocessorConfig(directory, vision.naflex()));
+  const std::string& source = checkpoint.preprocessor_.source;
   if (checkpoint.preprocessor_.image_size != vision.image_size) {
     return absl::InvalidArgumentError(
-        absl::StrCat(preprocessor_path, ": size ", checkpoint.preprocessor_.image_size,
+        absl::StrCat(source, ": size ", checkpoint.preprocessor_.image_size,
                      " differs from image_size ", vision.image_size, " of ", config_path));
   }
   if (vision.naflex() && checkpoint.preprocessor_.patch_size != vision.patch_size) {
     return absl::InvalidArgumentError(
-        absl::StrCat(preprocessor_path, ": patch_size ", checkpoint.preprocessor_.patch_size,
+        absl::StrCat(source, ": patch_size ", checkpoint.preprocessor_.patch_size,
                      " differs from patch_size ", vision.patch_size, " of ", config_path));
   }
   SIGLIP_RETURN_IF_ERROR(checkpoint.OpenWeights());

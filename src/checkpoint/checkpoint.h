@@ -22,9 +22,9 @@ namespace siglip {
 // Thread-safe. Weights stay mapped while it lives.
 class Checkpoint {
  public:
-  // Opens config.json, preprocessor_config.json, and model.safetensors or the shards that
-  // model.safetensors.index.json lists. Errors name file, tensor, expected and found; when several
-  // tensors are wrong the message names the first ones and counts the rest.
+  // Opens config.json, the preprocessor's settings (ReadPreprocessorConfig), and model.safetensors
+  // or the shards that model.safetensors.index.json lists. Errors name file, tensor, expected and
+  // found; when several tensors are wrong the message names the first ones and counts the rest.
   static absl::StatusOr<Checkpoint> Open(const std::string& directory);
 
   const std::string& directory() const { return directory_; }

@@ -135,6 +135,46 @@ TEST(CheckpointTest, ImageSizesMustAgree) {
   EXPECT_THAT(ErrorOf(folder), HasSubstr("size 8 differs from image_size 9"));
 }
 
+// As transformers 5's processors write it.
+constexpr const char* kProcessorConfig =
+    R"({"image_processor": {"image_mean": [0.25, 0.5, 0.5], "size": {"height": 9, "width": 9}},
+        "processor_class": "SiglipProcessor"})";
+
+TEST(CheckpointTest, SettingsOfThePreprocessorAreReadFromProcessorConfigToo) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_processor");
+  std::filesystem::remove(folder + "/preprocessor_config.json");
+  WriteText(folder + "/processor_config.json", kProcessorConfig);
+  const auto checkpoint = Checkpoint::Open(folder);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->preprocessor().image_mean[0], 0.25);
+}
+
+TEST(CheckpointTest, ProcessorConfigComesFirstIfItHasAnImageProcessor) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_processor_first");
+  WriteText(folder + "/processor_config.json", kProcessorConfig);
+  EXPECT_EQ(Checkpoint::Open(folder)->preprocessor().image_mean[0], 0.25);
+  for (const char* other : {"{}", R"({"image_processor": null})"}) {
+    WriteText(folder + "/processor_config.json", other);
+    EXPECT_EQ(Checkpoint::Open(folder)->preprocessor().image_mean[0], 0.5) << other;
+  }
+}
+
+TEST(CheckpointTest, ErrorsOfThePreprocessorNameTheFileThatTheyAreOf) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_processor_bad");
+  WriteText(folder + "/processor_config.json", R"({"image_processor": {"resample": 9}})");
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("/processor_config.json: image_processor: \"resample\""));
+  WriteText(folder + "/processor_config.json", R"({"image_processor": {"size": [8, 8]}})");
+  EXPECT_THAT(ErrorOf(folder),
+              HasSubstr("/processor_config.json: image_processor: size 8 differs"));
+  WriteText(folder + "/processor_config.json", R"({"image_processor": 3})");
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("expected a JSON object"));
+  std::filesystem::remove(folder + "/processor_config.json");
+  std::filesystem::remove(folder + "/preprocessor_config.json");
+  EXPECT_THAT(ErrorOf(folder),
+              HasSubstr("expected preprocessor_config.json or processor_config.json"
+                        " with \"image_processor\", found neither"));
+}
+
 TEST(CheckpointTest, SymlinksAreFollowed) {
   const std::string folder = WriteTinyCheckpoint("checkpoint_test_link");
   std::filesystem::rename(folder + "/model.safetensors", folder + "/blob");

@@ -1,5 +1,8 @@
 #include "checkpoint/config.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "checkpoint/json.h"
@@ -22,6 +25,10 @@ constexpr std::int64_t kMaxVocabulary = 1 << 21;
 constexpr float kMinEps = 0;
 constexpr float kMaxEps = 1;
 
+// One function: in float64 torch's are within 1e-12 of each other, in float32 within its rounding.
+constexpr std::string_view kGeluTanhNames[] = {"gelu_pytorch_tanh", "gelu_new", "gelu_accurate",
+                                               "gelu_python_tanh", "gelu_fast"};
+
 void ReadTower(JsonFields& fields, TowerConfig& tower) {
   fields.Read("hidden_size", tower.hidden_size, 1, kMaxHidden);
   fields.Read("intermediate_size", tower.intermediate_size, 1, kMaxIntermediate);
@@ -30,7 +37,8 @@ void ReadTower(JsonFields& fields, TowerConfig& tower) {
   fields.Read("layer_norm_eps", tower.layer_norm_eps, kMinEps, kMaxEps);
   std::string activation = "gelu_pytorch_tanh";
   fields.Read("hidden_act", activation);
-  if (activation != "gelu_pytorch_tanh") {
+  if (std::find(std::begin(kGeluTanhNames), std::end(kGeluTanhNames), activation) ==
+      std::end(kGeluTanhNames)) {
     fields.Fail(absl::StrCat("\"hidden_act\": expected gelu_pytorch_tanh, got ", activation));
   }
   if (tower.hidden_size % tower.num_attention_heads != 0) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "checkpoint/preprocessor_config.h"
 
 namespace siglip {
@@ -52,6 +53,20 @@ TEST(ConfigTest, NaflexHasTheDefaultsOfSiglip2Config) {
   EXPECT_EQ(config->text.max_position_embeddings, 64);
 }
 
+TEST(ConfigTest, OtherNamesOfTheSameActivationAreTaken) {
+  for (const char* name : {"gelu_new", "gelu_accurate", "gelu_python_tanh", "gelu_fast"}) {
+    EXPECT_EQ(
+        ConfigError(absl::StrCat(R"({"model_type":"siglip","text_config":{"hidden_act":")", name,
+                                 R"("},"vision_config":{"hidden_act":")", name, "\"}}")),
+        "parsed");
+  }
+  for (const char* name : {"gelu", "quick_gelu", "gelu_10", "gelu_python"}) {
+    EXPECT_THAT(ConfigError(absl::StrCat(R"({"model_type":"siglip","text_config":{"hidden_act":")",
+                                         name, "\"}}")),
+                HasSubstr(name));
+  }
+}
+
 TEST(ConfigTest, WrongValuesAreNamed) {
   EXPECT_THAT(ConfigError("{"), HasSubstr("config.json: not valid JSON at byte"));
   EXPECT_THAT(ConfigError("[]"), HasSubstr("expected a JSON object"));
@@ -61,7 +76,8 @@ TEST(ConfigTest, WrongValuesAreNamed) {
               HasSubstr("vision_config: \"num_patches\": expected a square number, got 255"));
   EXPECT_THAT(ConfigError(R"({"model_type":"siglip2","vision_config":{"num_patches":65537}})"),
               HasSubstr("\"num_patches\": expected an integer in 1..65536"));
-  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","model_type":"siglip"})"), HasSubstr("duplicate"));
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","model_type":"siglip"})"),
+              HasSubstr("duplicate"));
   EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"hidden_size":0}})"),
               HasSubstr("vision_config: \"hidden_size\": expected an integer in 1..16384, got 0"));
   EXPECT_THAT(ConfigError(R"({"model_type":"siglip","vision_config":{"hidden_size":1e3}})"),
@@ -125,6 +141,38 @@ TEST(PreprocessorConfigTest, WhatWouldChangeThePixelsIsRefusedByName) {
   EXPECT_THAT(error(R"({"size":{"shortest_edge":384}})"), HasSubstr("equal"));
   EXPECT_THAT(error(R"({"image_std":[0.5,0,0.5]})"), HasSubstr("image_std"));
   EXPECT_THAT(error(R"({"image_mean":[0.5,0.5]})"), HasSubstr("three numbers"));
+  // transformers takes these steps for switched off, and an edge for the shortest.
+  for (const char* step : {"do_resize", "do_rescale", "do_normalize"}) {
+    EXPECT_THAT(error(absl::StrCat("{\"", step, "\":null}")), HasSubstr(step));
+  }
+  EXPECT_THAT(error(R"({"size":384})"), HasSubstr("got 384"));
+  // It refuses these itself.
+  for (const char* key : {"image_mean", "image_std", "resample", "rescale_factor", "size"}) {
+    EXPECT_THAT(error(absl::StrCat("{\"", key, "\":null}")), HasSubstr(key));
+  }
+  EXPECT_THAT(error(R"({"size":{"height":8,"width":8,"depth":1}})"), HasSubstr("depth"));
+  EXPECT_THAT(error(R"({"size":[8]})"), HasSubstr("p.json: size"));
+  EXPECT_THAT(error(R"({"size":[8.0,8.0]})"), HasSubstr("p.json: size"));
+  EXPECT_THAT(error(R"({"image_mean":true})"), HasSubstr("image_mean"));
+}
+
+TEST(PreprocessorConfigTest, OneNumberMayStandForThreeAndAListForASize) {
+  const auto config =
+      ParsePreprocessorConfig(R"({"image_mean":0.25,"image_std":0.75,"size":[45,45]})", "p.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_THAT(config->image_mean, testing::Each(0.25));
+  EXPECT_THAT(config->image_std, testing::Each(0.75));
+  EXPECT_EQ(config->image_size, 45);
+}
+
+TEST(PreprocessorConfigTest, NaflexNeedsItsPatchesAndDoesNotReadASize) {
+  const auto error = [](const std::string& json) {
+    const auto config = ParseNaflexPreprocessorConfig(json, "p.json");
+    return config.ok() ? "parsed" : std::string(config.status().message());
+  };
+  EXPECT_THAT(error(R"({"patch_size":null})"), HasSubstr("patch_size"));
+  EXPECT_THAT(error(R"({"max_num_patches":null})"), HasSubstr("max_num_patches"));
+  EXPECT_EQ(error(R"({"size":null,"resample":null})"), "parsed");
 }
 
 }  // namespace

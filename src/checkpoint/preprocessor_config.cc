@@ -1,6 +1,7 @@
 #include "checkpoint/preprocessor_config.h"
 
 #include <cstdint>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -14,36 +15,54 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kMaxImageSize = 4096;
+// Published files have less than a kB.
+constexpr std::uint64_t kMaxPreprocessorBytes = 1 << 20;
 
 // transformers lets these steps be switched off; the pixels would be others.
 constexpr const char* kNeededSteps[] = {"do_resize", "do_rescale", "do_normalize"};
 
+// Of these null is not as absent: transformers refuses it, or takes the step for switched off.
+template <std::size_t kKeys>
+void RefuseNull(JsonFields& fields, const json& root, const char* const (&keys)[kKeys]) {
+  for (const char* key : keys) {
+    const auto found = root.find(key);
+    if (found != root.end() && found->is_null()) {
+      fields.Fail(absl::StrCat("\"", key, "\": null is not supported"));
+    }
+  }
+}
+
+// Three numbers, or one that stands for all of them.
 void ReadTriple(JsonFields& fields, const json& root, const char* key, double min,
                 std::array<double, 3>& values) {
   if (!fields.Has(key)) return;
-  const json& array = root[key];
+  const json& given = root[key];
+  const json array = given.is_number() ? json{given, given, given} : given;
   bool good = array.is_array() && array.size() == values.size();
   for (std::size_t i = 0; good && i < values.size(); ++i) {
     good = array[i].is_number() && array[i].get<double>() >= min && array[i].get<double>() <= 255;
     if (good) values[i] = array[i].get<double>();
   }
   if (!good) {
-    fields.Fail(absl::StrCat("\"", key, "\": expected three numbers in ", min, "..255, got ",
-                             ShortDump(array)));
+    fields.Fail(absl::StrCat("\"", key, "\": expected three numbers, or one, in ", min,
+                             "..255, got ", ShortDump(given)));
   }
 }
 
+// {"height": S, "width": S} or [S, S]. One number is the shortest edge to transformers, which then
+// does not squash.
 absl::Status ReadSize(const json& size, const std::string& where, int& image_size) {
-  std::int64_t height = 0, width = 0;
-  if (size.is_number_integer()) {
-    const json object = {{"height", size}, {"width", size}};
+  if (size.is_array() && size.size() == 2) {
+    const json object = {{"height", size[0]}, {"width", size[1]}};
     return ReadSize(object, where, image_size);
   }
+  std::int64_t height = 0, width = 0;
   JsonFields fields(size, where);
   fields.Read("height", height, 1, kMaxImageSize);
   fields.Read("width", width, 1, kMaxImageSize);
-  if (height == 0 || height != width) {
-    fields.Fail(absl::StrCat("expected equal \"height\" and \"width\", got ", ShortDump(size)));
+  if (height == 0 || height != width || size.size() != 2) {
+    fields.Fail(
+        absl::StrCat("expected equal \"height\" and \"width\" alone, got ", ShortDump(size)));
   }
   image_size = static_cast<int>(height);
   return fields.status();
@@ -51,6 +70,8 @@ absl::Status ReadSize(const json& size, const std::string& where, int& image_siz
 
 // What both kinds have.
 void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config) {
+  RefuseNull(fields, root, kNeededSteps);
+  RefuseNull(fields, root, {"image_mean", "image_std", "rescale_factor"});
   for (const char* step : kNeededSteps) {
     bool enabled = true;
     fields.Read(step, enabled);
@@ -67,13 +88,12 @@ void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config
   ReadTriple(fields, root, "image_std", 1e-9, config.image_std);
 }
 
-}  // namespace
-
-absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
-                                                           const std::string& source) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+absl::StatusOr<PreprocessorConfig> FixedResolutionFrom(const json& root,
+                                                       const std::string& source) {
   JsonFields fields(root, source);
   PreprocessorConfig config;
+  config.source = source;
+  RefuseNull(fields, root, {"resample", "size"});
   ReadCommon(fields, root, config);
   SIGLIP_RETURN_IF_ERROR(fields.status());
   if (fields.Has("size")) {
@@ -82,13 +102,13 @@ absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text
   return config;
 }
 
-absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view text,
-                                                                 const std::string& source) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+absl::StatusOr<PreprocessorConfig> NaflexFrom(const json& root, const std::string& source) {
   JsonFields fields(root, source);
   PreprocessorConfig config;
+  config.source = source;
   config.image_size = 0;
   config.resample = 2;
+  RefuseNull(fields, root, {"patch_size", "max_num_patches"});
   ReadCommon(fields, root, config);
   std::int64_t patch_size = config.patch_size;
   std::int64_t max_num_patches = config.max_num_patches;
@@ -98,6 +118,42 @@ absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_vie
   config.patch_size = static_cast<int>(patch_size);
   config.max_num_patches = static_cast<int>(max_num_patches);
   return config;
+}
+
+}  // namespace
+
+absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view text,
+                                                           const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  return FixedResolutionFrom(root, source);
+}
+
+absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view text,
+                                                                 const std::string& source) {
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseStrictJson(text, source));
+  return NaflexFrom(root, source);
+}
+
+absl::StatusOr<PreprocessorConfig> ReadPreprocessorConfig(const std::string& directory,
+                                                          bool naflex) {
+  const auto parse = naflex ? NaflexFrom : FixedResolutionFrom;
+  const std::string processor_path = directory + "/processor_config.json";
+  const std::string path = directory + "/preprocessor_config.json";
+  std::error_code error;
+  if (std::filesystem::exists(processor_path, error)) {
+    SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(processor_path, kMaxPreprocessorBytes));
+    if (JsonFields(root, processor_path).Has("image_processor")) {
+      return parse(root["image_processor"], processor_path + ": image_processor");
+    }
+  }
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(
+        absl::StrCat(directory,
+                     ": expected preprocessor_config.json or processor_config.json with "
+                     "\"image_processor\", found neither"));
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(path, kMaxPreprocessorBytes));
+  return parse(root, path);
 }
 
 }  // namespace siglip

@@ -1,6 +1,7 @@
 #pragma once
 
-// preprocessor_config.json: how pixels become floats.
+// preprocessor_config.json, or "image_processor" of processor_config.json: how pixels become
+// floats.
 
 #include <array>
 #include <string>
@@ -11,7 +12,8 @@
 namespace siglip {
 
 struct PreprocessorConfig {
-  // "size": {"height": S, "width": S}; only squares. 0: NaFlex.
+  std::string source;  // the file, and the key in it, for errors
+  // "size": {"height": S, "width": S} or [S, S]; only squares. 0: NaFlex.
   int image_size = 224;
   // Of NaFlex only: a picture becomes at most so many patches of so many pixels a side.
   int patch_size = 16;
@@ -23,13 +25,19 @@ struct PreprocessorConfig {
 };
 
 // Parses preprocessor_config.json with transformers' class defaults (SiglipImageProcessor).
-// do_resize, do_rescale and do_normalize that are false are refused by name; do_convert_rgb is
-// ignored (always converted). InvalidArgument names key, expected and got.
+// do_resize, do_rescale and do_normalize that are false or null are refused by name; do_convert_rgb
+// is ignored (always converted). InvalidArgument names key, expected and got.
 absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json,
                                                            const std::string& source);
 // The same of a NaFlex checkpoint (Siglip2ImageProcessor): "patch_size" and "max_num_patches"
 // instead of "size", and bilinear by default.
 absl::StatusOr<PreprocessorConfig> ParseNaflexPreprocessorConfig(std::string_view json,
                                                                  const std::string& source);
+
+// Of a snapshot folder. Processors of transformers 5 write processor_config.json, whose
+// "image_processor" comes first, as it does there; image processors, and all of transformers 4,
+// preprocessor_config.json. NotFound names both files.
+absl::StatusOr<PreprocessorConfig> ReadPreprocessorConfig(const std::string& directory,
+                                                          bool naflex);
 
 }  // namespace siglip

@@ -43,8 +43,6 @@ struct Candidate {
 
 absl::StatusOr<BpeModel> BpeModel::Create(const Options& options) {
   BpeModel model;
-  model.fuse_unk_ = options.fuse_unk;
-  model.ignore_merges_ = options.ignore_merges;
   model.ids_.reserve(options.vocabulary.size());
   std::unordered_set<Id> taken;
   taken.reserve(options.vocabulary.size());
@@ -75,10 +73,8 @@ absl::StatusOr<BpeModel> BpeModel::Create(const Options& options) {
           absl::StrCat("unk_token \"", options.unk_token, "\" is not in the vocabulary"));
     }
   }
-  if (options.byte_fallback) {
-    for (int byte = 0; byte < 256; ++byte) {
-      model.bytes_.push_back(model.PieceToId(absl::StrFormat("<0x%02X>", byte)));
-    }
+  for (int byte = 0; byte < 256; ++byte) {
+    model.bytes_.push_back(model.PieceToId(absl::StrFormat("<0x%02X>", byte)));
   }
   return model;
 }
@@ -110,14 +106,12 @@ std::vector<BpeModel::Id> BpeModel::Symbols(std::string_view text) const {
     }
     const auto piece_of = [&](char c) { return bytes_[static_cast<unsigned char>(c)]; };
     const bool falls_back =
-        !bytes_.empty() &&
         std::all_of(character.begin(), character.end(), [&](char c) { return piece_of(c) >= 0; });
     if (falls_back) {
       for (const char c : character) symbols.push_back(piece_of(c));
       continue;
     }
     if (unk_ < 0) continue;
-    if (unk_waits && !fuse_unk_) symbols.push_back(unk_);
     unk_waits = true;
   }
   if (unk_waits) symbols.push_back(unk_);
@@ -125,10 +119,6 @@ std::vector<BpeModel::Id> BpeModel::Symbols(std::string_view text) const {
 }
 
 void BpeModel::Encode(std::string_view text, std::vector<std::int64_t>& ids) const {
-  if (ignore_merges_ && PieceToId(text) >= 0) {
-    ids.push_back(PieceToId(text));
-    return;
-  }
   std::vector<Symbol> symbols;
   for (const Id id : Symbols(text)) {
     const auto at = static_cast<std::int64_t>(symbols.size());

@@ -1,6 +1,8 @@
 #pragma once
 
-// Byte-pair encoding over a whole text, as the tokenizers library's BPE with byte_fallback does it.
+// Byte-pair encoding over a whole text, as the tokenizers library's BPE with byte_fallback and
+// fuse_unk does it: a character without a piece becomes its bytes, <0x00> to <0xFF>, and if one of
+// these has none, a run of such characters is one unk_token.
 // Source: tokenizers 0.23.3 models/bpe (behaviour, found by running it).
 
 #include <cstdint>
@@ -22,10 +24,7 @@ class BpeModel {
     std::vector<std::pair<std::string, Id>> vocabulary;
     // Left and right piece; earlier ones are applied first.
     std::vector<std::pair<std::string, std::string>> merges;
-    std::string unk_token;       // empty: characters without a piece vanish
-    bool fuse_unk = true;        // a run of unknown characters is one unk_token
-    bool byte_fallback = true;   // an unknown character becomes its bytes, <0x00> to <0xFF>
-    bool ignore_merges = false;  // a text that is a piece is that piece
+    std::string unk_token;  // empty: characters without a piece vanish
   };
   // InvalidArgument names the piece, or the number of the merge, that is not in the vocabulary, or
   // the id that is negative or taken.
@@ -56,11 +55,9 @@ class BpeModel {
 
   std::unordered_map<std::string, Id, Hash, std::equal_to<>> ids_;
   std::unordered_map<std::uint64_t, Merge> merges_;  // by both ids
-  std::vector<Id> bytes_;                            // [256], -1: none; empty: no fallback
+  std::vector<Id> bytes_;                            // [256], -1: none
   Id unk_ = -1;
   Id max_id_ = -1;
-  bool fuse_unk_ = true;
-  bool ignore_merges_ = false;
 };
 
 }  // namespace siglip

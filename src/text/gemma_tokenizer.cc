@@ -1,6 +1,7 @@
 #include "text/gemma_tokenizer.h"
 
 #include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,12 +12,12 @@
 namespace siglip {
 namespace {
 
-constexpr char32_t kUnderline = 0x2581;  // U+2581, the mark of a space
+constexpr char32_t kBpeUnderline = 0x2581;  // U+2581, the mark of a space
 
 // Siglip2Tokenizer lower-cases whatever the files say; then Gemma's own normalizer.
 std::u32string Normalize(std::u32string_view text) {
   std::u32string result = LowerCaseByCodePoint(text);
-  std::replace(result.begin(), result.end(), U' ', kUnderline);
+  std::replace(result.begin(), result.end(), U' ', kBpeUnderline);
   return result;
 }
 
@@ -28,36 +29,82 @@ bool IsRustWhiteSpace(char32_t c) { return IsWhiteSpace(c) && !(c >= 0x1c && c <
 GemmaTokenizer::GemmaTokenizer(TokenizerJson json, BpeModel model)
     : json_(std::move(json)), model_(std::move(model)) {}
 
-absl::Status GemmaTokenizer::AddMatchers() {
-  for (std::size_t i = 0; i < json_.added_tokens.size(); ++i) {
-    const JsonAddedToken& token = json_.added_tokens[i];
-    SIGLIP_ASSIGN_OR_RETURN(std::u32string content, DecodeUtf8(token.content));
-    if (token.normalized) {
-      normalized_.Add(Normalize(content), i);
-    } else {
-      raw_.Add(std::move(content), i);
+// As `add_tokens` of the tokenizers library: ids come from the vocabulary, whatever the files say,
+// and new ones follow it; of equal contents the last counts, but a token with a name does not
+// replace one of the files.
+absl::Status GemmaTokenizer::AddTokens(const TokenizerConfig& config) {
+  std::unordered_map<std::string, std::size_t> index;
+  std::int64_t next_id = model_.num_pieces();
+  const auto add = [&](const AddedToken& token) {
+    if (token.content.empty()) return;
+    const auto [at, is_new] = index.emplace(token.content, added_.size());
+    if (!is_new) {
+      // Once special, always special; its other settings are replaced.
+      AddedToken& added = added_[at->second];
+      added = {.content = token.content,
+               .id = added.id,
+               .lstrip = token.lstrip,
+               .rstrip = token.rstrip,
+               .normalized = token.is_normalized(),
+               .special = added.special || token.special};
+      return;
+    }
+    AddedToken& added = added_.emplace_back(token);
+    added.id = model_.PieceToId(token.content);
+    if (added.id < 0) added.id = next_id;
+    next_id = std::max(next_id, added.id + 1);
+  };
+  for (const AddedToken& token : config.added_tokens) add(token);
+  const std::size_t of_files = added_.size();
+  for (std::size_t i = 0; i < config.special_tokens.size(); ++i) {
+    const AddedToken& token = config.special_tokens[i];
+    const auto found = index.find(token.content);
+    if (found == index.end() || found->second >= of_files) {
+      add(token);
+    } else if (i < config.num_named) {
+      added_[found->second].special = true;
     }
   }
+  std::vector<AddedTokenMatcher::Entry> raw, normalized;
+  for (std::size_t i = 0; i < added_.size(); ++i) {
+    SIGLIP_ASSIGN_OR_RETURN(std::u32string content, DecodeUtf8(added_[i].content));
+    if (added_[i].is_normalized()) {
+      normalized.push_back({Normalize(content), i});
+    } else {
+      raw.push_back({std::move(content), i});
+    }
+  }
+  raw_ = AddedTokenMatcher(std::move(raw));
+  normalized_ = AddedTokenMatcher(std::move(normalized));
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::int64_t> GemmaTokenizer::IdOf(const std::string& content) const {
+  for (const AddedToken& token : added_) {
+    if (token.content == content) return token.id;
+  }
+  return absl::InvalidArgumentError("expected EOS and PAD, got an empty string");
+}
+
 absl::StatusOr<std::unique_ptr<Tokenizer>> GemmaTokenizer::Create(
-    std::string_view json, const std::string& source, const SiglipTokenizerConfig& config,
+    std::string_view json, const std::string& source, const TokenizerConfig& config,
     std::int64_t max_position_embeddings, std::int64_t vocab_size) {
   SIGLIP_ASSIGN_OR_RETURN(TokenizerJson parsed, ParseTokenizerJson(json, source));
   const auto in_file = [&](const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat(source, ": ", std::string(status.message())));
   };
+  parsed.model.unk_token = config.unk_token;
   absl::StatusOr<BpeModel> model = BpeModel::Create(parsed.model);
   if (!model.ok()) return in_file(model.status());
   parsed.model = {};
+  TokenizerConfig with_tokens = config;
+  AddTokensOfTokenizerJson(std::move(parsed.added_tokens), with_tokens);
   auto tokenizer =
       std::unique_ptr<GemmaTokenizer>(new GemmaTokenizer(std::move(parsed), *std::move(model)));
-  if (absl::Status status = tokenizer->AddMatchers(); !status.ok()) return in_file(status);
+  if (absl::Status status = tokenizer->AddTokens(with_tokens); !status.ok()) return in_file(status);
 
   const TokenizerJson& file = tokenizer->json_;
   std::int64_t max_id = tokenizer->model_.max_id();
-  for (const JsonAddedToken& token : file.added_tokens) max_id = std::max(max_id, token.id);
   for (const auto* ids : {&file.prefix, &file.suffix}) {
     for (const std::int64_t id : *ids) max_id = std::max(max_id, id);
   }
@@ -65,17 +112,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> GemmaTokenizer::Create(
     return in_file(absl::InvalidArgumentError(
         absl::StrCat("ids up to ", max_id, ", the text tower has a vocabulary of ", vocab_size)));
   }
-  const auto id_of = [&](const std::string& content) -> absl::StatusOr<std::int64_t> {
-    for (const JsonAddedToken& token : file.added_tokens) {
-      if (token.content == content) return token.id;
-    }
-    if (const auto id = tokenizer->model_.PieceToId(content); id >= 0) return id;
-    return in_file(absl::InvalidArgumentError(
-        absl::StrCat("the special token ", content, " is none of its pieces")));
-  };
-  SIGLIP_ASSIGN_OR_RETURN(tokenizer->eos_id_, id_of(config.eos_token));
-  SIGLIP_ASSIGN_OR_RETURN(tokenizer->pad_id_, id_of(config.pad_token));
+  tokenizer->vocab_size_ = vocab_size;
+  SIGLIP_ASSIGN_OR_RETURN(tokenizer->eos_id_, tokenizer->IdOf(config.eos_token));
+  SIGLIP_ASSIGN_OR_RETURN(tokenizer->pad_id_, tokenizer->IdOf(config.pad_token));
+  SIGLIP_RETURN_IF_ERROR(tokenizer->CheckEosAndPad(source));
   tokenizer->text_length_ = std::min(config.model_max_length, max_position_embeddings);
+  // The class pads on the left if nobody says otherwise; published files do.
+  tokenizer->padding_side_ =
+      config.padding_side.value_or(file.padding_side.value_or(TextSide::kLeft));
+  tokenizer->truncation_side_ =
+      config.truncation_side.value_or(file.truncation_side.value_or(TextSide::kRight));
+  tokenizer->split_special_tokens_ = config.split_special_tokens;
   const auto around = static_cast<std::int64_t>(file.prefix.size() + file.suffix.size());
   if (around > tokenizer->text_length_) {
     return in_file(absl::InvalidArgumentError(
@@ -98,17 +145,23 @@ void GemmaTokenizer::Split(const AddedTokenMatcher& matcher, std::u32string_view
       ++at;
       continue;
     }
-    const JsonAddedToken& token = json_.added_tokens[match->token];
+    const AddedToken& token = added_[match->token];
+    if (split_special_tokens_ && token.special) {
+      at += match->length;
+      continue;
+    }
     std::size_t left = at;
     std::size_t right = at + match->length;
     if (token.lstrip) {
       while (left > start && IsRustWhiteSpace(text[left - 1])) --left;
+      left = std::max(left, start);
     }
     if (token.rstrip) {
       while (right < text.size() && IsRustWhiteSpace(text[right])) ++right;
     }
     flush(left);
-    ids.push_back(token.id);
+    // Nothing is left of one that has given its white space to the one before.
+    if (left < right) ids.push_back(token.id);
     start = right;
     // The library looks for tokens in the white space that this one has taken, too.
     at += match->length;
@@ -128,16 +181,16 @@ absl::StatusOr<std::vector<std::int64_t>> GemmaTokenizer::EncodeUnpadded(
   std::vector<std::int64_t> ids = json_.prefix;
   const std::size_t room =
       static_cast<std::size_t>(text_length_) - json_.prefix.size() - json_.suffix.size();
-  pieces.resize(std::min(pieces.size(), room));
+  Cut(room, pieces);
   ids.insert(ids.end(), pieces.begin(), pieces.end());
   ids.insert(ids.end(), json_.suffix.begin(), json_.suffix.end());
+  SIGLIP_RETURN_IF_ERROR(CheckIds(ids));
   return ids;
 }
 
 std::string GemmaTokenizer::Describe() const {
-  return absl::StrCat("Siglip2Tokenizer (BPE, ", model_.num_pieces(), " pieces, ",
-                      json_.added_tokens.size(), " added), T = ", text_length_, ", EOS ", eos_id_,
-                      ", PAD ", pad_id_);
+  return absl::StrCat("Siglip2Tokenizer (BPE, ", model_.num_pieces(), " pieces, ", added_.size(),
+                      " added), ", DescribeIds());
 }
 
 }  // namespace siglip

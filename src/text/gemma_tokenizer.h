@@ -6,30 +6,24 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "text/added_tokens.h"
 #include "text/bpe_model.h"
-#include "text/sentencepiece_tokenizer.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_config.h"
 
 namespace siglip {
 
-// An entry of tokenizer.json's added_tokens.
-struct JsonAddedToken {
-  std::string content;
-  std::int64_t id = 0;
-  bool lstrip = false, rstrip = false;
-  bool normalized = false;  // found in the normalised text, not in the raw one
-};
-
 // What tokenizer.json says. Only what Gemma's has is understood; anything else is refused by name.
 struct TokenizerJson {
-  std::vector<JsonAddedToken> added_tokens;
+  std::vector<AddedToken> added_tokens;
   BpeModel::Options model;
   std::vector<std::int64_t> prefix, suffix;  // ids that the post-processor puts around a text
+  std::optional<TextSide> padding_side, truncation_side;
 };
 
 // InvalidArgument names the key and what was expected.
@@ -37,11 +31,10 @@ absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const st
 
 class GemmaTokenizer final : public Tokenizer {
  public:
-  // `json` is the content of tokenizer.json; `source` names it in errors. Of `config`, EOS, PAD and
-  // the length count.
+  // `json` is the content of tokenizer.json; `source` names it in errors.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(std::string_view json,
                                                            const std::string& source,
-                                                           const SiglipTokenizerConfig& config,
+                                                           const TokenizerConfig& config,
                                                            std::int64_t max_position_embeddings,
                                                            std::int64_t vocab_size);
   absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const override;
@@ -50,15 +43,19 @@ class GemmaTokenizer final : public Tokenizer {
  private:
   GemmaTokenizer(TokenizerJson json, BpeModel model);
 
-  absl::Status AddMatchers();
+  // Those of the files, then those that have a name.
+  absl::Status AddTokens(const TokenizerConfig& config);
+  absl::StatusOr<std::int64_t> IdOf(const std::string& content) const;
   // Appends the ids of added tokens, and calls plain(part) for what lies between them, in order.
   template <class Plain>
   void Split(const AddedTokenMatcher& matcher, std::u32string_view text,
              std::vector<std::int64_t>& ids, const Plain& plain) const;
 
-  TokenizerJson json_;  // its model is moved from
+  TokenizerJson json_;  // its model and its added tokens are moved from
   BpeModel model_;
-  AddedTokenMatcher raw_, normalized_;  // of json_.added_tokens, by index
+  std::vector<AddedToken> added_;
+  AddedTokenMatcher raw_, normalized_;  // of added_, by index
+  bool split_special_tokens_ = false;
 };
 
 }  // namespace siglip

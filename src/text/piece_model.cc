@@ -11,8 +11,11 @@ class SentencePieceModel final : public PieceModel {
  public:
   sentencepiece::SentencePieceProcessor& processor() { return processor_; }
 
-  std::vector<std::string> EncodeAsPieces(std::string_view text) const override {
-    return processor_.EncodeAsPieces(text);
+  bool EncodeAsPieces(std::string_view text, std::vector<std::string>& pieces,
+                      std::string& error) const override {
+    const auto status = processor_.Encode(text, &pieces);
+    if (!status.ok()) error = status.ToString();
+    return status.ok();
   }
   int PieceToId(std::string_view piece) const override { return processor_.PieceToId(piece); }
   std::string IdToPiece(int id) const override { return processor_.IdToPiece(id); }

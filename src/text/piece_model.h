@@ -15,10 +15,14 @@ class PieceModel {
  public:
   virtual ~PieceModel() = default;
 
-  // `bytes` is the content of a .model file. Null with `error` set if it is none.
+  // `bytes` is the content of a .model file that CheckPieceModel has passed. Null with `error` set
+  // if it is none.
   static std::unique_ptr<PieceModel> Load(std::string_view bytes, std::string& error);
 
-  virtual std::vector<std::string> EncodeAsPieces(std::string_view text) const = 0;
+  // False with `error` set if the library refuses: 0.1.97 does a text that has a control symbol of
+  // a BPE, word or character model.
+  virtual bool EncodeAsPieces(std::string_view text, std::vector<std::string>& pieces,
+                              std::string& error) const = 0;
   // The id of <unk> if there is no such piece.
   virtual int PieceToId(std::string_view piece) const = 0;
   virtual std::string IdToPiece(int id) const = 0;

@@ -1,17 +1,19 @@
 #include "text/sentencepiece_tokenizer.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "text/canonicalize.h"
+#include "text/piece_model_check.h"
 #include "text/utf8.h"
 
 namespace siglip {
 namespace {
 
-constexpr char32_t kUnderline = 0x2581;  // U+2581, SentencePiece's mark of a space
-constexpr const char* kUnderlineUtf8 = "\xe2\x96\x81";
+constexpr char32_t kPieceUnderline = 0x2581;  // U+2581, SentencePiece's mark of a space
+constexpr const char* kPieceUnderlineUtf8 = "\xe2\x96\x81";
 
 std::u32string StripLeft(const std::u32string& text) {
   const auto first = std::find_if_not(text.begin(), text.end(), IsWhiteSpace);
@@ -26,136 +28,195 @@ std::u32string StripRight(const std::u32string& text) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
-    std::string_view model, const std::string& source, const SiglipTokenizerConfig& config,
+    std::string_view model, const std::string& source, const TokenizerConfig& config,
     std::int64_t max_position_embeddings, std::int64_t vocab_size) {
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
-  std::string problem;
-  tokenizer->model_ = PieceModel::Load(model, problem);
+  std::string problem(CheckPieceModel(model).message());
+  if (problem.empty()) tokenizer->model_ = PieceModel::Load(model, problem);
   if (tokenizer->model_ == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": expected a SentencePiece model: ", problem));
   }
-  tokenizer->config_ = config;
   const int num_pieces = tokenizer->model_->num_pieces();
-
-  std::vector<AddedToken>& added = tokenizer->config_.added_tokens;
-  for (const std::string& content : {config.eos_token, config.unk_token, config.pad_token}) {
-    const bool listed = std::any_of(added.begin(), added.end(), [&](const AddedToken& token) {
-      return token.content == content;
-    });
-    if (listed || content.empty()) continue;
-    const int id = tokenizer->model_->PieceToId(content);
-    if (tokenizer->model_->IdToPiece(id) != content) {
-      return absl::InvalidArgumentError(absl::StrCat(source, ": the special token ", content,
-                                                     " is none of its ", num_pieces, " pieces"));
-    }
-    added.push_back({.content = content, .id = id});
-  }
-  for (std::size_t i = 0; i < added.size(); ++i) {
-    const AddedToken& token = added[i];
-    if (token.id < 0 || token.id >= vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(source, ": added token ", token.content,
-                                                     " has id ", token.id, ", the text tower has ",
-                                                     vocab_size));
-    }
-    SIGLIP_ASSIGN_OR_RETURN(std::u32string content, DecodeUtf8(token.content));
-    if (content.empty()) continue;
-    tokenizer->matcher_.Add(std::move(content), i);
-    tokenizer->added_ids_[token.content] = token.id;
-  }
   if (num_pieces > vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(
         source, ": ", num_pieces, " pieces, the text tower has a vocabulary of ", vocab_size));
   }
+  tokenizer->config_ = config;
+  tokenizer->vocab_size_ = vocab_size;
+  SIGLIP_RETURN_IF_ERROR(tokenizer->AddTokens(source));
   tokenizer->eos_id_ = tokenizer->IdOfPiece(config.eos_token);
   tokenizer->pad_id_ = tokenizer->IdOfPiece(config.pad_token);
+  SIGLIP_RETURN_IF_ERROR(tokenizer->CheckEosAndPad(source));
   tokenizer->text_length_ = std::min(config.model_max_length, max_position_embeddings);
-  tokenizer->unk_length_ = tokenizer->model_->EncodeAsPieces(config.unk_token).size();
+  tokenizer->padding_side_ = config.padding_side.value_or(TextSide::kRight);
+  tokenizer->truncation_side_ = config.truncation_side.value_or(TextSide::kRight);
+  std::vector<std::string> unk_pieces;
+  if (!tokenizer->model_->EncodeAsPieces(config.unk_token, unk_pieces, problem)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": SentencePiece refuses \"", config.unk_token, "\": ", problem));
+  }
+  tokenizer->unk_length_ = unk_pieces.size();
   return tokenizer;
 }
 
+bool SentencePieceTokenizer::IsPiece(const std::string& content) const {
+  return model_->IdToPiece(model_->PieceToId(content)) == content;
+}
+
+// The size of the class's vocabulary: its pieces, where tokens of the files have taken the place of
+// those that had their ids, and these tokens.
+std::int64_t SentencePieceTokenizer::FirstNewId() const {
+  std::unordered_set<std::string> replaced;
+  for (const AddedToken& token : config_.added_tokens) {
+    if (token.id < model_->num_pieces()) {
+      replaced.insert(model_->IdToPiece(static_cast<int>(token.id)));
+    }
+  }
+  std::int64_t size = model_->num_pieces() - static_cast<std::int64_t>(replaced.size());
+  for (const AddedToken& token : config_.added_tokens) {
+    if (!IsPiece(token.content) || replaced.contains(token.content)) ++size;
+  }
+  return size;
+}
+
+absl::Status SentencePieceTokenizer::AddTokens(const std::string& source) {
+  for (const AddedToken& token : config_.added_tokens) {
+    const auto bad = [&](const std::string& what) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ": added token ", token.content, " ", what));
+    };
+    if (token.id >= vocab_size_) {
+      return bad(absl::StrCat("has id ", token.id, ", the text tower has ", vocab_size_));
+    }
+    if (!index_.emplace(token.content, added_.size()).second) return bad("is there twice");
+    added_.push_back(token);
+  }
+  std::int64_t new_id = -1;
+  for (const AddedToken& token : config_.special_tokens) {
+    special_.insert(token.content);
+    if (token.content.empty() || !index_.emplace(token.content, added_.size()).second) continue;
+    // The class does not keep what else the files say of it.
+    AddedToken& added = added_.emplace_back();
+    added.content = token.content;
+    if (IsPiece(token.content)) {
+      added.id = model_->PieceToId(token.content);
+    } else {
+      if (new_id < 0) new_id = FirstNewId();
+      added.id = new_id++;
+    }
+  }
+  // One whose id the class has given to another is found no more, unless it is all of a part.
+  std::unordered_map<std::int64_t, std::size_t> of_id;
+  for (std::size_t i = 0; i < added_.size(); ++i) of_id[added_[i].id] = i;
+  std::vector<AddedTokenMatcher::Entry> entries;
+  for (std::size_t i = 0; i < added_.size(); ++i) {
+    const AddedToken& of_its_id = added_[of_id[added_[i].id]];
+    added_[i].lstrip = of_its_id.lstrip;
+    added_[i].rstrip = of_its_id.rstrip;
+    if (&of_its_id != &added_[i] && !special_.contains(added_[i].content)) continue;
+    SIGLIP_ASSIGN_OR_RETURN(std::u32string content, DecodeUtf8(added_[i].content));
+    entries.push_back({std::move(content), i});
+  }
+  matcher_ = AddedTokenMatcher(std::move(entries));
+  return absl::OkStatus();
+}
+
 std::int64_t SentencePieceTokenizer::IdOfPiece(const std::string& piece) const {
-  const auto added = added_ids_.find(piece);
-  return added != added_ids_.end() ? added->second : model_->PieceToId(piece);
+  const auto added = index_.find(piece);
+  return added != index_.end() ? added_[added->second].id : model_->PieceToId(piece);
+}
+
+// A part that is a token's content is the token, however it was cut.
+SentencePieceTokenizer::Part SentencePieceTokenizer::MakePart(std::u32string text) const {
+  const auto found = index_.find(EncodeUtf8(text));
+  return {found == index_.end() ? nullptr : &added_[found->second], std::move(text)};
 }
 
 std::vector<SentencePieceTokenizer::Part> SentencePieceTokenizer::SplitAtAddedTokens(
     std::u32string_view text) const {
+  if (config_.split_special_tokens) return {Part{.token = nullptr, .text = std::u32string(text)}};
   std::vector<Part> parts;
-  std::u32string plain;
-  const auto finish_plain = [&] {
-    if (!plain.empty()) parts.push_back({nullptr, std::move(plain)});
-    plain.clear();
+  std::size_t plain = 0;  // where it began
+  const auto finish_plain = [&](std::size_t end) {
+    if (end > plain) parts.push_back(MakePart(std::u32string(text.substr(plain, end - plain))));
   };
   for (std::size_t at = 0; at < text.size();) {
     const auto match = matcher_.At(text, at);
     if (!match) {
-      plain += text[at++];
+      ++at;
       continue;
     }
-    finish_plain();
-    parts.push_back({&config_.added_tokens[match->token], {}});
-    at += match->length;
+    finish_plain(at);
+    parts.push_back({&added_[match->token], std::u32string(text.substr(at, match->length))});
+    plain = at += match->length;
   }
-  finish_plain();
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].token == nullptr) continue;
-    if (parts[i].token->rstrip && i + 1 < parts.size() && parts[i + 1].token == nullptr) {
-      parts[i + 1].text = StripLeft(parts[i + 1].text);
-    }
-    if (parts[i].token->lstrip && i > 0 && parts[i - 1].token == nullptr) {
-      parts[i - 1].text = StripRight(parts[i - 1].text);
-    }
-  }
+  finish_plain(text.size());
   return parts;
 }
 
-void SentencePieceTokenizer::AppendPieces(const std::u32string& text,
-                                          std::vector<std::string>& pieces) const {
+// An added token takes white space from its neighbours, which may be added tokens too. Those are
+// then others, or plain text.
+void SentencePieceTokenizer::StripNextToTokens(std::vector<Part>& parts) const {
+  const auto strip = [&](Part& part, std::u32string text) {
+    if (text.size() != part.text.size()) part = MakePart(std::move(text));
+  };
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const AddedToken* token = parts[i].token;
+    if (token == nullptr) continue;
+    if (token->rstrip && i + 1 < parts.size()) strip(parts[i + 1], StripLeft(parts[i + 1].text));
+    if (token->lstrip && i > 0) strip(parts[i - 1], StripRight(parts[i - 1].text));
+  }
+}
+
+absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
+                                                  std::vector<std::string>& pieces) const {
   // "<unk>" in front keeps SentencePiece from stripping leading spaces; its own pieces are dropped
   // again.
   const std::string canonical =
       config_.unk_token + EncodeUtf8(Canonicalize(text, config_.do_lower_case));
-  std::vector<std::string> encoded = model_->EncodeAsPieces(canonical);
+  std::vector<std::string> encoded;
+  std::string problem;
+  if (!model_->EncodeAsPieces(canonical, encoded, problem)) {
+    return absl::InvalidArgumentError(absl::StrCat("SentencePiece refuses the text: ", problem));
+  }
   const std::size_t dropped = encoded.size() >= unk_length_ ? unk_length_ : 0;
   pieces.insert(pieces.end(),
                 std::make_move_iterator(encoded.begin() + static_cast<std::ptrdiff_t>(dropped)),
                 std::make_move_iterator(encoded.end()));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded(
     std::string_view text) const {
   SIGLIP_ASSIGN_OR_RETURN(std::u32string raw, DecodeUtf8(text));
-  std::replace(raw.begin(), raw.end(), kUnderline, U' ');
-  raw.insert(raw.begin(), kUnderline);
+  std::replace(raw.begin(), raw.end(), kPieceUnderline, U' ');
+  raw.insert(raw.begin(), kPieceUnderline);
 
+  std::vector<Part> parts = SplitAtAddedTokens(raw);
+  StripNextToTokens(parts);
   std::vector<std::string> pieces;
-  for (const Part& part : SplitAtAddedTokens(raw)) {
+  for (const Part& part : parts) {
     if (part.token != nullptr) {
       pieces.push_back(part.token->content);
     } else if (!part.text.empty()) {
-      AppendPieces(part.text, pieces);
+      SIGLIP_RETURN_IF_ERROR(AppendPieces(part.text, pieces));
     }
   }
-  const auto is_special = [&](const std::string& piece) {
-    return std::any_of(
-        config_.added_tokens.begin(), config_.added_tokens.end(),
-        [&](const AddedToken& token) { return token.special && token.content == piece; });
-  };
-  if (pieces.size() > 1 && pieces[0] == kUnderlineUtf8 && is_special(pieces[1])) {
+  if (pieces.size() > 1 && pieces[0] == kPieceUnderlineUtf8 && special_.contains(pieces[1])) {
     pieces.erase(pieces.begin());
   }
   std::vector<std::int64_t> ids;
-  const std::size_t kept = std::min(pieces.size(), static_cast<std::size_t>(text_length_ - 1));
-  for (std::size_t i = 0; i < kept; ++i) ids.push_back(IdOfPiece(pieces[i]));
+  Cut(static_cast<std::size_t>(text_length_ - 1), pieces);
+  for (const std::string& piece : pieces) ids.push_back(IdOfPiece(piece));
   if (ids.empty() || ids.back() != eos_id_) ids.push_back(eos_id_);
+  SIGLIP_RETURN_IF_ERROR(CheckIds(ids));
   return ids;
 }
 
 std::string SentencePieceTokenizer::Describe() const {
-  return absl::StrCat("SiglipTokenizer (SentencePiece, ", model_->num_pieces(),
-                      " pieces), T = ", text_length_, ", EOS ", eos_id_, ", PAD ", pad_id_,
-                      config_.do_lower_case ? "" : ", case kept");
+  return absl::StrCat("SiglipTokenizer (SentencePiece, ", model_->num_pieces(), " pieces), ",
+                      DescribeIds(), config_.do_lower_case ? "" : ", case kept");
 }
 
 }  // namespace siglip

@@ -3,50 +3,26 @@
 // transformers' SiglipTokenizer over spiece.model: the tokenizer of SigLIP 1.
 // Source: transformers 5.23.0 models/siglip/tokenization_siglip.py and tokenization_python.py.
 
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "text/added_tokens.h"
 #include "text/piece_model.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_config.h"
 
 namespace siglip {
-
-// A token that is found in the raw text, before anything else is done to it.
-struct AddedToken {
-  std::string content;
-  std::int64_t id = 0;
-  bool lstrip = true;  // white space next to it goes; true is SiglipTokenizer's own default
-  bool rstrip = true;
-  bool special = true;
-};
-
-// What tokenizer_config.json says, with the class defaults.
-struct SiglipTokenizerConfig {
-  std::string eos_token = "</s>";
-  std::string unk_token = "<unk>";
-  std::string pad_token = "</s>";
-  bool do_lower_case = true;
-  // 16 in one published file; 10^30 (no limit) in others, then the positions limit it.
-  std::int64_t model_max_length = 64;
-  // By id, as `added_tokens_decoder` lists them; the three above are added if they are not in it.
-  std::vector<AddedToken> added_tokens;
-};
-
-// What the file does not say is as in `defaults`. InvalidArgument names the key.
-absl::StatusOr<SiglipTokenizerConfig> ParseSiglipTokenizerConfig(std::string_view json,
-                                                                 const std::string& source,
-                                                                 SiglipTokenizerConfig defaults);
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   // `model` is the content of spiece.model; `source` names it in errors.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(std::string_view model,
                                                            const std::string& source,
-                                                           const SiglipTokenizerConfig& config,
+                                                           const TokenizerConfig& config,
                                                            std::int64_t max_position_embeddings,
                                                            std::int64_t vocab_size);
   absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const override;
@@ -58,16 +34,26 @@ class SentencePieceTokenizer final : public Tokenizer {
     const AddedToken* token = nullptr;
     std::u32string text;
   };
+  Part MakePart(std::u32string text) const;
 
+  bool IsPiece(const std::string& content) const;
+  // The id of the first token that is none of the pieces and has none from the files.
+  std::int64_t FirstNewId() const;
+  // Of config_.
+  absl::Status AddTokens(const std::string& source);
   std::vector<Part> SplitAtAddedTokens(std::u32string_view text) const;
+  void StripNextToTokens(std::vector<Part>& parts) const;
   // Appends the pieces of plain text.
-  void AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
+  absl::Status AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
   std::int64_t IdOfPiece(const std::string& piece) const;
 
   std::unique_ptr<PieceModel> model_;
-  SiglipTokenizerConfig config_;
-  AddedTokenMatcher matcher_;  // of config_.added_tokens, by index
-  std::map<std::string, std::int64_t, std::less<>> added_ids_;
+  TokenizerConfig config_;
+  std::vector<AddedToken> added_;                       // found in texts
+  AddedTokenMatcher matcher_;                           // of added_, by index
+  std::unordered_map<std::string, std::size_t> index_;  // of added_, by content
+  // Those with a name and the extra ones; what the files call special does not count.
+  std::unordered_set<std::string> special_;
   std::size_t unk_length_ = 0;  // pieces of encode(unk_token)
 };
 

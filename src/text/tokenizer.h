@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,9 @@
 #include "absl/status/statusor.h"
 
 namespace siglip {
+
+// Where ids are added to a short text, or taken from a long one.
+enum class TextSide { kRight, kLeft };
 
 // Thread-safe.
 class Tokenizer {
@@ -30,22 +34,41 @@ class Tokenizer {
   std::int64_t pad_id() const { return pad_id_; }
   std::int64_t eos_id() const { return eos_id_; }
 
-  // Exactly T ids: cut to T-1 and EOS, padded on the right. This is what the models were trained
-  // on. InvalidArgument with the byte offset if the text is not UTF-8. Never an error for empty
-  // text.
+  // Exactly T ids: cut to T-1 and EOS, padded, on the sides that the files say (published ones: the
+  // right). This is what the models were trained on. InvalidArgument with the byte offset if the
+  // text is not UTF-8. Never an error for empty text.
   absl::StatusOr<std::vector<std::int64_t>> Encode(std::string_view text) const;
 
   // The same ids without the padding, 1..T of them. For the validation table's no-padding row
   // alone.
   virtual absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const = 0;
 
-  // "SiglipTokenizer, sentencepiece, 32000 pieces", for `siglip inspect`.
+  // "SiglipTokenizer (SentencePiece, 32000 pieces), T = 64, EOS 1, PAD 1 on the right", for `siglip
+  // inspect`.
   virtual std::string Describe() const = 0;
 
  protected:
+  // Takes ids, or pieces, from the side of truncation until at most `room` are left.
+  template <class Id>
+  void Cut(std::size_t room, std::vector<Id>& ids) const {
+    if (ids.size() <= room) return;
+    const auto extra = static_cast<std::ptrdiff_t>(ids.size() - room);
+    const auto first = truncation_side_ == TextSide::kLeft ? ids.begin() : ids.end() - extra;
+    ids.erase(first, first + extra);
+  }
+  // T, EOS, PAD and the sides, as Describe ends.
+  std::string DescribeIds() const;
+  // The class gives new ids to special tokens that the vocabulary lacks; the text tower may have no
+  // embedding for them, which is an error if a text has one, and at load for EOS and PAD.
+  absl::Status CheckIds(std::span<const std::int64_t> ids) const;
+  absl::Status CheckEosAndPad(const std::string& source) const;
+
   std::int64_t text_length_ = 0;
   std::int64_t pad_id_ = 0;
   std::int64_t eos_id_ = 0;
+  std::int64_t vocab_size_ = 0;
+  TextSide padding_side_ = TextSide::kRight;
+  TextSide truncation_side_ = TextSide::kRight;
 };
 
 }  // namespace siglip

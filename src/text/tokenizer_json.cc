@@ -71,8 +71,8 @@ absl::Status ReadBool(const json& object, const char* key, const Place& place, b
   return place.At(key).Expected("true or false");
 }
 
-absl::StatusOr<JsonAddedToken> ReadAddedToken(const json& value, const Place& place) {
-  JsonAddedToken token;
+absl::StatusOr<AddedToken> ReadJsonAddedToken(const json& value, const Place& place) {
+  AddedToken token;
   const std::optional<std::string_view> content = FindText(value, "content");
   if (!content) return place.Expected("an object with \"content\"");
   token.content = *content;
@@ -80,9 +80,15 @@ absl::StatusOr<JsonAddedToken> ReadAddedToken(const json& value, const Place& pl
   bool single_word = false;
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "lstrip", place, token.lstrip));
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "rstrip", place, token.rstrip));
-  SIGLIP_RETURN_IF_ERROR(ReadBool(value, "normalized", place, token.normalized));
+  if (Find(value, "normalized")) {
+    SIGLIP_RETURN_IF_ERROR(ReadBool(value, "normalized", place, token.normalized.emplace()));
+  }
+  SIGLIP_RETURN_IF_ERROR(ReadBool(value, "special", place, token.special));
   SIGLIP_RETURN_IF_ERROR(ReadBool(value, "single_word", place, single_word));
   if (single_word) return place.At("single_word").Expected("false");
+  if (token.content.size() > kMaxAddedTokenBytes) {
+    return place.At("content").Expected(absl::StrCat("at most ", kMaxAddedTokenBytes, " bytes"));
+  }
   return token;
 }
 
@@ -167,15 +173,8 @@ absl::Status ReadModel(const json& root, const Place& place, BpeModel::Options& 
       return place.At("dropout").Expected("none");
     }
   }
-  options.byte_fallback = options.fuse_unk = false;  // defaults of the library
-  SIGLIP_RETURN_IF_ERROR(ReadBool(*model, "byte_fallback", place, options.byte_fallback));
-  SIGLIP_RETURN_IF_ERROR(ReadBool(*model, "fuse_unk", place, options.fuse_unk));
-  SIGLIP_RETURN_IF_ERROR(ReadBool(*model, "ignore_merges", place, options.ignore_merges));
-  if (Find(*model, "unk_token")) {
-    const std::optional<std::string_view> unk = FindText(*model, "unk_token");
-    if (!unk) return place.At("unk_token").Expected("a string");
-    options.unk_token = *unk;
-  }
+  // byte_fallback, fuse_unk, ignore_merges and unk_token are not read by the class, which has its
+  // own.
   const std::optional<json> vocabulary = Find(*model, "vocab");
   simdjson::dom::object pieces;
   if (!vocabulary || vocabulary->get(pieces) != simdjson::SUCCESS) {
@@ -228,32 +227,67 @@ absl::Status ReadPostProcessor(const json& root, const Place& place, TokenizerJs
   return absl::OkStatus();
 }
 
-}  // namespace
+// Of "padding" and "truncation" only the side counts: whether and how far is decided here.
+absl::Status ReadDirection(const json& root, const char* key, const std::string& source,
+                           std::optional<TextSide>& side) {
+  const std::optional<json> settings = Find(root, key);
+  if (!settings) return absl::OkStatus();
+  const auto direction = FindText(*settings, "direction");
+  if (direction != "Left" && direction != "Right") {
+    return Place(source, key).At("direction").Expected("Left or Right");
+  }
+  side = direction == "Left" ? TextSide::kLeft : TextSide::kRight;
+  return absl::OkStatus();
+}
 
-absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const std::string& source) {
+// Borrows from `parser`.
+absl::StatusOr<json> ParseRoot(std::string_view text, const std::string& source,
+                               simdjson::dom::parser& parser) {
   if (text.empty())
     return absl::InvalidArgumentError(source + ": expected a JSON object, got no bytes");
-  simdjson::dom::parser parser;
   json root;
   if (const auto error = parser.parse(text.data(), text.size()).get(root);
       error != simdjson::SUCCESS) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": ", simdjson::error_message(error)));
   }
   if (!root.is_object()) return absl::InvalidArgumentError(source + ": expected a JSON object");
+  return root;
+}
+
+absl::StatusOr<std::vector<AddedToken>> ReadJsonAddedTokens(const json& root,
+                                                            const std::string& source) {
+  const Place place(source, "added_tokens");
+  const auto added = FindArray(root, "added_tokens");
+  if (!added) return place.Expected("an array");
+  std::vector<AddedToken> tokens;
+  for (const json value : *added) {
+    SIGLIP_ASSIGN_OR_RETURN(AddedToken token, ReadJsonAddedToken(value, place.At(tokens.size())));
+    tokens.push_back(std::move(token));
+  }
+  return tokens;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<AddedToken>> ParseAddedTokensOfTokenizerJson(std::string_view text,
+                                                                        const std::string& source) {
+  simdjson::dom::parser parser;
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseRoot(text, source, parser));
+  return ReadJsonAddedTokens(root, source);
+}
+
+absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view text, const std::string& source) {
+  simdjson::dom::parser parser;
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ParseRoot(text, source, parser));
   TokenizerJson result;
   SIGLIP_RETURN_IF_ERROR(ReadModel(root, Place(source, "model"), result.model));
   SIGLIP_RETURN_IF_ERROR(CheckNormalizer(root, Place(source, "normalizer")));
   SIGLIP_RETURN_IF_ERROR(CheckPreTokenizer(root, Place(source, "pre_tokenizer")));
   SIGLIP_RETURN_IF_ERROR(ReadPostProcessor(root, Place(source, "post_processor"), result));
+  SIGLIP_RETURN_IF_ERROR(ReadDirection(root, "padding", source, result.padding_side));
+  SIGLIP_RETURN_IF_ERROR(ReadDirection(root, "truncation", source, result.truncation_side));
   if (Find(root, "added_tokens")) {
-    const Place place(source, "added_tokens");
-    const auto added = FindArray(root, "added_tokens");
-    if (!added) return place.Expected("an array");
-    for (const json value : *added) {
-      SIGLIP_ASSIGN_OR_RETURN(JsonAddedToken token,
-                              ReadAddedToken(value, place.At(result.added_tokens.size())));
-      result.added_tokens.push_back(std::move(token));
-    }
+    SIGLIP_ASSIGN_OR_RETURN(result.added_tokens, ReadJsonAddedTokens(root, source));
   }
   return result;
 }

@@ -9,9 +9,8 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   constexpr std::int64_t kVocabulary = 1000;
-  siglip::SiglipTokenizerConfig config;
-  config.eos_token = "<eos>";
-  config.pad_token = "<pad>";
+  static const siglip::TokenizerConfig config =
+      siglip::DefaultTokenizerConfig(siglip::TokenizerKind::kSiglip2);
   const std::string_view json(reinterpret_cast<const char*>(data), size);
   const auto tokenizer = siglip::GemmaTokenizer::Create(json, "fuzz", config, 16, kVocabulary);
   if (!tokenizer.ok()) return 0;

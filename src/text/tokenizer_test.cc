@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "base/file_map.h"
 
@@ -61,6 +62,48 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                                          "byte_fallback", "bpe", "plain_nfkc", "gemma",
                                          "gemma_variant"));
 
+// A copy of one of the goldens' folders in which the files of a case are written anew.
+std::string WriteCase(const nlohmann::json& one) {
+  const std::string folder = testing::TempDir() + "tokenizer_test_case";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(kGoldens + one["base"].get<std::string>(), folder);
+  for (const auto& [name, content] : one["files"].items()) {
+    const std::string path = folder + "/" + name;
+    if (content.is_null()) {
+      std::filesystem::remove(path);
+      continue;
+    }
+    nlohmann::json written = content;
+    if (name == "tokenizer.json" && std::filesystem::exists(path)) {
+      written = nlohmann::json::parse(*ReadFile(path, kMaxBytes));
+      written.merge_patch(content);
+    }
+    std::ofstream(path) << written;
+  }
+  return folder;
+}
+
+// tools/make_tokenizer_folder_goldens.py
+TEST(FolderGoldenTest, WhatTheFilesSayCountsAsInTransformers) {
+  const auto golden =
+      nlohmann::json::parse(*ReadFile(std::string(kGoldens) + "folders.json", kMaxBytes));
+  for (const nlohmann::json& one : golden["cases"]) {
+    SCOPED_TRACE(one["name"].get<std::string>());
+    const auto tokenizer =
+        Tokenizer::Open(WriteCase(one), golden["length"].get<std::int64_t>(), kVocabulary);
+    if (one["ids"].is_null()) {
+      EXPECT_FALSE(tokenizer.ok());
+      continue;
+    }
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    for (std::size_t i = 0; i < one["texts"].size(); ++i) {
+      const auto ids = (*tokenizer)->Encode(one["texts"][i].get<std::string>());
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_EQ(*ids, one["ids"][i].get<std::vector<std::int64_t>>()) << one["texts"][i];
+    }
+  }
+}
+
 class TokenizerTest : public testing::Test {
  protected:
   TokenizerTest() : tokenizer_(*Tokenizer::Open(std::string(kGoldens) + "bpe", 8, kVocabulary)) {}
@@ -103,6 +146,14 @@ class BrokenFolderTest : public testing::Test {
   const std::string folder_;
 };
 
+TEST_F(BrokenFolderTest, TheSideOfThePaddingIsDescribed) {
+  EXPECT_THAT((*Tokenizer::Open(folder_, 64, kVocabulary))->Describe(),
+              HasSubstr("PAD 1 on the right"));
+  Write("tokenizer_config.json", R"({"padding_side": "left", "truncation_side": "left"})");
+  EXPECT_THAT((*Tokenizer::Open(folder_, 64, kVocabulary))->Describe(),
+              HasSubstr("PAD 1 on the left, cut on the left"));
+}
+
 TEST_F(BrokenFolderTest, AnAbsentConfigHasTheClassDefaults) {
   std::filesystem::remove(folder_ + "/tokenizer_config.json");
   EXPECT_EQ(Error(), "opened");
@@ -116,14 +167,80 @@ TEST_F(BrokenFolderTest, WhatIsMissingOrDamagedIsNamed) {
 }
 
 TEST_F(BrokenFolderTest, AWrongConfigIsNamed) {
-  for (const char* config :
-       {"{", "[]", R"({"eos_token": 1})", R"({"do_lower_case": "no"})",
-        R"({"model_max_length": 0})", R"({"added_tokens_decoder": {"x": {}}})",
-        R"({"added_tokens_decoder": {"1": {"content": 2}}})", R"({"pad_token": "<nothing>"})",
-        R"({"added_tokens_decoder": {"5000": {"content": "<a>"}}})"}) {
+  const std::string twice =
+      R"({"added_tokens_decoder": {"7": {"content": "<a>"}, "8": {"content": "<a>"}}})";
+  for (const auto& [config, named] : std::vector<std::pair<std::string, std::string>>{
+           {"{", "not valid JSON at byte"},
+           {"[]", "expected a JSON object"},
+           {R"({"eos_token": 1})", "eos_token"},
+           {R"({"eos_token": null})", "eos_token"},
+           {R"({"eos_token": {"content": "</s>", "lstrip": 1}})", "lstrip"},
+           {R"({"do_lower_case": "no"})", "do_lower_case"},
+           {R"({"do_lower_case": null})", "do_lower_case"},
+           {R"({"model_max_length": 0})", "model_max_length"},
+           {R"({"sp_model_kwargs": {"enable_sampling": true}})", "sp_model_kwargs"},
+           {R"({"extra_special_tokens": "<a>"})", "extra_special_tokens"},
+           {R"({"extra_special_tokens": [1]})", "extra_special_tokens"},
+           {R"({"image_token": "<a>", "boi_token": "<b>"})", "\"boi_token\" and \"image_token\""},
+           {R"({"added_tokens_decoder": {"x": {"content": "<a>"}}})", "an id as key"},
+           {R"({"added_tokens_decoder": {"1": {"content": 2}}})", "\"content\""},
+           {R"({"added_tokens_decoder": {"7": {"content": "<a>", "single_word": true}}})",
+            "single_word"},
+           {R"({"added_tokens_decoder": {"5000": {"content": "<a>"}}})", "has id 5000"},
+           {R"({"added_tokens_decoder": {"7": {"content": ")" + std::string(1025, 'x') + "\"}}}",
+            "at most 1024 bytes"},
+           {twice, "is there twice"},
+           {std::string(100'000, '['), "nested deeper"},
+           {"{\"a\": \"\xff\"}", "not valid JSON at byte"}}) {
     Write("tokenizer_config.json", config);
-    EXPECT_NE(Error(), "opened") << config;
+    EXPECT_THAT(Error(), HasSubstr(named)) << config.substr(0, 100);
   }
+}
+
+TEST_F(BrokenFolderTest, WrongFilesBesideTheConfigAreNamed) {
+  Write("tokenizer_config.json", "{}");
+  for (const auto& [name, content] : std::vector<std::pair<std::string, std::string>>{
+           {"special_tokens_map.json", R"({"pad_token": 1})"},
+           {"special_tokens_map.json", "["},
+           {"added_tokens.json", R"({"<a>": -1})"},
+           {"added_tokens.json", R"({"<a>": "1"})"},
+           {"added_tokens.json", "[]"},
+           {"tokenizer.json", "{"},
+           {"tokenizer.json", R"({"added_tokens": [{"id": 1}]})"}}) {
+    Write(name, content);
+    EXPECT_THAT(Error(), HasSubstr(name)) << content;
+    std::filesystem::remove(folder_ + "/" + name);
+  }
+}
+
+// transformers fails where the embedding is looked up.
+TEST_F(BrokenFolderTest, ASpecialTokenPastTheTowersVocabularyIsAnErrorWhereItIsUsed) {
+  constexpr std::int64_t kPieces = 400;
+  Write("tokenizer_config.json", R"({"mask_token": "<nothing>"})");
+  const auto tokenizer = Tokenizer::Open(folder_, 64, kPieces);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_TRUE((*tokenizer)->Encode("a cat").ok());
+  EXPECT_THAT(std::string((*tokenizer)->Encode("a <nothing>").status().message()),
+              HasSubstr("id is 400, the text tower has a vocabulary of 400"));
+  Write("tokenizer_config.json", R"({"pad_token": "<nothing>"})");
+  EXPECT_THAT(std::string(Tokenizer::Open(folder_, 64, kPieces).status().message()),
+              HasSubstr("pad_token is none of its pieces, and would have id 400"));
+}
+
+// Sorted anew for each, or searched for each piece, these would take minutes.
+TEST_F(BrokenFolderTest, ManyAddedTokensTakeNoTimeOfTheirSquare) {
+  std::string tokens;
+  for (int i = 0; i < 200'000; ++i) {
+    tokens += (i > 0 ? ",\"" : "\"") + std::to_string(i) + R"(": {"content": "<)" +
+              std::to_string(i) + "\"}";
+  }
+  Write("tokenizer_config.json", R"({"added_tokens_decoder": {)" + tokens + "}}");
+  const auto tokenizer = Tokenizer::Open(folder_, 64, 1'000'000);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  std::string text;
+  for (int i = 0; i < 100'000; ++i) text += "<<7";
+  EXPECT_EQ((*tokenizer)->EncodeUnpadded("<123456")->at(0), 123456);
+  EXPECT_EQ((*tokenizer)->EncodeUnpadded(text)->size(), 64u);
 }
 
 // A copy of SigLIP 2's tokenizer.json in which one thing is replaced.
@@ -161,9 +278,21 @@ TEST_F(GemmaFolderTest, WhatGemmaHasNotIsRefusedByName) {
   EXPECT_THAT(ErrorWith("\"merges\": [", "\"merges\": [[\"a\"],"), HasSubstr("model.merges[0]"));
   EXPECT_THAT(ErrorWith("\"merges\": [", R"("merges": ["a qqqq",)"),
               HasSubstr("merge 0: \"qqqq\" is not in the vocabulary"));
-  EXPECT_THAT(ErrorWith(R"("unk_token": "<unk>")", R"("unk_token": "<what>")"),
-              HasSubstr("<what>"));
   EXPECT_THAT(ErrorWith("{", "["), HasSubstr("tokenizer.json"));
+  Write("tokenizer.json", json_);
+  Write("tokenizer_config.json", R"({"unk_token": "<what>"})");
+  EXPECT_THAT(Error(), HasSubstr("unk_token \"<what>\" is not in the vocabulary"));
+  Write("tokenizer_config.json", R"({"pad_token": ""})");
+  EXPECT_THAT(Error(), HasSubstr("expected EOS and PAD"));
+}
+
+TEST_F(GemmaFolderTest, ASpecialTokenPastTheTowersVocabularyIsAnErrorWhereItIsUsed) {
+  Write("tokenizer_config.json", R"({"mask_token": "<nothing>"})");
+  const auto tokenizer = Tokenizer::Open(folder_, 64, 1158);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_TRUE((*tokenizer)->Encode("a cat").ok());
+  EXPECT_THAT(std::string((*tokenizer)->Encode("a <nothing>").status().message()),
+              HasSubstr("id is 1158, the text tower has a vocabulary of 1158"));
 }
 
 TEST_F(GemmaFolderTest, ALowercaseNormalizerChangesNothing) {

@@ -12,6 +12,7 @@ nothing); cosine >= 0.999999 on well-conditioned weights; and the same bits what
 """
 
 import argparse
+import json
 import os
 import pathlib
 import random
@@ -82,12 +83,26 @@ def prepare(folder, config, paths):
 
 
 def token_ids(folder, config):
-    """Of TEXTS, as the models were trained: cut, and padded on the right."""
+    """Of TEXTS: cut, and padded on the side that the folder says."""
     siglip2 = not (folder / "spiece.model").exists()
     tokenizer = (transformers.Siglip2Tokenizer if siglip2 else transformers.SiglipTokenizer).from_pretrained(folder)
     length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
-    return tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt",
-                     padding_side="right")["input_ids"]
+    return tokenizer(TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt")["input_ids"]
+
+
+def say_sides(folder, padding, truncation):
+    """In tokenizer_config.json; None: nothing, and the class decides."""
+    path = folder / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text()), "padding_side": padding, "truncation_side": truncation}
+    path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+
+
+def nest_preprocessor(folder):
+    """As transformers 5's processors write it."""
+    path = folder / "preprocessor_config.json"
+    nested = {"image_processor": json.loads(path.read_text()), "processor_class": "SiglipProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    path.unlink()
 
 
 def reorder_channels(tower, order):
@@ -182,11 +197,17 @@ def compare_random(seed, isas):
         model = checkpoints.make_model(architecture, seed, outliers)
         settings = draw.choice(SETTINGS) | ({"max_num_patches": draw.choice([1, 5, 64, 100, 256])} if naflex else {})
         checkpoints.write(model, folder, dtype, shards, settings, length, siglip2=naflex)
+        sides = draw.choice(["right", "right", "left", None]), draw.choice([None, None, "left"])
+        say_sides(folder, *sides)
+        nested = draw.choice([False, True])
+        if nested:
+            nest_preprocessor(folder)
         if short:
             checkpoints.shorten_config(folder, key)
         vision, text = ({k: v for k, v in part.items()} for part in architecture)
         print(f"seed {seed}: vision {vision}\n  text {text}\n  model_max_length {length}, {len(list(folder.glob('*.safetensors')))} "
-              f"files, {'short config, ' + key if short else 'full config'}", flush=True)
+              f"files, {'short config, ' + key if short else 'full config'}, padding and truncation {sides}"
+              f"{', processor_config.json' if nested else ''}", flush=True)
         return compare(folder, f"seed {seed} {dtype} outliers {outliers}", isas, outliers)
 
 
