@@ -188,6 +188,8 @@ absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
     SIGLIP_ASSIGN_OR_RETURN(Warmup converted, FromWire(warmup));
     config.warmups.push_back(std::move(converted));
   }
+  const auto& specific = wire.version_policy().specific().versions();
+  config.version_policy_specific.assign(specific.begin(), specific.end());
   config.decoupled = wire.model_transaction_policy().decoupled();
   config.response_cache = wire.response_cache().enable();
   config.metric_tags = {wire.metric_tags().begin(), wire.metric_tags().end()};

@@ -87,6 +87,7 @@ struct ModelConfig {
   // Of nv_inference_first_response_histogram_ms; ascending. The default is Triton's.
   std::vector<double> response_bounds_ms = {100, 500, 2000, 5000};
   std::vector<std::int64_t> versions = {};  // of the repository; the built-in ones have {1}
+  std::vector<std::int64_t> version_policy_specific = {};  // none: every version may be served
 
   // Where it came from: the path of config.pbtxt, or "built-in". For errors.
   std::string source = {};

@@ -22,6 +22,19 @@ std::string VersionOf(const ModelConfig& config) {
   return absl::StrCat(*std::max_element(config.versions.begin(), config.versions.end()));
 }
 
+// Leaves the versions that may be served.
+absl::Status ApplyVersionPolicy(ModelConfig& config) {
+  const std::vector<std::int64_t>& kept = config.version_policy_specific;
+  if (kept.empty()) return absl::OkStatus();
+  std::erase_if(config.versions, [&kept](std::int64_t version) {
+    return std::find(kept.begin(), kept.end(), version) == kept.end();
+  });
+  if (!config.versions.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("at least one version must be available under the version policy of model '",
+                   config.name, "'"));
+}
+
 bool HasStep(const ModelConfig& config, const std::string& name) {
   return std::any_of(config.ensemble_steps.begin(), config.ensemble_steps.end(),
                      [&](const EnsembleStep& step) { return step.model_name == name; });
@@ -84,6 +97,7 @@ absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelC
       status = read.status();
     }
   }
+  if (status.ok()) status = ApplyVersionPolicy(*config);
   parts_.registry->Begin(name, config ? VersionOf(*config) : "");
   if (status.ok() && !under_way.insert(name).second) {
     status =

@@ -325,6 +325,18 @@ TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup: 'w' failed: cold"));
   config.warmups[0].batch_size = 9;
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.batch_size"));
+  config.warmups[0].inputs["X"].dims = {3};
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("'X': expected [2], got [3]"));
+}
+
+TEST_F(ServiceTest, OnlyVersionsOfThePolicyAreServed) {
+  ModelConfig config = FloatConfig();
+  config.versions = {1, 2, 5};
+  config.version_policy_specific = {7, 2, 1};
+  ASSERT_TRUE(Load({config}).ok());
+  EXPECT_EQ(Stats("m").version, "2");
+  config.version_policy_specific = {7};
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("at least one version must be"));
 }
 
 TEST_F(ServiceTest, AModelThatFailsToLoadEndsAllOrItselfAlone) {

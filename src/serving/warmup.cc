@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/aligned_buffer.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
@@ -75,6 +76,16 @@ absl::StatusOr<Buffer> MakeRow(const ModelConfig& config, const Warmup& warmup,
     return ConfigError(config, "model_warmup.inputs.data_type",
                        absl::StrCat("'", warmup.name, "': input '", tensor.name,
                                     "' has another data type than the model's input"));
+  }
+  const std::vector<std::int64_t>& dims = it->second.dims;
+  const bool same = std::equal(
+      dims.begin(), dims.end(), tensor.dims.begin(), tensor.dims.end(),
+      [](std::int64_t given, std::int64_t wanted) { return given == wanted || wanted == -1; });
+  if (!same) {
+    return ConfigError(
+        config, "model_warmup.inputs.dims",
+        absl::StrCat("'", warmup.name, "': input '", tensor.name, "': expected [",
+                     absl::StrJoin(tensor.dims, ","), "], got [", absl::StrJoin(dims, ","), "]"));
   }
   if (it->second.source == WarmupInput::Source::kFile) {
     return ReadFile(config, tensor, it->second.file);
