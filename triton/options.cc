@@ -1,11 +1,16 @@
 #include "triton/options.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 
 namespace siglip::triton {
@@ -25,16 +30,27 @@ absl::Status ReadInt(const std::string& name, const std::string& text, int least
 
 absl::Status Set(const std::string& name, const std::string& value, DeploymentsOptions& options) {
   ModelOptions& model = options.model;
-  if (name == "model") options.model_override = value;
-  if (name == "precision") model.precision = value;
-  if (name == "device") model.device = value;
-  if (name == "isa") model.isa = value;
-  if (name == "cache-dir") model.cache_dir = value;
+  const std::pair<const char*, std::string*> texts[] = {{"model", &options.model_override},
+                                                        {"precision", &model.precision},
+                                                        {"device", &model.device},
+                                                        {"isa", &model.isa},
+                                                        {"cache-dir", &model.cache_dir}};
+  for (const auto& [known, place] : texts) {
+    if (name != known) continue;
+    *place = value;
+    return absl::OkStatus();
+  }
   // The bounds are those of the command line.
   if (name == "threads") return ReadInt(name, value, 0, 1024, model.num_threads);
   if (name == "engine-batch-size") return ReadInt(name, value, 1, 1024, model.max_batch_size);
   if (name == "pillow") return ReadInt(name, value, 12, 13, model.pillow);
   if (name == "max-patches") return ReadInt(name, value, 0, 65536, model.max_patches);
+  // Triton's core gives every backend some names of its own.
+  constexpr std::string_view kOfTheCore[] = {"auto-complete-config", "backend-directory",
+                                             "default-max-batch-size", "min-compute-capability"};
+  if (std::find(std::begin(kOfTheCore), std::end(kOfTheCore), name) == std::end(kOfTheCore)) {
+    SIGLIP_LOG_WARN("backend config: no option is named \"{}\"", LogSafe(name));
+  }
   return absl::OkStatus();
 }
 
