@@ -324,6 +324,10 @@ def tiff_files():
     FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, z)
 
 
+def box(kind, body):
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
 def jp2_files():
     rgb = Image.fromarray(photo(31, 22))
     put("lossless.jp2", rgb, "JPEG2000")
@@ -337,6 +341,17 @@ def jp2_files():
     FILES["cut.jp2"] = whole[:-20]
     at = FILES["lossless.jp2"].index(b"colr") + 7
     FILES["sycc.jp2"] = FILES["lossless.jp2"][:at] + struct.pack(">I", 18) + FILES["lossless.jp2"][at + 4:]
+    whole = FILES["lossless.jp2"]
+    tiles_at = whole.index(b"\xff\x51") + 22
+    FILES["largest_tile.jp2"] = whole[:tiles_at] + b"\xff" * 8 + whole[tiles_at + 8:]
+    at = whole.index(b"jp2h") - 4
+    size = struct.unpack(">I", whole[at:at + 4])[0]
+    for name, body in [("resolution", box(b"resc", struct.pack(">HHHHBB", 1, 1, 1, 0, 255, 0))), ("empty_resolution", b""),
+                       ("short_resolution", box(b"resc", bytes(9))), ("cut_resolution", b"abc")]:
+        resolution = box(b"res ", body)
+        FILES[f"{name}.jp2"] = whole[:at] + struct.pack(">I", size + len(resolution)) + whole[at + 4:at + size] + resolution + whole[at + size:]
+    between = box(b"free", b"abcd")
+    FILES["free_box.jp2"] = whole[:at + size] + between + whole[at + size:]
 
 
 def avif_files():
