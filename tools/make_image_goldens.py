@@ -238,8 +238,11 @@ def webp_files():
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
-def tiff(width, height, tags, data, big=False, tiles=False):
-    """A TIFF of one strip (or the tags' own tiles), data at the end."""
+TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i"}
+
+
+def tiff(width, height, tags, data, big=False, tiles=False, absolute=False):
+    """A TIFF of one strip (or the tags' own tiles), data at the end; `absolute`: offsets count from the file's start."""
     e = ">" if big else "<"
     entries = {256: (4, [width]), 257: (4, [height]), 273: (4, [0]), 278: (4, [height]), 279: (4, [len(data)])}
     if tiles:
@@ -249,12 +252,13 @@ def tiff(width, height, tags, data, big=False, tiles=False):
     out_of_line = b""
     base = 8 + 2 + 12 * n + 4
     rows = b""
-    total = sum(len(v) * (2 if t == 3 else 4) for t, v in entries.values() if len(v) * (2 if t == 3 else 4) > 4)
+    sizes = [len(v) * struct.calcsize("=" + TIFF_FORMATS[t]) for t, v in entries.values()]
+    total = sum(size for size in sizes if size > 4)
     for tag in sorted(entries):
         kind, values = entries[tag]
-        if tag in (273, 324):
+        if tag in (273, 324) and not absolute:
             values = [v + base + total for v in values]
-        packed = struct.pack(f"{e}{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        packed = struct.pack(f"{e}{len(values)}{TIFF_FORMATS[kind]}", *values)
         if len(packed) > 4:
             where = base + len(out_of_line)
             out_of_line += packed
@@ -324,6 +328,30 @@ def tiff_files():
     FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, z)
 
 
+def odd_tiff_files():
+    """Metadata that Pillow computes with, and lists of offsets."""
+    rng = np.random.default_rng(8)
+    noise = lambda n: rng.integers(0, 256, n, np.uint8).tobytes()
+    grey = {258: [8], 262: [1]}
+    for name, tags in [("xmp_ascii", {700: (2, b"x\0")}), ("xmp_ascii_empty", {700: (2, b"\0")}), ("xmp_short", {700: (3, [7])}),
+                       ("xmp_short_and_orientation", {700: (3, [7]), 274: (3, [3])}), ("xmp_undefined", {700: (7, b'tiff:Orientation="6"')}),
+                       ("centimetre_text", {282: (2, b"72\0"), 296: (3, [3])}), ("centimetre_bytes", {283: (1, [72]), 296: (2, b"cm\0")}),
+                       ("inch_text", {282: (2, b"72\0"), 296: (3, [2])}), ("xmp_ascii_and_orientation", {700: (2, b"x\0"), 274: (3, [3])}),
+                       ("xmp_short_and_upright", {700: (3, [7]), 274: (3, [1])}), ("exif_negative", {34665: (9, [-8])}), ("gps_negative", {34853: (6, [-1])}),
+                       ("exif_bytes", {34665: (1, [200])})]:
+        FILES[f"{name}.tif"] = tiff(13, 5, {**grey, **tags}, noise(65))
+    # Offsets that go round the picture: of each strip the largest counts.
+    FILES["offsets_go_round.tif"] = tiff(13, 5, {**grey, 273: (4, [7, 90, 40, 3, 0, 60, 40, 90]), 278: (4, [3])}, noise(150))
+    FILES["offsets_of_bytes.tif"] = tiff(13, 5, {**grey, 273: (1, [9, 80, 200]), 278: (4, [3])}, noise(300), absolute=True)
+    FILES["negative_offset_covered.tif"] = tiff(13, 5, {**grey, 273: (9, [-5, 9, -7]), 278: (4, [6])}, noise(150), absolute=True)
+    FILES["negative_offset.tif"] = tiff(13, 5, {**grey, 273: (9, [-5, 9, 12]), 278: (4, [3])}, noise(150), absolute=True)
+    # Rows of the right tile are too short for its samples: an error that counts in the last tile alone.
+    short_rows = {258: [8], 262: [6], 284: [2], 322: [16], 323: [16]}
+    FILES["tile_error_first.tif"] = tiff(30, 9, {**short_rows, 324: (4, [20, 5])}, noise(300), tiles=True)
+    FILES["tile_error_last.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 20])}, noise(300), tiles=True)
+    FILES["tile_error_cut.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 300])}, noise(300), tiles=True)
+
+
 def box(kind, body):
     return struct.pack(">I", len(body) + 8) + kind + body
 
@@ -386,7 +414,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -108,6 +109,71 @@ TEST(Hostile, PacketsOfJpeg2000AreLimited) {
   const CodestreamSpec many = {.layers = 65535, .precincts = smallest};
   EXPECT_EQ(DecodeRgb(Codestream(many), kPillowMaxPixels).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+std::string Le(std::uint64_t value, int bytes) {
+  const std::string s = Be(value, bytes);
+  return std::string(s.rbegin(), s.rend());
+}
+
+struct TiffTag {
+  std::uint32_t tag;
+  std::uint32_t value;
+  std::uint32_t type = 4;
+  std::uint32_t count = 1;
+};
+
+// A TIFF of these tags alone; `rest` begins behind the directory, at 14 + 12 * tags.
+std::string Tiff(const std::vector<TiffTag>& tags, const std::string& rest) {
+  std::string s = std::string("II*\0", 4) + Le(8, 4) + Le(tags.size(), 2);
+  for (const TiffTag& tag : tags) {
+    s += Le(tag.tag, 2) + Le(tag.type, 2) + Le(tag.count, 4) + Le(tag.value, 4);
+  }
+  return s + Le(0, 4) + rest;
+}
+
+// Measured: 1,030 MB before the tile was left untouched; now what its data fill.
+TEST(Hostile, ATileOfTiffLargerThanThePictureIsClaimed) {
+  const auto tiled = [](std::uint32_t side) {
+    return Tiff({{256, 1},
+                 {257, 1},
+                 {258, 8},
+                 {259, 8},
+                 {262, 1},
+                 {322, side},
+                 {323, side},
+                 {324, 8},
+                 {325, 9}},
+                "");
+  };
+  EXPECT_LT(WorkingSet(tiled(16)), 32 << 20);
+  EXPECT_GE(WorkingSet(tiled(16384)), 256 << 20);
+  EXPECT_GE(WorkingSet(tiled(32752)), 1000 << 20);
+  EXPECT_GE(WorkingSet(tiled(0x7FFFFFF0)), 1 << 30);
+  EXPECT_LT(WorkingSet(tiled(0x7FFFFFF0)), (1 << 30) + (64 << 20));
+}
+
+// One pass over the list, and one over the picture: this took minutes.
+TEST(Hostile, OffsetsOfTiffThatGoRoundThePictureDrawItOnce) {
+  constexpr std::uint32_t kOffsets = 200'000;
+  constexpr std::uint32_t kSide = 1000;
+  std::string rest;
+  const std::uint32_t start = 14 + 12 * 8;
+  for (std::uint32_t i = 0; i < kOffsets; ++i) rest += Le(start + i, 4);
+  rest += std::string(kOffsets + kSide * kSide, '\x55');
+  const std::string bytes = Tiff({{256, kSide},
+                                  {257, kSide},
+                                  {258, 8},
+                                  {259, 1},
+                                  {262, 1},
+                                  {273, start, 4, kOffsets},
+                                  {277, 1},
+                                  {278, kSide - 1}},
+                                 rest);
+  EXPECT_LT(WorkingSet(bytes), 40 << 20);
+  EXPECT_TRUE(DecodeRgb(bytes, kPillowMaxPixels).ok());
+  // The first tile's rows all lie in this part of the file, the last one's do not.
+  EXPECT_FALSE(DecodeRgb(bytes.substr(0, start + kSide * (kSide - 1)), kPillowMaxPixels).ok());
 }
 
 }  // namespace
