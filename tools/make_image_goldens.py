@@ -105,6 +105,38 @@ def png_files():
             FILES[f"interlaced_d{depth}_c{color}_{w}x{h}.png"] = png(w, h, depth, color, [], interlace=1, data=zlib.compress(data))
 
 
+def odd_png_files():
+    """Text chunks named as Pillow's own notes, transparency without a palette."""
+    rng = np.random.default_rng(9)
+    rows = [rng.integers(0, 256, 24, np.uint8).tobytes() for _ in range(8)]
+    grey = [row[:8] for row in rows]
+    data = zlib.compress(b"".join(b"\0" + row for row in grey), 9)
+    passes = zlib.compress(b"".join(b"\0" + rng.integers(0, 256, n, np.uint8).tobytes() for n in [1, 1, 2, 2, 2, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8]))
+    text = lambda key, value=b"abc": png_chunk(b"tEXt", key + b"\0" + value)
+    palette = png_chunk(b"PLTE", bytes(range(48)))
+    FILES["text_interlace.png"] = png(8, 8, 8, 0, [], text(b"interlace"), data=passes)
+    FILES["text_interlace_empty.png"] = png(8, 8, 8, 0, [], text(b"interlace", b""), interlace=1, data=data)
+    FILES["text_interlace_compressed.png"] = png(8, 8, 8, 0, [], png_chunk(b"zTXt", b"interlace\0\0" + zlib.compress(b"x")), data=passes)
+    FILES["text_interlace_utf8.png"] = png(8, 8, 8, 0, [], png_chunk(b"iTXt", b"interlace\0\0\0\0\0x"), data=passes)
+    FILES["text_interlace_after.png"] = png(8, 8, 8, 0, [], data=data, tail=text(b"interlace"))
+    FILES["text_box.png"] = png(8, 8, 8, 0, [], text(b"bbox"), data=data)
+    frame = lambda n: png_chunk(b"fcTL", struct.pack(">IIIIIHHBB", n, 8, 8, 0, 0, 1, 1, 0, 0))
+    animation = png_chunk(b"acTL", struct.pack(">II", 1, 0))
+    FILES["text_box_and_frame.png"] = png(8, 8, 8, 0, [], text(b"bbox") + animation + frame(0), data=data)
+    # With a default image of its own a picture of one frame has two: what follows the next frame's head is not read.
+    broken = frame(1) + png_chunk(b"gAMA", b"")
+    FILES["text_default_image.png"] = png(8, 8, 8, 0, [], text(b"default_image") + animation + frame(0), data=data, tail=broken)
+    FILES["no_default_image.png"] = png(8, 8, 8, 0, [], animation + frame(0), data=data, tail=broken)
+    for name, color, depth in [("grey", 0, 8), ("palette", 3, 8), ("rgb", 2, 8), ("bilevel", 0, 1), ("grey16", 0, 16)]:
+        kind = rows if color == 2 else [row[:1] if depth == 1 else row[:2 * depth if depth == 16 else 8][:16] for row in rows]
+        FILES[f"text_transparency_{name}.png"] = png(8, 8, depth, color, kind, palette if color == 3 else b"", tail=text(b"transparency"))
+    FILES["text_transparency_then_trns.png"] = png(8, 8, 8, 0, grey, text(b"transparency") + png_chunk(b"tRNS", b"\0\7"))
+    for name, alphas in [("one", b"\xff\xff\0\xff"), ("line_feed", b"\0\n"), ("two", b"\0\0"), ("none", b"\xff\xff")]:
+        FILES[f"clear_entry_{name}_no_palette.png"] = png(8, 8, 8, 3, grey, png_chunk(b"tRNS", alphas))
+    FILES["clear_entry_after_no_palette.png"] = png(8, 8, 8, 3, grey, tail=png_chunk(b"tRNS", b"\0"))
+    FILES["clear_entry_one.png"] = png(8, 8, 8, 3, grey, palette + png_chunk(b"tRNS", b"\xff\0"))
+
+
 def jpeg_files():
     rgb = Image.fromarray(photo(45, 33))
     for s in range(3):
@@ -128,6 +160,42 @@ def jpeg_files():
     FILES["missing_end.jpg"] = baseline[:-2]
     FILES["two_components.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x03", b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x02")
     FILES["twelve_bit.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
+
+
+def exif(*entries):
+    """An Exif segment of one directory: (tag, type, count, 4 bytes of value or offset)."""
+    body = b"".join(struct.pack("<HHI", *e[:3]) + e[3].ljust(4, b"\0") for e in entries)
+    return jpeg_segment(0xE1, b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4))
+
+
+def jpeg_segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def odd_jpeg_files():
+    """Segments that make Pillow's plugin fail, and their neighbours that do not."""
+    whole = FILES["grey.jpg"]
+    FILES["second_frame_cut.jpg"] = whole[:-2] + b"\xff\xc0"
+    FILES["second_table_cut.jpg"] = whole[:-2] + b"\xff\xdb"
+    frame = whole.index(b"\xff\xc0")
+    profile = lambda body: jpeg_segment(0xE2, b"ICC_PROFILE\0" + body)
+    for name, extra in [("profile_empty", profile(b"")), ("profile_cut", profile(b"\1\2ab") + profile(b"\1")), ("profile_short", profile(b"\1\1"))]:
+        FILES[f"{name}.jpg"] = whole[:2] + extra + whole[2:]
+    FILES["profile_after_frame.jpg"] = whole[:frame + 13] + profile(b"") + whole[frame + 13:]
+    for size in (5, 6, 7):
+        FILES[f"photoshop_cut{size}.jpg"] = whole[:2] + jpeg_segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0"[:size]) + whole[2:]
+    block = b"8BIM\4\4\0\0" + struct.pack(">I", 1) + b"a\0"
+    FILES["photoshop_second_cut.jpg"] = whole[:2] + jpeg_segment(0xED, b"Photoshop 3.0\0" + block + b"8BIM\4\5") + whole[2:]
+    resolution = b"8BIM\3\xed\0\0" + struct.pack(">I", 4) + bytes(4)
+    FILES["photoshop_resolution_cut.jpg"] = whole[:2] + jpeg_segment(0xED, b"Photoshop 3.0\0" + resolution + b"8BIM\4\5") + whole[2:]
+    assert whole[2:4] == b"\xff\xe0" and whole[13] == 0  # JFIF without a unit
+    unit = (0x128, 3, 1, b"\2\0")
+    for name, entries in [("byte", [(0x11A, 1, 1, b"5"), unit]), ("two_bytes", [(0x11A, 1, 2, b"51"), unit]), ("digit", [(0x11A, 2, 2, b"5\0"), unit]),
+                          ("letter", [(0x11A, 2, 2, b"x\0"), unit]), ("no_text", [(0x11A, 2, 1, b"\0"), unit]), ("no_unit", [(0x11A, 1, 1, b"5")])]:
+        FILES[f"resolution_{name}.jpg"] = whole[:2] + exif(*entries) + whole[2:]
+    FILES["resolution_byte_and_jfif.jpg"] = whole[:13] + b"\1" + whole[14:20] + exif((0x11A, 1, 1, b"5"), unit) + whole[20:]
+    halves = exif((0x11A, 1, 1, b"5"), unit)[4:]
+    FILES["resolution_in_two_segments.jpg"] = whole[:2] + jpeg_segment(0xE1, halves[:20]) + jpeg_segment(0xE1, halves[:6] + halves[20:]) + whole[2:]
 
 
 def gif_files():
@@ -414,7 +482,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, odd_tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, odd_png_files, jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

@@ -643,16 +643,8 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   return Oriented(std::move(image), layout.orientation);
 }
 
-bool Accepts(std::string_view bytes) {
-  static constexpr std::string_view kPrefixes[] = {
-      std::string_view("MM\0*", 4), std::string_view("II*\0", 4), std::string_view("MM*\0", 4),
-      std::string_view("II\0*", 4), std::string_view("MM\0+", 4), std::string_view("II+\0", 4)};
-  return std::find(std::begin(kPrefixes), std::end(kPrefixes), bytes.substr(0, 4)) !=
-         std::end(kPrefixes);
-}
-
 }  // namespace
 
-const Codec kTiffCodec = {kFormat, Accepts, ReadHeader, Decode};
+const Codec kTiffCodec = {kFormat, IsTiff, ReadHeader, Decode};
 
 }  // namespace siglip

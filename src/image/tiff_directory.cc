@@ -119,6 +119,13 @@ class Directory {
     return directory;
   }
 
+  // The first directory of Exif data, wherever it is. REQUIRES: 8 bytes, not BigTIFF.
+  static Directory ReadExif(std::string_view exif) {
+    Directory directory;
+    directory.is_big_endian_ = exif[0] == 'M';
+    return directory.At(exif, directory.U32(exif, 4));
+  }
+
   bool is_big_endian() const { return is_big_endian_; }
   std::uint64_t offset() const { return offset_; }
   bool Has(std::uint32_t tag) const { return entries_.count(tag) != 0; }
@@ -695,6 +702,27 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   }
   SIGLIP_RETURN_IF_ERROR(ReadColorMap(directory, layout));
   return layout;
+}
+
+bool IsTiff(std::string_view bytes) {
+  static constexpr std::string_view kPrefixes[] = {
+      std::string_view("MM\0*", 4), std::string_view("II*\0", 4), std::string_view("MM*\0", 4),
+      std::string_view("II\0*", 4), std::string_view("MM\0+", 4), std::string_view("II+\0", 4)};
+  return std::find(std::begin(kPrefixes), std::end(kPrefixes), bytes.substr(0, 4)) !=
+         std::end(kPrefixes);
+}
+
+bool ExifResolutionIsCut(std::string_view exif) {
+  if (!IsTiff(exif) || exif.size() < 8 || exif[2] == 43) return false;
+  const Directory directory = Directory::ReadExif(exif);
+  const Entry* resolution = directory.Find(kXResolution);
+  if (resolution == nullptr || !directory.Has(kResolutionUnit)) return false;
+  std::string_view s = resolution->data;
+  if (resolution->type == kAsciiType) {
+    if (s.back() == '\0') s.remove_suffix(1);
+    return s.empty() || (s.size() == 1 && s[0] >= '0' && s[0] <= '9');
+  }
+  return IsText(resolution->type) && s.size() == 1;
 }
 
 }  // namespace siglip

@@ -1,7 +1,8 @@
 #pragma once
 
 // The first directory of a TIFF as Pillow's TiffImagePlugin.py understands it: which mode, which
-// stored layout, which decoder. Private to decode_tiff.cc.
+// stored layout, which decoder. Private to decode_tiff.cc
+// and jpeg_header.cc.
 
 #include "image/convert_rgb.h"
 
@@ -59,5 +60,12 @@ struct TiffLayout {
 
 // The layout borrows `bytes`.
 absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes);
+
+// What a TIFF file starts with to Pillow.
+bool IsTiff(std::string_view bytes);
+
+// Whether Pillow's JPEG plugin fails with an IndexError at the resolution in these Exif data, which
+// are a TIFF file: it takes any tag for a numerator and a denominator.
+bool ExifResolutionIsCut(std::string_view exif);
 
 }  // namespace siglip
