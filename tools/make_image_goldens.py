@@ -285,6 +285,8 @@ def pnm_files():
     FILES["p6_7.ppm"] = b"P6 9 8 7\n" + noise(216)
     FILES["pf.pfm"] = b"Pf 5 4 -1.0\n" + np.array([-3, 0, .9, 1, 254.9, 255, 300, np.nan, np.inf, -np.inf] * 2, "<f4").tobytes()
     FILES["pf_big.pfm"] = b"Pf 5 4 1.0\n" + np.linspace(-10, 300, 20).astype(">f4").tobytes()
+    for name, scale in [("underscore", b"-1_0.5"), ("underscores", b"1__0"), ("last_underscore", b"1_"), ("hexadecimal", b"0x10")]:
+        FILES[f"pf_{name}.pfm"] = b"Pf 2 2 " + scale + b"\n" + np.array([1, 2, 300, 4], "<f4").tobytes()
     FILES["cmyk.ppm"] = b"PyCMYK 5 4 255\n" + noise(80)
     FILES["cut.ppm"] = b"P6 9 8 255\n" + noise(215)
     FILES["zero_max.pgm"] = b"P5 9 8 0\n" + noise(72)
@@ -303,6 +305,11 @@ def webp_files():
     frames = [Image.fromarray(photo(20, 18, 4, seed=i), "RGBA") for i in range(3)]
     put("animated.webp", frames[0], "WEBP", save_all=True, append_images=frames[1:], background=(9, 8, 7, 255))
     FILES["cut.webp"] = whole[:-1]
+    with_profile = put("profile.webp", rgb, "WEBP", icc_profile=bytes(10))
+    for size in (9, 12):
+        body = with_profile[20:30][:size].ljust(size + size % 2, b"\0")
+        body = b"WEBPVP8X" + struct.pack("<I", size) + body + with_profile[30:]
+        FILES[f"head_of_{size}_bytes.webp"] = b"RIFF" + struct.pack("<I", len(body)) + body
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
