@@ -415,6 +415,13 @@ def odd_tiff_files():
                        ("xmp_short_and_upright", {700: (3, [7]), 274: (3, [1])}), ("exif_negative", {34665: (9, [-8])}), ("gps_negative", {34853: (6, [-1])}),
                        ("exif_bytes", {34665: (1, [200])})]:
         FILES[f"{name}.tif"] = tiff(13, 5, {**grey, **tags}, noise(65))
+    # Of planes the raw mode is its first letter: native numbers.
+    for name, bits, kind, data in [("int32", 32, 2, np.arange(-20, 500, 8, dtype="<i4")), ("int16", 16, 2, np.arange(-20, 500, 8, dtype="<i2")),
+                                   ("float32", 32, 3, np.arange(-20, 500, 8, dtype="<f4")), ("uint16", 16, 1, np.arange(0, 520, 8, dtype="<u2"))]:
+        FILES[f"planar_{name}.tif"] = tiff(13, 5, {258: [bits], 262: [1], 284: [2], 339: [kind]}, data.tobytes() + bytes(130))
+    packed = zlib.compress(noise(65))
+    for offsets, sizes in [(5, 5), (5, 4), (1, 5), (4, 1)]:
+        FILES[f"deflate_{offsets}_offsets_{sizes}_sizes.tif"] = tiff(13, 5, {**grey, 259: [8], 273: (4, [0] * offsets), 279: (4, [len(packed)] * sizes)}, packed)
     # Offsets that go round the picture: of each strip the largest counts.
     FILES["offsets_go_round.tif"] = tiff(13, 5, {**grey, 273: (4, [7, 90, 40, 3, 0, 60, 40, 90]), 278: (4, [3])}, noise(150))
     FILES["offsets_of_bytes.tif"] = tiff(13, 5, {**grey, 273: (1, [9, 80, 200]), 278: (4, [3])}, noise(300), absolute=True)
@@ -465,6 +472,11 @@ def avif_files():
     put("l.avif", rgb.convert("L"), "AVIF", speed=10)
     whole = put("alpha.avif", Image.fromarray(photo(31, 22, 4), "RGBA"), "AVIF", speed=10)
     FILES["cut.avif"] = whole[:-1]
+    whole = put("exif.avif", rgb, "AVIF", speed=10, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    at = whole.index(b"Exif\0\0MM")  # 4 bytes before it say where its TIFF header is
+    FILES["exif_wrong_offset.avif"] = whole[:at - 1] + b"\0" + whole[at:]
+    FILES["exif_no_header.avif"] = whole[:at + 6] + b"XX" + whole[at + 8:]
+    FILES["exif_junk_before.avif"] = whole[:at] + b"Axif" + whole[at + 4:]
 
 
 def verdict(name, data):

@@ -544,6 +544,7 @@ absl::StatusOr<Unpacker> ChooseUnpacker(TIFF* tiff, const MemoryFile& file,
 }
 
 absl::StatusOr<RgbImage> DecodeCompressed(std::string_view bytes, const TiffLayout& layout) {
+  if (layout.has_odd_counts) return BadImage(kFormat, "offsets and sizes of unlike numbers");
   MemoryFile file;
   file.bytes = bytes;
   const TiffHandle tiff = OpenTiff(file);

@@ -141,12 +141,8 @@ absl::Status CheckProfile(Metadata& metadata) {
 // The resolution comes from Exif if JFIF has none.
 absl::Status CheckExif(const Metadata& metadata) {
   if (metadata.has_dpi || !metadata.exif) return absl::OkStatus();
-  std::string_view exif = *metadata.exif;
-  for (int i = 0; i < 2 && exif.substr(0, kExif.size()) == kExif; ++i) {
-    exif.remove_prefix(kExif.size());
-  }
-  return ExifResolutionIsCut(exif) ? BadImage(kFormat, "the Exif resolution is cut")
-                                   : absl::OkStatus();
+  return ExifResolutionIsCut(*metadata.exif) ? BadImage(kFormat, "the Exif resolution is cut")
+                                             : absl::OkStatus();
 }
 
 // One marker segment. Returns an error where the plugin raises one.

@@ -35,6 +35,7 @@ enum Tag : std::uint32_t {
   kOrientation = 274,
   kSamplesPerPixel = 277,
   kRowsPerStrip = 278,
+  kStripByteCounts = 279,
   kXResolution = 282,
   kYResolution = 283,
   kPlanarConfiguration = 284,
@@ -43,6 +44,7 @@ enum Tag : std::uint32_t {
   kTileWidth = 322,
   kTileLength = 323,
   kTileOffsets = 324,
+  kTileByteCounts = 325,
   kExtraSamples = 338,
   kSampleFormat = 339,
   kXmp = 700,
@@ -132,6 +134,12 @@ class Directory {
   const Entry* Find(std::uint32_t tag) const {
     const auto it = entries_.find(tag);
     return it == entries_.end() ? nullptr : &it->second;
+  }
+
+  // The number of values that a tag declares, though its data may be unreadable; 0 if it is absent.
+  std::uint64_t DeclaredCount(std::uint32_t tag) const {
+    const auto it = counts_.find(tag);
+    return it == counts_.end() ? 0 : it->second;
   }
 
   // Empty for a tag that is absent or holds no integers.
@@ -269,6 +277,7 @@ class Directory {
     const std::uint64_t unit = UnitSize(entry.type);
     if (Has(tag) || unit == 0) return true;
     const std::uint64_t count = is_big_tiff_ ? U64(s, 4) : U32(s, 4);
+    counts_.try_emplace(tag, count);
     const std::string_view in_line = s.substr(is_big_tiff_ ? 12 : 8);
     std::uint64_t size = 0;
     if (__builtin_mul_overflow(count, unit, &size)) return true;
@@ -294,6 +303,7 @@ class Directory {
   std::uint64_t offset_ = 0;
   std::uint64_t next_ = 0;
   std::map<std::uint32_t, Entry> entries_;
+  std::map<std::uint32_t, std::uint64_t> counts_;
 };
 
 // One row of the plugin's OPEN_INFO. endian: I, M or * for both. Extra samples: the first as given,
@@ -597,6 +607,18 @@ absl::Status ReadTiles(const Directory& directory, TiffLayout& layout) {
   return absl::OkStatus();
 }
 
+// libtiff 4.7 (Pillow's) keeps lists of up to 4 entries apart from longer ones, and refuses a file
+// whose offsets and sizes are not kept alike; 4.5 reads it.
+bool HasOddCounts(const Directory& directory) {
+  constexpr std::uint64_t kShortList = 4;
+  const auto declared = [&directory](std::uint32_t tiles, std::uint32_t strips) {
+    return std::max(directory.DeclaredCount(tiles), directory.DeclaredCount(strips));
+  };
+  const std::uint64_t offsets = declared(kTileOffsets, kStripOffsets);
+  const std::uint64_t sizes = declared(kTileByteCounts, kStripByteCounts);
+  return (offsets > kShortList) != (sizes > kShortList);
+}
+
 absl::Status ReadColorMap(const Directory& directory, TiffLayout& layout) {
   if (layout.mode != "P" && layout.mode != "PA") return absl::OkStatus();
   if (!directory.Has(kColorMap)) return BadImage(kFormat, "palette image without a colour map");
@@ -695,6 +717,7 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   }
   if (layout.uses_libtiff) {
     AdjustForLibtiff(key, compression, layout);
+    layout.has_odd_counts = HasOddCounts(directory);
     layout.tile_width = directory.Value(kTileWidth, 0).value_or(0);
     layout.tile_height = directory.Value(kTileLength, 0).value_or(0);
   } else {
@@ -712,8 +735,26 @@ bool IsTiff(std::string_view bytes) {
          std::end(kPrefixes);
 }
 
+namespace {
+
+std::string_view WithoutExifPrefix(std::string_view bytes) {
+  constexpr std::string_view kPrefix("Exif\0\0", 6);
+  for (int i = 0; i < 2 && bytes.substr(0, kPrefix.size()) == kPrefix; ++i) {
+    bytes.remove_prefix(kPrefix.size());
+  }
+  return bytes;
+}
+
+}  // namespace
+
+bool IsExif(std::string_view bytes) {
+  const std::string_view tiff = WithoutExifPrefix(bytes);
+  return IsTiff(tiff) && tiff.size() >= 8 && tiff[2] != 43;
+}
+
 bool ExifResolutionIsCut(std::string_view exif) {
-  if (!IsTiff(exif) || exif.size() < 8 || exif[2] == 43) return false;
+  if (!IsExif(exif)) return false;
+  exif = WithoutExifPrefix(exif);
   const Directory directory = Directory::ReadExif(exif);
   const Entry* resolution = directory.Find(kXResolution);
   if (resolution == nullptr || !directory.Has(kResolutionUnit)) return false;

@@ -1,8 +1,8 @@
 #pragma once
 
 // The first directory of a TIFF as Pillow's TiffImagePlugin.py understands it: which mode, which
-// stored layout, which decoder. Private to decode_tiff.cc
-// and jpeg_header.cc.
+// stored layout, which decoder. Private to decode_tiff.cc,
+// and what jpeg_header.cc and decode_avif.cc need to know of Exif.
 
 #include "image/convert_rgb.h"
 
@@ -53,7 +53,8 @@ struct TiffLayout {
   std::int64_t tile_width = 0;
   std::int64_t tile_height = 0;
   std::int64_t bits_per_pixel = 0;
-  int bands_in_key = 1;  // Pillow's bps_count
+  int bands_in_key = 1;         // Pillow's bps_count
+  bool has_odd_counts = false;  // of a compressed file: see HasOddCounts
   Palette palette;
   std::int64_t list_bytes = 0;  // what reading the other lists of the directory takes
 };
@@ -64,8 +65,11 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes);
 // What a TIFF file starts with to Pillow.
 bool IsTiff(std::string_view bytes);
 
-// Whether Pillow's JPEG plugin fails with an IndexError at the resolution in these Exif data, which
-// are a TIFF file: it takes any tag for a numerator and a denominator.
+// Whether Pillow reads Exif data: a TIFF header of 8 bytes, "Exif\\0\\0" up to twice before it.
+bool IsExif(std::string_view bytes);
+
+// Whether Pillow's JPEG plugin fails with an IndexError at the resolution in these Exif data: it
+// takes any tag for a numerator and a denominator.
 bool ExifResolutionIsCut(std::string_view exif);
 
 }  // namespace siglip

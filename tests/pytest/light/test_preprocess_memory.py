@@ -74,7 +74,14 @@ def behind_a_free_box(stream):
     return box[:at] + struct.pack(">I", 12) + b"freeabcd" + struct.pack(">I", len(stream) + 8) + b"jp2c" + stream
 
 
+def avif_of_a_larger_frame():
+    data = bytearray(save(Image.new("RGB", (8192, 8192), (10, 200, 30)), "AVIF", speed=10, max_threads=1))
+    struct.pack_into(">II", data, data.index(b"ispe") + 8, 16, 16)
+    return bytes(data)
+
+
 FILES = {
+    "AVIF, a frame larger than declared": avif_of_a_larger_frame,
     "JPEG 2000, tiles of one pixel": lambda: codestream(255, 1, components=4, tile_parts=255 * 255),
     "JPEG 2000, precincts of one pixel": lambda: codestream(700, 700, precincts=b"\0"),
     "JPEG 2000, precincts of two pixels": lambda: codestream(700, 700, precincts=b"\0\x11\x11"),
