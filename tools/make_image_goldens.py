@@ -105,6 +105,38 @@ def png_files():
             FILES[f"interlaced_d{depth}_c{color}_{w}x{h}.png"] = png(w, h, depth, color, [], interlace=1, data=zlib.compress(data))
 
 
+def odd_png_files():
+    """Text chunks named as Pillow's own notes, transparency without a palette."""
+    rng = np.random.default_rng(9)
+    rows = [rng.integers(0, 256, 24, np.uint8).tobytes() for _ in range(8)]
+    grey = [row[:8] for row in rows]
+    data = zlib.compress(b"".join(b"\0" + row for row in grey), 9)
+    passes = zlib.compress(b"".join(b"\0" + rng.integers(0, 256, n, np.uint8).tobytes() for n in [1, 1, 2, 2, 2, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8]))
+    text = lambda key, value=b"abc": png_chunk(b"tEXt", key + b"\0" + value)
+    palette = png_chunk(b"PLTE", bytes(range(48)))
+    FILES["text_interlace.png"] = png(8, 8, 8, 0, [], text(b"interlace"), data=passes)
+    FILES["text_interlace_empty.png"] = png(8, 8, 8, 0, [], text(b"interlace", b""), interlace=1, data=data)
+    FILES["text_interlace_compressed.png"] = png(8, 8, 8, 0, [], png_chunk(b"zTXt", b"interlace\0\0" + zlib.compress(b"x")), data=passes)
+    FILES["text_interlace_utf8.png"] = png(8, 8, 8, 0, [], png_chunk(b"iTXt", b"interlace\0\0\0\0\0x"), data=passes)
+    FILES["text_interlace_after.png"] = png(8, 8, 8, 0, [], data=data, tail=text(b"interlace"))
+    FILES["text_box.png"] = png(8, 8, 8, 0, [], text(b"bbox"), data=data)
+    frame = lambda n: png_chunk(b"fcTL", struct.pack(">IIIIIHHBB", n, 8, 8, 0, 0, 1, 1, 0, 0))
+    animation = png_chunk(b"acTL", struct.pack(">II", 1, 0))
+    FILES["text_box_and_frame.png"] = png(8, 8, 8, 0, [], text(b"bbox") + animation + frame(0), data=data)
+    # With a default image of its own a picture of one frame has two: what follows the next frame's head is not read.
+    broken = frame(1) + png_chunk(b"gAMA", b"")
+    FILES["text_default_image.png"] = png(8, 8, 8, 0, [], text(b"default_image") + animation + frame(0), data=data, tail=broken)
+    FILES["no_default_image.png"] = png(8, 8, 8, 0, [], animation + frame(0), data=data, tail=broken)
+    for name, color, depth in [("grey", 0, 8), ("palette", 3, 8), ("rgb", 2, 8), ("bilevel", 0, 1), ("grey16", 0, 16)]:
+        kind = rows if color == 2 else [row[:1] if depth == 1 else row[:2 * depth if depth == 16 else 8][:16] for row in rows]
+        FILES[f"text_transparency_{name}.png"] = png(8, 8, depth, color, kind, palette if color == 3 else b"", tail=text(b"transparency"))
+    FILES["text_transparency_then_trns.png"] = png(8, 8, 8, 0, grey, text(b"transparency") + png_chunk(b"tRNS", b"\0\7"))
+    for name, alphas in [("one", b"\xff\xff\0\xff"), ("line_feed", b"\0\n"), ("two", b"\0\0"), ("none", b"\xff\xff")]:
+        FILES[f"clear_entry_{name}_no_palette.png"] = png(8, 8, 8, 3, grey, png_chunk(b"tRNS", alphas))
+    FILES["clear_entry_after_no_palette.png"] = png(8, 8, 8, 3, grey, tail=png_chunk(b"tRNS", b"\0"))
+    FILES["clear_entry_one.png"] = png(8, 8, 8, 3, grey, palette + png_chunk(b"tRNS", b"\xff\0"))
+
+
 def jpeg_files():
     rgb = Image.fromarray(photo(45, 33))
     for s in range(3):
@@ -128,6 +160,42 @@ def jpeg_files():
     FILES["missing_end.jpg"] = baseline[:-2]
     FILES["two_components.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x03", b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x02")
     FILES["twelve_bit.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
+
+
+def exif(*entries):
+    """An Exif segment of one directory: (tag, type, count, 4 bytes of value or offset)."""
+    body = b"".join(struct.pack("<HHI", *e[:3]) + e[3].ljust(4, b"\0") for e in entries)
+    return jpeg_segment(0xE1, b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4))
+
+
+def jpeg_segment(marker, body):
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def odd_jpeg_files():
+    """Segments that make Pillow's plugin fail, and their neighbours that do not."""
+    whole = FILES["grey.jpg"]
+    FILES["second_frame_cut.jpg"] = whole[:-2] + b"\xff\xc0"
+    FILES["second_table_cut.jpg"] = whole[:-2] + b"\xff\xdb"
+    frame = whole.index(b"\xff\xc0")
+    profile = lambda body: jpeg_segment(0xE2, b"ICC_PROFILE\0" + body)
+    for name, extra in [("profile_empty", profile(b"")), ("profile_cut", profile(b"\1\2ab") + profile(b"\1")), ("profile_short", profile(b"\1\1"))]:
+        FILES[f"{name}.jpg"] = whole[:2] + extra + whole[2:]
+    FILES["profile_after_frame.jpg"] = whole[:frame + 13] + profile(b"") + whole[frame + 13:]
+    for size in (5, 6, 7):
+        FILES[f"photoshop_cut{size}.jpg"] = whole[:2] + jpeg_segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0"[:size]) + whole[2:]
+    block = b"8BIM\4\4\0\0" + struct.pack(">I", 1) + b"a\0"
+    FILES["photoshop_second_cut.jpg"] = whole[:2] + jpeg_segment(0xED, b"Photoshop 3.0\0" + block + b"8BIM\4\5") + whole[2:]
+    resolution = b"8BIM\3\xed\0\0" + struct.pack(">I", 4) + bytes(4)
+    FILES["photoshop_resolution_cut.jpg"] = whole[:2] + jpeg_segment(0xED, b"Photoshop 3.0\0" + resolution + b"8BIM\4\5") + whole[2:]
+    assert whole[2:4] == b"\xff\xe0" and whole[13] == 0  # JFIF without a unit
+    unit = (0x128, 3, 1, b"\2\0")
+    for name, entries in [("byte", [(0x11A, 1, 1, b"5"), unit]), ("two_bytes", [(0x11A, 1, 2, b"51"), unit]), ("digit", [(0x11A, 2, 2, b"5\0"), unit]),
+                          ("letter", [(0x11A, 2, 2, b"x\0"), unit]), ("no_text", [(0x11A, 2, 1, b"\0"), unit]), ("no_unit", [(0x11A, 1, 1, b"5")])]:
+        FILES[f"resolution_{name}.jpg"] = whole[:2] + exif(*entries) + whole[2:]
+    FILES["resolution_byte_and_jfif.jpg"] = whole[:13] + b"\1" + whole[14:20] + exif((0x11A, 1, 1, b"5"), unit) + whole[20:]
+    halves = exif((0x11A, 1, 1, b"5"), unit)[4:]
+    FILES["resolution_in_two_segments.jpg"] = whole[:2] + jpeg_segment(0xE1, halves[:20]) + jpeg_segment(0xE1, halves[:6] + halves[20:]) + whole[2:]
 
 
 def gif_files():
@@ -217,6 +285,8 @@ def pnm_files():
     FILES["p6_7.ppm"] = b"P6 9 8 7\n" + noise(216)
     FILES["pf.pfm"] = b"Pf 5 4 -1.0\n" + np.array([-3, 0, .9, 1, 254.9, 255, 300, np.nan, np.inf, -np.inf] * 2, "<f4").tobytes()
     FILES["pf_big.pfm"] = b"Pf 5 4 1.0\n" + np.linspace(-10, 300, 20).astype(">f4").tobytes()
+    for name, scale in [("underscore", b"-1_0.5"), ("underscores", b"1__0"), ("last_underscore", b"1_"), ("hexadecimal", b"0x10")]:
+        FILES[f"pf_{name}.pfm"] = b"Pf 2 2 " + scale + b"\n" + np.array([1, 2, 300, 4], "<f4").tobytes()
     FILES["cmyk.ppm"] = b"PyCMYK 5 4 255\n" + noise(80)
     FILES["cut.ppm"] = b"P6 9 8 255\n" + noise(215)
     FILES["zero_max.pgm"] = b"P5 9 8 0\n" + noise(72)
@@ -235,11 +305,19 @@ def webp_files():
     frames = [Image.fromarray(photo(20, 18, 4, seed=i), "RGBA") for i in range(3)]
     put("animated.webp", frames[0], "WEBP", save_all=True, append_images=frames[1:], background=(9, 8, 7, 255))
     FILES["cut.webp"] = whole[:-1]
+    with_profile = put("profile.webp", rgb, "WEBP", icc_profile=bytes(10))
+    for size in (9, 12):
+        body = with_profile[20:30][:size].ljust(size + size % 2, b"\0")
+        body = b"WEBPVP8X" + struct.pack("<I", size) + body + with_profile[30:]
+        FILES[f"head_of_{size}_bytes.webp"] = b"RIFF" + struct.pack("<I", len(body)) + body
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
-def tiff(width, height, tags, data, big=False, tiles=False):
-    """A TIFF of one strip (or the tags' own tiles), data at the end."""
+TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i"}
+
+
+def tiff(width, height, tags, data, big=False, tiles=False, absolute=False):
+    """A TIFF of one strip (or the tags' own tiles), data at the end; `absolute`: offsets count from the file's start."""
     e = ">" if big else "<"
     entries = {256: (4, [width]), 257: (4, [height]), 273: (4, [0]), 278: (4, [height]), 279: (4, [len(data)])}
     if tiles:
@@ -249,12 +327,13 @@ def tiff(width, height, tags, data, big=False, tiles=False):
     out_of_line = b""
     base = 8 + 2 + 12 * n + 4
     rows = b""
-    total = sum(len(v) * (2 if t == 3 else 4) for t, v in entries.values() if len(v) * (2 if t == 3 else 4) > 4)
+    sizes = [len(v) * struct.calcsize("=" + TIFF_FORMATS[t]) for t, v in entries.values()]
+    total = sum(size for size in sizes if size > 4)
     for tag in sorted(entries):
         kind, values = entries[tag]
-        if tag in (273, 324):
+        if tag in (273, 324) and not absolute:
             values = [v + base + total for v in values]
-        packed = struct.pack(f"{e}{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        packed = struct.pack(f"{e}{len(values)}{TIFF_FORMATS[kind]}", *values)
         if len(packed) > 4:
             where = base + len(out_of_line)
             out_of_line += packed
@@ -324,6 +403,41 @@ def tiff_files():
     FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, z)
 
 
+def odd_tiff_files():
+    """Metadata that Pillow computes with, and lists of offsets."""
+    rng = np.random.default_rng(8)
+    noise = lambda n: rng.integers(0, 256, n, np.uint8).tobytes()
+    grey = {258: [8], 262: [1]}
+    for name, tags in [("xmp_ascii", {700: (2, b"x\0")}), ("xmp_ascii_empty", {700: (2, b"\0")}), ("xmp_short", {700: (3, [7])}),
+                       ("xmp_short_and_orientation", {700: (3, [7]), 274: (3, [3])}), ("xmp_undefined", {700: (7, b'tiff:Orientation="6"')}),
+                       ("centimetre_text", {282: (2, b"72\0"), 296: (3, [3])}), ("centimetre_bytes", {283: (1, [72]), 296: (2, b"cm\0")}),
+                       ("inch_text", {282: (2, b"72\0"), 296: (3, [2])}), ("xmp_ascii_and_orientation", {700: (2, b"x\0"), 274: (3, [3])}),
+                       ("xmp_short_and_upright", {700: (3, [7]), 274: (3, [1])}), ("exif_negative", {34665: (9, [-8])}), ("gps_negative", {34853: (6, [-1])}),
+                       ("exif_bytes", {34665: (1, [200])})]:
+        FILES[f"{name}.tif"] = tiff(13, 5, {**grey, **tags}, noise(65))
+    # Of planes the raw mode is its first letter: native numbers.
+    for name, bits, kind, data in [("int32", 32, 2, np.arange(-20, 500, 8, dtype="<i4")), ("int16", 16, 2, np.arange(-20, 500, 8, dtype="<i2")),
+                                   ("float32", 32, 3, np.arange(-20, 500, 8, dtype="<f4")), ("uint16", 16, 1, np.arange(0, 520, 8, dtype="<u2"))]:
+        FILES[f"planar_{name}.tif"] = tiff(13, 5, {258: [bits], 262: [1], 284: [2], 339: [kind]}, data.tobytes() + bytes(130))
+    packed = zlib.compress(noise(65))
+    for offsets, sizes in [(5, 5), (5, 4), (1, 5), (4, 1)]:
+        FILES[f"deflate_{offsets}_offsets_{sizes}_sizes.tif"] = tiff(13, 5, {**grey, 259: [8], 273: (4, [0] * offsets), 279: (4, [len(packed)] * sizes)}, packed)
+    # Offsets that go round the picture: of each strip the largest counts.
+    FILES["offsets_go_round.tif"] = tiff(13, 5, {**grey, 273: (4, [7, 90, 40, 3, 0, 60, 40, 90]), 278: (4, [3])}, noise(150))
+    FILES["offsets_of_bytes.tif"] = tiff(13, 5, {**grey, 273: (1, [9, 80, 200]), 278: (4, [3])}, noise(300), absolute=True)
+    FILES["negative_offset_covered.tif"] = tiff(13, 5, {**grey, 273: (9, [-5, 9, -7]), 278: (4, [6])}, noise(150), absolute=True)
+    FILES["negative_offset.tif"] = tiff(13, 5, {**grey, 273: (9, [-5, 9, 12]), 278: (4, [3])}, noise(150), absolute=True)
+    # Rows of the right tile are too short for its samples: an error that counts in the last tile alone.
+    short_rows = {258: [8], 262: [6], 284: [2], 322: [16], 323: [16]}
+    FILES["tile_error_first.tif"] = tiff(30, 9, {**short_rows, 324: (4, [20, 5])}, noise(300), tiles=True)
+    FILES["tile_error_last.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 20])}, noise(300), tiles=True)
+    FILES["tile_error_cut.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 300])}, noise(300), tiles=True)
+
+
+def box(kind, body):
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
 def jp2_files():
     rgb = Image.fromarray(photo(31, 22))
     put("lossless.jp2", rgb, "JPEG2000")
@@ -337,6 +451,17 @@ def jp2_files():
     FILES["cut.jp2"] = whole[:-20]
     at = FILES["lossless.jp2"].index(b"colr") + 7
     FILES["sycc.jp2"] = FILES["lossless.jp2"][:at] + struct.pack(">I", 18) + FILES["lossless.jp2"][at + 4:]
+    whole = FILES["lossless.jp2"]
+    tiles_at = whole.index(b"\xff\x51") + 22
+    FILES["largest_tile.jp2"] = whole[:tiles_at] + b"\xff" * 8 + whole[tiles_at + 8:]
+    at = whole.index(b"jp2h") - 4
+    size = struct.unpack(">I", whole[at:at + 4])[0]
+    for name, body in [("resolution", box(b"resc", struct.pack(">HHHHBB", 1, 1, 1, 0, 255, 0))), ("empty_resolution", b""),
+                       ("short_resolution", box(b"resc", bytes(9))), ("cut_resolution", b"abc")]:
+        resolution = box(b"res ", body)
+        FILES[f"{name}.jp2"] = whole[:at] + struct.pack(">I", size + len(resolution)) + whole[at + 4:at + size] + resolution + whole[at + size:]
+    between = box(b"free", b"abcd")
+    FILES["free_box.jp2"] = whole[:at + size] + between + whole[at + size:]
 
 
 def avif_files():
@@ -347,6 +472,11 @@ def avif_files():
     put("l.avif", rgb.convert("L"), "AVIF", speed=10)
     whole = put("alpha.avif", Image.fromarray(photo(31, 22, 4), "RGBA"), "AVIF", speed=10)
     FILES["cut.avif"] = whole[:-1]
+    whole = put("exif.avif", rgb, "AVIF", speed=10, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    at = whole.index(b"Exif\0\0MM")  # 4 bytes before it say where its TIFF header is
+    FILES["exif_wrong_offset.avif"] = whole[:at - 1] + b"\0" + whole[at:]
+    FILES["exif_no_header.avif"] = whole[:at + 6] + b"XX" + whole[at + 8:]
+    FILES["exif_junk_before.avif"] = whole[:at] + b"Axif" + whole[at + 4:]
 
 
 def verdict(name, data):
@@ -371,7 +501,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, odd_png_files, jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

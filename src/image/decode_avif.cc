@@ -1,17 +1,24 @@
 // AVIF through libavif, as Pillow's _avif.c: the first frame, 8-bit RGB, alpha dropped; rotation
 // and mirror properties are not applied.
 
+#include "image/byte_reader.h"
 #include "image/codec.h"
 #include "image/convert_rgb.h"
+#include "image/tiff_directory.h"
 
 #include "base/status_macros.h"
 
 #include "absl/strings/str_cat.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include <avif/avif.h>
 
@@ -19,6 +26,17 @@ namespace siglip {
 namespace {
 
 constexpr std::string_view kFormat = "AVIF";
+
+// AV1 frames may be larger than the file declares its picture; libavif scales them down. They are
+// refused above twice the picture (cells of a grid, which is cut to its size) and a megapixel: the
+// memory that is claimed covers those. Pillow takes them up to 16384x16384: a stated exception.
+constexpr std::int64_t kMinFrameLimit = 1 << 20;
+
+std::uint32_t FrameLimit(const avifImage& image) {
+  const std::int64_t pixels = std::int64_t{image.width} * image.height;
+  return static_cast<std::uint32_t>(
+      std::min<std::int64_t>(std::max(kMinFrameLimit, 2 * pixels), AVIF_DEFAULT_IMAGE_SIZE_LIMIT));
+}
 
 struct DecoderDeleter {
   void operator()(avifDecoder* decoder) const { avifDecoderDestroy(decoder); }
@@ -31,19 +49,76 @@ absl::Status Broken(avifResult result) {
   return BadImage(kFormat, avifResultToString(result));
 }
 
-absl::StatusOr<DecoderHandle> Parse(std::string_view bytes) {
-  DecoderHandle decoder(avifDecoderCreate());
+// libavif's reader of bytes in memory, which keeps what was read: the offset that stands before the
+// Exif data is not handed out.
+struct Reader {
+  explicit Reader(std::string_view file) : bytes(file) {
+    io.read = [](avifIO* self_io, std::uint32_t flags, std::uint64_t offset, std::size_t size,
+                 avifROData* out) {
+      auto& self = *static_cast<Reader*>(self_io->data);
+      if (flags != 0 || offset > self.bytes.size()) return AVIF_RESULT_IO_ERROR;
+      const std::string_view part = self.bytes.substr(static_cast<std::size_t>(offset), size);
+      try {
+        self.parts.push_back(part);
+      } catch (const std::bad_alloc&) {
+        return AVIF_RESULT_OUT_OF_MEMORY;
+      }
+      out->data = reinterpret_cast<const std::uint8_t*>(part.data());
+      out->size = part.size();
+      return AVIF_RESULT_OK;
+    };
+    io.sizeHint = bytes.size();
+    io.persistent = AVIF_TRUE;
+    io.data = this;
+  }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  avifIO io = {};
+  std::string_view bytes;
+  std::vector<std::string_view> parts;
+};
+
+// What libavif 1.4 (Pillow's) checks of the Exif item, and Pillow after it: the TIFF header is
+// where the item says, and the data begin with one behind "Exif\0\0" or nothing.
+absl::Status CheckExif(std::string_view exif, const std::vector<std::string_view>& parts) {
+  const absl::Status invalid = BadImage(kFormat, "invalid Exif data");
+  const std::size_t header =
+      std::min(exif.find(std::string_view("MM\0*", 4)), exif.find(std::string_view("II*\0", 4)));
+  if (header == std::string_view::npos || header + 4 >= exif.size()) return invalid;
+  for (const std::string_view part : parts) {
+    // Items in several pieces, or within the 'meta' box, are not told apart.
+    if (part.size() != exif.size() + 4 || part.substr(4) != exif) continue;
+    if (U32Be(part, 0) != header) return invalid;
+  }
+  return IsExif(exif) ? absl::OkStatus() : invalid;
+}
+
+// Not assigned to: the decoder looks at its reader to the last.
+struct Parsed {
+  std::unique_ptr<Reader> reader;  // outlives the decoder
+  DecoderHandle decoder;
+};
+
+absl::StatusOr<Parsed> Parse(std::string_view bytes,
+                             std::uint32_t max_pixels = AVIF_DEFAULT_IMAGE_SIZE_LIMIT) {
+  Parsed parsed = {std::make_unique<Reader>(bytes), DecoderHandle(avifDecoderCreate())};
+  avifDecoder* decoder = parsed.decoder.get();
   if (decoder == nullptr) return absl::ResourceExhaustedError("AVIF: not enough memory");
   decoder->maxThreads = 1;
-  decoder->ignoreExif = AVIF_TRUE;
+  decoder->imageSizeLimit = max_pixels;
   decoder->ignoreXMP = AVIF_TRUE;
   // What Pillow relaxes: a clean aperture that is wrong, and a missing 'pixi' (old libheif).
   decoder->strictFlags &= ~(AVIF_STRICT_CLAP_VALID | AVIF_STRICT_PIXI_REQUIRED);
-  avifResult result = avifDecoderSetIOMemory(
-      decoder.get(), reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-  if (result == AVIF_RESULT_OK) result = avifDecoderParse(decoder.get());
+  avifDecoderSetIO(decoder, &parsed.reader->io);
+  const avifResult result = avifDecoderParse(decoder);
   if (result != AVIF_RESULT_OK) return Broken(result);
-  return decoder;
+  const avifRWData& exif = decoder->image->exif;
+  if (exif.size > 0) {
+    const std::string_view data(reinterpret_cast<const char*>(exif.data), exif.size);
+    SIGLIP_RETURN_IF_ERROR(CheckExif(data, parsed.reader->parts));
+  }
+  return parsed;
 }
 
 struct ImageDeleter {
@@ -105,7 +180,8 @@ ImageHandle CutTo8Bits(const avifImage& image) {
 }
 
 absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
-  SIGLIP_ASSIGN_OR_RETURN(const DecoderHandle decoder, Parse(bytes));
+  SIGLIP_ASSIGN_OR_RETURN(const Parsed parsed, Parse(bytes));
+  avifDecoder* const decoder = parsed.decoder.get();
   ImageHeader header;
   header.format = std::string(kFormat);
   header.width = decoder->image->width;
@@ -116,10 +192,12 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
 }
 
 absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
-  SIGLIP_ASSIGN_OR_RETURN(const DecoderHandle decoder, Parse(bytes));
+  SIGLIP_ASSIGN_OR_RETURN(const Parsed declared, Parse(bytes));
+  SIGLIP_ASSIGN_OR_RETURN(const Parsed parsed, Parse(bytes, FrameLimit(*declared.decoder->image)));
+  avifDecoder* const decoder = parsed.decoder.get();
   const std::int64_t width = decoder->image->width;
   const std::int64_t height = decoder->image->height;
-  avifResult result = avifDecoderNthImage(decoder.get(), 0);
+  avifResult result = avifDecoderNthImage(decoder, 0);
   if (result != AVIF_RESULT_OK) return Broken(result);
   const bool has_alpha = decoder->alphaPresent != 0;
   const avifImage* source = decoder->image;

@@ -2,13 +2,11 @@
 // suspending source, so that a file that runs dry before its last row is refused; islow DCT, fancy
 // upsampling.
 
-#include "image/byte_reader.h"
 #include "image/codec.h"
 #include "image/convert_rgb.h"
+#include "image/jpeg_header.h"
 
 #include "base/status_macros.h"
-
-#include "absl/strings/str_cat.h"
 
 #include <algorithm>
 #include <csetjmp>
@@ -16,7 +14,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include <jpeglib.h>
@@ -31,126 +28,6 @@ constexpr std::size_t kReadBlock = 65536;  // Pillow's ImageFile.MAXBLOCK
 // Real encoders write 10 to 20. Pillow has no limit: this is a stated exception.
 constexpr int kMaxScans = 500;
 constexpr std::int64_t kMaxScanPixels = 24'000'000'000;  // scans * pixels; 134 scans of the largest
-
-struct JpegHeader {
-  int width = 0;
-  int height = 0;
-  int layers = 0;
-  bool progressive = false;
-  bool multi_scan = false;
-  bool arithmetic = false;
-  std::int64_t coefficient_blocks = 0;
-};
-
-absl::Status ReadFrame(std::string_view s, std::uint32_t marker, JpegHeader& header) {
-  if (s.size() < 6) return BadImage(kFormat, "start of frame is cut");
-  header.height = static_cast<int>(U16Be(s, 1));
-  header.width = static_cast<int>(U16Be(s, 3));
-  if (U8(s, 0) != 8) {
-    return BadImage(kFormat, absl::StrCat("expected 8 bits a sample, got ", U8(s, 0)));
-  }
-  header.layers = static_cast<int>(U8(s, 5));
-  if (header.layers != 1 && header.layers != 3 && header.layers != 4) {
-    return BadImage(kFormat, absl::StrCat("expected 1, 3 or 4 components, got ", header.layers));
-  }
-  header.progressive = marker == 0xFFC2 || marker == 0xFFC6 || marker == 0xFFCA || marker == 0xFFCE;
-  header.arithmetic = marker >= 0xFFC9 && marker <= 0xFFCF;
-  std::int64_t max_h = 1;
-  std::int64_t max_v = 1;
-  std::int64_t sampling = 0;
-  for (std::size_t i = 6; i < s.size(); i += 3) {
-    if (i + 3 > s.size()) return BadImage(kFormat, "start of frame is cut");
-    const std::int64_t h = U8(s, i + 1) >> 4;
-    const std::int64_t v = U8(s, i + 1) & 15;
-    max_h = std::max(max_h, h);
-    max_v = std::max(max_v, v);
-    sampling += h * v;
-  }
-  const std::int64_t mcus = ((header.width + 8 * max_h - 1) / (8 * max_h)) *
-                            ((header.height + 8 * max_v - 1) / (8 * max_v));
-  header.coefficient_blocks = mcus * sampling;
-  return absl::OkStatus();
-}
-
-absl::Status ReadQuantization(std::string_view s) {
-  while (!s.empty()) {
-    const std::size_t length = U8(s, 0) / 16 == 0 ? 65 : 129;
-    if (s.size() < length) return BadImage(kFormat, "quantization table is cut");
-    s.remove_prefix(length);
-  }
-  return absl::OkStatus();
-}
-
-bool IsFrame(std::uint32_t marker) {
-  return (marker >= 0xFFC0 && marker <= 0xFFCF && marker != 0xFFC4 && marker != 0xFFC8 &&
-          marker != 0xFFCC) ||
-         marker == 0xFFDE;
-}
-
-bool HasNoSegment(std::uint32_t marker) {
-  return marker == 0xFFC8 || (marker >= 0xFFD0 && marker <= 0xFFD9) ||
-         (marker >= 0xFFF0 && marker <= 0xFFFD);
-}
-
-// One marker segment. Returns an error where the plugin raises one.
-absl::Status ReadSegment(ByteReader& reader, std::uint32_t marker, JpegHeader& header) {
-  const std::string_view length = reader.Read(2);
-  if (length.size() < 2) return BadImage(kFormat, "marker segment is cut");
-  const std::uint32_t size = U16Be(length, 0);
-  const std::optional<std::string_view> body = reader.ReadExactly(size < 2 ? 0 : size - 2);
-  if (!body) return BadImage(kFormat, "marker segment is cut");
-  if (IsFrame(marker)) return ReadFrame(*body, marker, header);
-  if (marker == 0xFFDB) return ReadQuantization(*body);
-  if (marker == 0xFFE0 && body->substr(0, 4) == "JFIF" && body->size() < 7) {
-    return BadImage(kFormat, "JFIF marker is cut");
-  }
-  if (marker == 0xFFEE && body->substr(0, 5) == "Adobe" && body->size() < 7) {
-    return BadImage(kFormat, "Adobe marker is cut");
-  }
-  if (marker == 0xFFDA && !body->empty()) {
-    header.multi_scan = header.progressive || static_cast<int>(U8(*body, 0)) != header.layers;
-  }
-  return absl::OkStatus();
-}
-
-// The plugin's walk over the markers up to the first scan.
-absl::StatusOr<JpegHeader> ReadJpegHeader(std::string_view bytes) {
-  JpegHeader header;
-  ByteReader reader(bytes);
-  reader.Seek(3);
-  std::uint32_t byte = 0xFF;
-  while (true) {
-    if (byte != 0xFF) {  // junk between the markers
-      const std::string_view next = reader.Read(1);
-      if (next.empty()) return BadImage(kFormat, "no scan found");
-      byte = U8(next, 0);
-      continue;
-    }
-    const std::string_view low = reader.Read(1);
-    if (low.empty()) return BadImage(kFormat, "no scan found");
-    const std::uint32_t marker = 0xFF00 | U8(low, 0);
-    if (marker == 0xFFFF) continue;  // padding
-    if (marker == 0xFF00) {
-      const std::string_view next = reader.Read(1);
-      if (next.empty()) return BadImage(kFormat, "no scan found");
-      byte = U8(next, 0);
-      continue;
-    }
-    if (marker < 0xFFC0) {
-      return BadImage(kFormat, absl::StrCat("unknown marker 0x", absl::Hex(marker)));
-    }
-    if (!HasNoSegment(marker)) SIGLIP_RETURN_IF_ERROR(ReadSegment(reader, marker, header));
-    if (marker == 0xFFDA) break;
-    const std::string_view next = reader.Read(1);
-    if (next.empty()) return BadImage(kFormat, "no scan found");
-    byte = U8(next, 0);
-  }
-  if (header.layers == 0) return BadImage(kFormat, "scan before the start of frame");
-  if (header.width == 0 || header.height == 0) {
-    return BadImage(kFormat, absl::StrCat("size ", header.width, "x", header.height));
-  }
-  return header;
-}
 
 absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const JpegHeader jpeg, ReadJpegHeader(bytes));
@@ -168,6 +45,10 @@ struct ErrorManager {
   std::jmp_buf jump;
   char message[JMSG_LENGTH_MAX];
 };
+
+bool IsFrameOfLibjpeg(int marker) {
+  return marker == 0xC0 || marker == 0xC1 || marker == 0xC2 || marker == 0xC9 || marker == 0xCA;
+}
 
 // libjpeg's border is C: failures come back by longjmp, so the frame that calls setjmp (Run) and
 // all between hold nothing with a destructor.
@@ -195,9 +76,11 @@ class Decompressor {
       if (count <= 0) return;
       const std::size_t skip =
           std::min(static_cast<std::size_t>(count), info->src->bytes_in_buffer);
-      // Skipping past the end leaves nothing: the next read suspends.
       info->src->next_input_byte += skip;
       info->src->bytes_in_buffer -= skip;
+      // The next read suspends; what is still to be skipped lies in later blocks, if anywhere.
+      static_cast<Decompressor*>(info->client_data)->to_skip_ =
+          static_cast<std::size_t>(count) - skip;
     };
     source_.resync_to_restart = jpeg_resync_to_restart;
     source_.term_source = [](j_decompress_ptr) {};
@@ -249,8 +132,11 @@ class Decompressor {
         InvertedCmykToRgb(row4, static_cast<std::size_t>(header_.width), RgbRow(image, y));
       }
     }
-    // All rows are there: a missing end is fine, an error before it is not.
-    jpeg_finish_decompress(&info_);
+    // All rows are there: a missing end is fine, an error before it is not. libjpeg-turbo 3
+    // (Pillow's) refuses a second frame by its marker, 2.1 only when its length has come.
+    if (!jpeg_finish_decompress(&info_) && IsFrameOfLibjpeg(info_.unread_marker)) {
+      return Fail("a second start of frame");
+    }
     return true;
   }
 

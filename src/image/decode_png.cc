@@ -58,6 +58,7 @@ absl::StatusOr<PngState> ReadHead(ByteReader& reader, std::uint32_t* data_bytes)
     }
     SIGLIP_RETURN_IF_ERROR(CheckPngCrc(reader, chunk, body));
   }
+  if (png.box_is_text) return BadImage(kFormat, "a frame's box is text");
   if (png.bit_depth == 0)
     return BadImage(kFormat, "no header with a known bit depth and colour type");
   if (png.width == 0 || png.height == 0) {
@@ -399,6 +400,19 @@ absl::Status ReadTail(ByteReader& reader, PngState& png, std::uint32_t left) {
   }
 }
 
+// Converting a grey or palette image to RGB, Pillow converts its transparent colour, too.
+absl::Status CheckTransparency(const PngState& png, PngTransparency transparency) {
+  const bool is_grey = png.color_type == 0 && png.bit_depth > 1 && png.bit_depth <= 8;
+  if (!is_grey && png.color_type != 3) return absl::OkStatus();
+  if (transparency == PngTransparency::kText) {
+    return BadImage(kFormat, "the transparent colour is text");
+  }
+  if (transparency == PngTransparency::kColor && png.color_type == 3 && !png.palette) {
+    return BadImage(kFormat, "a transparent entry of no palette");
+  }
+  return absl::OkStatus();
+}
+
 void FillWithSampleZero(const PngState& png, RgbImage& image) {
   const bool has_color_zero = png.palette && png.palette->size() >= 3;
   for (std::size_t i = 0; i < image.pixels.size(); i += 3) {
@@ -432,6 +446,7 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
     SIGLIP_RETURN_IF_ERROR(inflater.Feed(piece, sink, &done));
   }
   SIGLIP_RETURN_IF_ERROR(ReadTail(reader, chunks, data.left()));
+  SIGLIP_RETURN_IF_ERROR(CheckTransparency(png, chunks.transparency));
   return image;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/status_macros.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -62,6 +63,25 @@ std::optional<std::int64_t> ParsePythonInt(std::string_view token) {
   }
   if (!last_is_digit) return std::nullopt;
   return is_negative ? -value : value;
+}
+
+// Python's float(): single underscores between digits; no hexadecimal digits.
+std::optional<double> ParsePythonFloat(std::string_view token) {
+  if (token.find_first_of("xX") != std::string_view::npos) return std::nullopt;
+  std::string digits;
+  for (std::size_t i = 0; i < token.size(); ++i) {
+    if (token[i] == '_') {
+      const bool is_between =
+          i > 0 && absl::ascii_isdigit(static_cast<unsigned char>(token[i - 1])) &&
+          i + 1 < token.size() && absl::ascii_isdigit(static_cast<unsigned char>(token[i + 1]));
+      if (!is_between) return std::nullopt;
+      continue;
+    }
+    digits += token[i];
+  }
+  double value = 0;
+  if (!absl::SimpleAtod(digits, &value)) return std::nullopt;
+  return value;
 }
 
 absl::StatusOr<std::string> ReadToken(ByteReader& reader) {
@@ -127,11 +147,11 @@ absl::StatusOr<Pnm> ReadPnm(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(pnm.height, ReadInt(reader, "height"));
   if (pnm.mode == "F") {
     SIGLIP_ASSIGN_OR_RETURN(const std::string token, ReadToken(reader));
-    double scale = 0;
-    if (!absl::SimpleAtod(token, &scale) || scale == 0.0 || !std::isfinite(scale)) {
+    const std::optional<double> scale = ParsePythonFloat(token);
+    if (!scale || *scale == 0.0 || !std::isfinite(*scale)) {
       return BadImage(kFormat, "scale is not finite and non-zero");
     }
-    pnm.float_is_little = scale < 0;
+    pnm.float_is_little = *scale < 0;
   } else if (pnm.mode != "1") {
     SIGLIP_ASSIGN_OR_RETURN(pnm.maxval, ReadInt(reader, "maxval"));
     if (pnm.maxval <= 0 || pnm.maxval >= 65536) {

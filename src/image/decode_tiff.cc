@@ -16,8 +16,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -143,77 +146,130 @@ int PlaneOf(std::string_view mode, char letter) {
 
 struct RawTile {
   std::int64_t x0, y0, x1, y1, offset, stride;
-  std::string raw;
-
-  bool SameButOffset(const RawTile& other) const {
-    return x0 == other.x0 && y0 == other.y0 && x1 == other.x1 && y1 == other.y1 &&
-           stride == other.stride && raw == other.raw;
-  }
+  char plane;  // '\0' if all samples lie together
 };
 
-absl::StatusOr<std::vector<RawTile>> ListTiles(const TiffLayout& layout) {
-  std::vector<RawTile> tiles;
-  std::int64_t x = 0;
-  std::int64_t y = 0;
-  std::size_t layer = 0;
-  std::size_t first = 0;
-  if (layout.tile_width == layout.width && layout.tile_height == layout.height &&
-      !layout.is_planar) {
-    first = layout.offsets.size() - 1;  // every tile covers the picture: the last one wins
+// Where the tiles of a file without compression lie. An offset list may be as long as the file, go
+// round the picture again and again, and jump between its parts; of each part the tile with the
+// largest offset is read last and covers the others.
+class TileGrid {
+ public:
+  static absl::StatusOr<TileGrid> Place(const TiffLayout& layout) {
+    TileGrid grid(layout);
+    const TiffIntegers& offsets = layout.offsets;
+    // Where every tile covers the picture, the last one alone counts.
+    const bool is_one = layout.tile_width == layout.width && layout.tile_height == layout.height &&
+                        !layout.is_planar;
+    const std::size_t first = is_one ? offsets.size() - 1 : 0;
+    const std::size_t count = offsets.size() - first;
+    const std::size_t layers = layout.is_planar ? layout.raw.size() : 1;
+    if (layout.is_planar && (count - 1) / grid.cells_ >= layers) {
+      return BadImage(kFormat, "more planes than samples");
+    }
+    grid.largest_.assign(std::min(count, grid.cells_ * layers), kNone);
+    for (std::size_t i = 0; i < count; ++i) {
+      grid.Add(i % grid.largest_.size(), offsets[first + i]);
+    }
+    if (grid.negative_is_read()) return BadImage(kFormat, "a tile's offset is negative");
+    return grid;
   }
-  for (std::size_t i = first; i < layout.offsets.size(); ++i) {
+
+  std::size_t size() const { return largest_.size(); }
+  // The tile that Pillow decodes last: it does not look at errors of the others.
+  std::size_t last() const { return last_; }
+
+  RawTile operator[](std::size_t i) const {
+    const std::int64_t cell = static_cast<std::int64_t>(i % cells_);
+    const std::int64_t x = cell % columns_ * layout_.tile_width;
+    const std::int64_t y = cell / columns_ * layout_.tile_height;
     double stride = 0;
-    if (x + layout.tile_width > layout.width) {
+    if (x + layout_.tile_width > layout_.width) {
       stride =
-          static_cast<double>(layout.tile_width) * static_cast<double>(layout.bits_per_pixel) / 8;
+          static_cast<double>(layout_.tile_width) * static_cast<double>(layout_.bits_per_pixel) / 8;
     }
-    std::string raw = layout.raw;
-    if (layout.is_planar) {
-      if (layer >= raw.size()) return BadImage(kFormat, "more planes than samples");
-      raw = raw.substr(layer, 1);
-      stride /= layout.bands_in_key;
+    if (layout_.is_planar) stride /= layout_.bands_in_key;
+    return {.x0 = x,
+            .y0 = y,
+            .x1 = std::min(x + layout_.tile_width, layout_.width),
+            .y1 = std::min(y + layout_.tile_height, layout_.height),
+            .offset = largest_[i],
+            .stride = static_cast<std::int64_t>(stride),
+            .plane = layout_.is_planar ? layout_.raw[i / cells_] : '\0'};
+  }
+
+ private:
+  static constexpr std::int64_t kNone = INT64_MIN;
+
+  explicit TileGrid(const TiffLayout& layout)
+      : layout_(layout),
+        columns_((layout.width - 1) / layout.tile_width + 1),
+        cells_(
+            static_cast<std::size_t>(columns_ * ((layout.height - 1) / layout.tile_height + 1))) {}
+
+  void Add(std::size_t i, std::int64_t offset) {
+    if (offset >= largest_offset_) {
+      largest_offset_ = offset;
+      last_ = i;
     }
-    tiles.push_back({x, y, std::min(x + layout.tile_width, layout.width),
-                     std::min(y + layout.tile_height, layout.height), layout.offsets[i],
-                     static_cast<std::int64_t>(stride), raw});
-    x += layout.tile_width;
-    if (x >= layout.width) {
-      x = 0;
-      y += layout.tile_height;
-      if (y >= layout.height) {
-        y = 0;
-        ++layer;
-      }
+    largest_[i] = std::max(largest_[i], offset);
+    if (offset < 0) {
+      has_negatives_of_two_ = has_negatives_of_two_ || (negative_ && *negative_ != i);
+      negative_ = i;
+    } else if (offset < least_offset_) {
+      least_offset_ = offset;
+      least_ = i;
     }
   }
-  std::stable_sort(tiles.begin(), tiles.end(),
-                   [](const RawTile& a, const RawTile& b) { return a.offset < b.offset; });
-  // Of neighbours that differ in their offset alone the last counts.
-  std::vector<RawTile> kept;
-  for (RawTile& tile : tiles) {
-    if (!kept.empty() && kept.back().SameButOffset(tile)) kept.pop_back();
-    kept.push_back(std::move(tile));
+
+  // In the order of their offsets, a tile followed by another of the same place is not read.
+  bool negative_is_read() const {
+    return negative_ && (has_negatives_of_two_ || least_ != negative_);
   }
-  return kept;
+
+  const TiffLayout& layout_;
+  std::int64_t columns_;
+  std::size_t cells_;  // of one plane
+  std::vector<std::int64_t> largest_;
+  std::int64_t largest_offset_ = kNone;
+  std::size_t last_ = 0;
+  std::optional<std::size_t> negative_;
+  bool has_negatives_of_two_ = false;
+  std::int64_t least_offset_ = INT64_MAX;
+  std::optional<std::size_t> least_;
+};
+
+// Most bytes that a TileGrid takes.
+std::int64_t GridBytes(const TiffLayout& layout) {
+  const auto parts = [](std::int64_t length, std::int64_t tile) { return (length - 1) / tile + 1; };
+  const std::int64_t cells = parts(layout.width, layout.tile_width) *
+                             parts(layout.height, layout.tile_height) *
+                             (layout.is_planar ? Bands(layout.mode) : 1);
+  return std::min(cells, static_cast<std::int64_t>(layout.offsets.size())) *
+         std::int64_t{sizeof(std::int64_t)};
 }
 
 absl::Status DecodeRawTile(std::string_view bytes, const TiffLayout& layout, const RawTile& tile,
-                           Target& target) {
+                           bool is_last, Target& target) {
   const std::int64_t width = tile.x1 - tile.x0;
-  const int plane = layout.is_planar ? PlaneOf(layout.mode, tile.raw[0]) : -1;
+  const int plane = tile.plane != '\0' ? PlaneOf(layout.mode, tile.plane) : -1;
+  const std::string_view name =
+      tile.plane != '\0' ? std::string_view(&tile.plane, 1) : std::string_view(layout.raw);
   const RawMode* raw =
-      plane >= 0 || layout.mode == "LAB" ? nullptr : FindRawMode(layout.mode, tile.raw);
+      plane >= 0 || layout.mode == "LAB" ? nullptr : FindRawMode(layout.mode, name);
   if (plane < 0 && raw == nullptr && (layout.mode != "LAB" || layout.is_planar)) {
-    return BadImage(kFormat, absl::StrCat("unsupported layout ", tile.raw));
+    return BadImage(kFormat, absl::StrCat("unsupported layout ", std::string(name)));
   }
   const std::int64_t row_bytes =
       plane >= 0 ? width : (raw != nullptr ? RawRowBytes(*raw, width) : width * 3);
   const std::int64_t stride = tile.stride == 0 ? row_bytes : tile.stride;
-  if (stride < row_bytes) return BadImage(kFormat, "rows are shorter than the samples need");
   const std::int64_t rows = tile.y1 - tile.y0;
   const std::int64_t size = static_cast<std::int64_t>(bytes.size());
-  if (tile.offset < 0 || tile.offset > size || size - tile.offset < row_bytes ||
-      (size - tile.offset - row_bytes) / stride < rows - 1) {
+  if (stride > INT32_MAX) return BadImage(kFormat, "rows are too long");
+  if (tile.offset < 0 || tile.offset >= size) return BadImage(kFormat, "truncated image data");
+  if (stride < row_bytes) {
+    return is_last ? BadImage(kFormat, "rows are shorter than the samples need") : absl::OkStatus();
+  }
+  if (size - tile.offset < row_bytes || (size - tile.offset - row_bytes) / stride < rows - 1) {
     return BadImage(kFormat, "truncated image data");
   }
   const auto* in = reinterpret_cast<const std::uint8_t*>(bytes.data()) + tile.offset;
@@ -230,10 +286,10 @@ absl::Status DecodeRawTile(std::string_view bytes, const TiffLayout& layout, con
 }
 
 absl::StatusOr<RgbImage> DecodeRaw(std::string_view bytes, const TiffLayout& layout) {
-  SIGLIP_ASSIGN_OR_RETURN(const std::vector<RawTile> tiles, ListTiles(layout));
+  SIGLIP_ASSIGN_OR_RETURN(const TileGrid tiles, TileGrid::Place(layout));
   Target target(layout, (layout.is_planar && Bands(layout.mode) > 1) || layout.mode == "LAB");
-  for (const RawTile& tile : tiles) {
-    SIGLIP_RETURN_IF_ERROR(DecodeRawTile(bytes, layout, tile, target));
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    SIGLIP_RETURN_IF_ERROR(DecodeRawTile(bytes, layout, tiles[i], i == tiles.last(), target));
   }
   return target.Finish();
 }
@@ -334,6 +390,19 @@ void PutRow(const Unpacker& unpacker, const TiffLayout& layout, const std::uint8
   }
 }
 
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using ZeroedBuffer = std::unique_ptr<std::uint8_t[], Free>;
+
+// A block may be declared far larger than its data: what is never written is never made resident.
+ZeroedBuffer AllocateZeroed(std::int64_t bytes) {
+  ZeroedBuffer buffer(static_cast<std::uint8_t*>(
+      std::calloc(static_cast<std::size_t>(bytes) + PixelBuffer::kPadding, 1)));
+  if (buffer == nullptr) throw std::bad_alloc();
+  return buffer;
+}
+
 absl::Status DecodeTiles(TIFF* tiff, const MemoryFile& file, const TiffLayout& layout,
                          const Unpacker& unpacker, Target& target) {
   const std::int64_t tile_bytes = TIFFTileSize(tiff);
@@ -350,12 +419,11 @@ absl::Status DecodeTiles(TIFF* tiff, const MemoryFile& file, const TiffLayout& l
   if (tile_bytes > kMaxBlockBytes) {
     return absl::ResourceExhaustedError(absl::StrCat("TIFF: a tile of ", tile_bytes, " bytes"));
   }
-  PixelBuffer buffer(static_cast<std::size_t>(tile_bytes));
-  std::memset(buffer.data(), 0, buffer.size());
+  const ZeroedBuffer buffer = AllocateZeroed(tile_bytes);
   for (std::int64_t y = 0; y < layout.height; y += tile_height) {
     for (int plane = 0; plane < unpacker.planes; ++plane) {
       for (std::int64_t x = 0; x < layout.width; x += tile_width) {
-        if (TIFFReadTile(tiff, buffer.data(), static_cast<std::uint32_t>(x),
+        if (TIFFReadTile(tiff, buffer.get(), static_cast<std::uint32_t>(x),
                          static_cast<std::uint32_t>(y), 0,
                          static_cast<std::uint16_t>(plane)) == -1) {
           return Broken(file);
@@ -363,7 +431,7 @@ absl::Status DecodeTiles(TIFF* tiff, const MemoryFile& file, const TiffLayout& l
         const std::int64_t width = std::min<std::int64_t>(tile_width, layout.width - x);
         const std::int64_t height = std::min<std::int64_t>(tile_height, layout.height - y);
         for (std::int64_t row = 0; row < height; ++row) {
-          PutRow(unpacker, layout, buffer.data() + row * row_bytes, x, y + row, width, plane,
+          PutRow(unpacker, layout, buffer.get() + row * row_bytes, x, y + row, width, plane,
                  target);
         }
       }
@@ -390,16 +458,15 @@ absl::Status DecodeStrips(TIFF* tiff, const MemoryFile& file, const TiffLayout& 
     return absl::ResourceExhaustedError(absl::StrCat("TIFF: a strip of ", strip_bytes, " bytes"));
   }
   const std::int64_t rows_in_buffer = std::min<std::int64_t>(rows_per_strip, layout.height);
-  PixelBuffer buffer(static_cast<std::size_t>(std::max(strip_bytes, rows_in_buffer * row_bytes)));
-  std::memset(buffer.data(), 0, buffer.size());
+  const ZeroedBuffer buffer = AllocateZeroed(std::max(strip_bytes, rows_in_buffer * row_bytes));
   for (std::int64_t y = 0; y < layout.height; y += rows_per_strip) {
     for (int plane = 0; plane < unpacker.planes; ++plane) {
       const std::uint32_t strip =
           TIFFComputeStrip(tiff, static_cast<std::uint32_t>(y), static_cast<std::uint16_t>(plane));
-      if (TIFFReadEncodedStrip(tiff, strip, buffer.data(), strip_bytes) == -1) return Broken(file);
+      if (TIFFReadEncodedStrip(tiff, strip, buffer.get(), strip_bytes) == -1) return Broken(file);
       const std::int64_t rows = std::min<std::int64_t>(rows_per_strip, layout.height - y);
       for (std::int64_t row = 0; row < rows; ++row) {
-        PutRow(unpacker, layout, buffer.data() + row * row_bytes, 0, y + row, layout.width, plane,
+        PutRow(unpacker, layout, buffer.get() + row * row_bytes, 0, y + row, layout.width, plane,
                target);
       }
     }
@@ -477,6 +544,7 @@ absl::StatusOr<Unpacker> ChooseUnpacker(TIFF* tiff, const MemoryFile& file,
 }
 
 absl::StatusOr<RgbImage> DecodeCompressed(std::string_view bytes, const TiffLayout& layout) {
+  if (layout.has_odd_counts) return BadImage(kFormat, "offsets and sizes of unlike numbers");
   MemoryFile file;
   file.bytes = bytes;
   const TiffHandle tiff = OpenTiff(file);
@@ -545,6 +613,14 @@ RgbImage Oriented(RgbImage image, int orientation) {
   return out;
 }
 
+// A tile of a compressed file, which may be far larger than its picture.
+std::int64_t TileBytes(const TiffLayout& layout) {
+  const double bits = static_cast<double>(layout.tile_width) *
+                      static_cast<double>(layout.tile_height) *
+                      static_cast<double>(layout.bits_per_pixel);
+  return static_cast<std::int64_t>(std::clamp(bits / 8, 0.0, static_cast<double>(kMaxBlockBytes)));
+}
+
 absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const TiffLayout layout, ReadTiffLayout(bytes));
   ImageHeader header;
@@ -554,7 +630,8 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   if (layout.width <= kPillowMaxPixels && layout.height <= kPillowMaxPixels) {
     // Stored samples of a strip or tile (8 bytes a pixel at most), planes, RGB and its rotated
     // copy.
-    header.working_set_bytes = layout.width * layout.height * 18 + (4 << 20);
+    header.working_set_bytes = layout.width * layout.height * 18 + (4 << 20) + layout.list_bytes +
+                               (layout.uses_libtiff ? TileBytes(layout) : GridBytes(layout));
   }
   return header;
 }
@@ -567,16 +644,8 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   return Oriented(std::move(image), layout.orientation);
 }
 
-bool Accepts(std::string_view bytes) {
-  static constexpr std::string_view kPrefixes[] = {
-      std::string_view("MM\0*", 4), std::string_view("II*\0", 4), std::string_view("MM*\0", 4),
-      std::string_view("II\0*", 4), std::string_view("MM\0+", 4), std::string_view("II+\0", 4)};
-  return std::find(std::begin(kPrefixes), std::end(kPrefixes), bytes.substr(0, 4)) !=
-         std::end(kPrefixes);
-}
-
 }  // namespace
 
-const Codec kTiffCodec = {kFormat, Accepts, ReadHeader, Decode};
+const Codec kTiffCodec = {kFormat, IsTiff, ReadHeader, Decode};
 
 }  // namespace siglip

@@ -168,6 +168,16 @@ absl::Status ReadPaletteBox(std::string_view s, Jp2Header& header, const ColorSt
   return absl::OkStatus();
 }
 
+// The resolution is not used, but a box without one that can be read is refused.
+absl::Status CheckResolutionBox(std::string_view bytes) {
+  ByteReader reader(bytes);
+  do {
+    SIGLIP_ASSIGN_OR_RETURN(const Box box, ReadBox(reader, true));
+    if (box.type == "resc") return box.body.size() < 10 ? Cut() : absl::OkStatus();
+  } while (reader.remaining() > 0);
+  return absl::OkStatus();
+}
+
 absl::Status ReadHeaderBoxes(std::string_view bytes, Jp2Header& header) {
   ByteReader reader(bytes);
   ColorState state;
@@ -181,6 +191,8 @@ absl::Status ReadHeaderBoxes(std::string_view bytes, Jp2Header& header) {
       SIGLIP_RETURN_IF_ERROR(ReadColorBox(box.body, header, state));
     } else if (box.type == "pclr") {
       SIGLIP_RETURN_IF_ERROR(ReadPaletteBox(box.body, header, state));
+    } else if (box.type == "res ") {
+      SIGLIP_RETURN_IF_ERROR(CheckResolutionBox(box.body));
     }
   }
   if (!has_size || header.mode.empty()) return BadImage(kFormat, "malformed JP2 header");

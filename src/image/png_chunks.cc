@@ -79,8 +79,16 @@ absl::Status TooShort(std::string_view type, std::size_t expected, std::size_t g
                                         expected, " bytes, got ", got));
 }
 
-absl::Status AddText(PngState& state, std::int64_t bytes) {
-  state.text_bytes += bytes;
+// `length` code points of text under a key that is not empty.
+absl::Status AddText(std::string_view key, std::int64_t length, PngState& state) {
+  if (key == "interlace") state.interlaced = length > 0;
+  if (key == "default_image") state.default_image = length > 0;
+  if (key == "transparency") state.transparency = PngTransparency::kText;
+  if (key == "bbox") {
+    state.has_frame_box = true;
+    state.box_is_text = true;
+  }
+  state.text_bytes += length;
   if (state.text_bytes > kMaxTextBytes) {
     return BadImage(kFormat, absl::StrCat("text chunks hold more than ", kMaxTextBytes, " bytes"));
   }
@@ -140,9 +148,9 @@ absl::Status Profile(std::string_view s) {
 
 absl::Status PlainText(std::string_view s, PngState& state) {
   const std::size_t nul = s.find('\0');
+  const std::string_view key = s.substr(0, nul);
   const std::size_t value = nul == std::string_view::npos ? 0 : s.size() - nul - 1;
-  const bool has_key = nul == std::string_view::npos ? !s.empty() : nul > 0;
-  return has_key ? AddText(state, static_cast<std::int64_t>(value)) : absl::OkStatus();
+  return key.empty() ? absl::OkStatus() : AddText(key, static_cast<std::int64_t>(value), state);
 }
 
 absl::Status CompressedText(std::string_view s, PngState& state) {
@@ -155,7 +163,8 @@ absl::Status CompressedText(std::string_view s, PngState& state) {
   const Inflated result = InflateText(value, &text);
   if (result == Inflated::kTooLarge) return TextTooLarge("zTXt");
   if (result == Inflated::kBroken) text.clear();
-  return key.empty() ? absl::OkStatus() : AddText(state, static_cast<std::int64_t>(text.size()));
+  return key.empty() ? absl::OkStatus()
+                     : AddText(key, static_cast<std::int64_t>(text.size()), state);
 }
 
 // Splits off what is before the next NUL.
@@ -168,7 +177,8 @@ std::optional<std::string_view> TakeUntilNul(std::string_view& s) {
 }
 
 absl::Status InternationalText(std::string_view s, PngState& state) {
-  if (!TakeUntilNul(s) || s.size() < 2) return absl::OkStatus();
+  const std::optional<std::string_view> key = TakeUntilNul(s);
+  if (!key || s.size() < 2) return absl::OkStatus();
   const bool is_compressed = s[0] != 0;
   const bool method_is_known = s[1] == 0;
   s.remove_prefix(2);
@@ -186,14 +196,27 @@ absl::Status InternationalText(std::string_view s, PngState& state) {
   }
   const std::optional<std::int64_t> length = Utf8Length(s);
   if (!length || !Utf8Length(*language) || !Utf8Length(*translated_key)) return absl::OkStatus();
-  return AddText(state, *length);
+  return AddText(*key, *length, state);
 }
 
-absl::Status Transparency(std::string_view s, const PngState& state) {
-  if (state.bit_depth == 0 || state.color_type == 3 || state.color_type >= 4)
+// Pillow's ^\xff*\x00\xff*$, whose end may be a line feed's start.
+bool IsOneClearEntry(std::string_view s) {
+  if (!s.empty() && s.back() == '\n') s.remove_suffix(1);
+  const std::size_t other = s.find_first_not_of('\xff');
+  return other != std::string_view::npos && s[other] == '\0' &&
+         s.find_first_not_of('\xff', other + 1) == std::string_view::npos;
+}
+
+absl::Status Transparency(std::string_view s, PngState& state) {
+  if (state.bit_depth == 0 || state.color_type >= 4) return absl::OkStatus();
+  if (state.color_type == 3) {
+    state.transparency = IsOneClearEntry(s) ? PngTransparency::kColor : PngTransparency::kAlphas;
     return absl::OkStatus();
+  }
   const std::size_t expected = state.color_type == 2 ? 6 : 2;
-  return s.size() < expected ? TooShort("tRNS", expected, s.size()) : absl::OkStatus();
+  if (s.size() < expected) return TooShort("tRNS", expected, s.size());
+  state.transparency = PngTransparency::kColor;
+  return absl::OkStatus();
 }
 
 absl::Status AnimationControl(std::string_view s, PngState& state) {
@@ -227,6 +250,7 @@ absl::Status FrameControl(std::string_view s, PngState& state) {
     return BadImage(kFormat, "APNG frame is outside the canvas");
   }
   state.has_frame_box = true;
+  state.box_is_text = false;
   state.box[0] = x;
   state.box[1] = y;
   state.box[2] = x + width;

@@ -14,7 +14,12 @@
 
 namespace siglip {
 
-// What the chunks have said so far (PngStream's im_* fields).
+// Pillow's info["transparency"]: by tRNS a colour (or palette index) or a palette's alphas, or a
+// text chunk of that name.
+enum class PngTransparency { kNone, kColor, kAlphas, kText };
+
+// What the chunks have said so far (PngStream's im_* fields). Text chunks write to the same
+// dictionary as all others, by the names that they choose.
 struct PngState {
   std::uint32_t width = 0;
   std::uint32_t height = 0;
@@ -29,6 +34,8 @@ struct PngState {
   std::optional<std::int64_t> sequence;
   bool default_image = false;
   std::int64_t text_bytes = 0;
+  bool box_is_text = false;
+  PngTransparency transparency = PngTransparency::kNone;
 };
 
 struct PngChunk {

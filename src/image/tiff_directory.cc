@@ -11,10 +11,13 @@
 #include "absl/strings/str_cat.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <utility>
+#include <vector>
 
 namespace siglip {
 namespace {
@@ -32,18 +35,39 @@ enum Tag : std::uint32_t {
   kOrientation = 274,
   kSamplesPerPixel = 277,
   kRowsPerStrip = 278,
+  kStripByteCounts = 279,
+  kXResolution = 282,
+  kYResolution = 283,
   kPlanarConfiguration = 284,
+  kResolutionUnit = 296,
   kColorMap = 320,
   kTileWidth = 322,
   kTileLength = 323,
   kTileOffsets = 324,
+  kTileByteCounts = 325,
   kExtraSamples = 338,
   kSampleFormat = 339,
   kXmp = 700,
+  kExifDirectory = 34665,
+  kGpsDirectory = 34853,
+  kInteropDirectory = 40965,
   kWindowsMediaPhoto = 0xBC01,
 };
 
-constexpr std::uint32_t kByteType = 1;
+enum Type : std::uint32_t {
+  kByteType = 1,
+  kAsciiType = 2,
+  kRationalType = 5,
+  kUndefinedType = 7,
+  kSignedRationalType = 10,
+  kFloatType = 11,
+  kDoubleType = 12,
+};
+
+// Python's reading of the three types that are no numbers.
+bool IsText(std::uint32_t type) {
+  return type == kByteType || type == kAsciiType || type == kUndefinedType;
+}
 
 struct Entry {
   std::uint32_t type = 0;
@@ -76,6 +100,11 @@ std::uint64_t UnitSize(std::uint32_t type) {
   }
 }
 
+std::uint64_t ReadU64(std::string_view s, std::size_t at, bool is_big_endian) {
+  return is_big_endian ? std::uint64_t{U32Be(s, at)} << 32 | U32Be(s, at + 4)
+                       : std::uint64_t{U32Le(s, at + 4)} << 32 | U32Le(s, at);
+}
+
 class Directory {
  public:
   // Reads what can be read, as the plugin does: a directory that is cut leaves the entries so far.
@@ -92,6 +121,13 @@ class Directory {
     return directory;
   }
 
+  // The first directory of Exif data, wherever it is. REQUIRES: 8 bytes, not BigTIFF.
+  static Directory ReadExif(std::string_view exif) {
+    Directory directory;
+    directory.is_big_endian_ = exif[0] == 'M';
+    return directory.At(exif, directory.U32(exif, 4));
+  }
+
   bool is_big_endian() const { return is_big_endian_; }
   std::uint64_t offset() const { return offset_; }
   bool Has(std::uint32_t tag) const { return entries_.count(tag) != 0; }
@@ -100,41 +136,27 @@ class Directory {
     return it == entries_.end() ? nullptr : &it->second;
   }
 
+  // The number of values that a tag declares, though its data may be unreadable; 0 if it is absent.
+  std::uint64_t DeclaredCount(std::uint32_t tag) const {
+    const auto it = counts_.find(tag);
+    return it == counts_.end() ? 0 : it->second;
+  }
+
+  // Empty for a tag that is absent or holds no integers.
+  TiffIntegers Integers(std::uint32_t tag) const {
+    const Entry* entry = Find(tag);
+    if (entry == nullptr || !TiffIntegers::IsInteger(entry->type)) return {};
+    return TiffIntegers(entry->data, entry->type, is_big_endian_);
+  }
+
   // All values of an integer tag. InvalidArgument for other types.
   absl::StatusOr<std::vector<std::int64_t>> Values(std::uint32_t tag) const {
-    const Entry& entry = entries_.at(tag);
-    std::vector<std::int64_t> values;
-    const std::size_t unit = static_cast<std::size_t>(UnitSize(entry.type));
-    for (std::size_t at = 0; at + unit <= entry.data.size(); at += unit) {
-      const std::string_view s = entry.data;
-      switch (entry.type) {
-        case 3:
-          values.push_back(U16(s, at));
-          break;
-        case 4:
-        case 13:
-          values.push_back(U32(s, at));
-          break;
-        case 6:
-          values.push_back(static_cast<std::int8_t>(s[at]));
-          break;
-        case 8:
-          values.push_back(static_cast<std::int16_t>(U16(s, at)));
-          break;
-        case 9:
-          values.push_back(static_cast<std::int32_t>(U32(s, at)));
-          break;
-        case 16: {
-          const std::uint64_t value = U64(s, at);
-          if (value >> 63 != 0)
-            return BadImage(kFormat, absl::StrCat("tag ", tag, " is too large"));
-          values.push_back(static_cast<std::int64_t>(value));
-          break;
-        }
-        default:
-          return BadImage(kFormat,
-                          absl::StrCat("tag ", tag, ": expected integers, got type ", entry.type));
-      }
+    SIGLIP_RETURN_IF_ERROR(CheckType(tag));
+    const TiffIntegers integers = Integers(tag);
+    std::vector<std::int64_t> values(integers.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = integers[i];
+      if (values[i] == INT64_MAX) return TooLarge(tag);
     }
     return values;
   }
@@ -142,10 +164,11 @@ class Directory {
   // The value of a tag that has one; `missing` if it is absent.
   absl::StatusOr<std::int64_t> Value(std::uint32_t tag, std::int64_t missing) const {
     if (!Has(tag)) return missing;
-    SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::int64_t> values, Values(tag));
+    SIGLIP_RETURN_IF_ERROR(CheckType(tag));
+    const TiffIntegers values = Integers(tag);
     // Python drops a photometric tag of several values, and takes the first of other tags.
     if (values.size() != 1 && tag == kPhotometric) return missing;
-    return values[0];
+    return values[0] == INT64_MAX ? absl::StatusOr<std::int64_t>(TooLarge(tag)) : values[0];
   }
 
   absl::StatusOr<std::vector<std::int64_t>> ValuesOr(std::uint32_t tag,
@@ -154,7 +177,72 @@ class Directory {
     return Values(tag);
   }
 
+  // Python's bool() of a tag's first value.
+  bool IsTrue(const Entry& entry) const {
+    const std::string_view s = entry.data;
+    switch (entry.type) {
+      case kByteType:
+      case kUndefinedType:
+        return true;
+      case kAsciiType:
+        return s != std::string_view("\0", 1);
+      case kRationalType:
+      case kSignedRationalType:
+        return U32(s, 0) != 0 || U32(s, 4) == 0;  // x/0 is no number, which is true
+      case kFloatType:
+        return (U32(s, 0) & 0x7FFFFFFF) != 0;
+      case kDoubleType:
+        return (U64(s, 0) << 1) != 0;
+      default:
+        return TiffIntegers(s, entry.type, is_big_endian_)[0] != 0;
+    }
+  }
+
+  // Whether a tag's first value compares equal to 3.
+  bool IsThree(const Entry& entry) const {
+    const std::string_view s = entry.data;
+    switch (entry.type) {
+      case kByteType:
+      case kUndefinedType:
+      case kAsciiType:
+        return false;
+      case kRationalType:
+        return U32(s, 4) != 0 && U32(s, 0) == std::uint64_t{3} * U32(s, 4);
+      case kSignedRationalType:
+        return U32(s, 4) != 0 && static_cast<std::int32_t>(U32(s, 0)) ==
+                                     std::int64_t{3} * static_cast<std::int32_t>(U32(s, 4));
+      case kFloatType:
+        return std::bit_cast<float>(U32(s, 0)) == 3.0F;
+      case kDoubleType:
+        return std::bit_cast<double>(U64(s, 0)) == 3.0;
+      default:
+        return TiffIntegers(s, entry.type, is_big_endian_)[0] == 3;
+    }
+  }
+
+  // No directory follows, or none that can be told.
+  bool is_last() const { return next_ == 0 || next_ == offset_; }
+
+  // The directory of the same file at an offset.
+  Directory At(std::string_view bytes, std::uint64_t offset) const {
+    Directory directory;
+    directory.is_big_endian_ = is_big_endian_;
+    directory.is_big_tiff_ = is_big_tiff_;
+    directory.offset_ = offset;
+    directory.ReadEntries(bytes);
+    return directory;
+  }
+
  private:
+  absl::Status CheckType(std::uint32_t tag) const {
+    const std::uint32_t type = entries_.at(tag).type;
+    if (TiffIntegers::IsInteger(type)) return absl::OkStatus();
+    return BadImage(kFormat, absl::StrCat("tag ", tag, ": expected integers, got type ", type));
+  }
+  static absl::Status TooLarge(std::uint32_t tag) {
+    return BadImage(kFormat, absl::StrCat("tag ", tag, " is too large"));
+  }
+
   std::uint32_t U16(std::string_view s, std::size_t at) const {
     return is_big_endian_ ? U16Be(s, at) : U16Le(s, at);
   }
@@ -162,9 +250,7 @@ class Directory {
     return is_big_endian_ ? U32Be(s, at) : U32Le(s, at);
   }
   std::uint64_t U64(std::string_view s, std::size_t at) const {
-    const std::uint64_t first = U32(s, at);
-    const std::uint64_t second = U32(s, at + 4);
-    return is_big_endian_ ? first << 32 | second : second << 32 | first;
+    return ReadU64(s, at, is_big_endian_);
   }
 
   void ReadEntries(std::string_view bytes) {
@@ -179,6 +265,8 @@ class Directory {
       const std::optional<std::string_view> s = reader.ReadExactly(is_big_tiff_ ? 20 : 12);
       if (!s || !ReadEntry(*s, bytes, out_of_line_bytes)) return;
     }
+    const std::optional<std::string_view> next = reader.ReadExactly(is_big_tiff_ ? 8 : 4);
+    if (next) next_ = is_big_tiff_ ? U64(*next, 0) : U32(*next, 0);
   }
 
   // False if the file ends within the entry's data.
@@ -189,6 +277,7 @@ class Directory {
     const std::uint64_t unit = UnitSize(entry.type);
     if (Has(tag) || unit == 0) return true;
     const std::uint64_t count = is_big_tiff_ ? U64(s, 4) : U32(s, 4);
+    counts_.try_emplace(tag, count);
     const std::string_view in_line = s.substr(is_big_tiff_ ? 12 : 8);
     std::uint64_t size = 0;
     if (__builtin_mul_overflow(count, unit, &size)) return true;
@@ -212,7 +301,9 @@ class Directory {
   bool is_big_endian_ = false;
   bool is_big_tiff_ = false;
   std::uint64_t offset_ = 0;
+  std::uint64_t next_ = 0;
   std::map<std::uint32_t, Entry> entries_;
+  std::map<std::uint32_t, std::uint64_t> counts_;
 };
 
 // One row of the plugin's OPEN_INFO. endian: I, M or * for both. Extra samples: the first as given,
@@ -379,15 +470,59 @@ int XmpOrientation(std::string_view xmp) {
   return 1;
 }
 
-void ReadOrientation(const Directory& directory, TiffLayout& layout) {
-  if (const Entry* tag = directory.Find(kOrientation); tag != nullptr) {
+// Without an orientation Pillow searches the XMP packet for one, as bytes; after turning the
+// picture by its tag it searches the packet to remove it, as bytes or text.
+absl::Status ReadOrientation(const Directory& directory, TiffLayout& layout) {
+  const Entry* xmp = directory.Find(kXmp);
+  const bool is_packet = xmp == nullptr || xmp->type == kByteType || xmp->type == kUndefinedType;
+  bool is_refused = false;
+  if (directory.Has(kOrientation)) {
     const auto value = directory.Value(kOrientation, 1);
     // A tag that is no integer matches none of the eight.
     if (value.ok() && *value >= 1 && *value <= 8) layout.orientation = static_cast<int>(*value);
-  } else if (const Entry* xmp = directory.Find(kXmp); xmp != nullptr) {
+    is_refused = !is_packet && layout.orientation > 1 && xmp->type != kAsciiType;
+  } else if (!is_packet) {
+    const bool is_list = xmp->type != kAsciiType && xmp->data.size() > UnitSize(xmp->type);
+    is_refused = is_list || directory.IsTrue(*xmp);
+  } else if (xmp != nullptr) {
     layout.orientation = XmpOrientation(xmp->data);
     if (layout.orientation < 1 || layout.orientation > 8) layout.orientation = 1;
   }
+  return is_refused ? BadImage(kFormat, absl::StrCat("XMP of type ", xmp->type)) : absl::OkStatus();
+}
+
+// Pillow multiplies resolutions per centimetre.
+absl::Status CheckResolution(const Directory& directory) {
+  const Entry* x = directory.Find(kXResolution);
+  const Entry* y = directory.Find(kYResolution);
+  const Entry* unit = directory.Find(kResolutionUnit);
+  if (unit == nullptr || (x != nullptr && !directory.IsTrue(*x)) ||
+      (y != nullptr && !directory.IsTrue(*y))) {
+    return absl::OkStatus();
+  }
+  const bool is_centimetre = directory.IsThree(*unit) ||
+                             (unit->type == kAsciiType &&
+                              (unit->data == "cm" || unit->data == std::string_view("cm\0", 3)));
+  const bool has_text = (x != nullptr && IsText(x->type)) || (y != nullptr && IsText(y->type));
+  return is_centimetre && has_text ? BadImage(kFormat, "a resolution is no number")
+                                   : absl::OkStatus();
+}
+
+// Whether Pillow can go to the offset that a tag holds; anything but an integer it ignores.
+bool CanSeek(const Directory& directory, std::uint32_t tag) {
+  const TiffIntegers offsets = directory.Integers(tag);
+  return offsets.empty() || (offsets[0] >= 0 && offsets[0] != INT64_MAX);
+}
+
+// Of a file with one directory Pillow reads the directories that hang on it.
+absl::Status CheckSubdirectories(std::string_view bytes, const Directory& directory) {
+  if (!directory.is_last()) return absl::OkStatus();
+  bool can_seek = CanSeek(directory, kExifDirectory) && CanSeek(directory, kGpsDirectory);
+  const TiffIntegers exif = directory.Integers(kExifDirectory);
+  if (can_seek && !exif.empty() && directory.Has(kInteropDirectory)) {
+    can_seek = CanSeek(directory.At(bytes, static_cast<std::uint64_t>(exif[0])), kInteropDirectory);
+  }
+  return can_seek ? absl::OkStatus() : BadImage(kFormat, "a directory's offset is negative");
 }
 
 // Bits of each sample, with the plugin's repairs. Leaves `key` and the sample count consistent.
@@ -445,13 +580,21 @@ void AdjustForLibtiff(const Key& key, std::int64_t compression, TiffLayout& layo
   }
 }
 
+// The offsets of a tag; each byte of a BYTE tag is one, too.
+absl::Status ReadOffsets(const Directory& directory, std::uint32_t tag, TiffLayout& layout) {
+  const Entry& entry = *directory.Find(tag);
+  layout.offsets = TiffIntegers(entry.data, entry.type, directory.is_big_endian());
+  if (!layout.offsets.empty()) return absl::OkStatus();
+  return BadImage(kFormat, absl::StrCat("tag ", tag, ": expected integers, got type ", entry.type));
+}
+
 absl::Status ReadTiles(const Directory& directory, TiffLayout& layout) {
   if (directory.Has(kStripOffsets)) {
-    SIGLIP_ASSIGN_OR_RETURN(layout.offsets, directory.Values(kStripOffsets));
+    SIGLIP_RETURN_IF_ERROR(ReadOffsets(directory, kStripOffsets, layout));
     SIGLIP_ASSIGN_OR_RETURN(layout.tile_height, directory.Value(kRowsPerStrip, layout.height));
     layout.tile_width = layout.width;
   } else if (directory.Has(kTileOffsets)) {
-    SIGLIP_ASSIGN_OR_RETURN(layout.offsets, directory.Values(kTileOffsets));
+    SIGLIP_RETURN_IF_ERROR(ReadOffsets(directory, kTileOffsets, layout));
     SIGLIP_ASSIGN_OR_RETURN(layout.tile_width, directory.Value(kTileWidth, 0));
     SIGLIP_ASSIGN_OR_RETURN(layout.tile_height, directory.Value(kTileLength, 0));
   } else {
@@ -462,6 +605,18 @@ absl::Status ReadTiles(const Directory& directory, TiffLayout& layout) {
         kFormat, absl::StrCat("strips or tiles of ", layout.tile_width, "x", layout.tile_height));
   }
   return absl::OkStatus();
+}
+
+// libtiff 4.7 (Pillow's) keeps lists of up to 4 entries apart from longer ones, and refuses a file
+// whose offsets and sizes are not kept alike; 4.5 reads it.
+bool HasOddCounts(const Directory& directory) {
+  constexpr std::uint64_t kShortList = 4;
+  const auto declared = [&directory](std::uint32_t tiles, std::uint32_t strips) {
+    return std::max(directory.DeclaredCount(tiles), directory.DeclaredCount(strips));
+  };
+  const std::uint64_t offsets = declared(kTileOffsets, kStripOffsets);
+  const std::uint64_t sizes = declared(kTileByteCounts, kStripByteCounts);
+  return (offsets > kShortList) != (sizes > kShortList);
 }
 
 absl::Status ReadColorMap(const Directory& directory, TiffLayout& layout) {
@@ -488,6 +643,39 @@ absl::Status ReadColorMap(const Directory& directory, TiffLayout& layout) {
 
 }  // namespace
 
+TiffIntegers::TiffIntegers(std::string_view data, std::uint32_t type, bool is_big_endian)
+    : data_(data),
+      type_(type),
+      unit_(IsInteger(type) || type == kByteType ? static_cast<std::size_t>(UnitSize(type)) : 0),
+      is_big_endian_(is_big_endian) {}
+
+bool TiffIntegers::IsInteger(std::uint32_t type) {
+  return type == 3 || type == 4 || type == 6 || type == 8 || type == 9 || type == 13 || type == 16;
+}
+
+std::int64_t TiffIntegers::operator[](std::size_t i) const {
+  const std::size_t at = i * unit_;
+  const auto u16 = [&] { return is_big_endian_ ? U16Be(data_, at) : U16Le(data_, at); };
+  const auto u32 = [&] { return is_big_endian_ ? U32Be(data_, at) : U32Le(data_, at); };
+  switch (type_) {
+    case kByteType:
+      return U8(data_, at);
+    case 3:
+      return u16();
+    case 6:
+      return static_cast<std::int8_t>(data_[at]);
+    case 8:
+      return static_cast<std::int16_t>(u16());
+    case 9:
+      return static_cast<std::int32_t>(u32());
+    case 16:
+      return static_cast<std::int64_t>(
+          std::min<std::uint64_t>(ReadU64(data_, at, is_big_endian_), INT64_MAX));
+    default:
+      return u32();
+  }
+}
+
 absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const Directory directory, Directory::Read(bytes));
   if (directory.Has(kWindowsMediaPhoto)) return BadImage(kFormat, "Windows Media Photo");
@@ -510,7 +698,7 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   if (layout.width <= 0 || layout.height <= 0) {
     return BadImage(kFormat, absl::StrCat("size ", layout.width, "x", layout.height));
   }
-  ReadOrientation(directory, layout);
+  SIGLIP_RETURN_IF_ERROR(ReadOrientation(directory, layout));
   SIGLIP_RETURN_IF_ERROR(ReadSamples(directory, compression, key, layout));
   const OpenInfo* info = FindOpenInfo(key);
   layout.uses_libtiff = compression != kUncompressed;
@@ -519,15 +707,63 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
     info = FindOpenInfo(key);
   }
   if (info == nullptr) return BadImage(kFormat, "unknown combination of photometric and samples");
+  SIGLIP_RETURN_IF_ERROR(CheckResolution(directory));
+  SIGLIP_RETURN_IF_ERROR(CheckSubdirectories(bytes, directory));
   layout.mode = info->mode;
   layout.raw = std::string(info->raw);
+  for (const std::uint32_t tag : {kBitsPerSample, kExtraSamples, kSampleFormat, kColorMap}) {
+    const std::int64_t values = static_cast<std::int64_t>(directory.Integers(tag).size());
+    layout.list_bytes += 2 * values * std::int64_t{sizeof(std::int64_t)};
+  }
   if (layout.uses_libtiff) {
     AdjustForLibtiff(key, compression, layout);
+    layout.has_odd_counts = HasOddCounts(directory);
+    layout.tile_width = directory.Value(kTileWidth, 0).value_or(0);
+    layout.tile_height = directory.Value(kTileLength, 0).value_or(0);
   } else {
     SIGLIP_RETURN_IF_ERROR(ReadTiles(directory, layout));
   }
   SIGLIP_RETURN_IF_ERROR(ReadColorMap(directory, layout));
   return layout;
+}
+
+bool IsTiff(std::string_view bytes) {
+  static constexpr std::string_view kPrefixes[] = {
+      std::string_view("MM\0*", 4), std::string_view("II*\0", 4), std::string_view("MM*\0", 4),
+      std::string_view("II\0*", 4), std::string_view("MM\0+", 4), std::string_view("II+\0", 4)};
+  return std::find(std::begin(kPrefixes), std::end(kPrefixes), bytes.substr(0, 4)) !=
+         std::end(kPrefixes);
+}
+
+namespace {
+
+std::string_view WithoutExifPrefix(std::string_view bytes) {
+  constexpr std::string_view kPrefix("Exif\0\0", 6);
+  for (int i = 0; i < 2 && bytes.substr(0, kPrefix.size()) == kPrefix; ++i) {
+    bytes.remove_prefix(kPrefix.size());
+  }
+  return bytes;
+}
+
+}  // namespace
+
+bool IsExif(std::string_view bytes) {
+  const std::string_view tiff = WithoutExifPrefix(bytes);
+  return IsTiff(tiff) && tiff.size() >= 8 && tiff[2] != 43;
+}
+
+bool ExifResolutionIsCut(std::string_view exif) {
+  if (!IsExif(exif)) return false;
+  exif = WithoutExifPrefix(exif);
+  const Directory directory = Directory::ReadExif(exif);
+  const Entry* resolution = directory.Find(kXResolution);
+  if (resolution == nullptr || !directory.Has(kResolutionUnit)) return false;
+  std::string_view s = resolution->data;
+  if (resolution->type == kAsciiType) {
+    if (s.back() == '\0') s.remove_suffix(1);
+    return s.empty() || (s.size() == 1 && s[0] >= '0' && s[0] <= '9');
+  }
+  return IsText(resolution->type) && s.size() == 1;
 }
 
 }  // namespace siglip

@@ -1,8 +1,8 @@
 // siglip_preprocess_dump: what src/image makes of files, for comparison with live Pillow.
 // Reads lines from stdin: WHAT <tab> SIZE <tab> RESAMPLE <tab> PILLOW <tab> PATH, where WHAT is
-//   header, rgb (full size), resized (SIZE x SIZE), pixels (float32 [3,SIZE,SIZE]) or
-//   time (least nanoseconds over some runs of: decode, resize, normalise, all of Preprocess; in
-//   digits, blanks between: for bench/preprocess.py).
+//   header, memory (the header's working set in digits), rgb (full size), resized (SIZE x SIZE),
+//   pixels (float32 [3,SIZE,SIZE]) or time (least nanoseconds over some runs of: decode, resize,
+//   normalise, all of Preprocess; in digits, blanks between: for bench/preprocess.py).
 // Answers each on stdout with a line
 //   ok <tab> FORMAT <tab> WIDTH <tab> HEIGHT <tab> BYTES       followed by that many bytes, or
 //   error <tab> MESSAGE
@@ -101,6 +101,11 @@ absl::StatusOr<Answer> Run(const Request& request) {
   SIGLIP_ASSIGN_OR_RETURN(answer.header, ReadImageHeader(file, max_pixels));
   const Preprocessor preprocessor(request.options);
   if (request.what == "header") return answer;
+  if (request.what == "memory") {
+    const std::string digits = std::to_string(answer.header.working_set_bytes);
+    answer.bytes.assign(digits.begin(), digits.end());
+    return answer;
+  }
   if (request.what == "time") {
     SIGLIP_ASSIGN_OR_RETURN(answer.bytes, Time(preprocessor, file));
     return answer;

@@ -1,7 +1,9 @@
 """src/image against live Pillow on files that no encoder writes by itself: every PNG filter, depth and interlacing by
 hand, GIF and WebP frames off their place, odd sample limits, junk around the file. SIGLIP_SEED draws other ones."""
 import os
+import shutil
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -129,6 +131,21 @@ def test_one_bit_tiff_of_every_compression_and_polarity(tmp_path):
                     files[f"{compression} {polarity} {fill_order} {w}x{h}"] = save(
                         image, "TIFF", compression=compression, tiffinfo={262: polarity, 266: fill_order})
     assert check(files, tmp_path) > 0.9 * len(files)
+
+
+def test_arithmetic_coding_behind_long_segments(tmp_path):
+    """Pillow hands the file over in blocks of 64 KiB; a segment that is skipped may end in another than it begins in."""
+    if shutil.which("cjpeg") is None:
+        pytest.skip("SIGLIP_TEST_SKIPPED: cjpeg is not installed")
+    files = {}
+    source = save(Image.fromarray(photo(120, 90, 3, SEED)), "PPM")
+    for options in ([], ["-arithmetic"], ["-arithmetic", "-progressive"]):
+        coded = subprocess.run(["cjpeg", "-quality", "70", *options], input=source, stdout=subprocess.PIPE, check=True).stdout
+        for count, size in [(1, 65533), (1, 65000), (1, 60000), (2, 40000), (3, 65533), (5, 65533)]:
+            for marker in (0xE1, 0xE5, 0xFE):
+                segment = b"\xff" + bytes([marker]) + struct.pack(">H", size + 2) + b"\xff\xd8\xff\xc0\x12" * (size // 5) + bytes(size % 5)
+                files[f"{options} {count} of {size} {marker:x}"] = coded[:2] + segment * count + coded[2:]
+    assert check(files, tmp_path) > 0.8 * len(files)
 
 
 def test_cmyk_and_junk_around_files(tmp_path):
