@@ -325,6 +325,7 @@ TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup: 'w' failed: cold"));
   config.warmups[0].batch_size = 9;
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.batch_size"));
+  config.warmups[0].batch_size = 4;
   config.warmups[0].inputs["X"].dims = {3};
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("'X': expected [2], got [3]"));
 }
