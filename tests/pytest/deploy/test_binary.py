@@ -55,7 +55,7 @@ def test_no_machine_path_is_in_the_program(hardened):
 def test_our_code_has_landing_pads(hardened):
     if "X86" not in readelf("-h", hardened):
         load_clients().skip("x86 only")
-    notes = readelf("-n", hardened.parents[1] / "base/libsiglip_base.a")
+    notes = readelf("-n", hardened.parents[1] / "image/libsiglip_image.a")
     assert notes.count("IBT, SHSTK") == len(re.findall(r"^File: ", notes, re.MULTILINE)) > 5
 
 
