@@ -28,7 +28,13 @@ void Normalise(std::span<double> values) {
   for (double& value : values) value /= norm;
 }
 
-// A template without a place for the label would give every label the same text.
+}  // namespace
+
+std::string FillTemplate(std::string_view text_template, std::string_view label) {
+  const std::string value(label);
+  return absl::StrReplaceAll(std::string(text_template), {{"{text}", value}, {"{label}", value}});
+}
+
 absl::Status CheckTemplates(const std::vector<std::string>& templates) {
   for (const std::string& text_template : templates) {
     if (FillTemplate(text_template, "") == text_template) {
@@ -37,13 +43,6 @@ absl::Status CheckTemplates(const std::vector<std::string>& templates) {
     }
   }
   return absl::OkStatus();
-}
-
-}  // namespace
-
-std::string FillTemplate(std::string_view text_template, std::string_view label) {
-  const std::string value(label);
-  return absl::StrReplaceAll(std::string(text_template), {{"{text}", value}, {"{label}", value}});
 }
 
 absl::StatusOr<ZeroShotClassifier> ZeroShotClassifier::Create(

@@ -163,8 +163,9 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
   // What lies there is of a process that had this number and was killed, or a trap.
   ::unlink(temporary.c_str());
   FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (fd.get() < 0)
+  if (fd.get() < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot create '", temporary, "'"));
+  }
   absl::Status status = WriteAll(fd.get(), content, temporary);
   if (status.ok() && ::fsync(fd.get()) != 0) {
     status = absl::ErrnoToStatus(errno, absl::StrCat("cannot flush '", temporary, "'"));
@@ -176,14 +177,17 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
   return status;
 }
 
-absl::Status WriteOutputFile(const std::string& path, std::string_view content) {
+std::optional<std::string> ReplaceablePath(const std::string& path) {
   std::error_code error;
   const std::filesystem::file_status there = std::filesystem::status(path, error);
-  if (std::filesystem::is_regular_file(there)) {
-    const std::filesystem::path target = std::filesystem::canonical(path, error);
-    return WriteFileAtomically(error ? path : target.string(), content);
-  }
-  if (!std::filesystem::exists(there)) return WriteFileAtomically(path, content);
+  if (!std::filesystem::exists(there)) return path;
+  if (!std::filesystem::is_regular_file(there)) return std::nullopt;
+  const std::filesystem::path target = std::filesystem::canonical(path, error);
+  return error ? path : target.string();
+}
+
+absl::Status WriteOutputFile(const std::string& path, std::string_view content) {
+  if (const auto target = ReplaceablePath(path)) return WriteFileAtomically(*target, content);
   FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
   if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
   return WriteAll(fd.get(), content, path);

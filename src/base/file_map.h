@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -67,8 +68,11 @@ absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t
 // Writes to `path` atomically: a temporary file beside it, flushed, then renamed over it.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content);
 
-// Where a person's output goes: a file, even behind symlinks, is replaced atomically; what is none
-// (a pipe, a terminal, /dev/null) stays and is written to.
+// Where to put what replaces the output that a person named: `path`, or the file behind its
+// symlinks. Nothing if it is no file (a pipe, a terminal, /dev/null): that stays and is written to.
+std::optional<std::string> ReplaceablePath(const std::string& path);
+
+// Writes there: atomically where something is replaced.
 absl::Status WriteOutputFile(const std::string& path, std::string_view content);
 
 }  // namespace siglip

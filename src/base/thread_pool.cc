@@ -22,7 +22,7 @@ absl::Status AddThreads(std::vector<std::thread>& threads, int count,
   for (int i = 0; i < count; ++i) {
     try {
       threads.emplace_back(work, i);
-    } catch (const std::system_error& error) {
+    } catch (const std::system_error&) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the system gives no more than ", i, " of ", count, " threads"));
     }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 
 namespace siglip::bulk {
@@ -139,13 +140,7 @@ absl::Status MoveIfThere(const std::string& from, const std::string& to) {
 absl::Status MoveToOutput(const std::string& from, const std::string& to) {
   SIGLIP_ASSIGN_OR_RETURN(const bool there, IsThere(from));
   if (!there) return absl::OkStatus();
-  std::error_code error;
-  const std::filesystem::file_status target = std::filesystem::status(to, error);
-  if (std::filesystem::is_regular_file(target)) {
-    const std::filesystem::path place = std::filesystem::canonical(to, error);
-    return MoveIfThere(from, error ? to : place.string());
-  }
-  if (!std::filesystem::exists(target)) return MoveIfThere(from, to);
+  if (const auto target = ReplaceablePath(to)) return MoveIfThere(from, *target);
   std::ifstream in(from, std::ios::binary);
   std::ofstream out(to, std::ios::binary | std::ios::app);
   if (in.peek() != std::ifstream::traits_type::eof()) out << in.rdbuf();
@@ -153,6 +148,7 @@ absl::Status MoveToOutput(const std::string& from, const std::string& to) {
   if (!in.is_open() || !out) {
     return absl::InternalError(absl::StrCat("cannot copy '", from, "' to '", to, "'"));
   }
+  std::error_code error;
   std::filesystem::remove(from, error);
   return absl::OkStatus();
 }

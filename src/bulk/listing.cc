@@ -21,7 +21,6 @@
 namespace siglip::bulk {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr std::array<std::string_view, 22> kImageExtensions = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib",
     ".tif", ".tiff", ".ppm", ".pgm",  ".pbm", ".pnm", ".pfm",  ".avif", ".jp2", ".j2k", ".jpx"};

@@ -67,6 +67,13 @@ std::string Differences(const Json& old, const Json& job) {
   return absl::StrJoin(differences, "; ");
 }
 
+bool IsStdout(const std::string& path) { return path.empty() || path == "-"; }
+std::string NamesPath(const std::string& path) { return path + ".names.txt"; }
+std::string MetaPath(const std::string& path) { return path + ".meta.json"; }
+std::string FailuresPath(const OutputOptions& options) {
+  return options.failures_path.empty() ? options.path + ".failures.jsonl" : options.failures_path;
+}
+
 class StdoutOutput final : public Output {
  public:
   explicit StdoutOutput(const OutputOptions& options)
@@ -120,7 +127,7 @@ class FileOutput final : public Output {
       : path_(options.path),
         folder_(options.path + ".parts"),
         failures_named_(!options.failures_path.empty()),
-        failures_path_(failures_named_ ? options.failures_path : options.path + ".failures.jsonl"),
+        failures_path_(FailuresPath(options)),
         format_(format),
         dtype_(options.dtype),
         width_(options.width),
@@ -204,12 +211,11 @@ class FileOutput final : public Output {
   std::string Part(std::string_view name) const {
     return absl::StrCat(folder_, "/", absl::string_view(name.data(), name.size()));
   }
-  std::string MetaPath() const { return path_ + ".meta.json"; }
   std::uint64_t NumRows() const { return counts_.image_rows + counts_.text_rows; }
 
   // There is an output and no job begun.
   absl::Status OpenFinished() {
-    const absl::StatusOr<Json> meta = ReadJson(MetaPath());
+    const absl::StatusOr<Json> meta = ReadJson(MetaPath(path_));
     if (!meta.ok()) {
       return absl::AlreadyExistsError(
           absl::StrCat(path_, " exists and does not say of which job it is: name another output"));
@@ -312,7 +318,7 @@ class FileOutput final : public Output {
   absl::Status Publish() {
     std::error_code error;
     if (format_ == Format::kNpy) {
-      SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("names.txt"), path_ + ".names.txt"));
+      SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("names.txt"), NamesPath(path_)));
     }
     if (failures_named_) {
       SIGLIP_RETURN_IF_ERROR(MoveToOutput(Part("failures.jsonl"), failures_path_));
@@ -321,7 +327,7 @@ class FileOutput final : public Output {
     } else {
       std::filesystem::remove(failures_path_, error);  // of an older job
     }
-    SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("meta.json"), MetaPath()));
+    SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("meta.json"), MetaPath(path_)));
     const bool table = format_ == Format::kParquet;
     SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part(table ? "table.parquet" : "rows"), path_));
     SIGLIP_RETURN_IF_ERROR(FlushFolderOf(path_));
@@ -349,14 +355,20 @@ class FileOutput final : public Output {
 
 }  // namespace
 
+std::vector<std::string> OutputFiles(const OutputOptions& options) {
+  const std::string& path = options.path;
+  if (IsStdout(path)) return {options.failures_path};
+  return {path, NamesPath(path), MetaPath(path), FailuresPath(options)};
+}
+
 absl::Status CheckOutputName(const std::string& path) {
-  if (path.empty() || path == "-") return absl::OkStatus();
+  if (IsStdout(path)) return absl::OkStatus();
   return FormatOf(path).status();
 }
 
 absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& options, const Json& job,
                                                      const Json& about) {
-  if (options.path.empty() || options.path == "-") return std::make_unique<StdoutOutput>(options);
+  if (IsStdout(options.path)) return std::make_unique<StdoutOutput>(options);
   SIGLIP_ASSIGN_OR_RETURN(const Format format, FormatOf(options.path));
   auto output = std::make_unique<FileOutput>(options, format, job, about);
   SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite, options.keep_finished));

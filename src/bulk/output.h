@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -39,6 +40,9 @@ struct OutputCounts {
   std::uint64_t text_rows = 0;
   std::uint64_t failures = 0;
 };
+
+// All that a finished job may leave or replace: OUTPUT and what lies beside it.
+std::vector<std::string> OutputFiles(const OutputOptions& options);
 
 // Whether `path` says by its end what to write. Errors: those of Output::Open about it.
 absl::Status CheckOutputName(const std::string& path);

@@ -3,7 +3,6 @@
 // Options that take one of some words.
 
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -18,13 +17,12 @@ namespace siglip::cli {
 // numbers behind them as well and shows both.
 template <class T>
 CLI::Validator OneOf(std::vector<std::pair<std::string, T>> choices) {
-  using Number = std::conditional_t<std::is_same_v<T, bool>, bool, int>;
   return CLI::Validator(
       [choices = std::move(choices)](std::string& word) -> std::string {
         std::vector<std::string> words;
         for (const auto& [name, value] : choices) {
           if (name == word) {
-            word = absl::StrCat(static_cast<Number>(value));
+            word = absl::StrCat(static_cast<int>(value));
             return {};
           }
           words.push_back(name);

@@ -47,17 +47,6 @@ absl::StatusOr<std::vector<std::string>> AllLabels(const ClassifyFlags& flags) {
   return flags.labels_file.empty() ? ParseLabels(flags.labels) : ReadLabels(flags.labels_file);
 }
 
-// A template without a place for the label would give every label the same text.
-absl::Status CheckTemplates(const std::vector<std::string>& templates) {
-  for (const std::string& text_template : templates) {
-    if (FillTemplate(text_template, "") == text_template) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "template \"", text_template, "\": expected {text} or {label} in it, got neither"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 std::vector<ScoredLabel> BestLabels(const ZeroShotClassifier& classifier,
                                     std::span<const float> embedding, int top) {
   const std::vector<double> probabilities = classifier.Probabilities(embedding);

@@ -65,14 +65,9 @@ absl::StatusOr<bulk::JobItems> ListAll(const EmbedFlags& flags) {
 }
 
 absl::Status CheckPlaces(const EmbedFlags& flags, const bulk::JobItems& items) {
-  const std::string& path = flags.output.path;
-  SIGLIP_RETURN_IF_ERROR(bulk::CheckOutputName(path));
-  std::vector<std::string> outputs = {flags.output.failures_path};
-  if (!path.empty() && path != "-") {
-    for (const char* more : {"", ".names.txt", ".meta.json"}) outputs.push_back(path + more);
-  }
+  SIGLIP_RETURN_IF_ERROR(bulk::CheckOutputName(flags.output.path));
   const std::string lists[] = {flags.inputs.files_from, flags.texts_from};
-  return CheckOutputPlaces(outputs, lists, items.inputs);
+  return CheckOutputPlaces(bulk::OutputFiles(flags.output), lists, items.inputs);
 }
 
 // "cpu, AVX3, fp32, 2 threads" without the threads, which change no number.

@@ -7,13 +7,14 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "bulk/embedded_rows.h"
+#include "bulk/output.h"
 #include "cli/commands.h"
 #include "cli/index_file.h"
 #include "cli/output_places.h"
@@ -35,18 +36,18 @@ struct IndexFlags {
 // The rows, their names and what they tell of themselves stay.
 absl::Status CheckPlace(const IndexFlags& flags) {
   std::vector<std::string> files;
+  const auto add = [&files](const std::string& rows) {
+    for (std::string& file : bulk::OutputFiles({.path = rows, .failures_path = {}}))
+      files.push_back(std::move(file));
+  };
   std::error_code error;
   if (std::filesystem::is_directory(flags.rows, error)) {
     for (const auto& entry : std::filesystem::directory_iterator(flags.rows, error)) {
-      files.push_back(entry.path().string());
+      if (entry.path().extension() == ".npy") add(entry.path().string());
     }
   } else {
-    for (const char* more : {"", ".names.txt", ".meta.json"}) files.push_back(flags.rows + more);
+    add(flags.rows);
   }
-  std::erase_if(files, [](const std::string& file) {
-    return !absl::EndsWith(file, ".npy") && !absl::EndsWith(file, ".npy.names.txt") &&
-           !absl::EndsWith(file, ".npy.meta.json");
-  });
   return CheckOutputPlaces(std::span(&flags.output, 1), files, {});
 }
 

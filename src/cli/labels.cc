@@ -9,9 +9,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
+#include "bulk/listing.h"
 #include "bulk/row_format.h"
 
 namespace siglip::cli {
@@ -20,7 +20,6 @@ namespace {
 // A million labels of a line each; this only bounds a wrong file.
 constexpr std::uint64_t kMaxLabelsBytes = 64u << 20;
 constexpr int kBarColumns = 30;
-constexpr const char* kByteOrderMark = "\xef\xbb\xbf";
 
 // The stripped, non-empty ones of `parts`.
 absl::StatusOr<std::vector<std::string>> CheckedLabels(const std::vector<std::string>& parts,
@@ -137,9 +136,9 @@ absl::StatusOr<std::vector<std::string>> ParseLabels(std::string_view list) {
 }
 
 absl::StatusOr<std::vector<std::string>> ReadLabels(const std::string& path) {
-  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadInputFile(path, kMaxLabelsBytes));
-  std::vector<std::string> lines =
-      absl::StrSplit(absl::StripPrefix(text, kByteOrderMark), '\n', absl::SkipWhitespace());
+  SIGLIP_ASSIGN_OR_RETURN(std::string text, ReadInputFile(path, kMaxLabelsBytes));
+  if (text.starts_with(bulk::kByteOrderMark)) text.erase(0, bulk::kByteOrderMark.size());
+  std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
   if (!std::all_of(lines.begin(), lines.end(), HasSynset)) return CheckedLabels(lines, path);
   SIGLIP_ASSIGN_OR_RETURN(lines, CheckedLabels(lines, path));
   return WithoutSynsets(lines);

@@ -122,11 +122,35 @@ std::span<const std::byte> BytesOf(const StoredRows& rows, const Numbers& number
 
 // Rows of the same bytes are one point of the graph: the links of a row would lead to its copies
 // alone, and from them nowhere. Points are numbered as their first rows come.
-struct Grouping {
-  std::vector<std::uint32_t> point_of;   // by row
-  std::vector<std::uint32_t> first_row;  // by point
+class Grouping {
+ public:
+  // point_of: by row. REQUIRES: a row's point is at most one more than those of the rows before it.
+  explicit Grouping(const std::vector<std::uint32_t>& point_of) : rows_(point_of.size()) {
+    std::uint32_t points = 0;
+    for (const std::uint32_t point : point_of) points = std::max(points, point + 1);
+    begins_.resize(points + 1);
+    for (const std::uint32_t point : point_of) ++begins_[point + 1];
+    std::partial_sum(begins_.begin(), begins_.end(), begins_.begin());
+    std::vector<std::uint32_t> ends(begins_.begin(), begins_.end() - 1);
+    for (std::uint32_t row = 0; row < point_of.size(); ++row) rows_[ends[point_of[row]]++] = row;
+  }
 
-  std::size_t points() const { return first_row.size(); }
+  std::size_t points() const { return begins_.size() - 1; }
+  // Ascending.
+  std::span<const std::uint32_t> RowsOf(std::size_t point) const {
+    return std::span(rows_).subspan(begins_[point], begins_[point + 1] - begins_[point]);
+  }
+  std::vector<std::uint32_t> PointOfRows() const {
+    std::vector<std::uint32_t> point_of(rows_.size());
+    for (std::uint32_t point = 0; point < points(); ++point) {
+      for (const std::uint32_t row : RowsOf(point)) point_of[row] = point;
+    }
+    return point_of;
+  }
+
+ private:
+  std::vector<std::uint32_t> begins_;  // of each point's rows in rows_, and the end
+  std::vector<std::uint32_t> rows_;
 };
 
 Grouping GroupRows(const StoredRows& rows, ThreadTeam& team) {
@@ -149,7 +173,7 @@ Grouping GroupRows(const StoredRows& rows, ThreadTeam& team) {
   std::sort(order.begin(), order.end(), [&hashes](std::uint32_t a, std::uint32_t b) {
     return hashes[a] != hashes[b] ? hashes[a] < hashes[b] : a < b;
   });
-  std::vector<std::uint32_t> original(count);  // the first row of the same bytes
+  std::vector<std::uint32_t> point_of(count);  // at first: the first row of the same bytes
   for (std::uint32_t i = 0, first = 0; i < count; ++i) {
     const std::uint32_t row = order[i];
     if (hashes[row] != hashes[order[first]]) first = i;
@@ -158,19 +182,13 @@ Grouping GroupRows(const StoredRows& rows, ThreadTeam& team) {
     const std::span<const std::byte> bytes = BytesOf(rows, numbers);
     const bool same =
         numbers.half == before.half && std::memcmp(bytes.data(), before.data, bytes.size()) == 0;
-    original[row] = same ? order[first] : row;
+    point_of[row] = same ? order[first] : row;
   }
-  Grouping grouping;
-  grouping.point_of.resize(count);
+  std::uint32_t points = 0;
   for (std::uint32_t row = 0; row < count; ++row) {
-    if (original[row] == row) {
-      grouping.point_of[row] = static_cast<std::uint32_t>(grouping.points());
-      grouping.first_row.push_back(row);
-    } else {
-      grouping.point_of[row] = grouping.point_of[original[row]];
-    }
+    point_of[row] = point_of[row] == row ? points++ : point_of[point_of[row]];
   }
-  return grouping;
+  return Grouping(point_of);
 }
 
 absl::Status OutOfMemory(std::int64_t rows) {
@@ -220,24 +238,11 @@ struct NeighborGraph::State {
         grouping(std::move(grouped)),
         space(rows),
         graph(&space, grouping.points(), static_cast<std::size_t>(options.links),
-              static_cast<std::size_t>(options.ef_construction)) {
-    begins.resize(grouping.points() + 1);
-    for (const std::uint32_t number : grouping.point_of) ++begins[number + 1];
-    std::partial_sum(begins.begin(), begins.end(), begins.begin());
-    std::vector<std::uint32_t> ends(begins.begin(), begins.end() - 1);
-    rows_by_point.resize(grouping.point_of.size());
-    for (std::uint32_t row = 0; row < grouping.point_of.size(); ++row) {
-      rows_by_point[ends[grouping.point_of[row]]++] = row;
-    }
-  }
-
-  std::span<const std::uint32_t> RowsOf(std::uint32_t number) const {
-    return std::span(rows_by_point).subspan(begins[number], begins[number + 1] - begins[number]);
-  }
+              static_cast<std::size_t>(options.ef_construction)) {}
 
   // Adds one point; InvalidArgument if its row is not finite.
   absl::Status Add(std::uint32_t number, std::vector<float>& scratch) {
-    const std::uint32_t row = grouping.first_row[number];
+    const std::uint32_t row = grouping.RowsOf(number)[0];
     const Point point{row, InverseNormOfRow(rows, row, scratch)};
     if (!std::isfinite(point.inverse_norm)) {
       return absl::InvalidArgumentError(
@@ -263,8 +268,6 @@ struct NeighborGraph::State {
 
   const StoredRows rows;
   const Grouping grouping;
-  std::vector<std::uint32_t> begins;         // of each point's in rows_by_point, and the end
-  std::vector<std::uint32_t> rows_by_point;  // ascending for each point
   CosineSpace space;
   Graph graph;
   std::vector<std::uint32_t> seeds;  // hnswlib's ids of points that every search begins with
@@ -386,7 +389,8 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Build(
   absl::Status status;                // the first error, guarded by mu
   std::atomic<bool> failed{false};    // relaxed: workers stop soon, not at once
   std::atomic<std::int64_t> next{1};  // relaxed: it only counts
-  std::atomic<std::int64_t> done{static_cast<std::int64_t>(state->RowsOf(0).size())};  // likewise
+  std::atomic<std::int64_t> done{
+      static_cast<std::int64_t>(state->grouping.RowsOf(0).size())};  // likewise
   std::int64_t told = 0;
   team.RunOnAll([&](int worker) {
     std::vector<float> scratch;
@@ -401,7 +405,7 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Build(
         failed.store(true, std::memory_order_relaxed);
         break;
       }
-      const auto copies = static_cast<std::int64_t>(state->RowsOf(point).size());
+      const auto copies = static_cast<std::int64_t>(state->grouping.RowsOf(point).size());
       const std::int64_t now = done.fetch_add(copies, std::memory_order_relaxed) + copies;
       if (worker != 0) continue;
       added(now - told);
@@ -409,7 +413,11 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Build(
     }
   });
   SIGLIP_RETURN_IF_ERROR(status);
-  state->ChooseSeeds();
+  try {
+    state->ChooseSeeds();
+  } catch (const std::exception&) {
+    return OutOfMemory(count);
+  }
   if (told < count) added(count - told);
   return std::unique_ptr<NeighborGraph>(new NeighborGraph(std::move(state)));
 }
@@ -423,7 +431,7 @@ std::string NeighborGraph::Serialize() const {
     number_of[id] = static_cast<std::uint32_t>(graph.getExternalLabel(id));
     id_of[number_of[id]] = id;
   }
-  const std::vector<std::uint32_t>& point_of = state_->grouping.point_of;
+  const std::vector<std::uint32_t> point_of = state_->grouping.PointOfRows();
   const Head head{static_cast<std::uint32_t>(graph.M_),
                   static_cast<std::uint32_t>(graph.ef_construction_),
                   number_of[graph.enterpoint_node_], static_cast<std::uint32_t>(graph.maxlevel_)};
@@ -503,7 +511,7 @@ absl::Status NeighborGraph::State::Fill(Reader& reader, const Head& head) {
   graph.maxlevel_ = static_cast<int>(head.top_layer);
   std::vector<std::uint32_t> links;
   for (std::uint32_t i = 0; i < count; ++i) {
-    const Point point{grouping.first_row[i], inverse_norms[i]};
+    const Point point{grouping.RowsOf(i)[0], inverse_norms[i]};
     std::memcpy(graph.getDataByInternalId(i), &point, sizeof(point));
     graph.setExternalLabel(i, i);
     SIGLIP_RETURN_IF_ERROR(ReadLinks(reader, 0, graph.maxM0_, links));
@@ -529,17 +537,17 @@ absl::StatusOr<Grouping> ReadGrouping(Reader& reader, std::int64_t rows) {
   if (reader.left() / sizeof(std::uint32_t) < static_cast<std::size_t>(rows)) {
     return Damaged("it ends too early");
   }
-  Grouping grouping;
-  grouping.point_of.resize(static_cast<std::size_t>(rows));
-  SIGLIP_CHECK(reader.Read(grouping.point_of.data(), grouping.point_of.size()));
-  for (std::uint32_t row = 0; row < grouping.point_of.size(); ++row) {
-    if (grouping.point_of[row] > grouping.points()) {
-      return Damaged(absl::StrCat("row ", row, " is of point ", grouping.point_of[row],
+  std::vector<std::uint32_t> point_of(static_cast<std::size_t>(rows));
+  SIGLIP_CHECK(reader.Read(point_of.data(), point_of.size()));
+  std::uint32_t points = 0;
+  for (std::size_t row = 0; row < point_of.size(); ++row) {
+    if (point_of[row] > points) {
+      return Damaged(absl::StrCat("row ", row, " is of point ", point_of[row],
                                   ", which no row before it leads to"));
     }
-    if (grouping.point_of[row] == grouping.points()) grouping.first_row.push_back(row);
+    if (point_of[row] == points) ++points;
   }
-  return grouping;
+  return Grouping(point_of);
 }
 
 }  // namespace
@@ -567,11 +575,11 @@ absl::StatusOr<std::unique_ptr<NeighborGraph>> NeighborGraph::Parse(
         std::make_unique<State>(std::move(rows), std::move(grouping),
                                 NeighborGraphOptions{.links = head.links, .ef_construction = 1});
     SIGLIP_RETURN_IF_ERROR(state->Fill(reader, head));
+    state->ChooseSeeds();
   } catch (const std::exception&) {
     return OutOfMemory(count);
   }
   state->graph.ef_construction_ = head.ef_construction;
-  state->ChooseSeeds();
   return std::unique_ptr<NeighborGraph>(new NeighborGraph(std::move(state)));
 }
 
@@ -587,7 +595,7 @@ absl::StatusOr<std::vector<std::int64_t>> NeighborGraph::Candidates(std::span<co
     const auto points = static_cast<std::int64_t>(state_->grouping.points());
     for (const std::uint32_t number :
          state_->Nearest(point, static_cast<std::size_t>(std::min(count, points)))) {
-      const auto rows = state_->RowsOf(number);
+      const auto rows = state_->grouping.RowsOf(number);
       const std::size_t copies = std::min(rows.size(), static_cast<std::size_t>(count));
       found.insert(found.end(), rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(copies));
     }

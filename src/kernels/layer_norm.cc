@@ -17,20 +17,22 @@ HWY_BEFORE_NAMESPACE();
 namespace siglip {
 namespace HWY_NAMESPACE {
 
-// Sum over i of f(lanes of x at i), f taking absent lanes as given by `count`; four partial sums
-// per lane, in the order of i.
-template <class Term>
-HWY_INLINE float SumOver(std::int64_t width, Term term) {
-  FloatVec sums[4] = {hn::Zero(FloatTag()), hn::Zero(FloatTag()), hn::Zero(FloatTag()),
-                      hn::Zero(FloatTag())};
+// Four partial sums per lane, in the order of the columns, become one.
+HWY_INLINE float Total(const FloatVec* sums) {
+  const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return hn::GetLane(hn::SumOfLanes(FloatTag(), sum));
+}
+
+HWY_INLINE float SumOf(const float* x, std::int64_t width) {
+  const FloatTag d;
+  FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   std::int64_t i = 0;
   for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) sums[j] = hn::Add(sums[j], term(i + j * kLanes));
+    for (int j = 0; j < 4; ++j) sums[j] = hn::Add(sums[j], hn::LoadU(d, x + i + j * kLanes));
   }
-  for (; i < width; i += kLanes) sums[0] = hn::Add(sums[0], term(i));
-  const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
-  return hn::GetLane(hn::SumOfLanes(FloatTag(), sum));
+  for (; i < width; i += kLanes) sums[0] = hn::Add(sums[0], LoadColumns(x + i, width - i));
+  return Total(sums);
 }
 
 struct Moments {
@@ -38,7 +40,7 @@ struct Moments {
   float squares = 0;
 };
 
-// Of the differences of x [width] from `mean`, in the order of i as above.
+// Of the differences of x [width] from `mean`.
 HWY_INLINE Moments DifferencesFrom(FloatVec mean, const float* x, std::int64_t width) {
   const FloatTag d;
   FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
@@ -61,11 +63,7 @@ HWY_INLINE Moments DifferencesFrom(FloatVec mean, const float* x, std::int64_t w
     sums[0] = hn::Add(sums[0], difference);
     squares[0] = hn::MulAdd(difference, difference, squares[0]);
   }
-  const auto total = [&](const FloatVec* parts) HWY_ATTR {
-    const auto sum = hn::Add(hn::Add(parts[0], parts[1]), hn::Add(parts[2], parts[3]));
-    return hn::GetLane(hn::SumOfLanes(d, sum));
-  };
-  return {total(sums), total(squares)};
+  return {Total(sums), Total(squares)};
 }
 
 void LayerNormRowTarget(const LayerNormCall& call, std::int64_t row) {
@@ -74,9 +72,7 @@ void LayerNormRowTarget(const LayerNormCall& call, std::int64_t row) {
   const float* x = call.x + row * call.x_stride;
   float* y = call.y + row * call.y_stride;
   const auto count = static_cast<float>(width);
-  const float mean =
-      SumOver(width, [&](std::int64_t i) HWY_ATTR { return LoadColumns(x + i, width - i); }) /
-      count;
+  const float mean = SumOf(x, width) / count;
   // The sum is rounded, and where a row hardly varies, 1 / sqrt(eps) would make much of that.
   const Moments moments = DifferencesFrom(hn::Set(d, mean), x, width);
   const float correction = moments.sum / count;
