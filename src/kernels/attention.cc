@@ -71,7 +71,7 @@ void PackKeys(const float* k, std::int64_t tokens, std::int64_t stride, std::int
     const float* from[kTileRows];
     for (std::int64_t r = 0; r < rows; ++r) from[r] = k + (token + r) * stride;
     if (rows < kTileRows) std::fill(to, to + head_dim * kTileRows, 0.0f);
-    PackRows(from, rows, head_dim, to);
+    PackRows<kTileRows>(from, rows, head_dim, to);
   }
 }
 
@@ -120,7 +120,7 @@ void PackKeysInt16(const float* k, std::int64_t tokens, std::int64_t stride, std
       std::fill(to, to + steps * kTileRows, 0.0f);
       std::fill(scales + count, scales + kTileRows, 0.0f);
     }
-    PackRows(from, count, steps, to);
+    PackRows<kTileRows>(from, count, steps, to);
     to += steps * kTileRows;
     scales += kTileRows;
   }

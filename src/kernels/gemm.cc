@@ -24,19 +24,25 @@ constexpr std::int64_t kMaxPieceColumns = 576;
 
 // Part of PackedLayoutName: to be raised when bytes change that its other parts do not tell, as the
 // choice of int16's scale.
-constexpr int kPackedVersion = 1;
+constexpr int kPackedVersion = 2;
 // Steps of W that are transposed at a time: one cache line of each row is read whole.
 constexpr std::int64_t kTransposedSteps = 16;
 
+// Floats of a packed row: its steps, and what integers need beside them.
+std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format) {
+  return steps + (format == GemmFormat::kInt16 ? IntegerRowExtra(steps) : 0);
+}
+
 // Rows of A that are packed at once; a multiple of kGemmBlockRows.
-std::int64_t RowsAtOnce(std::int64_t steps) {
-  return std::max<std::int64_t>(1, kPackedFloats / (kGemmBlockRows * (steps + 1))) * kGemmBlockRows;
+std::int64_t RowsAtOnce(std::int64_t row_floats) {
+  return std::max<std::int64_t>(1, kPackedFloats / (kGemmBlockRows * row_floats)) * kGemmBlockRows;
 }
 
 // Rows [begin, end) of C, whose rows of A fit in `scratch`.
 void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, std::int64_t end,
                   float* scratch) {
-  const TileShape shape = GemmTileShape();
+  const TileShape shape = GemmTileShape(call.w->format());
+  const std::int64_t row_floats = PackedRowFloats(call.w->steps(), call.w->format());
   const std::int64_t n = call.w->n();
   const std::int64_t row_blocks = DivideUp(end - begin, kGemmBlockRows);
   const std::int64_t block_rows =
@@ -47,7 +53,7 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
     rows.rows = std::min(block_rows, end - rows.first_row);
     rows.padded_rows = DivideUp(rows.rows, shape.rows) * shape.rows;
     rows.steps = call.w->steps();
-    rows.memory = scratch + i * block_rows * (rows.steps + 1);
+    rows.memory = scratch + i * block_rows * row_floats;
     return rows;
   };
   const std::int64_t tiles_per_block = block_rows / shape.rows;
@@ -78,7 +84,7 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 }  // namespace
 
 std::string PackedLayoutName(GemmFormat format) {
-  const TileShape shape = GemmTileShape();
+  const TileShape shape = GemmTileShape(format);
   const bool fp32 = format == GemmFormat::kFp32;
   return absl::StrCat(fp32 ? "fp32" : "int16", "-", PackingTargetName(), "-", shape.columns, "x",
                       shape.lanes, "-", fp32 ? kGemmBlockK : kGemmBlockStepsInt16, "-v",
@@ -86,26 +92,25 @@ std::string PackedLayoutName(GemmFormat format) {
 }
 
 std::size_t PackedMatrix::MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format) {
-  const std::int64_t lanes = GemmTileShape().lanes;
+  const std::int64_t lanes = GemmTileShape(format).lanes;
   const std::int64_t columns = DivideUp(n, lanes) * lanes;
-  const std::int64_t scales = format == GemmFormat::kInt16 ? 1 : 0;
-  return static_cast<std::size_t>(columns * (Steps(k, format) + scales));
+  return static_cast<std::size_t>(columns * PackedRowFloats(Steps(k, format), format));
 }
 
 PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format,
                            std::span<const float> memory)
     : n_(n), k_(k), format_(format), memory_(memory) {
-  const std::int64_t lanes = GemmTileShape().lanes;
+  const std::int64_t lanes = GemmTileShape(format).lanes;
   padded_n_ = DivideUp(n, lanes) * lanes;
   SIGLIP_CHECK(memory.size() == MemoryFloats(n, k, format));
 }
 
 PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format)
     : n_(n), k_(k), format_(format), owned_(MemoryFloats(n, k, format)), memory_(owned_.span()) {
-  const std::int64_t lanes = GemmTileShape().lanes;
+  const std::int64_t lanes = GemmTileShape(format).lanes;
   padded_n_ = DivideUp(n, lanes) * lanes;
   if (padded_n_ == n) return;
-  const std::int64_t width = GemmTileShape().columns;
+  const std::int64_t width = GemmTileShape(format).columns;
   const std::int64_t panel = n / width * width;
   const std::int64_t stride = padded_n_ - panel;
   for (std::int64_t step = 0; step < steps(); step += block_steps()) {
@@ -115,8 +120,9 @@ PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format)
       std::fill(to + i * stride + (n - panel), to + (i + 1) * stride, 0.0f);
     }
   }
-  if (format == GemmFormat::kInt16) {
-    std::fill(owned_.data() + padded_n_ * steps() + n, owned_.data() + owned_.size(), 0.0f);
+  for (std::int64_t i = padded_n_ * steps(); i < static_cast<std::int64_t>(owned_.size());
+       i += padded_n_) {
+    std::fill(owned_.data() + i + n, owned_.data() + i + padded_n_, 0.0f);
   }
 }
 
@@ -129,7 +135,7 @@ void PackedMatrix::SetRows(std::int64_t first, std::int64_t count, const float* 
 
 void PackedMatrix::SetRows(ThreadTeam& team, std::int64_t first, std::int64_t count,
                            const ReadRows& read) {
-  const std::int64_t width = GemmTileShape().columns;
+  const std::int64_t width = GemmTileShape(format_).columns;
   const std::int64_t rows_floats = width * k_;
   const std::int64_t worker_floats = rows_floats + width * steps();
   AlignedBuffer<float> scratch(static_cast<std::size_t>(team.num_threads() * worker_floats));
@@ -147,14 +153,17 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
                               float* integers) {
   const float* from = rows;
   if (format_ == GemmFormat::kInt16) {
-    float* scales = owned_.data() + padded_n_ * steps();
+    float* scales = owned_.data() + padded_n_ * steps() + column;
     for (std::int64_t c = 0; c < count; ++c) {
-      QuantizeRow(rows + c * k_, k_, reinterpret_cast<std::int16_t*>(integers + c * steps()),
-                  scales + column + c);
+      QuantizeRow(rows + c * k_, k_,
+                  {.integers = reinterpret_cast<std::int16_t*>(integers + c * steps()),
+                   .scale = scales + c,
+                   .blocks = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
+                   .stride = padded_n_});
     }
     from = integers;
   }
-  const std::int64_t width = GemmTileShape().columns;
+  const std::int64_t width = GemmTileShape(format_).columns;
   const std::int64_t panel = column / width * width;
   const std::int64_t stride = std::min(width, padded_n_ - panel);
   for (std::int64_t step = 0; step < steps(); step += block_steps()) {
@@ -174,15 +183,21 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
 }
 
 std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
-  const std::int64_t padded = DivideUp(m, GemmTileShape().rows) * GemmTileShape().rows;
-  return static_cast<std::size_t>(
-      std::min(padded * (k + 1), std::max(kPackedFloats, kGemmBlockRows * (k + 1))));
+  std::int64_t floats = 0;
+  for (const GemmFormat format : {GemmFormat::kFp32, GemmFormat::kInt16}) {
+    const std::int64_t steps = format == GemmFormat::kFp32 ? k : (k + 1) / 2;
+    const std::int64_t row_floats = PackedRowFloats(steps, format);
+    const std::int64_t height = GemmTileShape(format).rows;
+    const std::int64_t rows = std::min(DivideUp(m, height) * height, RowsAtOnce(row_floats));
+    floats = std::max(floats, rows * row_floats);
+  }
+  return static_cast<std::size_t>(floats);
 }
 
-std::int64_t GemmPanelWidth() { return GemmTileShape().columns; }
+std::int64_t GemmPanelWidth() { return GemmTileShape(GemmFormat::kFp32).columns; }
 
 void Gemm(ThreadTeam& team, const GemmCall& call, float* scratch) {
-  const std::int64_t rows = RowsAtOnce(call.w->steps());
+  const std::int64_t rows = RowsAtOnce(PackedRowFloats(call.w->steps(), call.w->format()));
   for (std::int64_t begin = 0; begin < call.m; begin += rows) {
     MultiplyRows(team, call, begin, std::min(call.m, begin + rows), scratch);
   }

@@ -29,6 +29,18 @@ enum class GemmFormat {
 // Where it is equal, matrices may borrow each other's memory.
 std::string PackedLayoutName(GemmFormat format);
 
+// Sums run over blocks of so many steps, each block from zero, blocks added in order: the rounding
+// of an element depends on nothing but its row of A, its row of W and the instruction set. 256 x 32
+// floats of W are 32 kB: they fit the first-level cache beside A's.
+inline constexpr std::int64_t kGemmBlockK = 256;
+// 576 integers, half the width of so400m: short enough for 13 bits, long enough that adding blocks
+// does not show (192 steps: 3 % slower; 384 and more: no faster).
+inline constexpr std::int64_t kGemmBlockStepsInt16 = 288;
+// Blocks of K of a matrix of integers.
+inline std::int64_t IntegerBlocks(std::int64_t steps) {
+  return (steps + kGemmBlockStepsInt16 - 1) / kGemmBlockStepsInt16;
+}
+
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
 // k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
 // float, or two integers (the last may be half empty). The last panel is as narrow as whole vectors
@@ -66,8 +78,15 @@ class PackedMatrix {
   const float* Panel(std::int64_t column, std::int64_t first, std::int64_t block) const {
     return memory_.data() + first * padded_n_ + column * block;
   }
-  // [padded_n]: an integer times its row's scale is the weight. kInt16 only.
+  // kInt16 only, each [padded_n]: an integer times its row's scale is the weight; what the kernels
+  // have to know of a block of K (IntegerBlock in src/kernels/gemm_kernels.h).
   const float* scales() const { return memory_.data() + padded_n_ * steps(); }
+  const std::int32_t* cross_products(std::int64_t block) const {
+    return reinterpret_cast<const std::int32_t*>(scales() + padded_n_ * (1 + block));
+  }
+  const std::int32_t* magnitudes(std::int64_t block) const {
+    return cross_products(IntegerBlocks(steps()) + block);
+  }
 
  private:
   static std::int64_t Steps(std::int64_t k, GemmFormat format) {
@@ -82,16 +101,8 @@ class PackedMatrix {
   GemmFormat format_ = GemmFormat::kFp32;
   std::int64_t padded_n_ = 0;
   AlignedBuffer<float> owned_;
-  std::span<const float> memory_;  // panels, then scales: owned_, or borrowed
+  std::span<const float> memory_;  // panels, then what kInt16 adds: owned_, or borrowed
 };
-
-// Sums run over blocks of so many steps, each block from zero, blocks added in order: the rounding
-// of an element depends on nothing but its row of A, its row of W and the instruction set. 256 x 32
-// floats of W are 32 kB: they fit the first-level cache beside A's.
-inline constexpr std::int64_t kGemmBlockK = 256;
-// 576 integers, half the width of so400m: short enough for 13 bits, long enough that adding blocks
-// does not show (192 steps: 3 % slower; 384 and more: no faster).
-inline constexpr std::int64_t kGemmBlockStepsInt16 = 288;
 
 inline std::int64_t PackedMatrix::block_steps() const {
   return format_ == GemmFormat::kFp32 ? kGemmBlockK : kGemmBlockStepsInt16;

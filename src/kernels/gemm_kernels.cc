@@ -21,20 +21,26 @@ HWY_BEFORE_NAMESPACE();
 namespace siglip {
 namespace HWY_NAMESPACE {
 
-static_assert(kGemmBlockRows % kTileRows == 0);
+static_assert(kGemmBlockRows % kTileRows == 0 && kGemmBlockRows % kWinogradTileRows == 0);
+
+// Rows of a tile of full height, and of A as it is packed.
+template <class Number>
+inline constexpr int kRowsOf =
+    std::is_same_v<Number, Int16PairWinograd> ? kWinogradTileRows : kTileRows;
 
 // One register tile and what happens to it.
 struct TileCall {
   std::int64_t steps = 0;
-  const float* a = nullptr;  // [steps][kTileRows]
+  const float* a = nullptr;  // [steps][tile rows]
   const float* b = nullptr;  // [steps][kTileColumns], one vector wide in a narrow last panel
   float* c = nullptr;        // whole vectors
   std::int64_t c_stride = 0;
   bool first = false;  // block of K: nothing in c yet
   Prefetch prefetch;
+  CrossProducts products;  // Int16PairWinograd only
 };
 
-template <class Number, int kRows, int kVectors>
+template <class Number, int kStride, int kRows, int kVectors>
 HWY_NOINLINE void RunTile(const TileCall& call) {
   const FloatTag d;
   FloatVec acc[kRows][kVectors];
@@ -44,8 +50,8 @@ HWY_NOINLINE void RunTile(const TileCall& call) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + r * call.c_stride + v * kLanes, 1);
   }
-  MultiplyTile<Number, kRows, kVectors, kTileRows, kVectors * kLanes>(call.steps, call.a, call.b,
-                                                                      acc, call.prefetch);
+  MultiplyTile<Number, kRows, kVectors, kStride, kVectors * kLanes>(call.steps, call.a, call.b, acc,
+                                                                    call.prefetch, call.products);
   if (call.first) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -68,25 +74,19 @@ HWY_NOINLINE void RunTile(const TileCall& call) {
 
 using TileFunction = void (*)(const TileCall&);
 
-template <class Number, int kVectors>
-HWY_INLINE void RunTileOfRows(std::int64_t rows, const TileCall& call) {
+template <class Number, int kStride, int kVectors, int... kRowsLessOne>
+HWY_INLINE TileFunction TileOfRows(std::integer_sequence<int, kRowsLessOne...>, std::int64_t rows) {
   static constexpr TileFunction kByRows[] = {
-    RunTile<Number, 1, kVectors>,
-    RunTile<Number, 2, kVectors>,
-    RunTile<Number, 3, kVectors>,
-    RunTile<Number, 4, kVectors>,
-    RunTile<Number, 5, kVectors>,
-    RunTile<Number, 6, kVectors>,
-#if SIGLIP_TILE_OF_12_ROWS
-    RunTile<Number, 7, kVectors>,
-    RunTile<Number, 8, kVectors>,
-    RunTile<Number, 9, kVectors>,
-    RunTile<Number, 10, kVectors>,
-    RunTile<Number, 11, kVectors>,
-    RunTile<Number, 12, kVectors>,
-#endif
-  };
-  kByRows[rows - 1](call);
+      RunTile<Number, kStride, kRowsLessOne + 1, kVectors>...};
+  return kByRows[rows - 1];
+}
+
+// REQUIRES: rows <= kStride.
+template <class Number, int kStride>
+HWY_INLINE void RunTileOf(std::int64_t rows, bool wide, const TileCall& call) {
+  constexpr std::make_integer_sequence<int, kStride> kRows;
+  (wide ? TileOfRows<Number, kStride, 2>(kRows, rows)
+        : TileOfRows<Number, kStride, 1>(kRows, rows))(call);
 }
 
 // Columns [k_first, k_first + k) of one row of patches.
@@ -110,34 +110,50 @@ void GatherPatch(const PatchRows& patches, std::int64_t row, std::int64_t k_firs
   }
 }
 
-void QuantizeRowTarget(const float* row, std::int64_t k, std::int16_t* to, float* scale) {
+void QuantizeRowTarget(const float* row, std::int64_t k, const QuantizedRow& to) {
   const Quantizer quantizer = ChooseQuantizer(row, k);
-  *scale = quantizer.scale;
-  Quantize(row, 0, k, quantizer, to);
+  *to.scale = quantizer.scale;
+  Quantize(row, 0, k, quantizer, to.integers);
+  const std::int64_t steps = (k + 1) / 2;
+  const std::int64_t blocks = IntegerBlocks(steps);
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::int64_t step = block * kGemmBlockStepsInt16;
+    const IntegerBlock described =
+        DescribeIntegers(to.integers + 2 * step, std::min(kGemmBlockStepsInt16, steps - step));
+    to.blocks[block * to.stride] = described.cross_products;
+    to.blocks[(blocks + block) * to.stride] = described.magnitude;
+  }
 }
 
+template <int kStride>
 void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t first,
                    std::int64_t rows) {
   const std::int64_t k = call.w->k();
   const float* row = call.a + (block.first_row + first) * call.a_stride;
-  Quantizer quantizers[kTileRows];
+  Quantizer quantizers[kStride];
   for (std::int64_t r = 0; r < rows; ++r) {
     quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k);
     block.scales()[first + r] = quantizers[r].scale;
   }
-  HWY_ALIGN float packed[kTileRows * kGemmBlockStepsInt16];
+  HWY_ALIGN float packed[kStride * kGemmBlockStepsInt16];
   HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
-  const float* from[kTileRows];
+  const float* from[kStride];
   for (std::int64_t r = 0; r < rows; ++r) from[r] = packed + r * kGemmBlockStepsInt16;
   for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
     const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
+    const std::int64_t k_block = step / kGemmBlockStepsInt16;
+    std::int32_t magnitude = 0;
     for (std::int64_t r = 0; r < rows; ++r) {
       Quantize(row + r * call.a_stride, 2 * step, std::min(2 * steps, k - 2 * step), quantizers[r],
                integers);
+      const IntegerBlock described = DescribeIntegers(integers, steps);
+      block.cross_products(k_block)[first + r] = described.cross_products;
+      magnitude = std::max(magnitude, described.magnitude);
       std::memcpy(packed + r * kGemmBlockStepsInt16, integers,
                   static_cast<std::size_t>(steps) * sizeof(float));
     }
-    PackRows(from, rows, steps, block.Tile(first, step, steps));
+    std::fill_n(block.magnitudes(k_block) + first, rows, magnitude);
+    PackRows<kStride>(from, rows, steps, block.Tile(first, step, steps));
   }
 }
 
@@ -156,14 +172,23 @@ void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t fi
         from[r] = call.a + row * call.a_stride + k_first;
       }
     }
-    PackRows(from, rows, k, block.Tile(first, k_first, k));
+    PackRows<kTileRows>(from, rows, k, block.Tile(first, k_first, k));
   }
 }
 
+int RowsOfTile(GemmFormat format) {
+  return format == GemmFormat::kInt16 && !KernelUsesVnni() ? kWinogradTileRows : kTileRows;
+}
+
 void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
-  const std::int64_t first = tile * kTileRows;
-  const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - first);
-  (call.w->format() == GemmFormat::kFp32 ? PackTileFp32 : PackTileInt16)(call, block, first, rows);
+  const std::int64_t height = RowsOfTile(call.w->format());
+  const std::int64_t first = tile * height;
+  const std::int64_t rows = std::min(height, block.rows - first);
+  auto pack = PackTileFp32;
+  if (call.w->format() == GemmFormat::kInt16) {
+    pack = height == kTileRows ? PackTileInt16<kTileRows> : PackTileInt16<kWinogradTileRows>;
+  }
+  pack(call, block, first, rows);
 }
 
 // A tile of C, whole vectors, that its last block of K has been added to.
@@ -193,26 +218,42 @@ void PrefetchResidual(const GemmCall& call, std::int64_t row, std::int64_t rows,
   }
 }
 
-HWY_NOINLINE void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
+template <bool kInteger, bool kGelu, bool kResidual>
+HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) {
   const FloatTag d;
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    float* c = tile.c + r * tile.c_stride;
-    const float* residual =
-        call.residual == nullptr ? nullptr : ResidualRow(call, tile.row + r) + tile.column;
-    for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
-      const std::int64_t count = tile.columns - x;
-      auto value = hn::LoadU(d, c + x);
-      if (tile.row_scales != nullptr) {
-        const auto column_scales = hn::LoadU(d, call.w->scales() + tile.column + x);
+  for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
+    const std::int64_t count = tile.columns - x;
+    FloatVec column_scales = hn::Zero(d);
+    if constexpr (kInteger) column_scales = hn::LoadU(d, call.w->scales() + tile.column + x);
+    // Adding -0 changes nothing.
+    const FloatVec bias =
+        call.bias == nullptr ? hn::Set(d, -0.0f) : LoadColumns(call.bias + tile.column + x, count);
+    float* c = tile.c + x;
+    for (std::int64_t r = 0; r < tile.rows; ++r, c += tile.c_stride) {
+      auto value = hn::LoadU(d, c);
+      if constexpr (kInteger) {
         value = hn::Mul(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales);
       }
-      if (call.bias != nullptr) {
-        value = hn::Add(value, LoadColumns(call.bias + tile.column + x, count));
+      value = hn::Add(value, bias);
+      if constexpr (kGelu) value = GeluTanh(value);
+      if constexpr (kResidual) {
+        const float* residual = ResidualRow(call, tile.row + r) + tile.column + x;
+        value = hn::Add(LoadColumns(residual, count), value);
       }
-      if (call.gelu) value = GeluTanh(value);
-      if (residual != nullptr) value = hn::Add(LoadColumns(residual + x, count), value);
-      hn::StoreU(value, d, c + x);
+      hn::StoreU(value, d, c);
     }
+  }
+}
+
+template <bool kInteger>
+void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
+  const bool residual = call.residual != nullptr;
+  if (call.gelu) {
+    (residual ? RunEpilogueOf<kInteger, true, true> : RunEpilogueOf<kInteger, true, false>)(call,
+                                                                                            tile);
+  } else {
+    (residual ? RunEpilogueOf<kInteger, false, true> : RunEpilogueOf<kInteger, false, false>)(call,
+                                                                                              tile);
   }
 }
 
@@ -280,18 +321,27 @@ template <class Number>
 void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t step,
                    std::int64_t column, PrefetchQueue prefetch) {
   constexpr bool kInteger = !std::is_same_v<Number, Float32>;
+  constexpr bool kWinograd = HWY_TARGET == HWY_AVX2 && std::is_same_v<Number, Int16PairWinograd>;
+  constexpr int kRows = kRowsOf<Number>;
   const PackedMatrix& w = *call.w;
   const std::int64_t width = std::min<std::int64_t>(kTileColumns, w.padded_n() - column);
   const std::int64_t columns = std::min(width, w.n() - column);
   const bool epilogue = kInteger || call.bias != nullptr || call.gelu || call.residual != nullptr;
-  HWY_ALIGN float ragged[kTileRows * kTileColumns] = {};
+  HWY_ALIGN float ragged[kRows * kTileColumns] = {};
   TileCall tile;
   tile.steps = std::min(w.block_steps(), w.steps() - step);
   tile.first = step == 0;
   tile.b = w.Panel(column, step, tile.steps);
   const bool last = step + tile.steps == w.steps();
-  for (std::int64_t row = 0; row < block.rows; row += kTileRows) {
-    const std::int64_t rows = std::min<std::int64_t>(kTileRows, block.rows - row);
+  [[maybe_unused]] const std::int64_t k_block = step / w.block_steps();
+  std::int32_t column_magnitude = 0;
+  if constexpr (kWinograd) {
+    tile.products.columns = w.cross_products(k_block) + column;
+    column_magnitude =
+        *std::max_element(w.magnitudes(k_block) + column, w.magnitudes(k_block) + column + width);
+  }
+  for (std::int64_t row = 0; row < block.rows; row += kRows) {
+    const std::int64_t rows = std::min<std::int64_t>(kRows, block.rows - row);
     float* c = call.c + (block.first_row + row) * call.c_stride + column;
     tile.a = block.Tile(row, step, tile.steps);
     tile.c = c;
@@ -303,19 +353,26 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
     }
     tile.prefetch = prefetch.Next(tile.steps);
     if (last) PrefetchResidual(call, block.first_row + row, rows, column);
-    if (width > kLanes) {
-      RunTileOfRows<Number, 2>(rows, tile);
+    const bool wide = width > kLanes;
+    if constexpr (kWinograd) {
+      if (wide && rows == kRows &&
+          block.magnitudes(k_block)[row] + column_magnitude <= kMaxInteger) {
+        tile.products.rows = block.cross_products(k_block) + row;
+        RunTile<Int16PairWinograd, kRows, kRows, 2>(tile);
+      } else {
+        RunTileOf<Int16Pair, kRows>(rows, wide, tile);
+      }
     } else {
-      RunTileOfRows<Number, 1>(rows, tile);
+      RunTileOf<Number, kRows>(rows, wide, tile);
     }
     if (last && epilogue) {
-      RunEpilogue(call, {.row = block.first_row + row,
-                         .column = column,
-                         .rows = rows,
-                         .columns = columns,
-                         .c = tile.c,
-                         .c_stride = tile.c_stride,
-                         .row_scales = kInteger ? block.scales() + row : nullptr});
+      RunEpilogue<kInteger>(call, {.row = block.first_row + row,
+                                   .column = column,
+                                   .rows = rows,
+                                   .columns = columns,
+                                   .c = tile.c,
+                                   .c_stride = tile.c_stride,
+                                   .row_scales = kInteger ? block.scales() + row : nullptr});
     }
     if (columns < width) CopyColumns(ragged, kTileColumns, rows, columns, c, call.c_stride);
   }
@@ -326,7 +383,7 @@ void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t
   const PackedMatrix& w = *call.w;
   auto multiply = MultiplyPanel<Float32>;
   if (w.format() == GemmFormat::kInt16) {
-    multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16Pair>;
+    multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16PairWinograd>;
   }
   for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
     for (std::int64_t column = column_begin; column < column_end; column += kTileColumns) {
@@ -336,7 +393,7 @@ void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t
   }
 }
 
-TileShape TileShapeTarget() { return {kTileRows, kTileColumns, kLanes}; }
+TileShape TileShapeTarget(GemmFormat format) { return {RowsOfTile(format), kTileColumns, kLanes}; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace siglip
@@ -349,8 +406,8 @@ HWY_EXPORT(PackTileTarget);
 HWY_EXPORT(GemmPieceTarget);
 HWY_EXPORT(TileShapeTarget);
 
-void QuantizeRow(const float* row, std::int64_t k, std::int16_t* to, float* scale) {
-  HWY_DYNAMIC_DISPATCH(QuantizeRowTarget)(row, k, to, scale);
+void QuantizeRow(const float* row, std::int64_t k, const QuantizedRow& to) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowTarget)(row, k, to);
 }
 void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
   HWY_DYNAMIC_DISPATCH(PackTileTarget)(call, block, tile);
@@ -359,7 +416,7 @@ void GemmPiece(const GemmCall& call, const PackedRows& block, std::int64_t colum
                std::int64_t column_end) {
   HWY_DYNAMIC_DISPATCH(GemmPieceTarget)(call, block, column_begin, column_end);
 }
-TileShape GemmTileShape() { return HWY_DYNAMIC_DISPATCH(TileShapeTarget)(); }
+TileShape GemmTileShape(GemmFormat format) { return HWY_DYNAMIC_DISPATCH(TileShapeTarget)(format); }
 
 }  // namespace siglip
 #endif  // HWY_ONCE

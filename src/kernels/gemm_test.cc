@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/gemm_kernels.h"
 #include "kernels/kernel_test_util.h"
 #include "kernels/reference.h"
 #include "kernels/target.h"
@@ -150,6 +151,67 @@ TEST(GemmInt16Test, NoSumLeaves32Bits) {
       EXPECT_LT(RelativeError(Multiply(problem, 1, false, false, false, GemmFormat::kInt16), want),
                 kInt16Tolerance)
           << "k " << k << ", pattern " << pattern;
+    }
+  }
+}
+
+// C's definition, one integer product at a time. Some rows and columns have an element that takes
+// most of their 15 bits, so that sums of two integers fit 16 bits in some tiles and not in others.
+TEST(GemmInt16Test, SumsAreExact) {
+  for (const std::int64_t k : {3, 8, 70, 580, 1153}) {
+    Problem problem(22, 70, k);
+    const auto peaks = [k](std::vector<float>& rows, std::int64_t count, std::int64_t period) {
+      for (std::int64_t row = 0; row < count; row += period) {
+        rows[row * k + row % k] = 3 * static_cast<float>(row % 17) - 20;
+      }
+    };
+    peaks(problem.a, problem.m, 3);
+    peaks(problem.w, problem.n, 5);
+    const std::vector<float> got = Multiply(problem, 1, false, false, false, GemmFormat::kInt16);
+
+    const std::int64_t steps = (k + 1) / 2;
+    const std::int64_t blocks = IntegerBlocks(steps);
+    struct Row {
+      std::vector<std::int16_t> integers;
+      float scale = 0;
+      std::vector<std::int32_t> blocks;
+    };
+    const auto quantize = [&](const std::vector<float>& from, std::int64_t row) {
+      Row to;
+      to.integers.resize(static_cast<std::size_t>(2 * steps));
+      to.blocks.resize(static_cast<std::size_t>(2 * blocks));
+      QuantizeRow(from.data() + row * k, k,
+                  {.integers = to.integers.data(),
+                   .scale = &to.scale,
+                   .blocks = to.blocks.data(),
+                   .stride = 1});
+      return to;
+    };
+    bool fits = false;
+    bool does_not_fit = false;
+    for (std::int64_t row = 0; row < problem.m; ++row) {
+      const Row a = quantize(problem.a, row);
+      for (std::int64_t column = 0; column < problem.n; ++column) {
+        const Row w = quantize(problem.w, column);
+        float value = 0;
+        for (std::int64_t first = 0; first < 2 * steps; first += 2 * kGemmBlockStepsInt16) {
+          std::int64_t sum = 0;
+          int magnitude = 0;
+          for (std::int64_t i = first; i < std::min(2 * steps, first + 2 * kGemmBlockStepsInt16);
+               ++i) {
+            sum += a.integers[i] * w.integers[i];
+            magnitude = std::max(magnitude, std::abs(a.integers[i]) + std::abs(w.integers[i]));
+          }
+          (magnitude <= 32767 ? fits : does_not_fit) = true;
+          value += static_cast<float>(sum);
+        }
+        EXPECT_EQ(got[row * problem.n + column], value * a.scale * w.scale)
+            << "k " << k << ", row " << row << ", column " << column;
+      }
+    }
+    EXPECT_TRUE(does_not_fit);
+    if (k >= 70) {
+      EXPECT_TRUE(fits);
     }
   }
 }

@@ -101,6 +101,28 @@ struct Int16PairVnni : Int16Pair {
 using Int16PairVnni = Int16Pair;
 #endif
 
+// Inner products with half of the multiplications (S. Winograd, "A New Algorithm for Inner
+// Product", 1968). For the pairs of integers p and q of two steps, of a row x and a column y:
+//   x_p y_p + x_q y_q = (x_p + y_q) (x_q + y_p) - x_p x_q - y_p y_q
+// where the last two, the cross products, are sums of a row or of a column alone. Where vpmaddwd is
+// the limit, an addition of 16-bit integers instead of it is a gain. Integers are exact, and what
+// overflows on the way comes back, modulo 2^32: no bit changes, as long as |x| + |y| of the
+// integers is at most 32767. Full tiles only; others are as Int16Pair.
+#if HWY_TARGET == HWY_AVX2
+struct Int16PairWinograd : Int16Pair {};
+// 8 accumulators, the 4 vectors of two steps of B, 4 sums.
+inline constexpr int kWinogradTileRows = 4;
+#else
+using Int16PairWinograd = Int16Pair;
+inline constexpr int kWinogradTileRows = kTileRows;
+#endif
+
+// Negated sums of cross products over those steps of a block of K that come in fours.
+struct CrossProducts {
+  const std::int32_t* rows = nullptr;     // [kWinogradTileRows]
+  const std::int32_t* columns = nullptr;  // [kTileColumns]
+};
+
 #if HWY_TARGET == HWY_NEON
 // sums[v] += columns[v] * lane kLane of rows.
 template <int kLane, int kVectors>
@@ -276,10 +298,68 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
         "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
 // clang-format on
 
+// Two steps by one row: its two broadcasts, each plus the columns of the other step (8 and 9 of the
+// first, 10 and 11 of the second).
+#define SIGLIP_WINOGRAD_ROW(step, r)             \
+  "vpbroadcastd (%c[a_stride]*" #step "+" #r     \
+  ")*4(%[a]), %%ymm12\n\t"                       \
+  "vpbroadcastd (%c[a_stride]*(" #step "+1)+" #r \
+  ")*4(%[a]), %%ymm13\n\t"                       \
+  "vpaddw %%ymm12, %%ymm10, %%ymm14\n\t"         \
+  "vpaddw %%ymm13, %%ymm8, %%ymm15\n\t"          \
+  "vpaddw %%ymm12, %%ymm11, %%ymm12\n\t"         \
+  "vpaddw %%ymm13, %%ymm9, %%ymm13\n\t"          \
+  "vpmaddwd %%ymm14, %%ymm15, %%ymm14\n\t"       \
+  "vpmaddwd %%ymm12, %%ymm13, %%ymm12\n\t"       \
+  "vpaddd %%ymm14, %[s" #r "0], %[s" #r          \
+  "0]\n\t"                                       \
+  "vpaddd %%ymm12, %[s" #r "1], %[s" #r "1]\n\t"
+#define SIGLIP_WINOGRAD_STEPS(step)                                                          \
+  "vmovdqu (%c[b_stride]*" #step                                                             \
+  ")*4(%[b]), %%ymm8\n\t"                                                                    \
+  "vmovdqu (%c[b_stride]*" #step                                                             \
+  "+8)*4(%[b]), %%ymm9\n\t"                                                                  \
+  "vmovdqu (%c[b_stride]*(" #step                                                            \
+  "+1))*4(%[b]), %%ymm10\n\t"                                                                \
+  "vmovdqu (%c[b_stride]*(" #step "+1)+8)*4(%[b]), %%ymm11\n\t" SIGLIP_WINOGRAD_ROW(step, 0) \
+      SIGLIP_WINOGRAD_ROW(step, 1) SIGLIP_WINOGRAD_ROW(step, 2) SIGLIP_WINOGRAD_ROW(step, 3)
+
+// MultiplyFullTile for Int16PairWinograd, 4 rows by 2 vectors; sums: what to add to, at first the
+// cross products.
+template <int kAStride, int kBStride>
+HWY_INLINE void MultiplyFullTileWinograd(std::int64_t quads, const float* a, const float* b,
+                                         IntVec (&sums)[kWinogradTileRows][2], const char* prefetch,
+                                         std::int64_t prefetch_step) {
+  // clang-format off
+  asm volatile(
+      ".p2align 5\n"
+      "1:\n\t"
+      "prefetcht1 (%[prefetch])\n\t"
+      SIGLIP_WINOGRAD_STEPS(0)
+      SIGLIP_WINOGRAD_STEPS(2)
+      "add %[prefetch_step], %[prefetch]\n\t"
+      "add %[a_step], %[a]\n\t"
+      "add %[b_step], %[b]\n\t"
+      "dec %[n]\n\t"
+      "jnz 1b\n\t"
+      : [a] "+r"(a), [b] "+r"(b), [n] "+r"(quads), [prefetch] "+r"(prefetch),
+        [s00] "+x"(sums[0][0].raw), [s01] "+x"(sums[0][1].raw), [s10] "+x"(sums[1][0].raw),
+        [s11] "+x"(sums[1][1].raw), [s20] "+x"(sums[2][0].raw), [s21] "+x"(sums[2][1].raw),
+        [s30] "+x"(sums[3][0].raw), [s31] "+x"(sums[3][1].raw)
+      : [prefetch_step] "r"(prefetch_step), [a_stride] "i"(kAStride), [b_stride] "i"(kBStride),
+        [a_step] "i"(kAStride * 16), [b_step] "i"(kBStride * 16)
+      : "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory");
+  // clang-format on
+}
+#undef SIGLIP_WINOGRAD_STEPS
+#undef SIGLIP_WINOGRAD_ROW
+
 template <class Number, int kRows, int kVectors>
-inline constexpr bool kIsFullTile = (kRows == 6 && kVectors == 2) ||
-                                    (kRows == 4 && kVectors == 3 &&
-                                     std::is_same_v<Number, Float32>);
+inline constexpr bool kIsFullTile = std::is_same_v<Number, Int16PairWinograd>
+                                        ? kRows == kWinogradTileRows&& kVectors == 2
+                                        : (kRows == 6 && kVectors == 2) ||
+                                              (kRows == 4 && kVectors == 3 &&
+                                               std::is_same_v<Number, Float32>);
 
 // tile [kRows][kVectors * kLanes] = the sum over 4 * quads steps, of floats or of pairs of 16-bit
 // integers (then of 32-bit integers). REQUIRES: quads >= 1.
@@ -319,11 +399,12 @@ namespace siglip {
 namespace HWY_NAMESPACE {
 
 // acc[r][v] = sum over i < steps of a[i * kAStride + r] * b[i * kBStride + v * kLanes ...], in the
-// order of i. Alignment of a and b is not needed.
+// order of i. Alignment of a and b is not needed. products: for a full tile of Int16PairWinograd.
 template <class Number, int kRows, int kVectors, int kAStride, int kBStride>
 HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
                              const float* HWY_RESTRICT b, FloatVec (&acc)[kRows][kVectors],
-                             Prefetch prefetch = {}) {
+                             Prefetch prefetch = {},
+                             [[maybe_unused]] const CrossProducts& products = {}) {
   typename Number::Sum sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -335,16 +416,31 @@ HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
   if constexpr (kIsFullTile<Number, kRows, kVectors>) {
     if (steps >= 4) {
       const bool some = prefetch.from < prefetch.end;
-      HWY_ALIGN float tile[kRows * kVectors * kLanes];
-      MultiplyFullTile<Number, kVectors, kAStride, kBStride>(
-          steps / 4, a, b, tile, some ? prefetch.from : reinterpret_cast<const char*>(b),
-          some ? kCacheLine : 0);
+      const char* from = some ? prefetch.from : reinterpret_cast<const char*>(b);
+      const std::int64_t line = some ? kCacheLine : 0;
+#if HWY_TARGET == HWY_AVX2
+      if constexpr (std::is_same_v<Number, Int16PairWinograd>) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          const auto row = hn::Set(IntTag(), products.rows[r]);
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v) {
+            sums[r][v] = hn::Add(row, hn::LoadU(IntTag(), products.columns + v * kLanes));
+          }
+        }
+        MultiplyFullTileWinograd<kAStride, kBStride>(steps / 4, a, b, sums, from, line);
+      } else
+#endif
+      {
+        HWY_ALIGN float tile[kRows * kVectors * kLanes];
+        MultiplyFullTile<Number, kVectors, kAStride, kBStride>(steps / 4, a, b, tile, from, line);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 3
-        for (int v = 0; v < kVectors; ++v) {
-          sums[r][v] = hn::BitCast(hn::DFromV<typename Number::Sum>(),
-                                   hn::Load(FloatTag(), tile + (kVectors * r + v) * kLanes));
+          for (int v = 0; v < kVectors; ++v) {
+            sums[r][v] = hn::BitCast(hn::DFromV<typename Number::Sum>(),
+                                     hn::Load(FloatTag(), tile + (kVectors * r + v) * kLanes));
+          }
         }
       }
       i = steps / 4 * 4;
@@ -421,8 +517,9 @@ HWY_INLINE void StoreColumns(FloatVec value, float* to, std::int64_t count) {
   if (count > 0) std::memcpy(to, lanes, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-// rows x k of `from`, whatever the bits mean -> [k][kTileRows] at `to`, four rows by four columns
+// rows x k of `from`, whatever the bits mean -> [k][kStride] at `to`, four rows by four columns
 // at a time.
+template <int kStride>
 HWY_INLINE void PackRows(const float* const* from, std::int64_t rows, std::int64_t k, float* to) {
   std::int64_t r = 0;
 #if HWY_TARGET != HWY_SCALAR
@@ -439,21 +536,19 @@ HWY_INLINE void PackRows(const float* const* from, std::int64_t rows, std::int64
       const auto ab_high = hn::BitCast(d2, hn::InterleaveUpper(d4, a, b));
       const auto ce_low = hn::BitCast(d2, hn::InterleaveLower(d4, c, e));
       const auto ce_high = hn::BitCast(d2, hn::InterleaveUpper(d4, c, e));
-      float* out = to + i * kTileRows + r;
+      float* out = to + i * kStride + r;
       hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, ab_low, ce_low)), d4, out);
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_low, ce_low)), d4, out + kTileRows);
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, ab_high, ce_high)), d4,
-                 out + 2 * kTileRows);
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_high, ce_high)), d4,
-                 out + 3 * kTileRows);
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_low, ce_low)), d4, out + kStride);
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, ab_high, ce_high)), d4, out + 2 * kStride);
+      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, ab_high, ce_high)), d4, out + 3 * kStride);
     }
     for (; i < k; ++i) {
-      for (int j = 0; j < 4; ++j) to[i * kTileRows + r + j] = from[r + j][i];
+      for (int j = 0; j < 4; ++j) to[i * kStride + r + j] = from[r + j][i];
     }
   }
 #endif
   for (; r < rows; ++r) {
-    for (std::int64_t i = 0; i < k; ++i) to[i * kTileRows + r] = from[r][i];
+    for (std::int64_t i = 0; i < k; ++i) to[i * kStride + r] = from[r][i];
   }
 }
 

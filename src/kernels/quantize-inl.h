@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 
 #include "hwy/highway.h"
-#include "kernels/gemm.h"
+#include "kernels/gemm_kernels.h"
 #include "kernels/micro_kernel-inl.h"
 
 #if defined(SIGLIP_KERNELS_QUANTIZE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -91,6 +92,39 @@ HWY_INLINE void Quantize(const float* row, std::int64_t first, std::int64_t coun
     std::copy_n(lanes, count - i, to + i);
   }
   if (count % 2 != 0) to[count] = 0;
+}
+
+// What Int16PairWinograd asks of a row's part in a block of K: `steps` steps of integers. Zeros
+// where it is nothing of its own.
+HWY_INLINE IntegerBlock DescribeIntegers([[maybe_unused]] const std::int16_t* integers,
+                                         [[maybe_unused]] std::int64_t steps) {
+#if HWY_TARGET == HWY_AVX2
+  const hn::Repartition<std::int16_t, FloatTag> d16;
+  const hn::Repartition<std::uint64_t, FloatTag> d64;
+  const std::int64_t in_fours = steps / 4 * 4;
+  auto sums = hn::Zero(IntTag());
+  auto unused = sums;
+  auto largest = hn::Zero(d16);
+  std::int64_t step = 0;
+  for (; step + kLanes <= in_fours; step += kLanes) {
+    const auto pairs = hn::LoadU(d16, integers + 2 * step);
+    // Beside the first pair of each two comes the second, beside the second zeros.
+    const auto others = hn::BitCast(d16, hn::ShiftRight<32>(hn::BitCast(d64, pairs)));
+    sums = hn::ReorderWidenMulAccumulate(IntTag(), pairs, others, sums, unused);
+    largest = hn::Max(largest, hn::Abs(pairs));
+  }
+  // Unsigned, since it may wrap.
+  auto sum = static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(IntTag(), sums)));
+  std::int32_t magnitude = hn::GetLane(hn::MaxOfLanes(d16, largest));
+  for (; step < in_fours; step += 2) {
+    const std::int16_t* p = integers + 2 * step;
+    sum += static_cast<std::uint32_t>(p[0] * p[2]) + static_cast<std::uint32_t>(p[1] * p[3]);
+    for (int i = 0; i < 4; ++i) magnitude = std::max(magnitude, std::abs(std::int32_t{p[i]}));
+  }
+  return {static_cast<std::int32_t>(0 - sum), magnitude};
+#else
+  return {};
+#endif
 }
 
 }  // namespace HWY_NAMESPACE
