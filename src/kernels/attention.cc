@@ -31,11 +31,13 @@ inline constexpr std::int64_t kBlockTokens = 256;
 
 // One worker's memory. A multiple of 16 floats each.
 struct AttentionScratch {
-  float* keys = nullptr;        // [ceil(tokens / tile rows)][steps][tile rows]
-  float* key_scales = nullptr;  // [tokens, rounded up to tile rows], kInt16 only
-  float* values = nullptr;      // panels of columns: [tokens][value columns]
-  float* queries = nullptr;     // [steps][tile columns]
-  float* scores = nullptr;      // [tokens, rounded up to tile rows][tile columns]
+  float* keys = nullptr;  // [ceil(tokens / tile rows)][steps][tile rows]
+  // kInt16 only, each [tokens, rounded up to tile rows].
+  float* key_scales = nullptr;
+  std::int32_t* key_products = nullptr;  // see CrossProducts
+  float* values = nullptr;               // panels of columns: [tokens][value columns]
+  float* queries = nullptr;              // [steps][tile columns]
+  float* scores = nullptr;               // [tokens, rounded up to tile rows][tile columns]
 };
 
 // Where one item is.
@@ -89,61 +91,73 @@ void PackValues(const float* v, std::int64_t tokens, std::int64_t stride, std::i
   }
 }
 
-// A row of a factor of Q K^T as integers, two to a step.
-struct IntegerRow {
-  IntegerRow(const float* row, std::int64_t count) {
-    const Quantizer quantizer = ChooseQuantizer(row, count);
-    scale = quantizer.scale;
-    Quantize(row, 0, count, quantizer, integers);
-  }
-
-  float scale = 0;
-  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
-};
-
-void PackKeysInt16(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
-                   const AttentionScratch& scratch) {
+// `count` <= kRows rows of a factor of Q K^T as integers -> [steps][kStride] at `to`, scales
+// [kRows] and cross products [kRows]; zeros for rows past `count`. Integers leave a bit to sums of
+// two, for Int16PairWinograd.
+template <int kRows, int kStride>
+void QuantizeRows(const float* rows, std::int64_t row_stride, std::int64_t count,
+                  std::int64_t head_dim, float* to, float* scales, std::int32_t* cross_products) {
   const std::int64_t steps = (head_dim + 1) / 2;
-  float* to = scratch.keys;
-  float* scales = scratch.key_scales;
-  HWY_ALIGN float rows[kTileRows * kGemmBlockStepsInt16];
-  const float* from[kTileRows];
-  for (std::int64_t r = 0; r < kTileRows; ++r) from[r] = rows + r * steps;
-  for (std::int64_t token = 0; token < tokens; token += kTileRows) {
-    const std::int64_t count = std::min<std::int64_t>(kTileRows, tokens - token);
-    for (std::int64_t r = 0; r < count; ++r) {
-      const IntegerRow row(k + (token + r) * stride, head_dim);
-      std::memcpy(rows + r * steps, row.integers, static_cast<std::size_t>(steps) * sizeof(float));
-      scales[r] = row.scale;
+  Quantizer quantizers[kRows];
+  for (std::int64_t r = 0; r < count; ++r) {
+    quantizers[r] = ChooseQuantizer(rows + r * row_stride, head_dim, kMaxSummand);
+  }
+  for (int r = 0; r < kRows; ++r) scales[r] = quantizers[r].scale;
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kRows == 4) {
+    if (count == 4 && head_dim % 8 == 0) {
+      QuantizeAndPack4<kStride>(rows, row_stride, 0, head_dim, quantizers, to, cross_products);
+      return;
     }
-    if (count < kTileRows) {
-      std::fill(to, to + steps * kTileRows, 0.0f);
-      std::fill(scales + count, scales + kTileRows, 0.0f);
+  }
+#endif
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    if (r < count) {
+      Quantize(rows + r * row_stride, 0, head_dim, quantizers[r], integers);
+    } else {
+      std::fill(integers, integers + 2 * steps, std::int16_t{0});
     }
-    PackRows<kTileRows>(from, count, steps, to);
-    to += steps * kTileRows;
-    scales += kTileRows;
+    cross_products[r] = DescribeIntegers(integers, steps).cross_products;
+    for (std::int64_t x = 0; x < steps; ++x) {
+      std::memcpy(to + x * kStride + r, integers + 2 * x, sizeof(float));
+    }
   }
 }
 
-// Query i is column i of the tile; its scores times scales[i] are what softmax is taken of.
-void PackQueries(const AttentionCall& call, bool integers, const float* q, std::int64_t count,
-                 float* to, float* scales) {
-  const std::int64_t steps = integers ? (call.head_dim + 1) / 2 : call.head_dim;
+template <int kRows>
+void PackKeysInt16(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
+                   const AttentionScratch& scratch) {
+  const std::int64_t steps = (head_dim + 1) / 2;
+  for (std::int64_t token = 0; token < tokens; token += kRows) {
+    QuantizeRows<kRows, kRows>(
+        k + token * stride, stride, std::min<std::int64_t>(kRows, tokens - token), head_dim,
+        scratch.keys + token * steps, scratch.key_scales + token, scratch.key_products + token);
+  }
+}
+
+// Queries as columns of a tile, zeros past `count`; scales: what a score is to be multiplied by.
+void PackQueries(const AttentionCall& call, const float* q, std::int64_t count, float* to,
+                 float* scales) {
   const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
-  if (count < kTileColumns) std::fill(to, to + steps * kTileColumns, 0.0f);
+  if (count < kTileColumns) std::fill(to, to + call.head_dim * kTileColumns, 0.0f);
   std::fill(scales, scales + kTileColumns, scale);
   for (std::int64_t i = 0; i < count; ++i, q += call.row_stride) {
-    if (integers) {
-      const IntegerRow row(q, call.head_dim);
-      for (std::int64_t x = 0; x < steps; ++x) {
-        std::memcpy(to + x * kTileColumns + i, row.integers + 2 * x, sizeof(float));
-      }
-      scales[i] *= row.scale;
-    } else {
-      for (std::int64_t x = 0; x < steps; ++x) to[x * kTileColumns + i] = q[x];
-    }
+    for (std::int64_t x = 0; x < call.head_dim; ++x) to[x * kTileColumns + i] = q[x];
   }
+}
+
+void PackQueriesInt16(const AttentionCall& call, const float* q, std::int64_t count, float* to,
+                      float* scales, std::int32_t* cross_products) {
+  const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
+  static_assert(kTileColumns % 4 == 0 || kTileColumns < 4);
+  constexpr int kRows = std::min(kTileColumns, 4);
+  for (std::int64_t i = 0; i < kTileColumns; i += kRows) {
+    QuantizeRows<kRows, kTileColumns>(q + i * call.row_stride, call.row_stride,
+                                      std::clamp<std::int64_t>(count - i, 0, kRows), call.head_dim,
+                                      to + i, scales + i, cross_products + i);
+  }
+  for (int i = 0; i < kTileColumns; ++i) scales[i] *= scale;
 }
 
 // scores[token][query], so that a query's softmax runs down a lane and PV can read rows of scores.
@@ -158,25 +172,27 @@ void Scores(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t h
   }
 }
 
-// Number: Int16Pair or Int16PairVnni.
-template <class Number>
-void ScoresInt16(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t steps) {
+// Number: Int16PairWinograd or Int16PairVnni.
+template <class Number, int kRows>
+void ScoresInt16(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t steps,
+                 const std::int32_t* query_products) {
   const float* keys = scratch.keys;
   float* to = scratch.scores;
-  for (std::int64_t token = 0; token < tokens; token += kTileRows) {
-    FloatVec acc[kTileRows][kTileVectors];
-    MultiplyTile<Number, kTileRows, kTileVectors, kTileRows, kTileColumns>(steps, keys,
-                                                                           scratch.queries, acc);
+  for (std::int64_t token = 0; token < tokens; token += kRows) {
+    FloatVec acc[kRows][kTileVectors];
+    MultiplyTile<Number, kRows, kTileVectors, kRows, kTileColumns>(
+        steps, keys, scratch.queries, acc, {},
+        {.rows = scratch.key_products + token, .columns = query_products});
 #pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
       const auto scale = hn::Set(FloatTag(), scratch.key_scales[token + r]);
 #pragma GCC unroll 2
       for (int v = 0; v < kTileVectors; ++v) {
         hn::Store(hn::Mul(acc[r][v], scale), FloatTag(), to + r * kTileColumns + v * kLanes);
       }
     }
-    keys += steps * kTileRows;
-    to += kTileRows * kTileColumns;
+    keys += steps * kRows;
+    to += kRows * kTileColumns;
   }
 }
 
@@ -304,22 +320,28 @@ void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, s
   const std::int64_t tokens = item.tokens;
   const bool integers =
       call.format == GemmFormat::kInt16 && call.head_dim <= 2 * kGemmBlockStepsInt16;
+  const bool vnni = KernelUsesVnni();
   if (integers) {
-    PackKeysInt16(call.k + first, tokens, call.row_stride, call.head_dim, scratch);
+    (vnni ? PackKeysInt16<kTileRows> : PackKeysInt16<kWinogradTileRows>)(call.k + first, tokens,
+                                                                         call.row_stride,
+                                                                         call.head_dim, scratch);
   } else {
     PackKeys(call.k + first, tokens, call.row_stride, call.head_dim, scratch.keys);
   }
   PackValues(call.v + first, tokens, call.row_stride, call.head_dim, scratch.values);
-  const auto scores_int16 = KernelUsesVnni() ? ScoresInt16<Int16PairVnni> : ScoresInt16<Int16Pair>;
+  const auto scores_int16 = vnni ? ScoresInt16<Int16PairVnni, kTileRows>
+                                 : ScoresInt16<Int16PairWinograd, kWinogradTileRows>;
+  HWY_ALIGN std::int32_t query_products[kTileColumns];
   HWY_ALIGN float scales[kTileColumns];
   HWY_ALIGN float inverse_sums[kTileColumns];
   for (std::int64_t query = begin; query < end; query += kTileColumns) {
     const std::int64_t count = std::min<std::int64_t>(kTileColumns, end - query);
-    PackQueries(call, integers, call.q + first + (item.query_begin + query) * call.row_stride,
-                count, scratch.queries, scales);
+    const float* q = call.q + first + (item.query_begin + query) * call.row_stride;
     if (integers) {
-      scores_int16(scratch, tokens, (call.head_dim + 1) / 2);
+      PackQueriesInt16(call, q, count, scratch.queries, scales, query_products);
+      scores_int16(scratch, tokens, (call.head_dim + 1) / 2, query_products);
     } else {
+      PackQueries(call, q, count, scratch.queries, scales);
       Scores(scratch, tokens, call.head_dim);
     }
     Softmax(scratch.scores, tokens, scales, inverse_sums);
@@ -343,7 +365,8 @@ AttentionScratch Divide(std::int64_t tokens, std::int64_t head_dim, float* memor
   const std::int64_t rows = tokens + kMaxTileRows;
   scratch.keys = memory;
   scratch.key_scales = scratch.keys + RoundUp(rows * head_dim, 16);
-  scratch.values = scratch.key_scales + RoundUp(rows, 16);
+  scratch.key_products = reinterpret_cast<std::int32_t*>(scratch.key_scales + RoundUp(rows, 16));
+  scratch.values = scratch.key_scales + 2 * RoundUp(rows, 16);
   scratch.queries = scratch.values + RoundUp(tokens * (head_dim + kMaxLanes), 16);
   scratch.scores = scratch.queries + head_dim * kMaxTileColumns;
   return scratch;

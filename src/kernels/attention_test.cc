@@ -4,11 +4,13 @@
 
 #include <array>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "base/aligned_buffer.h"
 #include "kernels/kernel_test_util.h"
 #include "kernels/reference.h"
+#include "kernels/target.h"
 
 namespace siglip {
 namespace {
@@ -88,7 +90,7 @@ TEST(AttentionTest, Int16ScoresAreNearFloat64) {
                                                                     {1, 20, 1, 576, 0, 20}}) {
     SCOPED_TRACE(testing::PrintToString(sizes));
     const Problem p = MakeProblem(sizes, 1);
-    // Elements are off by max / 32767 / sqrt(12), so a score of unit vectors by 9e-6 (max q + max
+    // Elements are off by max / 16383 / sqrt(12), so a score of unit vectors by 1.8e-5 (max q + max
     // k), maxima being about 4 (or by 2e-4 where 576 elements share the norm's limit); e^x and the
     // weighted sum take that over as a relative error.
     const double error = RelativeError(Attend(p, 2, GemmFormat::kInt16), Expected(p));
@@ -96,6 +98,23 @@ TEST(AttentionTest, Int16ScoresAreNearFloat64) {
     const double float32 = p.tokens == 1 ? 0 : 2e-6;  // one token weighs 1 in any format
     EXPECT_GE(error, float32) << "not in int16";
   }
+}
+
+// Heads that whole tiles of integers divide, and not; tokens and queries that fill tiles, and not.
+TEST(AttentionInt16Test, VnniChangesNoBit) {
+  const std::string in_use = KernelTargetName();
+  for (const std::string& target : KernelTargets()) {
+    if (!target.ends_with("-vnni")) continue;
+    for (const auto& sizes : std::vector<std::array<std::int64_t, 6>>{
+             {1, 25, 2, 72, 0, 25}, {1, 24, 1, 16, 0, 16}, {1, 7, 2, 9, 0, 7}}) {
+      const Problem p = MakeProblem(sizes, 1);
+      ASSERT_TRUE(SelectKernelTarget(target));
+      const std::vector<float> vnni = Attend(p, 1, GemmFormat::kInt16);
+      ASSERT_TRUE(SelectKernelTarget(PackingTargetName()));
+      EXPECT_EQ(Attend(p, 1, GemmFormat::kInt16), vnni) << target;
+    }
+  }
+  ASSERT_TRUE(SelectKernelTarget(in_use));
 }
 
 TEST(AttentionTest, HeadsWiderThanABlockAreFp32) {

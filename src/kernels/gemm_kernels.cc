@@ -142,6 +142,18 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
   for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
     const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
     const std::int64_t k_block = step / kGemmBlockStepsInt16;
+#if HWY_TARGET == HWY_AVX2
+    if constexpr (kStride == 4) {
+      const std::int64_t count = std::min(2 * steps, k - 2 * step);
+      if (rows == 4 && count % 8 == 0) {
+        const std::int32_t magnitude = QuantizeAndPack4<4>(
+            row, call.a_stride, 2 * step, count, quantizers, block.Tile(first, step, steps),
+            block.cross_products(k_block) + first);
+        std::fill_n(block.magnitudes(k_block) + first, rows, magnitude);
+        continue;
+      }
+    }
+#endif
     std::int32_t magnitude = 0;
     for (std::int64_t r = 0; r < rows; ++r) {
       Quantize(row + r * call.a_stride, 2 * step, std::min(2 * steps, k - 2 * step), quantizers[r],

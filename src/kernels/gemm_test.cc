@@ -220,7 +220,7 @@ TEST(GemmInt16Test, SizesOfRowsAndColumnsDoNotMatterAndZeroRowsAreZero) {
   Problem problem(9, 21, 70);
   for (std::int64_t row = 0; row < 9; ++row) {
     for (std::int64_t i = 0; i < 70; ++i) {
-      problem.a[row * 70 + i] *= std::pow(10.0f, static_cast<float>(4 * row - 16));
+      problem.a[row * 70 + i] *= std::pow(10.0f, static_cast<float>(5 * row - 20));
     }
   }
   std::fill_n(problem.a.begin() + 2 * 70, 70, 0.0f);

@@ -30,7 +30,9 @@ struct Quantizer {
 // sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(576)) and
 // the rounding of the sums below.
 inline constexpr float kMaxBlockNorm = 46320;
-inline constexpr float kMaxInteger = 32767;
+inline constexpr int kMaxInteger = 32767;
+// Sums of two such always have 16 bits.
+inline constexpr int kMaxSummand = kMaxInteger / 2;
 // Below it a factor would overflow; such a row counts as zero.
 inline constexpr float kMinMagnitude = 1e-30f;
 
@@ -48,7 +50,16 @@ HWY_INLINE hn::Vec<FloatTag> Reduce(const float* row, std::int64_t count, Body b
   return hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
 }
 
-HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k) {
+// max: of the magnitudes; max_square: of the norms of blocks of K, in units of `max`.
+HWY_INLINE Quantizer QuantizerOf(float max, float max_square, int max_integer) {
+  const float limit =
+      std::min(static_cast<float>(max_integer), kMaxBlockNorm / std::sqrt(max_square));
+  return {limit / max, max / limit};
+}
+
+// For a row with values that are not finite, or whose squares are not all floats.
+HWY_NOINLINE inline Quantizer ChooseQuantizerOfExtremes(const float* row, std::int64_t k,
+                                                        int max_integer) {
   const FloatTag d;
   auto max_lanes = hn::Zero(d);
   // 0 * x is NaN for what is not finite, and stays so in a sum.
@@ -70,8 +81,30 @@ HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k) {
                                 });
     max_square = std::max(max_square, hn::GetLane(hn::SumOfLanes(d, squares)));
   }
-  const float limit = std::min(kMaxInteger, kMaxBlockNorm / std::sqrt(max_square));
-  return {limit / max, max / limit};
+  return QuantizerOf(max, max_square, max_integer);
+}
+
+HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k,
+                                     int max_integer = kMaxInteger) {
+  const FloatTag d;
+  auto max_lanes = hn::Zero(d);
+  float max_square = 0;
+  float all_squares = 0;
+  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockStepsInt16) {
+    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockStepsInt16),
+                                [&](FloatVec x, FloatVec sum) HWY_ATTR {
+                                  max_lanes = hn::Max(max_lanes, hn::Abs(x));
+                                  return hn::MulAdd(x, x, sum);
+                                });
+    const float block = hn::GetLane(hn::SumOfLanes(d, squares));
+    max_square = std::max(max_square, block);
+    all_squares += block;
+  }
+  const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
+  // Squares of what is a millionth of 1e-10 are still floats.
+  if (!std::isfinite(all_squares) || !(max > 1e-10f))
+    return ChooseQuantizerOfExtremes(row, k, max_integer);
+  return QuantizerOf(max, max_square / (max * max), max_integer);
 }
 
 // Elements [first, first + count) of a row -> integers, zero up to an even number of them.
@@ -126,6 +159,57 @@ HWY_INLINE IntegerBlock DescribeIntegers([[maybe_unused]] const std::int16_t* in
   return {};
 #endif
 }
+
+#if HWY_TARGET == HWY_AVX2
+template <typename T>
+HWY_INLINE void Store256(__m256i value, T* to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value);
+}
+template <typename T>
+HWY_INLINE void Store128(__m128i value, T* to) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), value);
+}
+
+// Elements [first, first + count) of four rows -> integers [steps][kStride], with what
+// DescribeIntegers says: cross products [4] and the largest magnitude of all. REQUIRES: count % 8
+// == 0.
+template <int kStride>
+HWY_INLINE std::int32_t QuantizeAndPack4(const float* row, std::int64_t row_stride,
+                                         std::int64_t first, std::int64_t count,
+                                         const Quantizer (&quantizers)[4], float* to,
+                                         std::int32_t* cross_products) {
+  const FloatTag d;
+  const auto integers = [&](int r, std::int64_t i) HWY_ATTR {
+    const auto x = hn::LoadU(d, row + r * row_stride + first + i);
+    return hn::NearestInt(hn::Mul(x, hn::Set(d, quantizers[r].factor))).raw;
+  };
+  __m256i sums = _mm256_setzero_si256();
+  __m256i largest = _mm256_setzero_si256();
+  for (std::int64_t i = 0; i < count; i += 8, to += 4 * kStride) {
+    // In each half: two pairs of one row, then two of the other.
+    const __m256 rows_0_1 = _mm256_castsi256_ps(_mm256_packs_epi32(integers(0, i), integers(1, i)));
+    const __m256 rows_2_3 = _mm256_castsi256_ps(_mm256_packs_epi32(integers(2, i), integers(3, i)));
+    const __m256i steps_0_2 = _mm256_castps_si256(_mm256_shuffle_ps(rows_0_1, rows_2_3, 0x88));
+    const __m256i steps_1_3 = _mm256_castps_si256(_mm256_shuffle_ps(rows_0_1, rows_2_3, 0xDD));
+    sums = _mm256_sub_epi32(sums, _mm256_madd_epi16(steps_0_2, steps_1_3));
+    largest = _mm256_max_epi16(
+        largest, _mm256_max_epi16(_mm256_abs_epi16(steps_0_2), _mm256_abs_epi16(steps_1_3)));
+    if constexpr (kStride == 4) {
+      Store256(_mm256_permute2x128_si256(steps_0_2, steps_1_3, 0x20), to);
+      Store256(_mm256_permute2x128_si256(steps_0_2, steps_1_3, 0x31), to + 8);
+    } else {
+      Store128(_mm256_castsi256_si128(steps_0_2), to);
+      Store128(_mm256_castsi256_si128(steps_1_3), to + kStride);
+      Store128(_mm256_extracti128_si256(steps_0_2, 1), to + 2 * kStride);
+      Store128(_mm256_extracti128_si256(steps_1_3, 1), to + 3 * kStride);
+    }
+  }
+  Store128(_mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)),
+           cross_products);
+  const hn::Repartition<std::int16_t, FloatTag> d16;
+  return hn::GetLane(hn::MaxOfLanes(d16, hn::Vec<decltype(d16)>{largest}));
+}
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace siglip
