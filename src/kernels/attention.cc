@@ -100,7 +100,7 @@ void QuantizeRows(const float* rows, std::int64_t row_stride, std::int64_t count
   const std::int64_t steps = (head_dim + 1) / 2;
   Quantizer quantizers[kRows];
   for (std::int64_t r = 0; r < count; ++r) {
-    quantizers[r] = ChooseQuantizer(rows + r * row_stride, head_dim, kMaxSummand);
+    quantizers[r] = ChooseQuantizer(rows + r * row_stride, head_dim, kMaxAttentionFactor);
   }
   for (int r = 0; r < kRows; ++r) scales[r] = quantizers[r].scale;
 #if HWY_TARGET == HWY_AVX2
@@ -118,7 +118,7 @@ void QuantizeRows(const float* rows, std::int64_t row_stride, std::int64_t count
     } else {
       std::fill(integers, integers + 2 * steps, std::int16_t{0});
     }
-    cross_products[r] = DescribeIntegers(integers, steps).cross_products;
+    cross_products[r] = NegatedCrossProducts(integers, steps);
     for (std::int64_t x = 0; x < steps; ++x) {
       std::memcpy(to + x * kStride + r, integers + 2 * x, sizeof(float));
     }

@@ -156,9 +156,10 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
     float* scales = owned_.data() + padded_n_ * steps() + column;
     for (std::int64_t c = 0; c < count; ++c) {
       QuantizeRow(rows + c * k_, k_,
-                  {.integers = reinterpret_cast<std::int16_t*>(integers + c * steps()),
+                  {.max_integer = kMaxWeight,
+                   .integers = reinterpret_cast<std::int16_t*>(integers + c * steps()),
                    .scale = scales + c,
-                   .blocks = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
+                   .cross_products = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
                    .stride = padded_n_});
     }
     from = integers;

@@ -19,9 +19,9 @@ enum class GemmFormat {
   kFp32,
   // Each row of A and of W by a factor of its own and rounded to integers of 16 bits; sums of a
   // block of K are exact integers of 32 bits, blocks are added in float32. The factor is the
-  // largest for which no element exceeds 32767 and the part of the row in any block of K has a norm
-  // of at most 2^15.5: then by Cauchy-Schwarz no sum in any order can leave 32 bits. About 13 bits
-  // are left to each factor. A row with a value that is not finite gives NaN.
+  // largest for which no element exceeds 20479 (in W 12287) and the part of the row in any block of
+  // K has a norm of at most 2^15.5: then by Cauchy-Schwarz no sum in any order can leave 32 bits.
+  // About 13 bits are left to each factor. A row with a value that is not finite gives NaN.
   kInt16,
 };
 
@@ -78,14 +78,11 @@ class PackedMatrix {
   const float* Panel(std::int64_t column, std::int64_t first, std::int64_t block) const {
     return memory_.data() + first * padded_n_ + column * block;
   }
-  // kInt16 only, each [padded_n]: an integer times its row's scale is the weight; what the kernels
-  // have to know of a block of K (IntegerBlock in src/kernels/gemm_kernels.h).
+  // kInt16 only, each [padded_n]: an integer times its row's scale is the weight; negated sums of
+  // cross products in a block of K, for the kernels.
   const float* scales() const { return memory_.data() + padded_n_ * steps(); }
   const std::int32_t* cross_products(std::int64_t block) const {
     return reinterpret_cast<const std::int32_t*>(scales() + padded_n_ * (1 + block));
-  }
-  const std::int32_t* magnitudes(std::int64_t block) const {
-    return cross_products(IntegerBlocks(steps()) + block);
   }
 
  private:

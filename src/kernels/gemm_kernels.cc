@@ -45,10 +45,13 @@ HWY_NOINLINE void RunTile(const TileCall& call) {
   const FloatTag d;
   FloatVec acc[kRows][kVectors];
   float* c = call.c;
+  constexpr int kFloatsOfLine = 16;
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + r * call.c_stride + v * kLanes, 1);
+    for (int x = 0; x < kVectors * kLanes; x += kFloatsOfLine) {
+      __builtin_prefetch(c + r * call.c_stride + x, 1);
+    }
   }
   MultiplyTile<Number, kRows, kVectors, kStride, kVectors * kLanes>(call.steps, call.a, call.b, acc,
                                                                     call.prefetch, call.products);
@@ -111,17 +114,14 @@ void GatherPatch(const PatchRows& patches, std::int64_t row, std::int64_t k_firs
 }
 
 void QuantizeRowTarget(const float* row, std::int64_t k, const QuantizedRow& to) {
-  const Quantizer quantizer = ChooseQuantizer(row, k);
+  const Quantizer quantizer = ChooseQuantizer(row, k, to.max_integer);
   *to.scale = quantizer.scale;
   Quantize(row, 0, k, quantizer, to.integers);
   const std::int64_t steps = (k + 1) / 2;
-  const std::int64_t blocks = IntegerBlocks(steps);
-  for (std::int64_t block = 0; block < blocks; ++block) {
+  for (std::int64_t block = 0; block < IntegerBlocks(steps); ++block) {
     const std::int64_t step = block * kGemmBlockStepsInt16;
-    const IntegerBlock described =
-        DescribeIntegers(to.integers + 2 * step, std::min(kGemmBlockStepsInt16, steps - step));
-    to.blocks[block * to.stride] = described.cross_products;
-    to.blocks[(blocks + block) * to.stride] = described.magnitude;
+    to.cross_products[block * to.stride] =
+        NegatedCrossProducts(to.integers + 2 * step, std::min(kGemmBlockStepsInt16, steps - step));
   }
 }
 
@@ -132,7 +132,7 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
   const float* row = call.a + (block.first_row + first) * call.a_stride;
   Quantizer quantizers[kStride];
   for (std::int64_t r = 0; r < rows; ++r) {
-    quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k);
+    quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k, kMaxActivation);
     block.scales()[first + r] = quantizers[r].scale;
   }
   HWY_ALIGN float packed[kStride * kGemmBlockStepsInt16];
@@ -141,30 +141,24 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
   for (std::int64_t r = 0; r < rows; ++r) from[r] = packed + r * kGemmBlockStepsInt16;
   for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
     const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
-    const std::int64_t k_block = step / kGemmBlockStepsInt16;
+    std::int32_t* products = block.cross_products(step / kGemmBlockStepsInt16) + first;
 #if HWY_TARGET == HWY_AVX2
     if constexpr (kStride == 4) {
       const std::int64_t count = std::min(2 * steps, k - 2 * step);
       if (rows == 4 && count % 8 == 0) {
-        const std::int32_t magnitude = QuantizeAndPack4<4>(
-            row, call.a_stride, 2 * step, count, quantizers, block.Tile(first, step, steps),
-            block.cross_products(k_block) + first);
-        std::fill_n(block.magnitudes(k_block) + first, rows, magnitude);
+        QuantizeAndPack4<4>(row, call.a_stride, 2 * step, count, quantizers,
+                            block.Tile(first, step, steps), products);
         continue;
       }
     }
 #endif
-    std::int32_t magnitude = 0;
     for (std::int64_t r = 0; r < rows; ++r) {
       Quantize(row + r * call.a_stride, 2 * step, std::min(2 * steps, k - 2 * step), quantizers[r],
                integers);
-      const IntegerBlock described = DescribeIntegers(integers, steps);
-      block.cross_products(k_block)[first + r] = described.cross_products;
-      magnitude = std::max(magnitude, described.magnitude);
+      products[r] = NegatedCrossProducts(integers, steps);
       std::memcpy(packed + r * kGemmBlockStepsInt16, integers,
                   static_cast<std::size_t>(steps) * sizeof(float));
     }
-    std::fill_n(block.magnitudes(k_block) + first, rows, magnitude);
     PackRows<kStride>(from, rows, steps, block.Tile(first, step, steps));
   }
 }
@@ -333,7 +327,6 @@ template <class Number>
 void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t step,
                    std::int64_t column, PrefetchQueue prefetch) {
   constexpr bool kInteger = !std::is_same_v<Number, Float32>;
-  constexpr bool kWinograd = HWY_TARGET == HWY_AVX2 && std::is_same_v<Number, Int16PairWinograd>;
   constexpr int kRows = kRowsOf<Number>;
   const PackedMatrix& w = *call.w;
   const std::int64_t width = std::min<std::int64_t>(kTileColumns, w.padded_n() - column);
@@ -345,12 +338,11 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
   tile.first = step == 0;
   tile.b = w.Panel(column, step, tile.steps);
   const bool last = step + tile.steps == w.steps();
-  [[maybe_unused]] const std::int64_t k_block = step / w.block_steps();
-  std::int32_t column_magnitude = 0;
-  if constexpr (kWinograd) {
+  const std::int32_t* row_products = nullptr;
+  if constexpr (kInteger) {
+    const std::int64_t k_block = step / kGemmBlockStepsInt16;
+    row_products = block.cross_products(k_block);
     tile.products.columns = w.cross_products(k_block) + column;
-    column_magnitude =
-        *std::max_element(w.magnitudes(k_block) + column, w.magnitudes(k_block) + column + width);
   }
   for (std::int64_t row = 0; row < block.rows; row += kRows) {
     const std::int64_t rows = std::min<std::int64_t>(kRows, block.rows - row);
@@ -365,18 +357,8 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
     }
     tile.prefetch = prefetch.Next(tile.steps);
     if (last) PrefetchResidual(call, block.first_row + row, rows, column);
-    const bool wide = width > kLanes;
-    if constexpr (kWinograd) {
-      if (wide && rows == kRows &&
-          block.magnitudes(k_block)[row] + column_magnitude <= kMaxInteger) {
-        tile.products.rows = block.cross_products(k_block) + row;
-        RunTile<Int16PairWinograd, kRows, kRows, 2>(tile);
-      } else {
-        RunTileOf<Int16Pair, kRows>(rows, wide, tile);
-      }
-    } else {
-      RunTileOf<Number, kRows>(rows, wide, tile);
-    }
+    if constexpr (kInteger) tile.products.rows = row_products + row;
+    RunTileOf<Number, kRows>(rows, width > kLanes, tile);
     if (last && epilogue) {
       RunEpilogue<kInteger>(call, {.row = block.first_row + row,
                                    .column = column,

@@ -18,15 +18,16 @@ TileShape GemmTileShape(GemmFormat format);
 // Rows of A that a piece of work multiplies; a multiple of every target's tile rows (12, 6, 4).
 inline constexpr std::int64_t kGemmBlockRows = 252;
 
-// Of those steps of a row's block of K that come in fours, for Int16PairWinograd
-// (micro_kernel-inl.h).
-struct IntegerBlock {
-  std::int32_t cross_products = 0;  // their negated sum, modulo 2^32
-  std::int32_t magnitude = 0;       // the largest
-};
-// Floats that a row's integers need beside themselves: scale, then for each block of K the sum of
-// cross products, then for each the magnitude.
-inline std::int64_t IntegerRowExtra(std::int64_t steps) { return 1 + 2 * IntegerBlocks(steps); }
+// The largest integers, by what the row is of: the sum of two has 16 bits, for Int16PairWinograd
+// (micro_kernel-inl.h). Rows of weights rarely have an element of more than a quarter of a block's
+// norm, which is where their limit begins to count; rows of activations do.
+inline constexpr int kMaxWeight = 12287;
+inline constexpr int kMaxActivation = 32767 - 1 - kMaxWeight;
+inline constexpr int kMaxAttentionFactor = 16383;
+
+// Floats that a row's integers need beside themselves: the scale, and for each block of K a negated
+// sum of cross products (Int16PairWinograd in micro_kernel-inl.h).
+inline std::int64_t IntegerRowExtra(std::int64_t steps) { return 1 + IntegerBlocks(steps); }
 
 // Some rows of A, packed: for each block of K, tiles of rows, each [steps][tile rows].
 struct PackedRows {
@@ -45,18 +46,15 @@ struct PackedRows {
   std::int32_t* cross_products(std::int64_t block) const {
     return reinterpret_cast<std::int32_t*>(memory + padded_rows * (steps + 1 + block));
   }
-  // The largest of a row's tile.
-  std::int32_t* magnitudes(std::int64_t block) const {
-    return cross_products(IntegerBlocks(steps) + block);
-  }
 };
 
 // A row [k] as integers.
 struct QuantizedRow {
+  int max_integer = 0;
   std::int16_t* integers = nullptr;  // [2 * steps], the last may be padding
   float* scale = nullptr;
-  std::int32_t* blocks = nullptr;  // cross products, then magnitudes of all blocks of K
-  std::int64_t stride = 0;         // of `blocks`
+  std::int32_t* cross_products = nullptr;  // of each block of K, `stride` apart
+  std::int64_t stride = 0;
 };
 void QuantizeRow(const float* row, std::int64_t k, const QuantizedRow& to);
 

@@ -106,8 +106,8 @@ using Int16PairVnni = Int16Pair;
 //   x_p y_p + x_q y_q = (x_p + y_q) (x_q + y_p) - x_p x_q - y_p y_q
 // where the last two, the cross products, are sums of a row or of a column alone. Where vpmaddwd is
 // the limit, an addition of 16-bit integers instead of it is a gain. Integers are exact, and what
-// overflows on the way comes back, modulo 2^32: no bit changes, as long as |x| + |y| of the
-// integers is at most 32767. Full tiles only; others are as Int16Pair.
+// overflows on the way comes back, modulo 2^32: no bit changes. REQUIRES: |x| + |y| <= 32767 for
+// all integers of x and y. Full tiles only; others are as Int16Pair.
 #if HWY_TARGET == HWY_AVX2
 struct Int16PairWinograd : Int16Pair {};
 // 8 accumulators, the 4 vectors of two steps of B, 4 sums.
@@ -202,13 +202,12 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
 // accumulator and moves others, which costs up to 15 % of the speed (and half of it with integers;
 // on AVX-512, 134 accesses to the stack for 96 products of integers); written out, the loop runs at
 // 99 % of the multiply-add peak. The same operations in the same order as MultiplyStep.
-#define SIGLIP_FLOAT_ROW(step, r, c0, c1, previous, x, y) \
-  "vbroadcastss (%c[a_stride]*" #step "+" #r              \
-  ")*4(%[a]), %%ymm14\n\t"                                \
-  "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #c0               \
-  "\n\t"                                                  \
+#define SIGLIP_FLOAT_ROW(step, r, c0, c1)    \
+  "vbroadcastss (%c[a_stride]*" #step "+" #r \
+  ")*4(%[a]), %%ymm14\n\t"                   \
+  "vfmadd231ps %%ymm12, %%ymm14, %%ymm" #c0  \
+  "\n\t"                                     \
   "vfmadd231ps %%ymm13, %%ymm14, %%ymm" #c1 "\n\t"
-#define SIGLIP_FLOAT_END ""
 #define SIGLIP_FLOAT_ROW_OF_3(step, r, c0, c1, c2) \
   "vbroadcastss (%c[a_stride]*" #step "+" #r       \
   ")*4(%[a]), %%ymm15\n\t"                         \
@@ -217,26 +216,12 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
   "vfmadd231ps %%ymm13, %%ymm15, %%ymm" #c1        \
   "\n\t"                                           \
   "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #c2 "\n\t"
-// Registers x and y change places from row to row: y still holds the second product of the row
-// before, whose sum is `previous`. Multiplications and additions take turns on the ports so.
-#define SIGLIP_INT16_ROW(step, r, c0, c1, previous, x, y)          \
-  "vpbroadcastd (%c[a_stride]*" #step "+" #r ")*4(%[a]), %%ymm" #x \
-  "\n\t"                                                           \
-  "vpaddd %%ymm" #y ", %%ymm" #previous ", %%ymm" #previous        \
-  "\n\t"                                                           \
-  "vpmaddwd %%ymm12, %%ymm" #x ", %%ymm" #y                        \
-  "\n\t"                                                           \
-  "vpmaddwd %%ymm13, %%ymm" #x ", %%ymm" #x                        \
-  "\n\t"                                                           \
-  "vpaddd %%ymm" #y ", %%ymm" #c0 ", %%ymm" #c0 "\n\t"
-#define SIGLIP_INT16_END "vpaddd %%ymm15, %%ymm11, %%ymm11\n\t"
-#define SIGLIP_VNNI_ROW(step, r, c0, c1, previous, x, y) \
-  "vpbroadcastd (%c[a_stride]*" #step "+" #r             \
-  ")*4(%[a]), %%ymm14\n\t"                               \
-  "%{vex%} vpdpwssd %%ymm12, %%ymm14, %%ymm" #c0         \
-  "\n\t"                                                 \
+#define SIGLIP_VNNI_ROW(step, r, c0, c1)         \
+  "vpbroadcastd (%c[a_stride]*" #step "+" #r     \
+  ")*4(%[a]), %%ymm14\n\t"                       \
+  "%{vex%} vpdpwssd %%ymm12, %%ymm14, %%ymm" #c0 \
+  "\n\t"                                         \
   "%{vex%} vpdpwssd %%ymm13, %%ymm14, %%ymm" #c1 "\n\t"
-#define SIGLIP_VNNI_END ""
 #define SIGLIP_TILE_STEP_OF_3(ROW, step)                                           \
   "vmovups (%c[b_stride]*" #step                                                   \
   ")*4(%[b]), %%ymm12\n\t"                                                         \
@@ -244,14 +229,13 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
   "+8)*4(%[b]), %%ymm13\n\t"                                                       \
   "vmovups (%c[b_stride]*" #step "+16)*4(%[b]), %%ymm14\n\t" ROW(step, 0, 0, 1, 2) \
       ROW(step, 1, 3, 4, 5) ROW(step, 2, 6, 7, 8) ROW(step, 3, 9, 10, 11)
-#define SIGLIP_TILE_STEP(ROW, step)                                                             \
-  "vmovups (%c[b_stride]*" #step                                                                \
-  ")*4(%[b]), %%ymm12\n\t"                                                                      \
-  "vmovups (%c[b_stride]*" #step "+8)*4(%[b]), %%ymm13\n\t" ROW(step, 0, 0, 1, 11, 14, 15)      \
-      ROW(step, 1, 2, 3, 1, 15, 14) ROW(step, 2, 4, 5, 3, 14, 15) ROW(step, 3, 6, 7, 5, 15, 14) \
-          ROW(step, 4, 8, 9, 7, 14, 15) ROW(step, 5, 10, 11, 9, 15, 14)
+#define SIGLIP_TILE_STEP(ROW, step)                                                               \
+  "vmovups (%c[b_stride]*" #step                                                                  \
+  ")*4(%[b]), %%ymm12\n\t"                                                                        \
+  "vmovups (%c[b_stride]*" #step "+8)*4(%[b]), %%ymm13\n\t" ROW(step, 0, 0, 1) ROW(step, 1, 2, 3) \
+      ROW(step, 2, 4, 5) ROW(step, 3, 6, 7) ROW(step, 4, 8, 9) ROW(step, 5, 10, 11)
 // clang-format off
-#define SIGLIP_TILE_LOOP(STEP, ROW, END)                                                          \
+#define SIGLIP_TILE_LOOP(STEP, ROW)                                                               \
   asm volatile(                                                                                \
       "vxorps %%xmm0, %%xmm0, %%xmm0\n\t"                                                      \
       "vxorps %%xmm1, %%xmm1, %%xmm1\n\t"                                                      \
@@ -265,7 +249,6 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
       "vxorps %%xmm9, %%xmm9, %%xmm9\n\t"                                                      \
       "vxorps %%xmm10, %%xmm10, %%xmm10\n\t"                                                   \
       "vxorps %%xmm11, %%xmm11, %%xmm11\n\t"                                                   \
-      "vxorps %%xmm15, %%xmm15, %%xmm15\n\t"                                                   \
       ".p2align 5\n"                                                                           \
       "1:\n\t"                                                                                 \
       "prefetcht1 (%[p])\n\t"                                                                  \
@@ -278,7 +261,6 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
       "add %[b_step], %[b]\n\t"                                                                \
       "dec %[n]\n\t"                                                                           \
       "jnz 1b\n\t"                                                                             \
-      END                                                                                      \
       "vmovups %%ymm0, (%[tile])\n\t"                                                          \
       "vmovups %%ymm1, 32(%[tile])\n\t"                                                        \
       "vmovups %%ymm2, 64(%[tile])\n\t"                                                        \
@@ -367,24 +349,19 @@ template <class Number, int kVectors, int kAStride, int kBStride>
 HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float* b, float* tile,
                                  const char* prefetch, std::int64_t prefetch_step) {
   if constexpr (kVectors == 3) {
-    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP_OF_3, SIGLIP_FLOAT_ROW_OF_3, SIGLIP_FLOAT_END);
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP_OF_3, SIGLIP_FLOAT_ROW_OF_3);
   } else if constexpr (std::is_same_v<Number, Float32>) {
-    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_FLOAT_ROW, SIGLIP_FLOAT_END);
-  } else if constexpr (std::is_same_v<Number, Int16PairVnni>) {
-    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_VNNI_ROW, SIGLIP_VNNI_END);
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_FLOAT_ROW);
   } else {
-    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_INT16_ROW, SIGLIP_INT16_END);
+    static_assert(std::is_same_v<Number, Int16PairVnni>);
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_VNNI_ROW);
   }
 }
 #undef SIGLIP_TILE_LOOP
 #undef SIGLIP_TILE_STEP
 #undef SIGLIP_TILE_STEP_OF_3
 #undef SIGLIP_FLOAT_ROW_OF_3
-#undef SIGLIP_VNNI_END
 #undef SIGLIP_VNNI_ROW
-#undef SIGLIP_INT16_END
-#undef SIGLIP_INT16_ROW
-#undef SIGLIP_FLOAT_END
 #undef SIGLIP_FLOAT_ROW
 #endif
 
@@ -429,6 +406,14 @@ HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
           }
         }
         MultiplyFullTileWinograd<kAStride, kBStride>(steps / 4, a, b, sums, from, line);
+        if (steps % 4 == 0) {  // as nearly always; the sums stay in registers
+#pragma GCC unroll 4
+          for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+            for (int v = 0; v < kVectors; ++v) acc[r][v] = Number::ToFloat(sums[r][v]);
+          }
+          return;
+        }
       } else
 #endif
       {

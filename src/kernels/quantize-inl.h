@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 
 #include "hwy/highway.h"
 #include "kernels/gemm_kernels.h"
@@ -30,9 +29,6 @@ struct Quantizer {
 // sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(576)) and
 // the rounding of the sums below.
 inline constexpr float kMaxBlockNorm = 46320;
-inline constexpr int kMaxInteger = 32767;
-// Sums of two such always have 16 bits.
-inline constexpr int kMaxSummand = kMaxInteger / 2;
 // Below it a factor would overflow; such a row counts as zero.
 inline constexpr float kMinMagnitude = 1e-30f;
 
@@ -84,8 +80,7 @@ HWY_NOINLINE inline Quantizer ChooseQuantizerOfExtremes(const float* row, std::i
   return QuantizerOf(max, max_square, max_integer);
 }
 
-HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k,
-                                     int max_integer = kMaxInteger) {
+HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k, int max_integer) {
   const FloatTag d;
   auto max_lanes = hn::Zero(d);
   float max_square = 0;
@@ -127,36 +122,32 @@ HWY_INLINE void Quantize(const float* row, std::int64_t first, std::int64_t coun
   if (count % 2 != 0) to[count] = 0;
 }
 
-// What Int16PairWinograd asks of a row's part in a block of K: `steps` steps of integers. Zeros
-// where it is nothing of its own.
-HWY_INLINE IntegerBlock DescribeIntegers([[maybe_unused]] const std::int16_t* integers,
-                                         [[maybe_unused]] std::int64_t steps) {
+// One row's part of CrossProducts, for `steps` steps of a block of K. Zero where Int16PairWinograd
+// is nothing of its own.
+HWY_INLINE std::int32_t NegatedCrossProducts([[maybe_unused]] const std::int16_t* integers,
+                                             [[maybe_unused]] std::int64_t steps) {
 #if HWY_TARGET == HWY_AVX2
   const hn::Repartition<std::int16_t, FloatTag> d16;
   const hn::Repartition<std::uint64_t, FloatTag> d64;
   const std::int64_t in_fours = steps / 4 * 4;
   auto sums = hn::Zero(IntTag());
   auto unused = sums;
-  auto largest = hn::Zero(d16);
   std::int64_t step = 0;
   for (; step + kLanes <= in_fours; step += kLanes) {
     const auto pairs = hn::LoadU(d16, integers + 2 * step);
     // Beside the first pair of each two comes the second, beside the second zeros.
     const auto others = hn::BitCast(d16, hn::ShiftRight<32>(hn::BitCast(d64, pairs)));
     sums = hn::ReorderWidenMulAccumulate(IntTag(), pairs, others, sums, unused);
-    largest = hn::Max(largest, hn::Abs(pairs));
   }
   // Unsigned, since it may wrap.
   auto sum = static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(IntTag(), sums)));
-  std::int32_t magnitude = hn::GetLane(hn::MaxOfLanes(d16, largest));
   for (; step < in_fours; step += 2) {
     const std::int16_t* p = integers + 2 * step;
     sum += static_cast<std::uint32_t>(p[0] * p[2]) + static_cast<std::uint32_t>(p[1] * p[3]);
-    for (int i = 0; i < 4; ++i) magnitude = std::max(magnitude, std::abs(std::int32_t{p[i]}));
   }
-  return {static_cast<std::int32_t>(0 - sum), magnitude};
+  return static_cast<std::int32_t>(0 - sum);
 #else
-  return {};
+  return 0;
 #endif
 }
 
@@ -170,21 +161,18 @@ HWY_INLINE void Store128(__m128i value, T* to) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), value);
 }
 
-// Elements [first, first + count) of four rows -> integers [steps][kStride], with what
-// DescribeIntegers says: cross products [4] and the largest magnitude of all. REQUIRES: count % 8
-// == 0.
+// Elements [first, first + count) of four rows -> integers [steps][kStride], and their negated
+// cross products [4]. REQUIRES: count % 8 == 0.
 template <int kStride>
-HWY_INLINE std::int32_t QuantizeAndPack4(const float* row, std::int64_t row_stride,
-                                         std::int64_t first, std::int64_t count,
-                                         const Quantizer (&quantizers)[4], float* to,
-                                         std::int32_t* cross_products) {
+HWY_INLINE void QuantizeAndPack4(const float* row, std::int64_t row_stride, std::int64_t first,
+                                 std::int64_t count, const Quantizer (&quantizers)[4], float* to,
+                                 std::int32_t* cross_products) {
   const FloatTag d;
   const auto integers = [&](int r, std::int64_t i) HWY_ATTR {
     const auto x = hn::LoadU(d, row + r * row_stride + first + i);
     return hn::NearestInt(hn::Mul(x, hn::Set(d, quantizers[r].factor))).raw;
   };
   __m256i sums = _mm256_setzero_si256();
-  __m256i largest = _mm256_setzero_si256();
   for (std::int64_t i = 0; i < count; i += 8, to += 4 * kStride) {
     // In each half: two pairs of one row, then two of the other.
     const __m256 rows_0_1 = _mm256_castsi256_ps(_mm256_packs_epi32(integers(0, i), integers(1, i)));
@@ -192,8 +180,6 @@ HWY_INLINE std::int32_t QuantizeAndPack4(const float* row, std::int64_t row_stri
     const __m256i steps_0_2 = _mm256_castps_si256(_mm256_shuffle_ps(rows_0_1, rows_2_3, 0x88));
     const __m256i steps_1_3 = _mm256_castps_si256(_mm256_shuffle_ps(rows_0_1, rows_2_3, 0xDD));
     sums = _mm256_sub_epi32(sums, _mm256_madd_epi16(steps_0_2, steps_1_3));
-    largest = _mm256_max_epi16(
-        largest, _mm256_max_epi16(_mm256_abs_epi16(steps_0_2), _mm256_abs_epi16(steps_1_3)));
     if constexpr (kStride == 4) {
       Store256(_mm256_permute2x128_si256(steps_0_2, steps_1_3, 0x20), to);
       Store256(_mm256_permute2x128_si256(steps_0_2, steps_1_3, 0x31), to + 8);
@@ -206,8 +192,6 @@ HWY_INLINE std::int32_t QuantizeAndPack4(const float* row, std::int64_t row_stri
   }
   Store128(_mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)),
            cross_products);
-  const hn::Repartition<std::int16_t, FloatTag> d16;
-  return hn::GetLane(hn::MaxOfLanes(d16, hn::Vec<decltype(d16)>{largest}));
 }
 #endif
 

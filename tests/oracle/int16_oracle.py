@@ -28,8 +28,9 @@ def compare(size, layers, outliers):
         model = checkpoints.make_model(checkpoints.named_architecture(size, layers), outliers=outliers)
         checkpoints.write(model, folder, "float32")
         paths = oracle.make_images(folder)[:2]
-        ids = oracle.token_ids(folder, transformers.SiglipConfig.from_pretrained(folder))
-        pixels = oracle.pixel_values(folder, paths)
+        config = transformers.SiglipConfig.from_pretrained(folder)
+        ids = oracle.token_ids(folder, config)
+        pixels = oracle.prepare(folder, config, paths)
         rows = {}
         for precision in (torch.float64, torch.float32, torch.bfloat16):
             model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().to(precision)
