@@ -130,6 +130,24 @@ def test_bash_completes(prefix, words, expected):
     assert expected in run.stdout.splitlines()
 
 
+def test_the_gpu_engine_is_installed(prefix, library):
+    """With the libraries that it needs, where the program finds it; else the program says what it misses."""
+    def gpus():
+        return subprocess.run([prefix / "bin/siglip", "--version"], check=True, capture_output=True,
+                              text=True).stdout.splitlines()[-1]
+
+    if "SIGLIP_CUDA:BOOL=ON" not in (BUILD / "CMakeCache.txt").read_text():
+        assert "built without CUDA" in gpus() and not list(prefix.rglob("libsiglip_cuda.so"))
+        return
+    module = library / "libsiglip_cuda.so"
+    needs = subprocess.run(["ldd", module], check=True, capture_output=True, text=True).stdout
+    assert "libcublasLt" in needs and "not found" not in needs
+    assert "libsiglip_cuda.so" not in gpus() and "built without" not in gpus()
+    hidden = module.rename(module.with_suffix(".hidden"))
+    assert "libsiglip_cuda.so was not found" in gpus()
+    hidden.rename(module)
+
+
 def test_systemd_takes_the_unit(prefix, tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze")
