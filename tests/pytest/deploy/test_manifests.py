@@ -104,6 +104,16 @@ def test_pods_drain_before_they_are_killed():
         assert pod["terminationGracePeriodSeconds"] > delay + drain
 
 
+def test_the_cache_holds_every_checkpoint():
+    """In int16 and float32: a checkpoint whose int16 fails its self-check leaves both. Sizes: docs/models.md."""
+    rows = re.findall(r"^\| siglip.*\| ([0-9.]+) GB \| ([0-9.]+) GB \|", (ROOT / "docs/models.md").read_text(), re.MULTILINE)
+    wanted = max(float(fp32) + float(int16) for fp32, int16 in rows) * 1e9
+    runtime = yaml.safe_load((DEPLOY / "kserve/serving-runtime.yaml").read_text())
+    for pod in (pod_of(render_chart.render({})), runtime["spec"]):
+        cache = next(volume for volume in pod["volumes"] if volume["name"] == "cache")
+        assert int(cache["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30 >= wanted
+
+
 def test_gpus_are_asked_for_and_found():
     pod = pod_of((DEPLOY / "kubernetes/gpu.yaml").read_text())
     resources = pod["containers"][0]["resources"]
