@@ -136,7 +136,7 @@ class FileOutput final : public Output {
 
   absl::Status Open(bool overwrite, bool keep_finished) {
     if (keep_finished) {
-      SIGLIP_ASSIGN_OR_RETURN(const bool begun, IsThere(folder_));
+      SIGLIP_ASSIGN_OR_RETURN(const bool begun, IsThere(Part("manifest.json")));
       SIGLIP_ASSIGN_OR_RETURN(const bool finished, IsThere(path_));
       if (finished && !begun) return OpenFinished();
     }
@@ -331,8 +331,24 @@ class FileOutput final : public Output {
     const bool table = format_ == Format::kParquet;
     SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part(table ? "table.parquet" : "rows"), path_));
     SIGLIP_RETURN_IF_ERROR(FlushFolderOf(path_));
-    std::filesystem::remove_all(folder_, error);
+    RemoveFolder();
     return absl::OkStatus();
+  }
+
+  // What is open would stay on NFS under another name, and the folder with it. The lock goes last:
+  // until then no other process begins a job in this folder.
+  void RemoveFolder() {
+    rows_.reset();
+    names_.reset();
+    failures_.reset();
+    std::error_code error, ignored;
+    for (std::filesystem::directory_iterator it(folder_, error);
+         !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
+      if (it->path().filename() != "lock") std::filesystem::remove_all(it->path(), ignored);
+    }
+    lock_.reset();
+    std::filesystem::remove(Part("lock"), ignored);
+    std::filesystem::remove(folder_, ignored);
   }
 
   const std::string path_;
