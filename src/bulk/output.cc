@@ -70,6 +70,14 @@ std::string Differences(const Json& old, const Json& job) {
 bool IsStdout(const std::string& path) { return path.empty() || path == "-"; }
 std::string NamesPath(const std::string& path) { return path + ".names.txt"; }
 std::string MetaPath(const std::string& path) { return path + ".meta.json"; }
+// The file behind symlinks is OUTPUT: all else lies beside it.
+OutputOptions BehindSymlinks(OutputOptions options) {
+  std::error_code error;
+  if (std::filesystem::is_symlink(options.path, error)) {
+    options.path = ReplaceablePath(options.path).value_or(options.path);
+  }
+  return options;
+}
 std::string FailuresPath(const OutputOptions& options) {
   return options.failures_path.empty() ? options.path + ".failures.jsonl" : options.failures_path;
 }
@@ -372,9 +380,9 @@ class FileOutput final : public Output {
 }  // namespace
 
 std::vector<std::string> OutputFiles(const OutputOptions& options) {
-  const std::string& path = options.path;
-  if (IsStdout(path)) return {options.failures_path};
-  return {path, NamesPath(path), MetaPath(path), FailuresPath(options)};
+  if (IsStdout(options.path)) return {options.failures_path};
+  const OutputOptions behind = BehindSymlinks(options);
+  return {behind.path, NamesPath(behind.path), MetaPath(behind.path), FailuresPath(behind)};
 }
 
 absl::Status CheckOutputName(const std::string& path) {
@@ -386,7 +394,7 @@ absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& option
                                                      const Json& about) {
   if (IsStdout(options.path)) return std::make_unique<StdoutOutput>(options);
   SIGLIP_ASSIGN_OR_RETURN(const Format format, FormatOf(options.path));
-  auto output = std::make_unique<FileOutput>(options, format, job, about);
+  auto output = std::make_unique<FileOutput>(BehindSymlinks(options), format, job, about);
   SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite, options.keep_finished));
   return output;
 }

@@ -274,6 +274,26 @@ TEST_P(OutputTest, NoPartIsOpenWhenThePartsGo) {
   }
 }
 
+TEST_P(OutputTest, ASymlinkStaysAndTheFileBehindItIsReplaced) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  const auto expected = Uninterrupted();
+  const std::string link = folder_ + "link" + GetParam();
+  fs::create_symlink("out" + GetParam(), link);
+  for (const char* state : {"to nothing yet", "to the finished output"}) {
+    const OutputOptions options{.path = link, .failures_path = "", .width = 2};
+    EXPECT_EQ(OutputFiles(options)[0], path_) << state;
+    auto output = Output::Open(options, {{"dtype", "float32"}}, {{"model", "m"}});
+    ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_TRUE(fs::exists(path_ + ".parts")) << state;
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+    EXPECT_TRUE(fs::is_symlink(link)) << state;
+    auto files = Files();
+    files.erase(link);
+    EXPECT_EQ(files, expected) << state;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, OutputTest, testing::Values(".npy", ".jsonl", ".parquet"),
                          [](const auto& format) { return format.param.substr(1); });
 
