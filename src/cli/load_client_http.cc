@@ -7,6 +7,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
@@ -22,8 +23,9 @@ namespace http = boost::beast::http;
 // The raw form: body = the image file, Inference-Header-Content-Length: 0.
 class HttpLoadClient final : public LoadClient {
  public:
-  HttpLoadClient(const std::string& host, const std::string& port, std::string target)
-      : host_(host), target_(std::move(target)), stream_(context_) {
+  // `model`: the path of the model.
+  HttpLoadClient(const std::string& host, const std::string& port, std::string model)
+      : host_(host), model_(std::move(model)), stream_(context_) {
     asio::ip::tcp::resolver resolver(context_);
     stream_.connect(resolver.resolve(host, port));
     stream_.socket().set_option(asio::ip::tcp::no_delay(true));
@@ -31,7 +33,7 @@ class HttpLoadClient final : public LoadClient {
 
   absl::Status Infer(std::string_view content, std::vector<float>* embedding) override {
     try {
-      http::request<http::span_body<const char>> request(http::verb::post, target_, 11);
+      http::request<http::span_body<const char>> request(http::verb::post, model_ + "/infer", 11);
       request.set(http::field::host, host_);
       request.set(http::field::content_type, "application/octet-stream");
       request.set("Inference-Header-Content-Length", "0");
@@ -45,6 +47,22 @@ class HttpLoadClient final : public LoadClient {
     } catch (const std::exception& error) {
       return absl::UnavailableError(error.what());
     }
+  }
+
+  absl::StatusOr<std::string> Parameter(const std::string& name) override {
+    Response response;
+    try {
+      http::request<http::empty_body> request(http::verb::get, model_ + "/config", 11);
+      request.set(http::field::host, host_);
+      http::write(stream_, request);
+      http::read(stream_, buffer_, response);
+    } catch (const std::exception& error) {
+      return absl::UnavailableError(error.what());
+    }
+    const auto config = nlohmann::json::parse(response.body(), nullptr, false);
+    const nlohmann::json::json_pointer place("/parameters/" + name + "/string_value");
+    const bool told = config.contains(place) && config.at(place).is_string();
+    return told ? config.at(place).get<std::string>() : "";
   }
 
  private:
@@ -71,7 +89,7 @@ class HttpLoadClient final : public LoadClient {
   }
 
   const std::string host_;
-  const std::string target_;
+  const std::string model_;
   asio::io_context context_;
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
@@ -96,9 +114,9 @@ absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const LoadTarget& target
         absl::StrCat("address ", target.address, ": expected HOST:PORT"));
   }
   try {
-    return std::make_unique<HttpLoadClient>(
-        target.address.substr(0, colon), target.address.substr(colon + 1),
-        absl::StrCat("/v2/models/", target.model_name, "/infer"));
+    return std::make_unique<HttpLoadClient>(target.address.substr(0, colon),
+                                            target.address.substr(colon + 1),
+                                            absl::StrCat("/v2/models/", target.model_name));
   } catch (const std::exception& error) {
     return absl::UnavailableError(absl::StrCat(target.address, ": ", error.what()));
   }
