@@ -9,6 +9,7 @@
 #include "protocol/json_object.h"
 #include "protocol/model_config.h"
 #include "protocol/text.h"
+#include "serving/config_check.h"
 
 namespace siglip {
 namespace {
@@ -152,7 +153,7 @@ absl::StatusOr<inference::LogSettingsRequest> ParseLogBody(std::string_view body
 absl::StatusOr<LoadModelRequest> ToLoadRequest(
     const inference::RepositoryModelLoadRequest& request) {
   LoadModelRequest load{.name = request.model_name(), .config = std::nullopt};
-  if (load.name.empty()) return Expected("model_name", "a name");
+  if (!IsModelName(load.name)) return Expected("model_name", kModelNameRule);
   for (const auto& [key, value] : request.parameters()) {
     if (key == "config") {
       if (!value.has_string_param()) return Expected("config", "a string of JSON");

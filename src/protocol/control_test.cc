@@ -48,6 +48,24 @@ TEST(Control, LoadTakesAConfigAndNothingElse) {
   EXPECT_THAT(Error(load(R"({"parameters":[]})")), HasSubstr("'parameters'"));
 }
 
+TEST(Control, LoadTakesNamesThatNothingTripsOver) {
+  const auto load = [](const std::string& name) {
+    inference::RepositoryModelLoadRequest request;
+    request.set_model_name(name);
+    return ToLoadRequest(request);
+  };
+  for (const std::string& good :
+       {std::string("a"), std::string("A-1_b.c"), std::string(128, 'x')}) {
+    EXPECT_TRUE(load(good).ok()) << good;
+  }
+  for (const std::string& bad :
+       {std::string(), std::string(".."), std::string(".a"), std::string("a/b"), std::string("a b"),
+        std::string("a\"b\\c"), std::string("a\n"), std::string("a\0b", 3), std::string("\xff"),
+        std::string("\xc3\xb6"), std::string(129, 'x')}) {
+    EXPECT_THAT(Error(load(bad)), HasSubstr("'model_name': expected 1 to 128")) << bad;
+  }
+}
+
 TEST(Control, UnloadReadsDependents) {
   const auto unload = [](std::string_view body) -> absl::StatusOr<bool> {
     auto request = ParseUnloadBody(body);

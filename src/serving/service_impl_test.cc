@@ -296,6 +296,15 @@ TEST_F(ServiceTest, WrongConfigurationsAreLoadErrorsThatNameTheField) {
       HasSubstr("KIND_GPU"));
   EXPECT_THAT(error([](ModelConfig& c) { c.inputs[0].dims = {-1}; }), HasSubstr("fixed dims"));
   EXPECT_THAT(error([](ModelConfig& c) { c.versions = {}; }), HasSubstr("version folder"));
+  for (const char* name : {"", "..", ".m", "a/b", "a\xff", "a\nb"}) {
+    EXPECT_THAT(error([&](ModelConfig& c) { c.name = name; }),
+                HasSubstr("built-in: name: expected 1 to 128"));
+  }
+  for (const char* tag : {"", "my-tag", "1st", "x=\"1\"} 1\nforged{a"}) {
+    EXPECT_THAT(error([&](ModelConfig& c) { c.metric_tags[tag] = "b"; }),
+                HasSubstr(prefix("metric_tags: expected keys")));
+  }
+  EXPECT_EQ(error([](ModelConfig& c) { c.metric_tags["my_tag1"] = "b-\n"; }), "");
   EXPECT_THAT(std::string(Load({FloatConfig(), FloatConfig()}).message()),
               HasSubstr("each name once"));
 }
