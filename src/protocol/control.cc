@@ -79,6 +79,20 @@ absl::StatusOr<std::string> RawHandle(const Json& json) {
   return handle;
 }
 
+// Clients may name files of the model's folder of warmups, and no others.
+absl::Status CheckWarmupFiles(const ModelConfig& config) {
+  for (const Warmup& warmup : config.warmups) {
+    for (const auto& [name, input] : warmup.inputs) {
+      if (input.source != WarmupInput::Source::kFile) continue;
+      const std::string& file = input.file;
+      const bool plain = !file.empty() && file != "." && file != ".." &&
+                         file.find_first_of(std::string_view("/\0", 2)) == std::string::npos;
+      if (!plain) return Expected("input_data_file", "the name of a file in the model's warmup/");
+    }
+  }
+  return absl::OkStatus();
+}
+
 template <class Request>
 absl::StatusOr<Request> ParseRepositoryBody(std::string_view body) {
   Request request;
@@ -158,6 +172,7 @@ absl::StatusOr<LoadModelRequest> ToLoadRequest(
     if (key == "config") {
       if (!value.has_string_param()) return Expected("config", "a string of JSON");
       SIGLIP_ASSIGN_OR_RETURN(load.config, ParseModelConfigJson(value.string_param(), load.name));
+      SIGLIP_RETURN_IF_ERROR(CheckWarmupFiles(*load.config));
     } else if (key.starts_with("file:")) {
       return absl::UnimplementedError(Concat(
           "load parameter '", LogSafe(key),

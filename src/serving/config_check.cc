@@ -181,6 +181,17 @@ absl::Status CheckMetrics(const ModelConfig& c) {
   return absl::OkStatus();
 }
 
+// Counts of 0 are taken as 1.
+absl::Status CheckWarmups(const ModelConfig& c) {
+  // Runs before a model is ready; the largest warmups known to us ask for tens.
+  constexpr std::uint64_t kMaxRuns = 1000;
+  std::uint64_t runs = 0;
+  for (const Warmup& warmup : c.warmups) runs += std::max<std::uint32_t>(1, warmup.count);
+  if (runs <= kMaxRuns) return absl::OkStatus();
+  return ConfigError(c, "model_warmup.count",
+                     absl::StrCat("expected at most ", kMaxRuns, " in all, got ", runs));
+}
+
 absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const TensorConfig& tensor) {
   const std::optional<std::int64_t> count = ElementCount(tensor.dims);
   if (!count || *count == 0) {
@@ -222,6 +233,7 @@ absl::Status CheckConfig(const ModelConfig& config) {
   SIGLIP_RETURN_IF_ERROR(CheckBatching(config));
   SIGLIP_RETURN_IF_ERROR(CheckInstances(config));
   SIGLIP_RETURN_IF_ERROR(CheckMetrics(config));
+  SIGLIP_RETURN_IF_ERROR(CheckWarmups(config));
   if (config.versions.empty()) {
     return ConfigError(config, "versions",
                        "expected a version folder (such as 1/) beside config.pbtxt, got none");

@@ -1,5 +1,10 @@
 #include "serving/service_impl.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
 #include <set>
 #include <thread>
 
@@ -336,6 +341,14 @@ TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.batch_size"));
   config.warmups[0].batch_size = 4;
   config.warmups[0].inputs["X"].dims = {3};
+  config.warmups[0].count = 1000;
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("failed: cold"));
+  config.warmups.push_back({.name = "w2", .count = 0});
+  EXPECT_THAT(std::string(Load({config}).message()),
+              HasSubstr("model_warmup.count: expected at most 1000 in all, got 1001"));
+  config.warmups[1].count = std::numeric_limits<std::uint32_t>::max();
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.count"));
+  config.warmups.pop_back();
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("'X': expected [2], got [3]"));
 }
 
@@ -343,6 +356,33 @@ TEST_F(ServiceTest, OnlyVersionsOfThePolicyAreServed) {
   ModelConfig config = FloatConfig();
   config.versions = {1, 2, 5};
   config.version_policy_specific = {7, 2, 1};
+TEST_F(ServiceTest, WarmUpReadsRegularFilesOfTheModelsFolder) {
+  ModelConfig config = FloatConfig();
+  config.directory = ::testing::TempDir() + "warmup_test";
+  const std::string folder = config.directory + "/warmup/";
+  std::filesystem::remove_all(config.directory);
+  std::filesystem::create_directories(folder + "folder");
+  ASSERT_EQ(::mkfifo((folder + "fifo").c_str(), 0600), 0);
+  std::ofstream(folder + "long") << std::string(12, '\0');
+  std::ofstream(folder + "short") << std::string(7, '\0');
+  std::ofstream(folder + "sparse");
+  std::filesystem::resize_file(folder + "sparse", std::uintmax_t{1} << 40);
+  const auto error = [&](const char* file) {
+    config.warmups = {
+        {.name = "w",
+         .inputs = {{"X", {.dims = {2}, .source = WarmupInput::Source::kFile, .file = file}}}}};
+    return std::string(Load({config}).message());
+  };
+  EXPECT_EQ(error("long"), "");
+  EXPECT_THAT(error("short"), HasSubstr("expected 8 bytes, got 7"));
+  EXPECT_THAT(error("none"), HasSubstr("model_warmup.input_data_file: cannot open"));
+  EXPECT_THAT(error("fifo"), HasSubstr("not a regular file"));
+  EXPECT_THAT(error("folder"), HasSubstr("not a regular file"));
+  EXPECT_THAT(error("sparse"), HasSubstr("the limit is"));
+  config.directory.clear();
+  EXPECT_THAT(error("long"), HasSubstr("expected a model with a folder"));
+}
+
   ASSERT_TRUE(Load({config}).ok());
   EXPECT_EQ(Stats("m").version, "2");
   config.version_policy_specific = {7};
