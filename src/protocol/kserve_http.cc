@@ -417,7 +417,7 @@ class InferParser {
         }
         SIGLIP_RETURN_IF_ERROR(SetInputBytes(tail.substr(0, *state.binary_bytes), state.tensor));
         tail.remove_prefix(*state.binary_bytes);
-      } else if (state.shared_memory) {
+      } else if (state.shared_memory && !state.shared_memory->region.empty()) {
         SIGLIP_RETURN_IF_ERROR(shared_inputs_.Read(*state.shared_memory, state.tensor));
       }
       request_.inputs.push_back(std::move(state.tensor));

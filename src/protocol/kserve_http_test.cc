@@ -202,6 +202,17 @@ TEST(HttpInfer, BrokenRequestsAreRefused) {
 TEST(HttpInfer, BrokenJsonIsLocated) {
   ExpectRefused(Parse("{\"inputs\":[],\"x\":\"\u00e9\xFF\"}"), "invalid UTF-8 at byte 20");
   ExpectRefused(Parse("{\"inputs\":[],\"x\":\"\xE2\x82\"}"), "invalid UTF-8 at byte 18");
+  // What goes with a region means nothing where none is named.
+  for (const char* stray : {R"("shared_memory_offset":0)", R"("shared_memory_byte_size":10)",
+                            R"("shared_memory_region":"")"}) {
+    const auto parsed = Parse(
+        OneInput(Concat(R"("shape":[1],"datatype":"FP32","data":[7],"parameters":{)", stray, "}")));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_THAT(Values<float>(parsed->request->inputs[0]), ElementsAre(7));
+    ExpectRefused(
+        Parse(OneInput(Concat(R"("shape":[1],"datatype":"FP32","parameters":{)", stray, "}"))),
+        "no field is");
+  }
   ExpectRefused(Parse("{\"inputs\":[],\"other\":[1 2]}"), "at byte 24");
   ExpectRefused(Parse("{\"inputs\":[],\"x\":tru}"), "at byte 17");
 }
