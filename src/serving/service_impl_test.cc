@@ -449,7 +449,9 @@ TEST(HeldBytes, CountsWhatStaysAlive) {
   request->inputs[0].storage = nullptr;  // and now in it
   EXPECT_EQ(HeldBytes(*request), 1000u);
   request->parameters["x"] = std::string(99, 'p');
-  EXPECT_EQ(HeldBytes(*request), 1400u) << "each step of an ensemble has a copy";
+  EXPECT_EQ(HeldBytes(*request), 1912u) << "each step of an ensemble has a copy";
+  request->id = std::string(10, 'i');
+  EXPECT_EQ(HeldBytes(*request), 1952u);
 }
 
 TEST_F(ServiceTest, DrainFinishesTheAcceptedAndRefusesTheNew) {
