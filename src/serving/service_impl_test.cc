@@ -125,7 +125,11 @@ TEST_F(ServiceTest, UnknownModelsAndVersionsAreNotFound) {
   EXPECT_EQ(service_->GetStatistics("x", "").status(),
             absl::InvalidArgumentError("requested model 'x' is not available"));
   EXPECT_TRUE(service_->ModelReady("m", "1").ok());
-  EXPECT_EQ(service_->ModelReady("m", "2").code(), absl::StatusCode::kNotFound);
+  for (const auto& [name, version] : {std::pair("m", "2"), std::pair("x", "")}) {
+    EXPECT_EQ(service_->ModelReady(name, version),
+              absl::FailedPreconditionError("Model version not ready"))
+        << name;
+  }
 }
 
 TEST_F(ServiceTest, EnsembleAddsUpAndCopiesNothing) {
@@ -337,10 +341,6 @@ TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {
   EXPECT_EQ(Stats("m").execution_count, 0u);
   factory_.step->fail = absl::InternalError("cold");
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup: 'w' failed: cold"));
-  config.warmups[0].batch_size = 9;
-  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.batch_size"));
-  config.warmups[0].batch_size = 4;
-  config.warmups[0].inputs["X"].dims = {3};
   config.warmups[0].count = 1000;
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("failed: cold"));
   config.warmups.push_back({.name = "w2", .count = 0});
@@ -349,13 +349,13 @@ TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {
   config.warmups[1].count = std::numeric_limits<std::uint32_t>::max();
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.count"));
   config.warmups.pop_back();
+  config.warmups[0].batch_size = 9;
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.batch_size"));
+  config.warmups[0].batch_size = 4;
+  config.warmups[0].inputs["X"].dims = {3};
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("'X': expected [2], got [3]"));
 }
 
-TEST_F(ServiceTest, OnlyVersionsOfThePolicyAreServed) {
-  ModelConfig config = FloatConfig();
-  config.versions = {1, 2, 5};
-  config.version_policy_specific = {7, 2, 1};
 TEST_F(ServiceTest, WarmUpReadsRegularFilesOfTheModelsFolder) {
   ModelConfig config = FloatConfig();
   config.directory = ::testing::TempDir() + "warmup_test";
@@ -383,6 +383,10 @@ TEST_F(ServiceTest, WarmUpReadsRegularFilesOfTheModelsFolder) {
   EXPECT_THAT(error("long"), HasSubstr("expected a model with a folder"));
 }
 
+TEST_F(ServiceTest, OnlyVersionsOfThePolicyAreServed) {
+  ModelConfig config = FloatConfig();
+  config.versions = {1, 2, 5};
+  config.version_policy_specific = {7, 2, 1};
   ASSERT_TRUE(Load({config}).ok());
   EXPECT_EQ(Stats("m").version, "2");
   config.version_policy_specific = {7};
