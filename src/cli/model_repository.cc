@@ -16,6 +16,7 @@
 #include "cli/fnv.h"
 #include "deployments/built_in_configs.h"
 #include "protocol/model_config.h"
+#include "serving/config_check.h"
 
 namespace siglip::cli {
 namespace {
@@ -86,6 +87,10 @@ bool HasConfig(const fs::path& folder) {
   return fs::exists(folder / "config.pbtxt", error) || fs::exists(folder / "configs", error);
 }
 
+bool IsModelFolder(const fs::path& folder) {
+  return IsModelName(folder.filename().string()) && HasConfig(folder);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<FolderRepository>> FolderRepository::Open(
@@ -102,6 +107,9 @@ absl::StatusOr<std::unique_ptr<FolderRepository>> FolderRepository::Open(
       if (!HasConfig(folder)) {
         SIGLIP_LOG_WARN("repository folder={} has no config.pbtxt, skipped",
                         LogSafe(folder.string()));
+      } else if (!IsModelName(name)) {
+        SIGLIP_LOG_WARN("repository folder={} is skipped, expected a name of {}",
+                        LogSafe(folder.string()), kModelNameRule);
       } else if (const auto [it, is_new] = found.emplace(name, folder.string()); !is_new) {
         return absl::InvalidArgumentError(absl::StrCat(folder.string(), ": model '", name,
                                                        "': expected each name once, ", it->second,
@@ -126,7 +134,7 @@ std::vector<std::string> FolderRepository::Names() const {
       continue;
     }
     for (const fs::path& folder : *folders) {
-      if (HasConfig(folder)) names.push_back(folder.filename().string());
+      if (IsModelFolder(folder)) names.push_back(folder.filename().string());
     }
   }
   std::sort(names.begin(), names.end());
@@ -138,7 +146,7 @@ std::string FolderRepository::FolderOf(const std::string& name) const {
     const auto folders = Subfolders(repository);
     if (!folders.ok()) continue;
     for (const fs::path& folder : *folders) {
-      if (folder.filename().string() == name && HasConfig(folder)) return folder.string();
+      if (folder.filename().string() == name && IsModelFolder(folder)) return folder.string();
     }
   }
   return {};

@@ -83,6 +83,17 @@ TEST_F(ModelRepositoryTest, NamesAreNoPaths) {
   }
 }
 
+TEST_F(ModelRepositoryTest, FoldersWhoseNamesNoModelMayHaveAreSkipped) {
+  AddModel("a", "backend: \"siglip\"");
+  for (const std::string name : {".hidden", "a b", "a\"b", "\xff", "g\xc3\xb6"}) {
+    AddModel(name, "backend: \"siglip\"");
+  }
+  const auto repository = FolderRepository::Open({repository_});
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  EXPECT_THAT((*repository)->Names(), ElementsAre("a"));
+  EXPECT_EQ((*repository)->Read("a b").status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(ModelRepositoryTest, ANameInTwoRepositoriesIsAnError) {
   AddModel("a", "backend: \"siglip\"");
   const auto twice = FolderRepository::Open({repository_, repository_});

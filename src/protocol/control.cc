@@ -9,6 +9,7 @@
 #include "protocol/json_object.h"
 #include "protocol/model_config.h"
 #include "protocol/text.h"
+#include "serving/config_check.h"
 
 namespace siglip {
 namespace {
@@ -76,6 +77,20 @@ absl::StatusOr<std::string> RawHandle(const Json& json) {
     return Expected("raw_handle", "an object with 'b64', a string in base64");
   }
   return handle;
+}
+
+// Clients may name files of the model's folder of warmups, and no others.
+absl::Status CheckWarmupFiles(const ModelConfig& config) {
+  for (const Warmup& warmup : config.warmups) {
+    for (const auto& [name, input] : warmup.inputs) {
+      if (input.source != WarmupInput::Source::kFile) continue;
+      const std::string& file = input.file;
+      const bool plain = !file.empty() && file != "." && file != ".." &&
+                         file.find_first_of(std::string_view("/\0", 2)) == std::string::npos;
+      if (!plain) return Expected("input_data_file", "the name of a file in the model's warmup/");
+    }
+  }
+  return absl::OkStatus();
 }
 
 template <class Request>
@@ -152,11 +167,12 @@ absl::StatusOr<inference::LogSettingsRequest> ParseLogBody(std::string_view body
 absl::StatusOr<LoadModelRequest> ToLoadRequest(
     const inference::RepositoryModelLoadRequest& request) {
   LoadModelRequest load{.name = request.model_name(), .config = std::nullopt};
-  if (load.name.empty()) return Expected("model_name", "a name");
+  if (!IsModelName(load.name)) return Expected("model_name", kModelNameRule);
   for (const auto& [key, value] : request.parameters()) {
     if (key == "config") {
       if (!value.has_string_param()) return Expected("config", "a string of JSON");
       SIGLIP_ASSIGN_OR_RETURN(load.config, ParseModelConfigJson(value.string_param(), load.name));
+      SIGLIP_RETURN_IF_ERROR(CheckWarmupFiles(*load.config));
     } else if (key.starts_with("file:")) {
       return absl::UnimplementedError(Concat(
           "load parameter '", LogSafe(key),

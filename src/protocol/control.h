@@ -26,7 +26,8 @@ absl::StatusOr<SharedMemoryRegion> ParseRegionBody(SharedMemoryKind kind, std::s
 absl::StatusOr<TraceSettingsMap> ParseTraceBody(std::string_view body);
 absl::StatusOr<inference::LogSettingsRequest> ParseLogBody(std::string_view body);
 
-// `config` as JSON, in place of the repository's file. InvalidArgument for other parameters.
+// `config` as JSON, in place of the repository's file. InvalidArgument for other parameters and for
+// what is no model's name.
 absl::StatusOr<LoadModelRequest> ToLoadRequest(
     const inference::RepositoryModelLoadRequest& request);
 absl::StatusOr<bool> UnloadsDependents(const inference::RepositoryModelUnloadRequest& request);

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "protocol/text.h"
+
 namespace siglip {
 namespace {
 
@@ -46,6 +48,40 @@ TEST(Control, LoadTakesAConfigAndNothingElse) {
   EXPECT_THAT(Error(load(R"({"parameters":{"file:1/x":"eA=="}})")), HasSubstr("cannot be sent"));
   EXPECT_THAT(Error(load(R"({"parameters":{"other":"x"}})")), HasSubstr("unrecognized load"));
   EXPECT_THAT(Error(load(R"({"parameters":[]})")), HasSubstr("'parameters'"));
+}
+
+TEST(Control, LoadTakesNamesThatNothingTripsOver) {
+  const auto load = [](const std::string& name) {
+    inference::RepositoryModelLoadRequest request;
+    request.set_model_name(name);
+    return ToLoadRequest(request);
+  };
+  for (const std::string& good :
+       {std::string("a"), std::string("A-1_b.c"), std::string(128, 'x')}) {
+    EXPECT_TRUE(load(good).ok()) << good;
+  }
+  for (const std::string& bad :
+       {std::string(), std::string(".."), std::string(".a"), std::string("a/b"), std::string("a b"),
+        std::string("a\"b\\c"), std::string("a\n"), std::string("a\0b", 3), std::string("\xff"),
+        std::string("\xc3\xb6"), std::string(129, 'x')}) {
+    EXPECT_THAT(Error(load(bad)), HasSubstr("'model_name': expected 1 to 128")) << bad;
+  }
+}
+
+TEST(Control, AFileOfALoadsWarmupIsNoPath) {
+  const auto load = [](const std::string& file) {
+    inference::RepositoryModelLoadRequest request;
+    request.set_model_name("m");
+    (*request.mutable_parameters())["config"].set_string_param(
+        Concat(R"({"backend":"siglip","model_warmup":[{"name":"w","inputs":{"X":{)",
+               R"("data_type":"TYPE_FP32","dims":[2],"input_data_file":")", file, R"("}}}]})"));
+    return ToLoadRequest(request);
+  };
+  EXPECT_EQ(load("row.bin")->config->warmups[0].inputs.at("X").file, "row.bin");
+  for (const char* bad : {"", ".", "..", "../x", "a/b", "/etc/passwd", "a\\u0000b"}) {
+    EXPECT_THAT(Error(load(bad)), HasSubstr("'input_data_file': expected the name of a file"))
+        << bad;
+  }
 }
 
 TEST(Control, UnloadReadsDependents) {

@@ -198,6 +198,7 @@ absl::Status ParseInputs(const inference::ModelInferRequest& message,
   std::set<std::string_view> names;
   for (int i = 0; i < message.inputs_size(); ++i) {
     const InputMessage& input = message.inputs(i);
+    SIGLIP_RETURN_IF_ERROR(CheckParameterCount(input.parameters().size()));
     SIGLIP_ASSIGN_OR_RETURN(InputTensor tensor, ParseInput(input));
     if (!names.insert(input.name()).second) {
       return absl::InvalidArgumentError(
@@ -254,6 +255,7 @@ absl::StatusOr<RequestedOutput> ParseOutput(const OutputMessage& message) {
 
 absl::Status ParseParts(const inference::ModelInferRequest& message,
                         const SharedMemoryRegions* regions, ParsedGrpcInfer& parsed) {
+  SIGLIP_RETURN_IF_ERROR(CheckParameterCount(message.parameters().size()));
   for (const auto& [key, value] : message.parameters()) {
     SIGLIP_RETURN_IF_ERROR(RequestParameter(key, value, parsed));
   }
@@ -262,6 +264,7 @@ absl::Status ParseParts(const inference::ModelInferRequest& message,
       CheckTensorCount("outputs", static_cast<std::size_t>(message.outputs_size())));
   std::set<std::string_view> names;
   for (const OutputMessage& output : message.outputs()) {
+    SIGLIP_RETURN_IF_ERROR(CheckParameterCount(output.parameters().size()));
     SIGLIP_ASSIGN_OR_RETURN(RequestedOutput requested, ParseOutput(output));
     if (!names.insert(output.name()).second) {
       return absl::InvalidArgumentError(Concat("output '", requested.name, "' already requested"));
@@ -294,6 +297,7 @@ void RenderParameter(const ParameterValue& value, InferParameter& message) {
 absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferRequest& message,
                                                std::shared_ptr<const void> owner,
                                                const SharedMemoryRegions* regions) {
+  SIGLIP_RETURN_IF_ERROR(CheckRequestId(message.id()));
   ParsedGrpcInfer parsed;
   parsed.request = std::make_unique<InferRequest>();
   InferRequest& request = *parsed.request;

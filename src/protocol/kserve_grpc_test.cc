@@ -140,6 +140,28 @@ TEST(GrpcInfer, InputsAndOutputsAreBounded) {
   ExpectRefused(message, "inputs: more than 128 entries");
 }
 
+TEST(GrpcInfer, ParametersAndTheIdAreBounded) {
+  const auto fill = [](int count, auto* parameters) {
+    for (int i = 0; i < count; ++i) (*parameters)[std::to_string(i)].set_int64_param(1);
+  };
+  auto message = Message();
+  message->add_raw_input_contents(std::string(16, 'x'));
+  message->set_id(std::string(65536, 'i'));
+  fill(256, message->mutable_parameters());
+  EXPECT_EQ(Parse(message)->request->parameters.size(), 256U);
+  fill(257, message->mutable_inputs(0)->mutable_parameters());
+  ExpectRefused(message, "parameters: more than 256 entries");
+  fill(257, message->add_outputs()->mutable_parameters());
+  message->mutable_inputs(0)->clear_parameters();
+  message->mutable_outputs(0)->set_name("O");
+  ExpectRefused(message, "parameters: more than 256 entries");
+  message->clear_outputs();
+  fill(257, message->mutable_parameters());
+  ExpectRefused(message, "parameters: more than 256 entries");
+  message->set_id(std::string(65537, 'i'));
+  EXPECT_EQ(Parse(message).status().message(), "id: expected at most 65536 bytes, got 65537");
+}
+
 TEST(GrpcInfer, DuplicateNamesAreRefused) {
   auto message = Message();
   *message->add_inputs() = message->inputs(0);

@@ -56,13 +56,18 @@ class InferParser {
       return absl::InvalidArgumentError(Concat("'", key, "' is given twice in the request JSON"));
     }
     if (key == "id") {
-      SIGLIP_ASSIGN_OR_RETURN(request_.id, ReadString(value, "id"));
+      SIGLIP_ASSIGN_OR_RETURN(const std::string_view id, ReadString(value, "id"));
+      SIGLIP_RETURN_IF_ERROR(CheckRequestId(id));
+      request_.id = id;
       return absl::OkStatus();
     }
     if (key == "parameters") {
       SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(value, "parameters"));
-      return ForEachField(
-          object, 2, [this](std::string_view k, JsonValue v) { return RequestParameter(k, v); });
+      std::size_t count = 0;
+      return ForEachField(object, 2, [&](std::string_view k, JsonValue v) -> absl::Status {
+        SIGLIP_RETURN_IF_ERROR(CheckParameterCount(++count));
+        return RequestParameter(k, v);
+      });
     }
     SIGLIP_ASSIGN_OR_RETURN(JsonArray array, ReadArray(value, key));
     std::size_t count = 0;
@@ -417,7 +422,7 @@ class InferParser {
         }
         SIGLIP_RETURN_IF_ERROR(SetInputBytes(tail.substr(0, *state.binary_bytes), state.tensor));
         tail.remove_prefix(*state.binary_bytes);
-      } else if (state.shared_memory) {
+      } else if (state.shared_memory && !state.shared_memory->region.empty()) {
         SIGLIP_RETURN_IF_ERROR(shared_inputs_.Read(*state.shared_memory, state.tensor));
       }
       request_.inputs.push_back(std::move(state.tensor));

@@ -177,6 +177,21 @@ TEST(HttpInfer, ParameterRules) {
   ExpectRefused(with("[]"), "expected an object");
 }
 
+TEST(HttpInfer, ParametersAndTheIdAreBounded) {
+  const auto with = [](int count) {
+    std::string json = R"({"id":"q","inputs":[],"parameters":{)";
+    for (int i = 0; i < count; ++i) AppendAll(json, i == 0 ? "\"" : ",\"", i, "\":1");
+    return Parse(json + "}}");
+  };
+  EXPECT_EQ(with(256)->request->parameters.size(), 256U);
+  ExpectRefused(with(257), "[request id: q] parameters: more than 256 entries");
+  const auto id = [](std::size_t bytes) {
+    return Parse(Concat(R"({"id":")", std::string(bytes, 'i'), R"(","inputs":[]})"));
+  };
+  EXPECT_EQ(id(65536)->request->id.size(), 65536U);
+  EXPECT_EQ(id(65537).status().message(), "id: expected at most 65536 bytes, got 65537");
+}
+
 TEST(HttpInfer, ExactlyOneSourceOfData) {
   ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP32")")), "no field is");
   ExpectRefused(
@@ -187,6 +202,17 @@ TEST(HttpInfer, ExactlyOneSourceOfData) {
   ExpectRefused(
       Parse(OneInput(R"("shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"})")),
       "shared memory", absl::StatusCode::kUnimplemented);
+  // What goes with a region means nothing where none is named.
+  for (const char* stray : {R"("shared_memory_offset":0)", R"("shared_memory_byte_size":10)",
+                            R"("shared_memory_region":"")"}) {
+    const auto parsed = Parse(
+        OneInput(Concat(R"("shape":[1],"datatype":"FP32","data":[7],"parameters":{)", stray, "}")));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_THAT(Values<float>(parsed->request->inputs[0]), ElementsAre(7));
+    ExpectRefused(
+        Parse(OneInput(Concat(R"("shape":[1],"datatype":"FP32","parameters":{)", stray, "}"))),
+        "no field is");
+  }
 }
 
 TEST(HttpInfer, BrokenRequestsAreRefused) {

@@ -13,6 +13,12 @@ namespace {
 // Our models have one input and one output; the cap bounds the work of a hostile list.
 constexpr std::size_t kMaxTensors = 128;
 
+// Clients send a handful, beside them stand the headers that are forwarded.
+constexpr std::size_t kMaxParameters = 256;
+
+// Ids are counters and UUIDs; Triton has no bound.
+constexpr std::size_t kMaxIdBytes = 64 << 10;
+
 constexpr std::size_t kLengthPrefix = sizeof(std::uint32_t);
 
 std::uint32_t LoadLength(const char* bytes) {
@@ -33,6 +39,17 @@ std::string DimsText(std::span<const std::int64_t> shape) {
 absl::Status CheckTensorCount(std::string_view list, std::size_t count) {
   if (count <= kMaxTensors) return absl::OkStatus();
   return absl::InvalidArgumentError(Concat(list, ": more than ", kMaxTensors, " entries"));
+}
+
+absl::Status CheckParameterCount(std::size_t count) {
+  if (count <= kMaxParameters) return absl::OkStatus();
+  return absl::InvalidArgumentError(Concat("parameters: more than ", kMaxParameters, " entries"));
+}
+
+absl::Status CheckRequestId(std::string_view id) {
+  if (id.size() <= kMaxIdBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      Concat("id: expected at most ", kMaxIdBytes, " bytes, got ", id.size()));
 }
 
 absl::Status SplitByteElements(std::string_view bytes, std::int64_t expected,

@@ -1,7 +1,7 @@
 #pragma once
 
-// The bytes of an input tensor against its shape and datatype, the same for HTTP's binary blocks
-// and gRPC's raw contents.
+// The bytes of an input tensor against its shape and datatype, and the bounds of what stands beside
+// them: the same for HTTP's binary blocks and gRPC's raw contents.
 
 #include <cstdint>
 #include <string_view>
@@ -14,6 +14,11 @@ namespace siglip {
 
 // InvalidArgument for more inputs, or wanted outputs, than any model could have: `list` names them.
 absl::Status CheckTensorCount(std::string_view list, std::size_t count);
+
+// InvalidArgument for more parameters than any client sends: each costs many times its bytes.
+absl::Status CheckParameterCount(std::size_t count);
+// InvalidArgument for an id too long to be copied with every step of an ensemble.
+absl::Status CheckRequestId(std::string_view id);
 
 // Splits the wire form of a BYTES tensor, (uint32 little-endian length, bytes) per element, into
 // views of it. InvalidArgument unless `bytes` holds exactly `expected` elements.

@@ -25,9 +25,8 @@ class FakeService : public Service {
   bool Ready() const override { return ready; }
 
   absl::Status ModelReady(const std::string& name, const std::string& version) const override {
-    if (name == "loading")
-      return absl::UnavailableError("Request for model 'loading' is not at ready state");
-    return Known(name, version);
+    if (Known(name, version).ok()) return absl::OkStatus();
+    return absl::FailedPreconditionError("Model version not ready");
   }
 
   ServerMetadata Metadata() const override {

@@ -222,11 +222,13 @@ TEST_F(GrpcTest, OtherCallsAnswer) {
   ASSERT_TRUE(stub_->ModelConfig(&c2, config_request, &config).ok());
   EXPECT_EQ(config.config().max_batch_size(), 8);
   inference::ModelReadyRequest ready_request;
-  ready_request.set_name("loading");
-  inference::ModelReadyResponse ready;
-  grpc::ClientContext c3;
-  ASSERT_TRUE(stub_->ModelReady(&c3, ready_request, &ready).ok());
-  EXPECT_FALSE(ready.ready());
+  for (const char* name : {"loading", "nope"}) {
+    ready_request.set_name(name);
+    inference::ModelReadyResponse ready;
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->ModelReady(&context, ready_request, &ready).ok()) << name;
+    EXPECT_FALSE(ready.ready()) << name;
+  }
   inference::ModelStatisticsResponse statistics;
   grpc::ClientContext c4;
   ASSERT_TRUE(stub_->ModelStatistics(&c4, {}, &statistics).ok());

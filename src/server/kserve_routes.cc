@@ -318,10 +318,7 @@ HttpResponse KServeHandler::ModelAnswer(const Route& route) const {
                            : StatusResponse(statistics.status());
   }
   const absl::Status ready = service_.ModelReady(model, version);
-  if (ready.ok()) return EmptyResponse(200);
-  // Triton answers 400 for a version that is known but not ready, unlike elsewhere.
-  if (absl::IsUnavailable(ready)) return ErrorResponse(400, "Model version not ready");
-  return StatusResponse(ready);
+  return ready.ok() ? EmptyResponse(200) : StatusResponse(ready);
 }
 
 absl::Status KServeHandler::Infer(const Route& route, HttpRequest& request,

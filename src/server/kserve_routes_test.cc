@@ -101,7 +101,7 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Get("/v2/models/echo/versions/1/config"), 200, R"("max_batch_size":8)");
   Expect(Get("/v2/models/echo/ready"), 200, "");
   Expect(Get("/v2/models/loading/ready"), 400, R"({"error":"Model version not ready"})");
-  Expect(Get("/v2/models/nope/ready"), 404, "unknown model: 'nope'");
+  Expect(Get("/v2/models/nope/ready"), 400, R"({"error":"Model version not ready"})");
   Expect(Get("/v2/models/nope"), 404, "unknown model: 'nope'");
   Expect(Get("/v2/models/echo/versions/2/config"), 404, "not found");
   Expect(Get("/v2/models/stats"), 200, R"({"model_stats":[{"name":"echo")");

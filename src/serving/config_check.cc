@@ -5,10 +5,12 @@
 #include <set>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/absl_view.h"
 #include "base/checked_math.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "serving/validate.h"
 
@@ -22,7 +24,10 @@ constexpr std::int64_t kMaxRowBytes = std::int64_t{1} << 30;
 constexpr int kMaxInstances = 1024;
 
 absl::Status CheckKind(const ModelConfig& c) {
-  if (c.name.empty()) return ConfigError(c, "name", "expected a name, got none");
+  if (!IsModelName(c.name)) {
+    return absl::InvalidArgumentError(absl::StrCat(c.source, ": name: expected ", kModelNameRule,
+                                                   ", got '", LogSafe(c.name), "'"));
+  }
   if (c.is_ensemble()) {
     if (!c.backend.empty()) {
       return ConfigError(c, "backend",
@@ -153,13 +158,38 @@ absl::Status CheckInstances(const ModelConfig& c) {
   return absl::OkStatus();
 }
 
+// What Prometheus takes for a label's name.
+bool IsLabelName(std::string_view name) {
+  return !name.empty() && !absl::ascii_isdigit(static_cast<unsigned char>(name[0])) &&
+         std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return absl::ascii_isalnum(c) || c == '_'; });
+}
+
 absl::Status CheckMetrics(const ModelConfig& c) {
   const auto& bounds = c.response_bounds_ms;
   if (std::adjacent_find(bounds.begin(), bounds.end(), std::greater_equal<>()) != bounds.end()) {
     return ConfigError(c, "model_metrics.histogram_options.buckets",
                        "expected each bound to be larger than the one before");
   }
+  for (const auto& [tag, value] : c.metric_tags) {
+    if (IsLabelName(tag)) continue;
+    return ConfigError(
+        c, "metric_tags",
+        absl::StrCat("expected keys of letters, digits and '_', and no digit first, got '",
+                     LogSafe(tag), "'"));
+  }
   return absl::OkStatus();
+}
+
+// Counts of 0 are taken as 1.
+absl::Status CheckWarmups(const ModelConfig& c) {
+  // Runs before a model is ready; the largest warmups known to us ask for tens.
+  constexpr std::uint64_t kMaxRuns = 1000;
+  std::uint64_t runs = 0;
+  for (const Warmup& warmup : c.warmups) runs += std::max<std::uint32_t>(1, warmup.count);
+  if (runs <= kMaxRuns) return absl::OkStatus();
+  return ConfigError(c, "model_warmup.count",
+                     absl::StrCat("expected at most ", kMaxRuns, " in all, got ", runs));
 }
 
 absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const TensorConfig& tensor) {
@@ -179,6 +209,14 @@ absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const Tens
 
 }  // namespace
 
+bool IsModelName(std::string_view name) {
+  constexpr std::size_t kMaxModelNameBytes = 128;
+  return !name.empty() && name.size() <= kMaxModelNameBytes && name[0] != '.' &&
+         std::all_of(name.begin(), name.end(), [](unsigned char c) {
+           return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+         });
+}
+
 absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat(config.source, ": model '", config.name,
                                                  "': ", AbslView(field), ": ", AbslView(text)));
@@ -195,6 +233,7 @@ absl::Status CheckConfig(const ModelConfig& config) {
   SIGLIP_RETURN_IF_ERROR(CheckBatching(config));
   SIGLIP_RETURN_IF_ERROR(CheckInstances(config));
   SIGLIP_RETURN_IF_ERROR(CheckMetrics(config));
+  SIGLIP_RETURN_IF_ERROR(CheckWarmups(config));
   if (config.versions.empty()) {
     return ConfigError(config, "versions",
                        "expected a version folder (such as 1/) beside config.pbtxt, got none");

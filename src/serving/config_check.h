@@ -13,6 +13,13 @@
 
 namespace siglip {
 
+// 1 to 128 of A-Z a-z 0-9 . _ -, and no dot first: what neither a path, a line of a log or of the
+// metrics, nor a message in UTF-8 can trip over.
+bool IsModelName(std::string_view name);
+// The rule as errors tell it.
+inline constexpr char kModelNameRule[] =
+    "1 to 128 letters of ASCII, digits, '.', '_' and '-', and no dot first";
+
 // InvalidArgument "<source>: model '<name>': <field>: <text>".
 absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text);
 

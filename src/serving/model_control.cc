@@ -112,7 +112,11 @@ absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelC
   } else {
     SIGLIP_LOG_ERROR("model_load_failed name={} reason=\"{}\"", LogSafe(name),
                      LogSafe(Text(status)));
-    parts_.registry->Fail(name, Text(status));
+    if (InRepository(name) || parts_.registry->table()->ready().contains(name)) {
+      parts_.registry->Fail(name, Text(status));
+    } else {
+      parts_.registry->Forget(name);
+    }
   }
   return status;
 }
@@ -238,8 +242,21 @@ void ModelControl::UnloadDependents(const std::string& name) {
                                             "' which has no loaded version");
     SIGLIP_LOG_WARN("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
                     LogSafe(reason));
-    parts_.registry->Unload(ensemble->name, reason, true);
+    TakeOut(ensemble->name, reason);
     UnloadDependents(ensemble->name);
+  }
+}
+
+bool ModelControl::InRepository(const std::string& name) const {
+  const std::vector<std::string> names = parts_.repository->Names();
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void ModelControl::TakeOut(const std::string& name, const std::string& reason) {
+  if (InRepository(name)) {
+    parts_.registry->Unload(name, reason, true);
+  } else {
+    parts_.registry->Forget(name);
   }
 }
 
@@ -247,15 +264,17 @@ absl::Status ModelControl::UnloadNow(const std::string& name, bool unload_depend
   const std::shared_ptr<ModelTable> table = parts_.registry->table();
   const auto found = table->ready().find(name);
   if (found == table->ready().end()) {
-    const std::vector<std::string> names = parts_.repository->Names();
-    const bool known = absl::IsUnavailable(table->Find(name, "").status()) ||
-                       std::find(names.begin(), names.end(), name) != names.end();
-    if (known) return absl::OkStatus();
+    if (absl::IsUnavailable(table->Find(name, "").status())) {
+      // If its load failed, readiness waits for it no longer.
+      TakeOut(name, "unloaded");
+      return absl::OkStatus();
+    }
+    if (InRepository(name)) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat("failed to unload '", name, "', model is not in the repository"));
   }
   SIGLIP_LOG_INFO("model_unloaded name={} version={}", LogSafe(name), found->second->version);
-  parts_.registry->Unload(name, "unloaded", true);
+  TakeOut(name, "unloaded");
   UnloadDependents(name);
   if (!unload_dependents) return absl::OkStatus();
   for (const EnsembleStep& step : found->second->config->ensemble_steps) {

@@ -74,6 +74,9 @@ class ModelControl {
   absl::Status UnloadNow(const std::string& name, bool unload_dependents);
   void RemakeDependents(const std::string& name);
   void UnloadDependents(const std::string& name);
+  bool InRepository(const std::string& name) const;
+  // Ends serving it on purpose. Of a model that a load request alone described, the name goes too.
+  void TakeOut(const std::string& name, const std::string& reason);
   // Loaded ensembles with a step `name`.
   std::vector<std::shared_ptr<const LoadedModel>> EnsemblesOf(const std::string& name) const;
   void FollowRepository();

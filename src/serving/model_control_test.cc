@@ -199,6 +199,37 @@ TEST_F(ModelControlTest, FailuresSayWhyAndTheOldModelServesOn) {
   EXPECT_FALSE(service_->Ready());
 }
 
+TEST_F(ModelControlTest, UnloadingWhatFailedToLoadEndsTheWaitForIt) {
+  ASSERT_TRUE(OpenExplicit({"m"}).ok());
+  ModelConfig broken = FloatConfig("m2");
+  broken.parameters["broken"] = "";
+  EXPECT_FALSE(LoadModel("m2", broken).ok());
+  EXPECT_FALSE(service_->Ready());
+  EXPECT_TRUE(UnloadModel("m2").ok());
+  EXPECT_TRUE(service_->Ready());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=READY", "m2=UNAVAILABLE/unloaded"));
+}
+
+TEST_F(ModelControlTest, OfNamesThatTheRepositoryLacksNothingIsLeft) {
+  ASSERT_TRUE(OpenExplicit().ok());
+  ModelConfig other = FloatConfig("other");
+  other.parameters["broken"] = "";
+  EXPECT_EQ(LoadModel("other", other).message(), "failed to load 'other', no weights");
+  EXPECT_TRUE(service_->Ready());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=", "m2="));
+  ASSERT_TRUE(LoadModel("other", FloatConfig("other")).ok());
+  EXPECT_FALSE(LoadModel("other", other).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=", "m2=", "other=READY")) << "the older one serves on";
+  ASSERT_TRUE(UnloadModel("other").ok());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=", "m2="));
+  EXPECT_FALSE(UnloadModel("other").ok());
+  ModelConfig ensemble = TwoSteps();
+  ensemble.name = "over";
+  ASSERT_TRUE(LoadModel("over", ensemble).ok());
+  ASSERT_TRUE(UnloadModel("m").ok());
+  EXPECT_THAT(Index(), ElementsAre("e=", "m=UNAVAILABLE/unloaded", "m2=READY"));
+}
+
 TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
   ASSERT_TRUE(OpenExplicit({"*"}).ok());
   ModelConfig small = FloatConfig("m");

@@ -13,8 +13,10 @@ InferRequest::~InferRequest() {
 
 namespace {
 
-// Of a request's parameters in an ensemble: its own and those of the steps under way.
+// Of a request's parameters and id in an ensemble: its own and those of the steps under way.
 constexpr std::size_t kParameterCopies = 4;
+// A node of the map: links, name, value, and what malloc adds.
+constexpr std::size_t kParameterBytes = 128;
 
 std::size_t BytesOf(const InputTensor& input) {
   std::size_t bytes = input.data.size();
@@ -38,9 +40,10 @@ std::size_t HeldBytes(const InferRequest& request) {
   }
   for (const auto& [name, value] : request.parameters) {
     const auto* text = std::get_if<std::string>(&value);
-    bytes += kParameterCopies * (name.size() + (text == nullptr ? 0 : text->size()));
+    const std::size_t text_bytes = text == nullptr ? 0 : text->size();
+    bytes += kParameterCopies * (kParameterBytes + name.size() + text_bytes);
   }
-  return bytes;
+  return bytes + kParameterCopies * request.id.size();
 }
 
 void Inherit(const InferRequest& outer, InferRequest& inner) {

@@ -127,8 +127,8 @@ struct InferRequest {
 
 // Bytes of all inputs.
 std::size_t InputBytes(const InferRequest& request);
-// Bytes that the request keeps alive: its body, inputs beside it, and parameters, of which each
-// step of an ensemble has a copy.
+// Bytes that the request keeps alive: its body, inputs beside it, and parameters and id, of which
+// each step of an ensemble has a copy.
 std::size_t HeldBytes(const InferRequest& request);
 
 // Gives what a request says about its client to one that is sent on its behalf: priority,

@@ -57,7 +57,8 @@ class Service {
 
   virtual bool Live() const = 0;
   virtual bool Ready() const = 0;
-  // Ok if the version is ready; the error otherwise.
+  // FailedPrecondition "Model version not ready" for what is not ready, and as in Triton for what
+  // is unknown.
   virtual absl::Status ModelReady(const std::string& name, const std::string& version) const = 0;
   virtual ServerMetadata Metadata() const = 0;
   virtual absl::StatusOr<ModelMetadata> GetModelMetadata(const std::string& name,

@@ -115,7 +115,6 @@ bool ServiceImpl::Ready() const {
 absl::Status ServiceImpl::ModelReady(const std::string& name, const std::string& version) const {
   const std::shared_ptr<ModelTable> table = registry_.table();
   const absl::StatusOr<const LoadedModel*> found = table->Find(name, version);
-  if (absl::IsNotFound(found.status())) return found.status();
   const bool can_run =
       found.ok() && ((*found)->step == nullptr || (*found)->step->Readiness().ok());
   if (can_run && !closed()) return absl::OkStatus();

@@ -1,5 +1,10 @@
 #include "serving/service_impl.h"
 
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
 #include <set>
 #include <thread>
 
@@ -120,7 +125,11 @@ TEST_F(ServiceTest, UnknownModelsAndVersionsAreNotFound) {
   EXPECT_EQ(service_->GetStatistics("x", "").status(),
             absl::InvalidArgumentError("requested model 'x' is not available"));
   EXPECT_TRUE(service_->ModelReady("m", "1").ok());
-  EXPECT_EQ(service_->ModelReady("m", "2").code(), absl::StatusCode::kNotFound);
+  for (const auto& [name, version] : {std::pair("m", "2"), std::pair("x", "")}) {
+    EXPECT_EQ(service_->ModelReady(name, version),
+              absl::FailedPreconditionError("Model version not ready"))
+        << name;
+  }
 }
 
 TEST_F(ServiceTest, EnsembleAddsUpAndCopiesNothing) {
@@ -296,6 +305,15 @@ TEST_F(ServiceTest, WrongConfigurationsAreLoadErrorsThatNameTheField) {
       HasSubstr("KIND_GPU"));
   EXPECT_THAT(error([](ModelConfig& c) { c.inputs[0].dims = {-1}; }), HasSubstr("fixed dims"));
   EXPECT_THAT(error([](ModelConfig& c) { c.versions = {}; }), HasSubstr("version folder"));
+  for (const char* name : {"", "..", ".m", "a/b", "a\xff", "a\nb"}) {
+    EXPECT_THAT(error([&](ModelConfig& c) { c.name = name; }),
+                HasSubstr("built-in: name: expected 1 to 128"));
+  }
+  for (const char* tag : {"", "my-tag", "1st", "x=\"1\"} 1\nforged{a"}) {
+    EXPECT_THAT(error([&](ModelConfig& c) { c.metric_tags[tag] = "b"; }),
+                HasSubstr(prefix("metric_tags: expected keys")));
+  }
+  EXPECT_EQ(error([](ModelConfig& c) { c.metric_tags["my_tag1"] = "b-\n"; }), "");
   EXPECT_THAT(std::string(Load({FloatConfig(), FloatConfig()}).message()),
               HasSubstr("each name once"));
 }
@@ -323,11 +341,46 @@ TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {
   EXPECT_EQ(Stats("m").execution_count, 0u);
   factory_.step->fail = absl::InternalError("cold");
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup: 'w' failed: cold"));
+  config.warmups[0].count = 1000;
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("failed: cold"));
+  config.warmups.push_back({.name = "w2", .count = 0});
+  EXPECT_THAT(std::string(Load({config}).message()),
+              HasSubstr("model_warmup.count: expected at most 1000 in all, got 1001"));
+  config.warmups[1].count = std::numeric_limits<std::uint32_t>::max();
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.count"));
+  config.warmups.pop_back();
   config.warmups[0].batch_size = 9;
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("model_warmup.batch_size"));
   config.warmups[0].batch_size = 4;
   config.warmups[0].inputs["X"].dims = {3};
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("'X': expected [2], got [3]"));
+}
+
+TEST_F(ServiceTest, WarmUpReadsRegularFilesOfTheModelsFolder) {
+  ModelConfig config = FloatConfig();
+  config.directory = ::testing::TempDir() + "warmup_test";
+  const std::string folder = config.directory + "/warmup/";
+  std::filesystem::remove_all(config.directory);
+  std::filesystem::create_directories(folder + "folder");
+  ASSERT_EQ(::mkfifo((folder + "fifo").c_str(), 0600), 0);
+  std::ofstream(folder + "long") << std::string(12, '\0');
+  std::ofstream(folder + "short") << std::string(7, '\0');
+  std::ofstream(folder + "sparse");
+  std::filesystem::resize_file(folder + "sparse", std::uintmax_t{1} << 40);
+  const auto error = [&](const char* file) {
+    config.warmups = {
+        {.name = "w",
+         .inputs = {{"X", {.dims = {2}, .source = WarmupInput::Source::kFile, .file = file}}}}};
+    return std::string(Load({config}).message());
+  };
+  EXPECT_EQ(error("long"), "");
+  EXPECT_THAT(error("short"), HasSubstr("expected 8 bytes, got 7"));
+  EXPECT_THAT(error("none"), HasSubstr("model_warmup.input_data_file: cannot open"));
+  EXPECT_THAT(error("fifo"), HasSubstr("not a regular file"));
+  EXPECT_THAT(error("folder"), HasSubstr("not a regular file"));
+  EXPECT_THAT(error("sparse"), HasSubstr("the limit is"));
+  config.directory.clear();
+  EXPECT_THAT(error("long"), HasSubstr("expected a model with a folder"));
 }
 
 TEST_F(ServiceTest, OnlyVersionsOfThePolicyAreServed) {
@@ -400,7 +453,9 @@ TEST(HeldBytes, CountsWhatStaysAlive) {
   request->inputs[0].storage = nullptr;  // and now in it
   EXPECT_EQ(HeldBytes(*request), 1000u);
   request->parameters["x"] = std::string(99, 'p');
-  EXPECT_EQ(HeldBytes(*request), 1400u) << "each step of an ensemble has a copy";
+  EXPECT_EQ(HeldBytes(*request), 1912u) << "each step of an ensemble has a copy";
+  request->id = std::string(10, 'i');
+  EXPECT_EQ(HeldBytes(*request), 1952u);
 }
 
 TEST_F(ServiceTest, DrainFinishesTheAcceptedAndRefusesTheNew) {

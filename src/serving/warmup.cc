@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -13,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "base/aligned_buffer.h"
 #include "base/checked_math.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "serving/config_check.h"
 
@@ -20,6 +19,9 @@ namespace siglip {
 namespace {
 
 using Buffer = AlignedBuffer<std::byte>;
+
+// An encoded picture or a text, and far more than either.
+constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
 
 std::size_t RowBytes(const TensorConfig& tensor) {
   return static_cast<std::size_t>(ElementCount(tensor.dims).value_or(0)) *
@@ -41,14 +43,19 @@ void FillRandom(DataType type, Buffer& row) {
   for (std::size_t i = 0; i < row.size(); i += size) row[i] = static_cast<std::byte>(random() & 1u);
 }
 
-absl::StatusOr<Buffer> ReadFile(const ModelConfig& config, const TensorConfig& tensor,
-                                const std::string& file) {
-  const std::string path = absl::StrCat(config.directory, "/warmup/", file);
-  std::ifstream stream(path, std::ios::binary);
-  std::string bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  if (!stream) {
-    return ConfigError(config, "model_warmup.input_data_file", absl::StrCat("cannot read ", path));
+absl::StatusOr<Buffer> ReadRow(const ModelConfig& config, const TensorConfig& tensor,
+                               const std::string& file) {
+  if (config.directory.empty()) {
+    return ConfigError(config, "model_warmup.input_data_file",
+                       "expected a model with a folder in the repository");
   }
+  const std::string path = absl::StrCat(config.directory, "/warmup/", file);
+  absl::StatusOr<std::string> read = ReadFile(path, std::max(kMaxFileBytes, RowBytes(tensor)));
+  if (!read.ok()) {
+    return ConfigError(config, "model_warmup.input_data_file",
+                       std::string(read.status().message()));
+  }
+  std::string& bytes = *read;
   if (tensor.datatype == DataType::kBytes) {
     // One element of the wire's form: uint32 little-endian length, bytes.
     bytes.erase(0, std::min<std::size_t>(4, bytes.size()));
@@ -88,7 +95,7 @@ absl::StatusOr<Buffer> MakeRow(const ModelConfig& config, const Warmup& warmup,
                      absl::StrJoin(tensor.dims, ","), "], got [", absl::StrJoin(dims, ","), "]"));
   }
   if (it->second.source == WarmupInput::Source::kFile) {
-    return ReadFile(config, tensor, it->second.file);
+    return ReadRow(config, tensor, it->second.file);
   }
   Buffer row(RowBytes(tensor));
   std::fill_n(row.data(), row.size(), std::byte{0});

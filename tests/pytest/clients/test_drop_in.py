@@ -126,7 +126,7 @@ def test_renamed_model_and_config_override(explicit):
 
 @pytest.mark.parametrize("load, text", [
     (lambda c: c.load_model("nope"), "failed to load 'nope'"),
-    (lambda c: c.load_model("../siglip_text"), "failed to load|Not Found"),
+    (lambda c: c.load_model("../siglip_text"), "model_name|Not Found"),
     (lambda c: c.load_model("my_text", config="{"), "config"),
     (lambda c: c.load_model("my_text", config='{"backend": "onnx"}'), "backend"),
     (lambda c: c.load_model("my_text", config="{}", files={"file:1/model": b"x"}), "cannot be sent"),
