@@ -67,13 +67,14 @@ absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& fac
   for (const std::string& line : factory.DescribeModels()) std::printf("%s\n", line.c_str());
   for (const IndexRow& row : service.RepositoryIndex(false)) {
     if (row.state != "READY") {
-      std::printf("%-22s %s %s\n", row.name.c_str(), row.state.c_str(), row.reason.c_str());
+      std::printf("%-22s %s %s\n", Printable(row.name).c_str(), row.state.c_str(),
+                  Printable(row.reason).c_str());
       continue;
     }
     SIGLIP_ASSIGN_OR_RETURN(const std::shared_ptr<const ModelConfig> config,
                             service.GetModelConfig(row.name, row.version));
-    std::printf("%-22s v%-3s %-5s %s -> %s; max batch %d", row.name.c_str(), row.version.c_str(),
-                row.state.c_str(), DimsText(config->inputs).c_str(),
+    std::printf("%-22s v%-3s %-5s %s -> %s; max batch %d", Printable(row.name).c_str(),
+                row.version.c_str(), row.state.c_str(), DimsText(config->inputs).c_str(),
                 DimsText(config->outputs).c_str(), config->max_batch_size);
     if (const auto pixels = PixelsOf(*config)) {
       std::printf("; pixels of Pillow %lld", static_cast<long long>(pixels->pillow));
