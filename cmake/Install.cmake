@@ -1,5 +1,6 @@
 # `cmake --install`: the program (component program), libsiglip.so (library), headers with the CMake package and
-# pkg-config files (dev). `cpack -G DEB` makes a Debian package of each; docs/packages.md.
+# pkg-config files (dev), the GPU engine's modules (cuda). `cpack -G DEB` makes a Debian package of each but the last;
+# docs/packages.md.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -32,6 +33,14 @@ if(SIGLIP_BUILD_PROGRAM)
           RENAME siglip COMPONENT program)
   install(FILES packaging/siglip.service DESTINATION lib/systemd/system COMPONENT program)
 endif()
+
+# Beside libsiglip.so; the program looks there too (src/engine/cuda).
+foreach(module siglip_cuda siglip_cudnn)
+  if(TARGET ${module})
+    set_target_properties(${module} PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)  # of the toolkit's libraries
+    install(TARGETS ${module} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT cuda)
+  endif()
+endforeach()
 
 set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "SigLIP image and text embeddings, served as Triton does")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes siglip(1) from what the program says: `siglip --help` and `siglip COMMAND --help`.
+"""Writes siglip(1) from what the program says: `siglip --help` and that of every command, and of those below it.
 
     tools/man_page.py PROGRAM OUTPUT
 """
@@ -20,9 +20,18 @@ def escaped(text):
 
 
 def commands(help_text):
-    """(name, first line of its description)."""
-    listed = help_text.split("Subcommands:", 1)[1].split("\n\n", 1)[0]
-    return re.findall(r"^  ([a-z][a-z-]*)\s+(.+)$", listed, re.MULTILINE)
+    """Names of those that a --help lists."""
+    listed = re.search(r"^Subcommands:\n(.+?)\n\n", help_text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^  ([a-z][a-z-]*) ", listed[1], re.MULTILINE) if listed else []
+
+
+def sections(program, *command):
+    """What a command says, and the commands below it."""
+    text = ask(program, *command, "--help")
+    parts = [f".SH SIGLIP {' '.join(command).upper()}", ".nf", escaped(text), ".fi"]
+    for name in commands(text):
+        parts += sections(program, *command, name)
+    return parts
 
 
 def page(program):
@@ -34,8 +43,8 @@ def page(program):
     parts = [f'.TH SIGLIP 1 "" "siglip {version}" "User Commands"', ".SH NAME",
              "siglip \\- SigLIP image and text embeddings, served as Triton does", ".SH SYNOPSIS",
              ".B siglip\n[\\fIOPTIONS\\fR] \\fICOMMAND\\fR ...", ".SH DESCRIPTION", ".nf", escaped(top), ".fi"]
-    for name, _ in found:
-        parts += [f".SH SIGLIP {name.upper()}", ".nf", escaped(ask(program, name, "--help")), ".fi"]
+    for name in found:
+        parts += sections(program, name)
     parts += [".SH FILES", ".TP", "/etc/default/siglip", "SIGLIP_ARGS of the systemd unit siglip.service."]
     return "\n".join(parts) + "\n"
 

@@ -65,6 +65,25 @@ def random_strings(count, seed):
     return result
 
 
+def long_strings(count, seed):
+    """Of 10,000 to 60,000 characters: many of the others, and runs of characters that no model knows."""
+    rng = random.Random(seed)
+    words = random_strings(2000, seed)
+    result = []
+    for _ in range(count):
+        parts, length = [], 0
+        size = rng.randrange(10_000, 60_000)
+        while length < size:
+            if rng.random() < 0.05:
+                alphabet = [chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(rng.choice([1, 3, 500]))]
+                parts.append("".join(rng.choice(alphabet) for _ in range(rng.choice([10, 3000, 20_000]))))
+            else:
+                parts.append(rng.choice(words) + rng.choice(["", " "]))
+            length += len(parts[-1])
+        result.append("".join(parts))
+    return result
+
+
 MODELS = {
     "nfkc_unigram": {"normalization_rule_name": "nmt_nfkc"},
     "nfkc_cf": {"normalization_rule_name": "nmt_nfkc_cf"},
@@ -162,12 +181,12 @@ def make_gemma_model(folder, name):
         indent=1) + "\n", encoding="utf-8")
 
 
-def reference_ids(folder, texts):
-    """The un-padded ids of transformers' SiglipTokenizer or Siglip2Tokenizer, cut to its model_max_length."""
+def reference_ids(folder, texts, longest=64):
+    """The un-padded ids of transformers' SiglipTokenizer or Siglip2Tokenizer, cut to its model_max_length, or `longest`."""
     import transformers
 
     folder = pathlib.Path(folder)
     kind = transformers.SiglipTokenizer if (folder / "spiece.model").exists() else transformers.Siglip2Tokenizer
     tokenizer = kind.from_pretrained(folder)
-    length = min(tokenizer.model_max_length, 64)
+    length = min(tokenizer.model_max_length, longest)
     return [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in texts]

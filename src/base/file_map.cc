@@ -75,6 +75,19 @@ absl::Status WriteAll(int fd, std::string_view content, const std::string& path)
   return absl::OkStatus();
 }
 
+// Where a file comes to be that is made through symlinks to nothing; `path` if they are a loop.
+std::string BehindLinks(const std::string& path) {
+  constexpr int kMaxLinks = 40;  // as Linux follows
+  std::filesystem::path target = path;
+  std::error_code error;
+  for (int i = 0; i < kMaxLinks; ++i) {
+    const std::filesystem::path next = std::filesystem::read_symlink(target, error);
+    if (error) return target.string();  // no link
+    target = target.parent_path() / next;
+  }
+  return path;
+}
+
 }  // namespace
 
 absl::StatusOr<FileMap> FileMap::Open(const std::string& path) {
@@ -180,7 +193,7 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
 std::optional<std::string> ReplaceablePath(const std::string& path) {
   std::error_code error;
   const std::filesystem::file_status there = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(there)) return path;
+  if (!std::filesystem::exists(there)) return BehindLinks(path);
   if (!std::filesystem::is_regular_file(there)) return std::nullopt;
   const std::filesystem::path target = std::filesystem::canonical(path, error);
   return error ? path : target.string();

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <string>
 
 namespace siglip {
@@ -49,6 +50,21 @@ TEST_F(FileMapTest, DroppedPagesAreReadAgain) {
     DropPages(map->bytes().subspan(first, count));
     EXPECT_EQ(std::memcmp(map->bytes().data(), content.data(), content.size()), 0);
   }
+}
+
+TEST_F(FileMapTest, AnOutputIsMadeBehindItsSymlinks) {
+  const std::string file = Path("behind"), link = Path("link"), loop = Path("loop");
+  for (const std::string& path : {file, link, link + "2", loop}) ::unlink(path.c_str());
+  ASSERT_EQ(::symlink("file_map_test_behind", link.c_str()), 0);
+  ASSERT_EQ(::symlink(link.c_str(), (link + "2").c_str()), 0);
+  ASSERT_EQ(::symlink(loop.c_str(), loop.c_str()), 0);
+  EXPECT_EQ(ReplaceablePath(link + "2"), file);  // which is not there yet
+  EXPECT_EQ(ReplaceablePath(loop), loop);
+  ASSERT_TRUE(WriteOutputFile(link + "2", "hello").ok());
+  EXPECT_EQ(ReadFile(file, 5).value_or(""), "hello");
+  EXPECT_EQ(ReplaceablePath(link + "2"), std::filesystem::canonical(file).string());
+  ASSERT_TRUE(WriteOutputFile(link + "2", "hallo").ok());
+  EXPECT_EQ(ReadFile(file, 5).value_or(""), "hallo");
 }
 
 TEST_F(FileMapTest, UnlinkedFileStaysReadable) {

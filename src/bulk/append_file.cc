@@ -24,8 +24,8 @@ absl::Status Error(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " '", path, "'"));
 }
 
-absl::Status FlushPath(const std::string& path, int flags) {
-  const int fd = ::open(path.c_str(), flags | O_CLOEXEC);
+absl::Status FlushFile(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return Error("open", path);
   const absl::Status status = ::fsync(fd) == 0 ? absl::OkStatus() : Error("flush", path);
   ::close(fd);
@@ -127,7 +127,7 @@ absl::Status MoveIfThere(const std::string& from, const std::string& to) {
     const std::string beside = to + ".tmp";
     std::filesystem::copy_file(from, beside, std::filesystem::copy_options::overwrite_existing,
                                error);
-    if (!error) SIGLIP_RETURN_IF_ERROR(FlushPath(beside, O_RDONLY));
+    if (!error) SIGLIP_RETURN_IF_ERROR(FlushFile(beside));
     if (!error) std::filesystem::rename(beside, to, error);
   }
   if (error) {
@@ -154,8 +154,17 @@ absl::Status MoveToOutput(const std::string& from, const std::string& to) {
 }
 
 absl::Status FlushFolderOf(const std::string& path) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  return FlushPath(folder.empty() ? "." : folder.string(), O_RDONLY | O_DIRECTORY);
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  const std::string folder = parent.empty() ? "." : parent.string();
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno == EACCES ? absl::OkStatus() : Error("open", folder);
+  absl::Status status;
+  // Some file systems flush no folders, and say so in one of these ways.
+  if (::fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP && errno != EBADF) {
+    status = Error("flush", folder);
+  }
+  ::close(fd);
+  return status;
 }
 
 }  // namespace siglip::bulk

@@ -69,7 +69,8 @@ absl::Status MoveIfThere(const std::string& from, const std::string& to);
 // pipe, /dev/null) stays and gets the bytes.
 absl::Status MoveToOutput(const std::string& from, const std::string& to);
 
-// Has the names in the folder of `path` reach the disk.
+// Has the names in the folder of `path` reach the disk, where the file system can do that and the
+// folder may be read.
 absl::Status FlushFolderOf(const std::string& path);
 
 }  // namespace siglip::bulk

@@ -62,5 +62,18 @@ TEST_F(AppendFileTest, WhatCannotBeLookedForIsNotTakenForMoved) {
   EXPECT_NE(status.message().find(path_), std::string::npos) << status;
 }
 
+TEST_F(AppendFileTest, AFolderThatCannotBeFlushedIsNoError) {
+  EXPECT_TRUE(FlushFolderOf("/proc/x").ok());  // EINVAL
+  EXPECT_FALSE(FlushFolderOf("/nonexistent/x").ok());
+}
+
+TEST_F(AppendFileTest, AFolderThatCannotBeReadIsNoError) {
+  std::filesystem::create_directory(path_);
+  std::filesystem::permissions(
+      path_, std::filesystem::perms::owner_write | std::filesystem::perms::owner_exec);
+  EXPECT_TRUE(FlushFolderOf(path_ + "/x").ok());  // root may read it all the same
+  std::filesystem::permissions(path_, std::filesystem::perms::owner_all);
+}
+
 }  // namespace
 }  // namespace siglip::bulk

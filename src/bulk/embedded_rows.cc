@@ -31,8 +31,15 @@ struct Meta {
   PixelSettings pixels;
 };
 
+// What lies beside `npy`, or else beside the file behind it.
+std::string Beside(const std::string& npy, const char* end) {
+  std::error_code error;
+  if (!fs::is_symlink(npy, error) || fs::exists(npy + end, error)) return npy + end;
+  return ReplaceablePath(npy).value_or(npy) + end;
+}
+
 absl::StatusOr<Meta> ReadMeta(const std::string& npy) {
-  const std::string path = npy + ".meta.json";
+  const std::string path = Beside(npy, ".meta.json");
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxMetaBytes));
   const auto json = nlohmann::json::parse(text, nullptr, false);
   const auto wrong = [&path] {
@@ -68,7 +75,7 @@ absl::StatusOr<Meta> ReadMeta(const std::string& npy) {
 // Appends the first `count` of the `total` names beside `npy`.
 absl::Status ReadNames(const std::string& npy, std::int64_t count, std::int64_t total,
                        NameList& names) {
-  const std::string path = npy + ".names.txt";
+  const std::string path = Beside(npy, ".names.txt");
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxNamesBytes));
   std::int64_t line = 0;
   for (std::size_t begin = 0; begin < text.size(); ++line) {

@@ -70,6 +70,14 @@ std::string Differences(const Json& old, const Json& job) {
 bool IsStdout(const std::string& path) { return path.empty() || path == "-"; }
 std::string NamesPath(const std::string& path) { return path + ".names.txt"; }
 std::string MetaPath(const std::string& path) { return path + ".meta.json"; }
+// The file behind symlinks is OUTPUT: all else lies beside it.
+OutputOptions BehindSymlinks(OutputOptions options) {
+  std::error_code error;
+  if (std::filesystem::is_symlink(options.path, error)) {
+    options.path = ReplaceablePath(options.path).value_or(options.path);
+  }
+  return options;
+}
 std::string FailuresPath(const OutputOptions& options) {
   return options.failures_path.empty() ? options.path + ".failures.jsonl" : options.failures_path;
 }
@@ -136,7 +144,7 @@ class FileOutput final : public Output {
 
   absl::Status Open(bool overwrite, bool keep_finished) {
     if (keep_finished) {
-      SIGLIP_ASSIGN_OR_RETURN(const bool begun, IsThere(folder_));
+      SIGLIP_ASSIGN_OR_RETURN(const bool begun, IsThere(Part("manifest.json")));
       SIGLIP_ASSIGN_OR_RETURN(const bool finished, IsThere(path_));
       if (finished && !begun) return OpenFinished();
     }
@@ -331,8 +339,24 @@ class FileOutput final : public Output {
     const bool table = format_ == Format::kParquet;
     SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part(table ? "table.parquet" : "rows"), path_));
     SIGLIP_RETURN_IF_ERROR(FlushFolderOf(path_));
-    std::filesystem::remove_all(folder_, error);
+    RemoveFolder();
     return absl::OkStatus();
+  }
+
+  // What is open would stay on NFS under another name, and the folder with it. The lock goes last:
+  // until then no other process begins a job in this folder.
+  void RemoveFolder() {
+    rows_.reset();
+    names_.reset();
+    failures_.reset();
+    std::error_code error, ignored;
+    for (std::filesystem::directory_iterator it(folder_, error);
+         !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
+      if (it->path().filename() != "lock") std::filesystem::remove_all(it->path(), ignored);
+    }
+    lock_.reset();
+    std::filesystem::remove(Part("lock"), ignored);
+    std::filesystem::remove(folder_, ignored);
   }
 
   const std::string path_;
@@ -356,9 +380,9 @@ class FileOutput final : public Output {
 }  // namespace
 
 std::vector<std::string> OutputFiles(const OutputOptions& options) {
-  const std::string& path = options.path;
-  if (IsStdout(path)) return {options.failures_path};
-  return {path, NamesPath(path), MetaPath(path), FailuresPath(options)};
+  if (IsStdout(options.path)) return {options.failures_path};
+  const OutputOptions behind = BehindSymlinks(options);
+  return {behind.path, NamesPath(behind.path), MetaPath(behind.path), FailuresPath(behind)};
 }
 
 absl::Status CheckOutputName(const std::string& path) {
@@ -370,7 +394,7 @@ absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& option
                                                      const Json& about) {
   if (IsStdout(options.path)) return std::make_unique<StdoutOutput>(options);
   SIGLIP_ASSIGN_OR_RETURN(const Format format, FormatOf(options.path));
-  auto output = std::make_unique<FileOutput>(options, format, job, about);
+  auto output = std::make_unique<FileOutput>(BehindSymlinks(options), format, job, about);
   SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite, options.keep_finished));
   return output;
 }

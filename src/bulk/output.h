@@ -41,7 +41,8 @@ struct OutputCounts {
   std::uint64_t failures = 0;
 };
 
-// All that a finished job may leave or replace: OUTPUT and what lies beside it.
+// All that a finished job may leave or replace: OUTPUT, which is the file behind symlinks, and what
+// lies beside it.
 std::vector<std::string> OutputFiles(const OutputOptions& options);
 
 // Whether `path` says by its end what to write. Errors: those of Output::Open about it.

@@ -244,9 +244,53 @@ TEST_P(OutputTest, AFinishedJobThatCannotBeLookedForIsNotDoneAgain) {
     fs::create_symlink(place, place);  // ELOOP
     const auto refused = Open({{"dtype", "float32"}}, false, true);
     ASSERT_FALSE(refused.ok()) << place;
-    EXPECT_NE(refused.status().message().find("'" + place + "'"), std::string::npos)
-        << refused.status();
+    EXPECT_NE(refused.status().message().find("'" + place), std::string::npos) << refused.status();
     fs::remove(place);
+  }
+}
+
+TEST_P(OutputTest, AFolderWithoutAManifestIsNoJobBegun) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+  }
+  fs::create_directory(path_ + ".parts");
+  const auto again = Open({{"dtype", "float32"}}, false, true);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE((*again)->finished());
+}
+
+TEST_P(OutputTest, NoPartIsOpenWhenThePartsGo) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  auto output = Open();
+  ASSERT_TRUE(Add(**output, 10).ok());
+  ASSERT_TRUE((*output)->Finish().ok());
+  for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code error;
+    const std::string target = fs::read_symlink(entry.path(), error).string();
+    EXPECT_EQ(target.find(path_), std::string::npos) << target;
+  }
+}
+
+TEST_P(OutputTest, ASymlinkStaysAndTheFileBehindItIsReplaced) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  const auto expected = Uninterrupted();
+  const std::string link = folder_ + "link" + GetParam();
+  fs::create_symlink("out" + GetParam(), link);
+  for (const char* state : {"to nothing yet", "to the finished output"}) {
+    const OutputOptions options{.path = link, .failures_path = "", .width = 2};
+    EXPECT_EQ(OutputFiles(options)[0], path_) << state;
+    auto output = Output::Open(options, {{"dtype", "float32"}}, {{"model", "m"}});
+    ASSERT_TRUE(output.ok()) << output.status();
+    EXPECT_TRUE(fs::exists(path_ + ".parts")) << state;
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+    EXPECT_TRUE(fs::is_symlink(link)) << state;
+    auto files = Files();
+    files.erase(link);
+    EXPECT_EQ(files, expected) << state;
   }
 }
 

@@ -19,11 +19,13 @@
 #include "cli/commands.h"
 #include "cli/image_pipeline.h"
 #include "cli/input_flags.h"
+#include "cli/job_engine.h"
 #include "cli/model_flags.h"
 #include "cli/output_places.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/version.h"
+#include "image/preprocess.h"
 
 namespace siglip::cli {
 namespace {
@@ -70,14 +72,6 @@ absl::Status CheckPlaces(const EmbedFlags& flags, const bulk::JobItems& items) {
   return CheckOutputPlaces(bulk::OutputFiles(flags.output), lists, items.inputs);
 }
 
-// "cpu, AVX3, fp32, 2 threads" without the threads, which change no number.
-std::string EngineWithoutThreads(const std::string& engine) {
-  const std::size_t comma = engine.rfind(", ");
-  const bool threads =
-      comma != std::string::npos && engine.find(" thread", comma) != std::string::npos;
-  return threads ? engine.substr(0, comma) : engine;
-}
-
 // All that the rows depend on.
 absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, const ModelInfo& info,
                                                    const bulk::JobItems& items) {
@@ -85,8 +79,10 @@ absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, cons
                           bulk::CheckpointFingerprint(flags.model.directory));
   return nlohmann::ordered_json{
       {"siglip_version", VersionNumber()},
+      {"commit", VersionCommit()},
+      {"codecs", CodecVersions()},
       {"checkpoint_sha256", checkpoint},
-      {"engine", EngineWithoutThreads(info.engine)},
+      {"engine", JobEngine(info.engine)},
       {"image_size", info.image_size},
       {"max_patches", info.max_patches},
       {"pillow", flags.model.options.pillow},

@@ -29,6 +29,8 @@ class Embedder {
 
   // One line for people: what embeds, and how.
   virtual std::string Describe() const = 0;
+  // How pictures become pixels, as far as it is told: another recipe, another text.
+  virtual absl::StatusOr<std::string> Recipe() = 0;
   virtual std::int64_t embedding_size() const = 0;
   // Unknown over the network.
   virtual std::optional<LogitConstants> logit_constants() const = 0;
@@ -54,9 +56,9 @@ struct ServerTarget {
 // Sends to `embed_image` and `embed_text`. Unavailable names the address.
 absl::StatusOr<std::unique_ptr<Embedder>> ConnectEmbedder(const ServerTarget& target);
 
-// A name for what `embedder` computes: hexadecimal digits made from its embeddings of a fixed
-// picture and a fixed text, so that other weights, another precision or another resize have another
-// name.
+// A name for what `embedder` computes: hexadecimal digits made from its recipe and its embeddings
+// of fixed pictures and a fixed text, so that other weights, another precision or another resize
+// have another name.
 absl::StatusOr<std::string> Fingerprint(Embedder& embedder);
 
 }  // namespace siglip::cli

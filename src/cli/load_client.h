@@ -34,6 +34,9 @@ class LoadClient {
   // Sends one image file or text and waits for the whole answer; `embedding`, if given, receives
   // it. Unavailable: the connection is lost, or the server says so.
   virtual absl::Status Infer(std::string_view content, std::vector<float>* embedding) = 0;
+  // A parameter of the model's configuration; "" if it has none, or the server does not tell.
+  // Unavailable: the connection is lost.
+  virtual absl::StatusOr<std::string> Parameter(const std::string& name) = 0;
 };
 
 // Connects at once; the error names the address.

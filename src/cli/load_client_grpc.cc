@@ -46,6 +46,20 @@ class GrpcLoadClient final : public LoadClient {
     return ParseEmbedding(response_.raw_output_contents(0), *embedding);
   }
 
+  absl::StatusOr<std::string> Parameter(const std::string& name) override {
+    inference::ModelConfigRequest request;
+    request.set_name(request_.model_name());
+    inference::ModelConfigResponse response;
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->ModelConfig(&context, request, &response);
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+      return absl::UnavailableError(status.error_message());
+    }
+    const auto& parameters = response.config().parameters();
+    const auto found = parameters.find(name);
+    return found == parameters.end() ? "" : found->second.string_value();
+  }
+
  private:
   std::unique_ptr<inference::GRPCInferenceService::Stub> stub_;
   inference::ModelInferRequest request_;

@@ -7,6 +7,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
@@ -24,7 +25,7 @@ class HttpLoadClient final : public LoadClient {
  public:
   explicit HttpLoadClient(const LoadTarget& target)
       : host_(target.AddressText()),
-        target_(absl::StrCat("/v2/models/", target.model_name, "/infer")),
+        model_(absl::StrCat("/v2/models/", target.model_name)),
         stream_(context_) {
     asio::ip::tcp::resolver resolver(context_);
     stream_.connect(resolver.resolve(target.address.host, std::to_string(target.address.port)));
@@ -33,7 +34,7 @@ class HttpLoadClient final : public LoadClient {
 
   absl::Status Infer(std::string_view content, std::vector<float>* embedding) override {
     try {
-      http::request<http::span_body<const char>> request(http::verb::post, target_, 11);
+      http::request<http::span_body<const char>> request(http::verb::post, model_ + "/infer", 11);
       request.set(http::field::host, host_);
       request.set(http::field::content_type, "application/octet-stream");
       request.set("Inference-Header-Content-Length", "0");
@@ -47,6 +48,22 @@ class HttpLoadClient final : public LoadClient {
     } catch (const std::exception& error) {
       return absl::UnavailableError(error.what());
     }
+  }
+
+  absl::StatusOr<std::string> Parameter(const std::string& name) override {
+    Response response;
+    try {
+      http::request<http::empty_body> request(http::verb::get, model_ + "/config", 11);
+      request.set(http::field::host, host_);
+      http::write(stream_, request);
+      http::read(stream_, buffer_, response);
+    } catch (const std::exception& error) {
+      return absl::UnavailableError(error.what());
+    }
+    const auto config = nlohmann::json::parse(response.body(), nullptr, false);
+    const nlohmann::json::json_pointer place("/parameters/" + name + "/string_value");
+    const bool told = config.contains(place) && config.at(place).is_string();
+    return told ? config.at(place).get<std::string>() : "";
   }
 
  private:
@@ -73,7 +90,7 @@ class HttpLoadClient final : public LoadClient {
   }
 
   const std::string host_;
-  const std::string target_;
+  const std::string model_;
   asio::io_context context_;
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;

@@ -27,16 +27,14 @@ absl::StatusOr<OutputPlace> LookAt(const std::string& path) {
   if (std::filesystem::is_directory(there)) {
     return absl::InvalidArgumentError(absl::StrCat("output ", path, ": is a folder"));
   }
-  const std::filesystem::path folder = std::filesystem::absolute(path, error).parent_path();
+  const std::filesystem::path target = ReplaceablePath(path).value_or(path);
+  const std::filesystem::path folder = std::filesystem::absolute(target, error).parent_path();
   if (!std::filesystem::is_directory(folder, error)) {
     return absl::InvalidArgumentError(
         absl::StrCat("output ", path, ": there is no folder ", folder.string()));
   }
   OutputPlace place{
-      path,
-      std::filesystem::weakly_canonical(folder / std::filesystem::path(path).filename(), error)
-          .string(),
-      {}};
+      path, std::filesystem::weakly_canonical(folder / target.filename(), error).string(), {}};
   if (std::filesystem::is_regular_file(there)) {
     if (const auto identity = IdentifyFile(path); identity.ok()) place.identity = *identity;
   }

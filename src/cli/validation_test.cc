@@ -2,13 +2,16 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "api/fake_model.h"
+#include "base/file_map.h"
 #include "cli/validation_report.h"
+#include "image/preprocess.h"
 
 namespace siglip::cli {
 namespace {
@@ -123,6 +126,55 @@ TEST_F(ValidationTest, AFingerprintTellsModelsApart) {
   const auto name = Fingerprint(*embedder);
   ASSERT_TRUE(name.ok()) << name.status();
   EXPECT_EQ(*Fingerprint(*embedder), *name);
+  model_.mutable_info().max_patches = 256;
+  const auto patches = Fingerprint(*MakeModelEmbedder(model_, {}));
+  EXPECT_NE(*patches, *name);
+  model_.mutable_info().pixels.pillow = 12;
+  EXPECT_NE(*Fingerprint(*MakeModelEmbedder(model_, {})), *patches);
+}
+
+// Gives the pixels of a picture for its embedding, and tells nothing of how they are made.
+class PixelEmbedder final : public Embedder {
+ public:
+  explicit PixelEmbedder(const PreprocessOptions& options) : preprocessor_(options) {}
+  std::string Describe() const override { return "pixels"; }
+  absl::StatusOr<std::string> Recipe() override { return ""; }
+  std::int64_t embedding_size() const override { return 1; }
+  std::optional<LogitConstants> logit_constants() const override { return std::nullopt; }
+  absl::Status EmbedImages(std::span<const std::string> paths,
+                           const OnEmbedding& on_embedding) override {
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+      std::vector<float> pixels(preprocessor_.pixel_values());
+      const auto bytes = ReadFile(paths[i], 1 << 24);
+      on_embedding(i, preprocessor_.Preprocess(bytes.value_or(""), pixels.data()).status(), pixels);
+    }
+    return absl::OkStatus();
+  }
+  absl::Status EmbedTexts(std::span<const std::string>, const OnEmbedding&) override {
+    return absl::OkStatus();
+  }
+  absl::Status EmbedTextsUnpadded(std::span<const std::string>, const OnEmbedding&) override {
+    return absl::OkStatus();
+  }
+
+ private:
+  const Preprocessor preprocessor_;
+};
+
+TEST(FingerprintTest, TheOrderOfTheResizePassesShowsInThePixels) {
+  std::set<std::string> names;
+  for (const PillowVersion pillow : {PillowVersion::k12, PillowVersion::k13}) {
+    for (const int size : {64, 384, 1024}) {
+      PixelEmbedder embedder({.image_size = size, .patches = std::nullopt, .pillow = pillow});
+      names.insert(Fingerprint(embedder).value_or(""));
+    }
+    for (const int max_patches : {64, 256, 1024}) {
+      PixelEmbedder embedder({.patches = PatchOptions{16, max_patches}, .pillow = pillow});
+      names.insert(Fingerprint(embedder).value_or(""));
+    }
+  }
+  EXPECT_EQ(names.size(), 12u);
+  EXPECT_EQ(names.count(""), 0u);
 }
 
 }  // namespace

@@ -24,11 +24,14 @@ std::string GpuText() {
 }  // namespace
 
 std::string VersionNumber() { return SIGLIP_VERSION; }
+std::string VersionCommit() { return SIGLIP_COMMIT; }
 
 std::string VersionText() {
   return absl::StrCat("siglip ", SIGLIP_VERSION, " (commit ", SIGLIP_COMMIT,
-                      ")\ncompiler: ", SIGLIP_COMPILER, "\ncodecs: ", CodecVersions(), "\nparquet: ", bulk::ParquetVersion(),
-                      "\nkernels: ", absl::StrJoin(KernelTargets(), ", "), " (the first is used)\ngpus: ", GpuText());
+                      ")\ncompiler: ", SIGLIP_COMPILER, "\ncodecs: ", CodecVersions(), ", resize ",
+                      ResizeTargetName(), "\nparquet: ", bulk::ParquetVersion(),
+                      "\nkernels: ", absl::StrJoin(KernelTargets(), ", "),
+                      " (the first is used)\ngpus: ", GpuText());
 }
 
 }  // namespace siglip::cli

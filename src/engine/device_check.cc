@@ -24,10 +24,11 @@ std::vector<T*> Pointers(std::vector<std::vector<T>>& rows) {
   return pointers;
 }
 
+// `count` pointers, to the rows in turns.
 template <class T>
-std::vector<const T*> ConstPointers(const std::vector<std::vector<T>>& rows) {
+std::vector<const T*> InTurns(const std::vector<std::vector<T>>& rows, std::size_t count) {
   std::vector<const T*> pointers;
-  for (const auto& row : rows) pointers.push_back(row.data());
+  for (std::size_t i = 0; i < count; ++i) pointers.push_back(rows[i % rows.size()].data());
   return pointers;
 }
 
@@ -36,16 +37,19 @@ struct Inputs {
   std::vector<std::vector<std::int64_t>> texts;
 };
 
-absl::StatusOr<Rows> EmbedImages(Engine& engine, const Inputs& inputs, std::size_t width) {
-  Rows rows(inputs.images.size(), std::vector<float>(width));
-  SIGLIP_RETURN_IF_ERROR(engine.EncodeImages(ConstPointers(inputs.images), Pointers(rows)));
+// `items` rows: the inputs in turns.
+absl::StatusOr<Rows> EmbedImages(Engine& engine, const Inputs& inputs, std::size_t items,
+                                 std::size_t width) {
+  Rows rows(items, std::vector<float>(width));
+  SIGLIP_RETURN_IF_ERROR(engine.EncodeImages(InTurns(inputs.images, items), Pointers(rows)));
   return rows;
 }
 
-absl::StatusOr<Rows> EmbedTexts(Engine& engine, const Inputs& inputs, std::size_t width) {
-  Rows rows(inputs.texts.size(), std::vector<float>(width));
+absl::StatusOr<Rows> EmbedTexts(Engine& engine, const Inputs& inputs, std::size_t items,
+                                std::size_t width) {
+  Rows rows(items, std::vector<float>(width));
   const auto tokens = static_cast<std::int64_t>(inputs.texts[0].size());
-  SIGLIP_RETURN_IF_ERROR(engine.EncodeTexts(ConstPointers(inputs.texts), tokens, Pointers(rows)));
+  SIGLIP_RETURN_IF_ERROR(engine.EncodeTexts(InTurns(inputs.texts, items), tokens, Pointers(rows)));
   return rows;
 }
 
@@ -54,9 +58,10 @@ struct Worst {
   bool finite = true;
   double one_minus_cosine = 0;
 
+  // got: of the inputs in turns.
   void Add(const Rows& got, const Rows& want) {
-    for (std::size_t i = 0; i < want.size(); ++i) {
-      const EmbeddingError error = ErrorOf(got[i], want[i]);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const EmbeddingError error = ErrorOf(got[i], want[i % want.size()]);
       finite = finite && error.finite;
       one_minus_cosine = std::max(one_minus_cosine, error.one_minus_cosine);
     }
@@ -67,7 +72,7 @@ struct Worst {
 
 absl::StatusOr<std::string> CheckDevice(const Checkpoint& checkpoint, Precision precision,
                                         std::span<const std::int64_t> example_text, Engine& device,
-                                        int rounds, Engine& reference) {
+                                        int num_devices, int max_batch_size, Engine& reference) {
   const SiglipConfig& config = checkpoint.config();
   const std::int64_t tokens = config.text.max_position_embeddings;
   const Inputs inputs = {
@@ -75,16 +80,20 @@ absl::StatusOr<std::string> CheckDevice(const Checkpoint& checkpoint, Precision 
       .texts = {CalibrationText(config.text, 300, tokens),
                 ExampleText(config.text, 400, example_text)}};
   const auto width = static_cast<std::size_t>(config.embedding_size());
-  SIGLIP_ASSIGN_OR_RETURN(const Rows want_images, EmbedImages(reference, inputs, width));
-  SIGLIP_ASSIGN_OR_RETURN(const Rows want_texts, EmbedTexts(reference, inputs, width));
+  SIGLIP_ASSIGN_OR_RETURN(const Rows want_images,
+                          EmbedImages(reference, inputs, inputs.images.size(), width));
+  SIGLIP_ASSIGN_OR_RETURN(const Rows want_texts,
+                          EmbedTexts(reference, inputs, inputs.texts.size(), width));
   Worst vision, text;
-  for (int round = 0; round < rounds; ++round) {
-    SIGLIP_ASSIGN_OR_RETURN(const Rows images, EmbedImages(device, inputs, width));
-    vision.Add(images, want_images);
-  }
-  for (int round = 0; round < rounds; ++round) {
-    SIGLIP_ASSIGN_OR_RETURN(const Rows texts, EmbedTexts(device, inputs, width));
-    text.Add(texts, want_texts);
+  for (std::size_t items = 1; items <= static_cast<std::size_t>(max_batch_size); ++items) {
+    for (int i = 0; i < num_devices; ++i) {
+      SIGLIP_ASSIGN_OR_RETURN(const Rows images, EmbedImages(device, inputs, items, width));
+      vision.Add(images, want_images);
+    }
+    for (int i = 0; i < num_devices; ++i) {
+      SIGLIP_ASSIGN_OR_RETURN(const Rows texts, EmbedTexts(device, inputs, items, width));
+      text.Add(texts, want_texts);
+    }
   }
   const double limit = MaxOneMinusCosine(precision);
   const bool finite = vision.finite && text.finite;

@@ -26,7 +26,7 @@ std::unique_ptr<Engine> OpenCpu(const Checkpoint& checkpoint, Precision precisio
 // An engine of several devices that take turns, of which the last may be broken.
 class Devices final : public Engine {
  public:
-  enum class Fault { kNone, kSwapsItems, kNan, kFails };
+  enum class Fault { kNone, kSwapsItems, kNan, kNanInBatchesOf3, kFails };
 
   Devices(std::unique_ptr<Engine> engine, int count, Fault of_last)
       : engine_(std::move(engine)), count_(count), of_last_(of_last) {}
@@ -45,9 +45,10 @@ class Devices final : public Engine {
  private:
   absl::Status Break(absl::Status status, std::span<float* const> embeddings) {
     if (calls_++ % count_ != count_ - 1) return status;
-    if (of_last_ == Fault::kSwapsItems)
+    if (of_last_ == Fault::kSwapsItems && embeddings.size() > 1)
       std::swap_ranges(embeddings[0], embeddings[0] + 12, embeddings[1]);
-    if (of_last_ == Fault::kNan) embeddings[0][3] = std::numeric_limits<float>::quiet_NaN();
+    if (of_last_ == Fault::kNan || (of_last_ == Fault::kNanInBatchesOf3 && embeddings.size() == 3))
+      embeddings[0][3] = std::numeric_limits<float>::quiet_NaN();
     return of_last_ == Fault::kFails ? absl::InternalError("the device is lost") : status;
   }
 
@@ -75,7 +76,7 @@ class DeviceCheckTest : public testing::Test {
 
   absl::StatusOr<std::string> Check(int count, Devices::Fault of_last) {
     Devices devices(OpenCpu(*checkpoint_, Precision::kInt16), count, of_last);
-    return CheckDevice(*checkpoint_, Precision::kBf16, {}, devices, count, *reference_);
+    return CheckDevice(*checkpoint_, Precision::kBf16, {}, devices, count, 4, *reference_);
   }
 
   std::unique_ptr<Checkpoint> checkpoint_;
@@ -98,6 +99,11 @@ TEST_F(DeviceCheckTest, WrongNumbersOfAnyDeviceFail) {
 
 TEST_F(DeviceCheckTest, WhatIsNotANumberFails) {
   const auto measured = Check(2, Devices::Fault::kNan);
+  EXPECT_THAT(std::string(measured.status().message()), HasSubstr("not all finite"));
+}
+
+TEST_F(DeviceCheckTest, EverySizeOfBatchIsTried) {
+  const auto measured = Check(2, Devices::Fault::kNanInBatchesOf3);
   EXPECT_THAT(std::string(measured.status().message()), HasSubstr("not all finite"));
 }
 

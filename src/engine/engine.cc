@@ -97,7 +97,7 @@ absl::Status CheckGpus(const Checkpoint& checkpoint, const EngineOptions& option
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> reference, OpenCpu(checkpoint, cpu));
   SIGLIP_ASSIGN_OR_RETURN(const std::string measured,
                           CheckDevice(checkpoint, options.precision, options.example_text, device,
-                                      num_gpus, *reference));
+                                      num_gpus, options.max_batch_size, *reference));
   SIGLIP_LOG_INFO("gpu self-check passed: {}", measured);
   return absl::OkStatus();
 }

@@ -162,5 +162,7 @@ class Preprocessor {
 
 // Names and versions of the codec libraries in use: pixels depend on them. For `siglip --version`.
 std::string CodecVersions();
+// The instruction set that the resize uses, which changes no pixel.
+std::string ResizeTargetName();
 
 }  // namespace siglip

@@ -6,7 +6,6 @@
 #include "image/resize.h"
 
 #include <cstdint>
-#include <string>
 
 namespace siglip {
 
@@ -23,8 +22,5 @@ void HorizontalPass(const std::uint8_t* const in[kHorizontalBatch],
 // taps as ResampleTable::TapsOf. Writes out[0, row_bytes) and up to kPadding-1 bytes after it.
 void VerticalPass(const std::uint8_t* const* rows, int count, const std::int16_t* taps,
                   std::int64_t row_bytes, std::uint8_t* out);
-
-// The instruction set in use, for `siglip --version`.
-std::string ResizeTargetName();
 
 }  // namespace siglip

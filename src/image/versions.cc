@@ -1,5 +1,4 @@
 #include "image/preprocess.h"
-#include "image/resize_kernels.h"
 
 #include "absl/strings/str_cat.h"
 
@@ -23,8 +22,7 @@ std::string CodecVersions() {
                       zlibVersion(), ", libwebp ", WebPGetDecoderVersion() >> 16, ".",
                       WebPGetDecoderVersion() >> 8 & 255, ".", WebPGetDecoderVersion() & 255,
                       ", libtiff ", TIFFLIB_VERSION, ", libavif ", avifVersion(), ", openjpeg ",
-                      opj_version(), ", lcms2 ", cmsGetEncodedCMMversion(), ", resize ",
-                      ResizeTargetName());
+                      opj_version(), ", lcms2 ", cmsGetEncodedCMMversion());
 }
 
 }  // namespace siglip

@@ -1,7 +1,9 @@
 #include "text/sentencepiece_tokenizer.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <iterator>
+#include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -14,6 +16,27 @@ namespace {
 
 constexpr char32_t kPieceUnderline = 0x2581;  // U+2581, SentencePiece's mark of a space
 constexpr const char* kPieceUnderlineUtf8 = "\xe2\x96\x81";
+
+// A text is encoded in parts of about so many characters: SentencePiece's time is quadratic in the
+// length of an unknown piece, and nobody needs more pieces than the tower has positions.
+constexpr std::size_t kPartCharacters = 4096;
+// What has no place to be cut within so many is cut anywhere. (Its pieces may then differ from
+// transformers'. Words are shorter.)
+constexpr std::size_t kMaxPartCharacters = std::size_t{1} << 20;
+// Looked at on each side of a cut within an unknown piece: normalization sees a few characters at
+// a time.
+constexpr std::size_t kCutContext = 8;
+
+bool IsAsciiLetterOrDigit(char32_t c) {
+  return (c >= U'a' && c <= U'z') || (c >= U'A' && c <= U'Z') || (c >= U'0' && c <= U'9');
+}
+
+// After a character that is none.
+bool HasSpaceWithin(std::string_view piece) {
+  const std::string_view space = kPieceUnderlineUtf8;
+  while (piece.starts_with(space)) piece.remove_prefix(space.size());
+  return piece.find(space) != std::string_view::npos;
+}
 
 std::u32string StripLeft(const std::u32string& text) {
   const auto first = std::find_if_not(text.begin(), text.end(), IsWhiteSpace);
@@ -57,6 +80,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
         absl::StrCat(source, ": SentencePiece refuses \"", config.unk_token, "\": ", problem));
   }
   tokenizer->unk_length_ = unk_pieces.size();
+  tokenizer->words_are_apart_ = true;
+  for (int id = 0; id < num_pieces; ++id) {
+    if (HasSpaceWithin(tokenizer->model_->IdToPiece(id))) tokenizer->words_are_apart_ = false;
+  }
   return tokenizer;
 }
 
@@ -169,21 +196,81 @@ void SentencePieceTokenizer::StripNextToTokens(std::vector<Part>& parts) const {
   }
 }
 
-absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
-                                                  std::vector<std::string>& pieces) const {
+absl::Status SentencePieceTokenizer::Encode(std::u32string_view text,
+                                            std::vector<std::string>& pieces) const {
   // "<unk>" in front keeps SentencePiece from stripping leading spaces; its own pieces are dropped
   // again.
-  const std::string canonical =
-      config_.unk_token + EncodeUtf8(Canonicalize(text, config_.do_lower_case));
-  std::vector<std::string> encoded;
+  const std::string with_unk = config_.unk_token + EncodeUtf8(text);
   std::string problem;
-  if (!model_->EncodeAsPieces(canonical, encoded, problem)) {
+  if (!model_->EncodeAsPieces(with_unk, pieces, problem)) {
     return absl::InvalidArgumentError(absl::StrCat("SentencePiece refuses the text: ", problem));
   }
-  const std::size_t dropped = encoded.size() >= unk_length_ ? unk_length_ : 0;
-  pieces.insert(pieces.end(),
-                std::make_move_iterator(encoded.begin() + static_cast<std::ptrdiff_t>(dropped)),
-                std::make_move_iterator(encoded.end()));
+  if (pieces.size() >= unk_length_) {
+    pieces.erase(pieces.begin(), pieces.begin() + static_cast<std::ptrdiff_t>(unk_length_));
+  }
+  return absl::OkStatus();
+}
+
+bool SentencePieceTokenizer::IsUnknown(std::u32string_view text) const {
+  std::vector<std::string> pieces;
+  return Encode(text, pieces).ok() && pieces.size() == 1 && pieces[0] == EncodeUtf8(text) &&
+         !IsPiece(pieces[0]);
+}
+
+// No piece has both a known and an unknown character, or two unknown ones, and none begins before a
+// space that it has: such places are between two pieces in the whole text too.
+std::size_t SentencePieceTokenizer::FindCut(std::u32string_view text, std::size_t first,
+                                            bool& within_unknown) const {
+  std::unordered_map<char32_t, bool> unknown;
+  const auto is_unknown = [&](char32_t c) {
+    const auto [found, is_new] = unknown.try_emplace(c);
+    if (is_new) found->second = IsUnknown({&c, 1});
+    return found->second;
+  };
+  std::size_t begin = first + kPartCharacters / 2;
+  while (begin < text.size() && begin < first + kMaxPartCharacters) {
+    const std::size_t end = std::min(begin + kPartCharacters / 2, text.size());
+    for (std::size_t at = end; at-- > begin;) {
+      if (at < kCutContext || at + kCutContext > text.size()) continue;
+      within_unknown = false;
+      if (words_are_apart_ && text[at] == U' ' && IsAsciiLetterOrDigit(text[at - 1]) &&
+          IsAsciiLetterOrDigit(text[at + 1])) {
+        return at;
+      }
+      const std::u32string_view context = text.substr(at - kCutContext, 2 * kCutContext);
+      within_unknown = true;
+      if (std::all_of(context.begin(), context.end(), is_unknown) && IsUnknown(context)) return at;
+    }
+    begin = end;
+  }
+  within_unknown = false;
+  return std::min(text.size(), first + kMaxPartCharacters);
+}
+
+bool SentencePieceTokenizer::Enough(const std::vector<std::string>& pieces) const {
+  return truncation_side_ == TextSide::kRight &&
+         pieces.size() > static_cast<std::size_t>(text_length_) + 1;
+}
+
+absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
+                                                  std::vector<std::string>& pieces) const {
+  const std::u32string canonical = Canonicalize(text, config_.do_lower_case);
+  const std::u32string_view all = canonical;
+  bool goes_on = false;  // the last piece, an unknown one
+  for (std::size_t first = 0; first == 0 || (first < all.size() && !Enough(pieces));) {
+    bool within_unknown = false;
+    const std::size_t end =
+        all.size() - first <= kPartCharacters ? all.size() : FindCut(all, first, within_unknown);
+    std::vector<std::string> encoded;
+    SIGLIP_RETURN_IF_ERROR(Encode(all.substr(first, end - first), encoded));
+    auto next = encoded.begin();
+    if (goes_on && next != encoded.end()) pieces.back() += *next++;
+    pieces.insert(pieces.end(), std::make_move_iterator(next),
+                  std::make_move_iterator(encoded.end()));
+    goes_on = within_unknown;
+    if (end == all.size()) break;
+    first = end;
+  }
   return absl::OkStatus();
 }
 
@@ -197,6 +284,7 @@ absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded
   StripNextToTokens(parts);
   std::vector<std::string> pieces;
   for (const Part& part : parts) {
+    if (Enough(pieces)) break;
     if (part.token != nullptr) {
       pieces.push_back(part.token->content);
     } else if (!part.text.empty()) {

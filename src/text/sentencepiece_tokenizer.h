@@ -43,8 +43,16 @@ class SentencePieceTokenizer final : public Tokenizer {
   absl::Status AddTokens(const std::string& source);
   std::vector<Part> SplitAtAddedTokens(std::u32string_view text) const;
   void StripNextToTokens(std::vector<Part>& parts) const;
-  // Appends the pieces of plain text.
+  // Appends the pieces of plain text; of a long one, if the rest is to be cut off, not all.
   absl::Status AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
+  // Of text in canonical form.
+  absl::Status Encode(std::u32string_view text, std::vector<std::string>& pieces) const;
+  // Whether the text is one unknown piece, and has stayed as it is.
+  bool IsUnknown(std::u32string_view text) const;
+  // Where a long text may be cut after `first`, so that the pieces of both sides are those of the
+  // whole; `within_unknown`: but for an unknown piece, which goes on.
+  std::size_t FindCut(std::u32string_view text, std::size_t first, bool& within_unknown) const;
+  bool Enough(const std::vector<std::string>& pieces) const;
   std::int64_t IdOfPiece(const std::string& piece) const;
 
   std::unique_ptr<PieceModel> model_;
@@ -54,7 +62,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::unordered_map<std::string, std::size_t> index_;  // of added_, by content
   // Those with a name and the extra ones; what the files call special does not count.
   std::unordered_set<std::string> special_;
-  std::size_t unk_length_ = 0;  // pieces of encode(unk_token)
+  std::size_t unk_length_ = 0;    // pieces of encode(unk_token)
+  bool words_are_apart_ = false;  // no piece has a space after another character
 };
 
 }  // namespace siglip

@@ -124,6 +124,14 @@ TEST_F(TokenizerTest, LongTextIsCutToItsFirstIdsAndEos) {
   EXPECT_EQ(ids->back(), tokenizer_->eos_id());
 }
 
+// Encoded in parts, of which none but the whole has an unknown piece.
+TEST_F(TokenizerTest, ALongRunOfUnknownCharactersIsOnePiece) {
+  std::string run;
+  for (int i = 0; i < 100'000; ++i) run += i % 3 == 0 ? "漢" : "字";
+  EXPECT_EQ(*tokenizer_->EncodeUnpadded("photo " + run + " of"),
+            *tokenizer_->EncodeUnpadded("photo 漢 of"));
+}
+
 TEST_F(TokenizerTest, BrokenUtf8IsRefusedWithItsOffset) {
   const auto ids = tokenizer_->Encode("caf\xe9");
   EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);

@@ -76,6 +76,9 @@ class CudaEngine final : public Engine {
   mutable Mutex mu_;
   CondVar released_;
   std::deque<Place> free_ SIGLIP_GUARDED_BY(mu_);
+  // Of calls that wait for a slot: the next to be given out, and the one whose turn it is.
+  std::int64_t next_ticket_ SIGLIP_GUARDED_BY(mu_) = 0;
+  std::int64_t served_ticket_ SIGLIP_GUARDED_BY(mu_) = 0;
   absl::Status health_ SIGLIP_GUARDED_BY(mu_);
 };
 

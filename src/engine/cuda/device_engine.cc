@@ -39,6 +39,27 @@ std::int64_t AlignmentOf(std::int64_t bytes) {
       kAlignment, std::int64_t{1} << std::countr_zero(static_cast<std::uint64_t>(bytes)));
 }
 
+// The thread's current device for as long as it lives: a caller that uses CUDA too has its own back
+// afterwards.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int ordinal) {
+    if (cudaGetDevice(&before_) != cudaSuccess) before_ = -1;
+    result_ = cudaSetDevice(ordinal);
+  }
+  ~CurrentDevice() {
+    if (before_ >= 0) static_cast<void>(cudaSetDevice(before_));
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+  cudaError_t result() const { return result_; }
+
+ private:
+  int before_ = -1;
+  cudaError_t result_ = cudaSuccess;
+};
+
 }  // namespace
 
 Types TypesOf(Precision precision) {
@@ -83,6 +104,7 @@ std::size_t DeviceEngine::BytesOf(Element element) const {
 
 absl::StatusOr<std::unique_ptr<DeviceEngine>> DeviceEngine::Open(const Checkpoint& checkpoint,
                                                                  const Options& options) {
+  const CurrentDevice current(options.ordinal);
   auto engine = std::unique_ptr<DeviceEngine>(new DeviceEngine(options));
   if (absl::Status status = engine->Load(checkpoint); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat("device cuda:", options.ordinal, ": ",
@@ -91,7 +113,12 @@ absl::StatusOr<std::unique_ptr<DeviceEngine>> DeviceEngine::Open(const Checkpoin
   return engine;
 }
 
+DeviceEngine::CallersDevice::~CallersDevice() {
+  if (number >= 0) static_cast<void>(cudaSetDevice(number));
+}
+
 DeviceEngine::~DeviceEngine() {
+  if (cudaGetDevice(&callers_device_.number) != cudaSuccess) callers_device_.number = -1;
   // What is freed is freed on its own device, when nothing runs any more.
   static_cast<void>(cudaSetDevice(options_.ordinal));
   static_cast<void>(cudaDeviceSynchronize());
@@ -660,7 +687,8 @@ absl::Status DeviceEngine::Run(const LoadedTower&, const PoolOp& op) {
 
 absl::Status DeviceEngine::Submit(Tower tower, int slot_number, std::int64_t items,
                                   std::int64_t tokens) {
-  SIGLIP_RETURN_IF_ERROR(Checked(cudaSetDevice(options_.ordinal), "device"));
+  const CurrentDevice current(options_.ordinal);
+  SIGLIP_RETURN_IF_ERROR(Checked(current.result(), "device"));
   LoadedTower& loaded = towers_[Index(tower)];
   const TowerProgram& program = loaded.program;
   Slot& slot = slots_[static_cast<std::size_t>(slot_number)];

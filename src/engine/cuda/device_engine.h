@@ -93,6 +93,11 @@ class DeviceEngine {
     cublasLtMatmulAlgo_t algorithm;
   };
 
+  struct CallersDevice {
+    ~CallersDevice();
+    int number = -1;
+  };
+
   explicit DeviceEngine(const Options& options) : options_(options) {}
 
   static std::size_t Index(Tower tower) { return static_cast<std::size_t>(tower); }
@@ -131,6 +136,7 @@ class DeviceEngine {
   absl::Status Run(const LoadedTower& tower, const AttentionOp& op);
   absl::Status Run(const LoadedTower& tower, const PoolOp& op);
 
+  CallersDevice callers_device_;  // destroyed last: the current one before the destructor
   const Options options_;
   std::string name_;
   std::string device_line_;  // of AlgorithmCache

@@ -88,6 +88,11 @@ absl::StatusOr<Gemm> Gemm::Make(const GemmShape& shape) {
     const std::int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     SIGLIP_RETURN_IF_ERROR(gemm.Set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode));
     SIGLIP_RETURN_IF_ERROR(gemm.Set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode));
+    // cuBLASLt offers no algorithm in this mode without addresses of scales. Nothing reads these:
+    // Run sets the real ones.
+    const void* const some = reinterpret_cast<const void*>(std::uintptr_t{256});
+    SIGLIP_RETURN_IF_ERROR(gemm.Set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, some));
+    SIGLIP_RETURN_IF_ERROR(gemm.Set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, some));
   }
   SIGLIP_ASSIGN_OR_RETURN(gemm.weight_, MakeLayout({shape.factors, shape.k, shape.n, shape.k,
                                                     shape.count, shape.weight_step}));

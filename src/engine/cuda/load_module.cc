@@ -11,7 +11,8 @@ namespace siglip {
 namespace cuda {
 namespace {
 
-constexpr char kModule[] = "libsiglip_cuda.so";
+// From the program's folder; CMake says where `cmake --install` puts both.
+constexpr char kInstalledLibraries[] = SIGLIP_INSTALLED_LIBRARIES;
 
 std::filesystem::path ProgramFolder() {
   std::error_code error;
@@ -26,23 +27,18 @@ std::filesystem::path LibraryFolder() {
   return std::filesystem::path(info.dli_fname).parent_path();
 }
 
-// Beside this code's library or program, or in the build's folder beside theirs; empty if it is in
-// none of these.
+// Beside this code's library or program, where the program's libraries are installed, or in the
+// build's folder beside theirs; empty if it is in none of these.
 std::string FindModule() {
   std::error_code error;
   for (const std::filesystem::path& folder : {LibraryFolder(), ProgramFolder()}) {
     if (folder.empty()) continue;
-    for (const auto& place :
-         {folder / kModule, folder.parent_path() / "engine" / "cuda" / kModule}) {
+    for (const auto& place : {folder / kModule, folder / kInstalledLibraries / kModule,
+                              folder.parent_path() / "engine" / "cuda" / kModule}) {
       if (std::filesystem::exists(place, error)) return place.string();
     }
   }
   return {};
-}
-
-absl::Status NoModule() {
-  return absl::FailedPreconditionError(
-      "built without CUDA (configure with -DSIGLIP_CUDA=ON where the CUDA toolkit is)");
 }
 
 // Asked before the module is loaded: its libraries cost a quarter of a second and 200 MB.
@@ -57,7 +53,7 @@ bool DriverIsInstalled() {
 
 absl::StatusOr<const ModuleFunctions*> LoadModule() {
   const std::string path = FindModule();
-  if (path.empty()) return NoModule();
+  if (path.empty()) return MissingModule();
   void* const module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (module == nullptr) {
     return absl::FailedPreconditionError(
@@ -71,7 +67,7 @@ absl::StatusOr<const ModuleFunctions*> LoadModule() {
 }  // namespace cuda
 
 absl::StatusOr<std::vector<GpuDevice>> ListGpuDevices() {
-  if (cuda::FindModule().empty()) return cuda::NoModule();
+  if (cuda::FindModule().empty()) return cuda::MissingModule();
   if (!cuda::DriverIsInstalled()) return std::vector<GpuDevice>();
   const auto functions = cuda::LoadModule();
   if (!functions.ok()) return functions.status();

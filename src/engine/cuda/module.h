@@ -1,12 +1,13 @@
 #pragma once
 
-// What the CUDA module, a shared library of its own (libsiglip_cuda.so), gives to the program. It
-// needs NVIDIA's libraries, half a gigabyte of them; the program must run without. So it is loaded
-// when a GPU is asked for.
+// What the CUDA module, a shared library of its own (kModule), gives to the program. It needs
+// NVIDIA's libraries, half a gigabyte of them; the program must run without. So it is loaded when a
+// GPU is asked for.
 
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/cuda/devices.h"
@@ -21,9 +22,15 @@ struct ModuleFunctions {
                                                          const std::vector<int>& gpus);
 };
 
+inline constexpr char kModule[] = "libsiglip_cuda.so";
+
 // Name and type of the module's only entry.
 inline constexpr char kModuleEntry[] = "siglip_cuda_functions";
 using ModuleEntry = const ModuleFunctions* (*)();
+
+// FailedPrecondition that says why no module was found: this build has none, or it is not where the
+// program looks.
+absl::Status MissingModule();
 
 // The module stays loaded; loading it again only counts. FailedPrecondition if there is none or a
 // library that it needs is missing, with the loader's words.

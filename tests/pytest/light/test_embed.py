@@ -217,6 +217,28 @@ def test_a_kept_output_of_another_job_is_refused_and_says_why(siglip, demo, fold
     assert np.load(out).dtype == np.float16
 
 
+@pytest.mark.parametrize("what", ["commit", "codecs", "siglip_version"])
+def test_a_job_begun_by_another_program_is_refused(siglip, demo, folder, tmp_path, what):
+    out = tmp_path / "out.npy"
+    assert siglip("embed", "--model", demo, folder, "-o", out).returncode == 0
+    meta = meta_of(out)
+    assert meta[what]
+    pathlib.Path(f"{out}.meta.json").write_text(json.dumps({**meta, what: "another"}))
+    result = siglip("embed", "--model", demo, folder, "--keep-finished", "-o", out)
+    assert result.returncode == 1 and f'{what} was "another"' in result.stderr
+
+
+def test_rows_behind_a_symlink_are_found(siglip, demo, folder, rows, tmp_path):
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "out.npy"
+    link.symlink_to("far/rows.npy")
+    assert siglip("embed", "--model", demo, folder, "-o", link).returncode == 0
+    assert link.is_symlink() and [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.npy"]
+    np.testing.assert_array_equal(np.load(link), rows)
+    result = siglip("search", "--model", demo, link, "--text", "seven")
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_full_disk_is_an_error_and_a_later_run_goes_on(siglip, demo, folder, rows, tmp_path):
     out = tmp_path / "out.npy"
     limit = rows.nbytes // 2

@@ -1,5 +1,6 @@
 """`siglip validate`: the table that scikit-learn makes of the same embeddings, damaged data, resuming, a server."""
 
+import contextlib
 import csv
 import json
 import pathlib
@@ -16,6 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DATA = ROOT / "data/demo"
+NAFLEX = ROOT / "tests/golden/naflex"
 
 
 def small_data(folder, classes=6, train=4, valid=5):
@@ -140,22 +142,32 @@ def test_a_killed_run_is_taken_up(siglip, demo, tmp_path):
     assert (tmp_path / "fresh.json").read_text() == (tmp_path / "resumed.json").read_text()
 
 
-@pytest.fixture(name="server", scope="module")
-def server_fixture():
-    from conftest import DEMO, SIGLIP
+@contextlib.contextmanager
+def serving(model, *options):
+    from conftest import SIGLIP
 
-    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(DEMO), "--http-port", "0", "--grpc-port", "0",
-                                "--metrics-port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True)
+    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(model), "--http-port", "0", "--grpc-port", "0",
+                                "--metrics-port", "0", *options], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
     ports = None
     for line in process.stdout:
         ports = re.search(r"listening http=\S+:(\d+) grpc=\S+:(\d+)", line)
         if ports:
             break
     assert ports, process.wait()
-    yield {"http": f"127.0.0.1:{ports.group(1)}", "grpc": f"127.0.0.1:{ports.group(2)}"}
-    process.terminate()
+    try:
+        yield {"http": f"127.0.0.1:{ports.group(1)}", "grpc": f"127.0.0.1:{ports.group(2)}"}
+    finally:
+        process.terminate()
     assert process.wait(timeout=40) == 0
+
+
+@pytest.fixture(name="server", scope="module")
+def server_fixture():
+    from conftest import DEMO
+
+    with serving(DEMO) as urls:
+        yield urls
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -169,6 +181,31 @@ def test_a_server_gives_the_same_table(siglip, demo, server, protocol, tmp_path)
         reports.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert reports[0]["rows"] == reports[1]["rows"]
     assert reports[0]["failures"][0]["name"] == reports[1]["failures"][0]["name"]
+
+
+def embeddings_taken(siglip, data, cache, *source):
+    result = siglip("validate", "--data", data, "--cache", cache, "-q", *source)
+    assert result.returncode == 0, result.stderr
+    return int(re.search(r": (\d+) embeddings", result.stderr).group(1))
+
+
+def test_a_cache_is_of_one_way_to_make_pixels(siglip, tmp_path):
+    data, cache = small_data(tmp_path / "data"), tmp_path / "cache"
+    for options in (["--max-patches", "160"], ["--max-patches", "170"], ["--max-patches", "170", "--pillow", "12"]):
+        source = ["--model", NAFLEX, *options]
+        assert embeddings_taken(siglip, data, cache, *source) == 0, options
+        assert embeddings_taken(siglip, data, cache, *source) > 0, options
+
+
+def test_a_cache_of_a_server_is_of_one_way_to_make_pixels(siglip, tmp_path):
+    data = small_data(tmp_path / "data")
+    for options in (["--max-patches", "160"], ["--max-patches", "161"], ["--max-patches", "161", "--pillow", "12"]):
+        with serving(NAFLEX, *options) as urls:
+            for protocol in ("http", "grpc"):
+                source = ["--url", urls[protocol], "--protocol", protocol]
+                cache = tmp_path / protocol
+                assert embeddings_taken(siglip, data, cache, *source) == 0, options
+                assert embeddings_taken(siglip, data, cache, *source) > 0, options
 
 
 def test_sample_imagenet_makes_what_validate_reads(siglip, demo, tmp_path):

@@ -110,9 +110,9 @@ def test_the_library_shows_its_api_and_nothing_else(library):
 def test_the_man_page_has_every_command(prefix):
     page = prefix / "share/man/man1/siglip.1"
     text = page.read_text()
-    for command in ("serve", "embed", "classify", "validate", "inspect", "bench"):
-        assert f".SH SIGLIP {command.upper()}" in text
-    assert r"\-\-model\-repository" in text
+    for command in ("serve", "embed", "classify", "validate", "inspect", "bench", "bench engine", "bench server"):
+        assert f".SH SIGLIP {command.upper()}\n" in text
+    assert r"\-\-model\-repository" in text and r"\-\-raw\-inputs" in text
     if shutil.which("man") is None:
         pytest.skip("no man")
     run = subprocess.run(["man", "--warnings=mac", "-l", page], capture_output=True, text=True, check=True,
@@ -120,14 +120,40 @@ def test_the_man_page_has_every_command(prefix):
     assert run.stderr == "" and "--metrics-port" in run.stdout
 
 
-@pytest.mark.parametrize("words, expected", [(["siglip", "cl"], "classify"), (["siglip", "classify", "--lab"], "--labels"),
-                                             (["siglip", "--log-level", "warn", "serve", "--http-p"], "--http-port")])
-def test_bash_completes(prefix, words, expected):
+def completions(prefix, *words):
     script = (f"source {prefix}/share/bash-completion/completions/siglip; COMP_WORDS=(\"$@\"); "
               "COMP_CWORD=$(($# - 1)); _siglip; printf '%s\\n' \"${COMPREPLY[@]}\"")
-    run = subprocess.run(["bash", "-c", script, "bash", *words], check=True, capture_output=True, text=True,
+    run = subprocess.run(["bash", "-c", script, "bash", "siglip", *words], check=True, capture_output=True, text=True,
                          env={**os.environ, "PATH": f"{prefix}/bin:{os.environ['PATH']}"})
-    assert expected in run.stdout.splitlines()
+    return run.stdout.split()
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["cl"], ["classify"]), (["classify", "--labels-"], ["--labels-file"]), (["embed", "-0"], ["-0"]),
+    (["serve", "--model-s"], ["--model-store"]), (["--log-level", "warn", "serve", "--http-p"], ["--http-port"]),
+    (["bench", ""], ["engine", "knn", "preprocess", "search", "server"]), (["bench", "engine", "--ra"], ["--raw-inputs"]),
+    # What a description names is no option, nor is a picture a command.
+    (["embed", "--v"], []), (["embed", "-p"], []), (["embed", "serve", "--http-p"], []), (["embed", ""], [])])
+def test_bash_completes(prefix, words, expected):
+    assert completions(prefix, *words) == expected
+
+
+def test_the_gpu_engine_is_installed(prefix, library):
+    """With the libraries that it needs, where the program finds it; else the program says what it misses."""
+    def gpus():
+        return subprocess.run([prefix / "bin/siglip", "--version"], check=True, capture_output=True,
+                              text=True).stdout.splitlines()[-1]
+
+    if "SIGLIP_CUDA:BOOL=ON" not in (BUILD / "CMakeCache.txt").read_text():
+        assert "built without CUDA" in gpus() and not list(prefix.rglob("libsiglip_cuda.so"))
+        return
+    module = library / "libsiglip_cuda.so"
+    needs = subprocess.run(["ldd", module], check=True, capture_output=True, text=True).stdout
+    assert "libcublasLt" in needs and "not found" not in needs
+    assert "libsiglip_cuda.so" not in gpus() and "built without" not in gpus()
+    hidden = module.rename(module.with_suffix(".hidden"))
+    assert "libsiglip_cuda.so was not found" in gpus()
+    hidden.rename(module)
 
 
 def test_systemd_takes_the_unit(prefix, tmp_path):
