@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
 #include "text/tokenizer.h"
@@ -126,17 +127,18 @@ InspectReport InspectCheckpoint(const std::string& directory) {
 
 std::string InspectReport::Text() const {
   std::string text = absl::StrCat(directory, "\n");
-  for (const auto& [name, value] : facts) absl::StrAppendFormat(&text, "  %-14s %s\n", name, value);
+  for (const auto& [name, value] : facts)
+    absl::StrAppendFormat(&text, "  %-14s %s\n", name, Printable(value));
   if (!extra_tensors.empty()) {
     const std::size_t named = std::min(extra_tensors.size(), kMaxNamed);
     absl::StrAppendFormat(
         &text, "  %-14s %d not needed: %s%s\n", "extra tensors", extra_tensors.size(),
-        absl::StrJoin(extra_tensors.begin(),
-                      extra_tensors.begin() + static_cast<std::ptrdiff_t>(named), ", "),
+        Printable(absl::StrJoin(extra_tensors.begin(),
+                                extra_tensors.begin() + static_cast<std::ptrdiff_t>(named), ", ")),
         named < extra_tensors.size() ? ", ..." : "");
   }
   for (const std::string& problem : problems)
-    absl::StrAppend(&text, "  PROBLEM        ", problem, "\n");
+    absl::StrAppend(&text, "  PROBLEM        ", Printable(problem), "\n");
   absl::StrAppend(&text,
                   ok() ? "complete: it can be served\n" : "incomplete: it cannot be served\n");
   return text;

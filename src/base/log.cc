@@ -15,21 +15,12 @@
 namespace siglip {
 namespace {
 
-bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
-
-std::string Escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (!IsControl(c)) {
-      out += c;
-      continue;
-    }
-    char escaped[5];
-    std::snprintf(escaped, sizeof escaped, "\\x%02x",
-                  static_cast<unsigned>(static_cast<unsigned char>(c)));
-    out += escaped;
-  }
-  return out;
+// Bytes of the control character that `text` begins with; 0: none.
+std::size_t ControlBytes(std::string_view text) {
+  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x20 || byte(0) == 0x7f) return 1;
+  // U+0080 to U+009F: a terminal may take U+009B for ESC [.
+  return text.size() > 1 && byte(0) == 0xc2 && byte(1) >= 0x80 && byte(1) < 0xa0 ? 2 : 0;
 }
 
 // Passes on what the settings let through. spdlog's own level is a threshold, which cannot leave
@@ -41,10 +32,8 @@ class SettingsSink final : public spdlog::sinks::sink {
   void log(const spdlog::details::log_msg& message) override {
     MutexLock lock(mu_);
     if (!Wanted(message.level)) return;
-    const std::string_view text(message.payload.data(), message.payload.size());
-    if (std::none_of(text.begin(), text.end(), IsControl)) return target_->log(message);
-    // Somebody else's words, and no LogSafe around them: a line stays one line.
-    const std::string safe = Escaped(text);
+    // Maybe somebody else's words, and no LogSafe around them: a line stays one line.
+    const std::string safe = Printable({message.payload.data(), message.payload.size()});
     spdlog::details::log_msg safe_message = message;
     safe_message.payload = safe;
     target_->log(safe_message);
@@ -68,8 +57,8 @@ class SettingsSink final : public spdlog::sinks::sink {
     settings_ = settings;
     const char* pattern =
         settings.iso8601 ? "%Y-%m-%dT%H:%M:%SZ %^%L%$ %P] %v" : "%Y-%m-%dT%H:%M:%S.%eZ %^%l%$ %v";
-    target_->set_formatter(std::make_unique<spdlog::pattern_formatter>(
-        pattern, spdlog::pattern_time_type::utc));
+    target_->set_formatter(
+        std::make_unique<spdlog::pattern_formatter>(pattern, spdlog::pattern_time_type::utc));
     return true;
   }
   LogSettings settings() const {
@@ -152,9 +141,25 @@ void ConfigureQuietLogOnce() {
   });
 }
 
+std::string Printable(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t control = ControlBytes(text);
+    for (std::size_t i = 0; i < control; ++i) {
+      char escaped[5];
+      std::snprintf(escaped, sizeof escaped, "\\x%02x",
+                    static_cast<unsigned>(static_cast<unsigned char>(text[i])));
+      out += escaped;
+    }
+    if (control == 0) out += text.front();
+    text.remove_prefix(std::max(control, std::size_t{1}));
+  }
+  return out;
+}
+
 std::string LogSafe(std::string_view text) {
   constexpr std::size_t kMaxBytes = 256;  // a log line stays a line
-  return Escaped(text.substr(0, kMaxBytes)) + (text.size() > kMaxBytes ? "..." : "");
+  return Printable(text.substr(0, kMaxBytes)) + (text.size() > kMaxBytes ? "..." : "");
 }
 
 }  // namespace siglip

@@ -1,7 +1,7 @@
 #pragma once
 
-// The library's only way to say something. One event, one line, `key=value`; levels: error = someone
-// must act, warn = degraded, info = lifecycle, debug = off by default. Written to stderr.
+// The library's only way to say something. One event, one line, `key=value`; levels: error =
+// someone must act, warn = degraded, info = lifecycle, debug = off by default. Written to stderr.
 
 #include <string>
 #include <string_view>
@@ -15,7 +15,11 @@ enum class LogLevel { kDebug, kInfo, kWarn, kError, kOff };
 // Sets level and line format of the process' log. Called once by main, before threads start.
 void ConfigureLog(LogLevel level);
 
-// Control characters replaced by \xNN and the length bounded: for text that a client sent.
+// Control characters, C1's of UTF-8 among them, replaced by \xNN: names of files and of archives'
+// members move no cursor of a terminal and begin no line.
+std::string Printable(std::string_view text);
+
+// The same with the length bounded: for text that a client sent.
 std::string LogSafe(std::string_view text);
 
 }  // namespace siglip

@@ -17,6 +17,12 @@ TEST(LogSafe, ControlCharactersCannotForgeALine) {
   EXPECT_LE(LogSafe(std::string(10000, 'x')).size(), 300u);
 }
 
+TEST(Printable, IsWholeAndHasNoControlCharacters) {
+  EXPECT_EQ(Printable("a\r\x1b[2K\u009bK"), "a\\x0d\\x1b[2K\\xc2\\x9bK");
+  const std::string name = std::string(1000, 'x') + "\u00e9\u00a0\xc2";
+  EXPECT_EQ(Printable(name), name);
+}
+
 TEST(LogSettings, EachLevelIsSwitchedAlone) {
   ConfigureLog(LogLevel::kInfo);
   EXPECT_EQ(CurrentLog(), LogSettings{});

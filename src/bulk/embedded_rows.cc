@@ -28,6 +28,7 @@ struct Meta {
   std::int64_t images = 0;
   std::int64_t texts = 0;
   std::string checkpoint;
+  PixelSettings pixels;
 };
 
 // What lies beside `npy`, or else beside the file behind it.
@@ -66,6 +67,8 @@ absl::StatusOr<Meta> ReadMeta(const std::string& npy) {
   const auto checkpoint = json.find("checkpoint_sha256");
   if (checkpoint == json.end() || !checkpoint->is_string()) return wrong();
   meta.checkpoint = checkpoint->get<std::string>();
+  meta.pixels = {.pillow = std::max<std::int64_t>(number("pillow", 1000), 0),
+                 .max_patches = std::max<std::int64_t>(number("max_patches", 1 << 20), 0)};
   return meta;
 }
 
@@ -164,6 +167,9 @@ absl::Status EmbeddedRows::Add(const std::string& path) {
   SIGLIP_RETURN_IF_ERROR(ReadNames(path, meta.images, total, names_));
   width_ = meta.width;
   checkpoint_ = std::move(meta.checkpoint);
+  if (std::find(pixels_.begin(), pixels_.end(), meta.pixels) == pixels_.end()) {
+    pixels_.push_back(meta.pixels);
+  }
   rows_ += meta.images;
   parts_.push_back({std::move(map), meta.dtype, rows_});
   return absl::OkStatus();

@@ -17,6 +17,13 @@
 
 namespace siglip::bulk {
 
+// How pictures became pixels, as far as the rows' meta data tell.
+struct PixelSettings {
+  std::int64_t pillow = 0;       // 12 or 13; 0: not told
+  std::int64_t max_patches = 0;  // of NaFlex; 0: fixed resolution, or not told
+  bool operator==(const PixelSettings&) const = default;
+};
+
 // The pictures of one OUTPUT.npy, or of every *.npy of a folder (the shards of a job) in byte order
 // of the files' names. Rows of texts are left out. The files are mapped: opening reads the names
 // alone, and while they are open they must not be cut. Thread-safe once opened.
@@ -30,6 +37,8 @@ class EmbeddedRows {
   std::int64_t width() const { return width_; }
   // Of the checkpoint that made the rows (bulk/fingerprint.h).
   const std::string& checkpoint() const { return checkpoint_; }
+  // Those of the files, each once; one, unless files were made with different options.
+  const std::vector<PixelSettings>& pixels() const { return pixels_; }
   // REQUIRES: 0 <= row < rows().
   std::string_view name(std::int64_t row) const { return names_[static_cast<std::size_t>(row)]; }
   // Where the pictures' rows lie, file by file, while this lives.
@@ -57,6 +66,7 @@ class EmbeddedRows {
   std::int64_t rows_ = 0;
   std::int64_t width_ = 0;
   std::string checkpoint_;
+  std::vector<PixelSettings> pixels_;
 };
 
 }  // namespace siglip::bulk

@@ -107,6 +107,21 @@ TEST_F(EmbeddedRowsTest, WhatIsMissingOrOtherIsNamed) {
   EXPECT_THAT(ErrorOf(Write("none.npy", 0, 0)), HasSubstr("expected pictures, got none"));
 }
 
+TEST_F(EmbeddedRowsTest, PixelSettingsOfTheFilesEachOnce) {
+  const auto write = [this](const char* name, const char* settings) {
+    const std::string meta = absl::StrCat(
+        R"({"dtype":"float32","embedding_size":2,"images":1,"texts":1,"checkpoint_sha256":"abc")",
+        settings, "}");
+    ASSERT_TRUE(WriteFileAtomically(Write(name, 0, 1) + ".meta.json", meta).ok());
+  };
+  write("a.npy", "");
+  write("b.npy", R"(,"pillow":13,"max_patches":256)");
+  write("c.npy", R"(,"pillow":12,"max_patches":256)");
+  write("d.npy", R"(,"pillow":13,"max_patches":256)");
+  EXPECT_EQ((*EmbeddedRows::Open(folder_))->pixels(),
+            (std::vector<PixelSettings>{{0, 0}, {13, 256}, {12, 256}}));
+}
+
 TEST_F(EmbeddedRowsTest, DamagedFilesAreNamed) {
   const std::string path = Write("a.npy", 0, 3);
   const std::string meta = ReadFile(path + ".meta.json", 1 << 20).value_or("");

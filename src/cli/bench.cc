@@ -2,9 +2,21 @@
 // bench/.
 
 #include "cli/bench.h"
+
+#include "absl/strings/numbers.h"
 #include "cli/commands.h"
 
 namespace siglip::cli {
+
+CLI::Validator BenchSeconds() {
+  return CLI::Validator(
+      [](const std::string& text) -> std::string {
+        double seconds = 0;
+        if (absl::SimpleAtod(text, &seconds) && seconds >= 0 && seconds <= 1e6) return {};
+        return "expected 0 to 1000000, got " + text;
+      },
+      "");
+}
 
 void AddBenchCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command =

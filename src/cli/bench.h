@@ -35,6 +35,9 @@ Samples Measure(double min_seconds, const Work& work);
 // User plus system seconds that this process has used.
 double ProcessCpuSeconds();
 
+// Of --seconds: from 0 to a million.
+CLI::Validator BenchSeconds();
+
 // Seconds of a steady clock.
 double NowSeconds();
 

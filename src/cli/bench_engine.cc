@@ -241,6 +241,7 @@ void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--seconds", flags->seconds, "Measure at least so long")
+      ->check(BenchSeconds())
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
   command->add_option("--raw-inputs", flags->raw_inputs,

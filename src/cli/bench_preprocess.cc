@@ -86,22 +86,25 @@ absl::Status BenchPreprocess(const BenchPreprocessFlags& flags) {
   std::vector<std::vector<float>> pixels(static_cast<std::size_t>(flags.threads));
   for (std::vector<float>& buffer : pixels) buffer.resize(3 * side * side);
 
-  std::atomic<bool> failed{false};
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    const absl::Status status = preprocessor.Preprocess(images[i], pixels[0].data()).status();
+    if (status.ok()) continue;
+    return absl::Status(status.code(), absl::StrCat(files[i], ": ", status.message()));
+  }
   ThreadTeam team(flags.threads);
   const Samples samples = Measure(flags.seconds, [&] {
     std::atomic<std::size_t> next{0};
     team.RunOnAll([&](int worker) {
       for (std::size_t i = next++; i < images.size(); i = next++) {
-        const absl::Status status =
-            preprocessor.Preprocess(images[i], pixels[static_cast<std::size_t>(worker)].data())
-                .status();
-        if (!status.ok()) failed = true;
+        // None fails that did not above.
+        preprocessor.Preprocess(images[i], pixels[static_cast<std::size_t>(worker)].data())
+            .status()
+            .IgnoreError();
       }
     });
   });
   SIGLIP_ASSIGN_OR_RETURN(const StageSeconds stages,
                           TimeStages(preprocessor, images, pixels[0], flags.seconds));
-  if (failed) return absl::InvalidArgumentError("an image was refused: see `siglip embed`");
   const double count = static_cast<double>(images.size());
   const char* format =
       flags.json
@@ -133,6 +136,7 @@ void AddBenchPreprocessCommand(CLI::App& bench, RunCommand& run) {
   command
       ->add_option("--seconds", flags->seconds,
                    "Measure at least so long, the whole and then the stages")
+      ->check(BenchSeconds())
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
   command->callback([flags, &run] {

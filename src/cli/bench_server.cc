@@ -7,6 +7,7 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
 #include "base/mutex.h"
@@ -32,6 +34,7 @@ struct BenchServerFlags {
   std::vector<std::string> paths;
   std::vector<std::string> texts;
   std::string url = "localhost:8001";
+  HostPort address;  // of `url`
   std::string protocol = "grpc";
   std::string model_name;
   int concurrency = 60;
@@ -42,7 +45,7 @@ struct BenchServerFlags {
   bool json = false;
 
   LoadTarget target() const {
-    return {.address = url,
+    return {.address = address,
             .model_name = model_name,
             .input_name = texts.empty() ? "INPUT_IMAGE" : "INPUT_TEXT"};
   }
@@ -55,7 +58,7 @@ struct LoadResult {
   std::size_t failures = 0;
   absl::Status first_failure;
   double wall_s = 0;
-  double server_cpu_s = 0;
+  std::optional<double> server_cpu_s;  // with --server-pid
 };
 
 // User plus system seconds of another process. Source: proc(5), fields 14 and 15 of /proc/PID/stat.
@@ -142,16 +145,23 @@ class LoadRun {
 
 void Print(const BenchServerFlags& flags, const LoadResult& result) {
   const double count = static_cast<double>(result.latencies.seconds.size());
+  std::string cpu;
+  if (flags.json) {
+    cpu = result.server_cpu_s ? absl::StrFormat("%.6g", *result.server_cpu_s / count) : "null";
+    cpu = absl::StrFormat(",\"server_cpu_s_per_%s\":%s", flags.unit(), cpu);
+  } else if (result.server_cpu_s) {
+    cpu = absl::StrFormat("; server CPU s/%s: %.6g", flags.unit(), *result.server_cpu_s / count);
+  }
   const char* format =
       flags.json ? "{\"protocol\":\"%s\",\"model\":\"%s\",\"concurrency\":%d,\"answers\":%.0f,"
                    "\"failures\":%zu,\"%ss_per_s\":%.2f,\"p50_ms\":%.3f,\"p90_ms\":%.3f,"
-                   "\"p99_ms\":%.3f,\"server_cpu_s_per_%s\":%.6g}\n"
+                   "\"p99_ms\":%.3f%s}\n"
                  : "%s %s, concurrency %d: %.0f answers, %zu failures, %ss/s: %.1f\n"
-                   "  latency p50 %.2f ms, p90 %.2f ms, p99 %.2f ms; server CPU s/%s: %.6g\n";
+                   "  latency p50 %.2f ms, p90 %.2f ms, p99 %.2f ms%s\n";
   std::printf(format, flags.protocol.c_str(), flags.model_name.c_str(), flags.concurrency, count,
               result.failures, flags.unit(), count / result.wall_s, 1e3 * result.latencies.Median(),
               1e3 * result.latencies.Quantile(0.9), 1e3 * result.latencies.Quantile(0.99),
-              flags.unit(), result.server_cpu_s / count);
+              cpu.c_str());
 }
 
 double Milliseconds(const Samples& samples, double p) {
@@ -220,7 +230,8 @@ absl::StatusOr<std::vector<std::string>> Contents(const BenchServerFlags& flags)
   return images;
 }
 
-absl::Status BenchServer(const BenchServerFlags& flags) {
+absl::Status BenchServer(BenchServerFlags& flags) {
+  SIGLIP_ASSIGN_OR_RETURN(flags.address, Usage(ParseHostPort(flags.url)));
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> contents, Contents(flags));
   if (flags.rate > 0) return BenchOpenLoad(flags, contents);
   SIGLIP_ASSIGN_OR_RETURN(const LoadResult result, LoadRun(flags, contents).Run());
@@ -245,7 +256,8 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--text", flags->texts, "A text to send instead; may be repeated")
       ->excludes(paths)
       ->allow_extra_args(false);
-  command->add_option("--url", flags->url, "HOST:PORT of the door")->capture_default_str();
+  command->add_option("--url", flags->url, "HOST:PORT of the door; IPv6 with brackets or without")
+      ->capture_default_str();
   command->add_option("--protocol", flags->protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))
       ->capture_default_str();

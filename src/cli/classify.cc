@@ -107,7 +107,7 @@ absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
       return Print(writer->Image(item.name, BestLabels(classifier, embedding, flags.top)));
     }
     ++counts.failed;
-    std::cerr << "failed: " << item.name << ": " << status.message() << '\n';
+    SayFailed(item.name, std::string(status.message()));
     if (!flags.failures.empty()) {
       failures += bulk::FailureLine(item.name, {status.message().data(), status.message().size()});
     }

@@ -124,8 +124,8 @@ class Collector {
  private:
   void Show(const bulk::Item& item, const absl::Status& status) {
     if (!output_.failures_path().empty() && ++shown_ > kShownFailures) return;
-    std::cerr << (StderrIsTerminal() ? "\n" : "") << "failed: " << item.name << ": "
-              << status.message() << '\n';
+    if (StderrIsTerminal()) std::cerr << '\n';  // below the progress bar
+    SayFailed(item.name, std::string(status.message()));
   }
 
   const EmbedFlags& flags_;

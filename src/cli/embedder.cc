@@ -73,7 +73,8 @@ class ModelEmbedder final : public Embedder {
 };
 
 absl::StatusOr<std::unique_ptr<LoadClient>> Connect(const ServerTarget& server, bool images) {
-  const LoadTarget target{server.url, images ? "embed_image" : "embed_text",
+  SIGLIP_ASSIGN_OR_RETURN(HostPort address, ParseHostPort(server.url));
+  const LoadTarget target{std::move(address), images ? "embed_image" : "embed_text",
                           images ? "INPUT_IMAGE" : "INPUT_TEXT"};
   return (server.protocol == "http" ? ConnectHttp : ConnectGrpc)(target);
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "bulk/embedded_rows.h"
@@ -59,6 +60,11 @@ absl::Status MakeIndex(const IndexFlags& flags) {
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<bulk::EmbeddedRows> rows,
                           bulk::EmbeddedRows::Open(flags.rows));
   SIGLIP_RETURN_IF_ERROR(Usage(CheckPlace(flags)));
+  const bulk::PixelSettings& first = rows->pixels().front();
+  for (const bulk::PixelSettings& other : std::span(rows->pixels()).subspan(1)) {
+    SIGLIP_LOG_WARN("rows_of_two_pixels folder={} pillow={},{} max_patches={},{}", flags.rows,
+                    first.pillow, other.pillow, first.max_patches, other.max_patches);
+  }
   ThreadTeam team(flags.threads > 0
                       ? flags.threads
                       : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));

@@ -6,6 +6,7 @@
 
 #include "api/inspect.h"
 #include "cli/commands.h"
+#include "cli/model_flags.h"
 #include "siglip/siglip.h"
 
 namespace siglip::cli {
@@ -38,8 +39,10 @@ void AddInspectCommand(CLI::App& app, RunCommand& run) {
   CLI::App* command =
       app.add_subcommand("inspect", "Tell what a checkpoint folder is and whether it is complete");
   command->add_option("directory", flags->directory, "A Hugging Face snapshot folder")->required();
-  command->add_option("--precision", flags->precision,
-                      "Load it too, and tell what it is computed in: a --precision of serve");
+  command
+      ->add_option("--precision", flags->precision,
+                   "Load it too, and tell what it is computed in: a --precision of serve")
+      ->check(PrecisionNames());
   command->add_flag("--json", flags->json, "As one JSON object");
   command->footer(
       "Exit code 1 if the folder is not a complete checkpoint; every problem is listed.");

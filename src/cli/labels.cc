@@ -10,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/file_map.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "bulk/listing.h"
 #include "bulk/row_format.h"
@@ -66,12 +67,14 @@ class TableWriter final : public AnswerWriter {
  public:
   std::string Image(std::string_view name, const std::vector<ScoredLabel>& labels) override {
     std::size_t width = 0;
-    for (const ScoredLabel& label : labels) width = std::max(width, label.label.size());
-    std::string text = absl::StrCat(absl::string_view(name.data(), name.size()), "\n");
+    for (const ScoredLabel& label : labels) {
+      width = std::max(width, Printable(label.label).size());
+    }
+    std::string text = Printable(name) + "\n";
     for (const ScoredLabel& label : labels) {
       const auto filled = static_cast<std::size_t>(label.probability * kBarColumns + 0.5);
       absl::StrAppendFormat(&text, "  %-*s  %6.2f %%  %s\n", static_cast<int>(width),
-                            std::string(label.label), 100 * label.probability,
+                            Printable(label.label), 100 * label.probability,
                             std::string(filled, '#'));
     }
     return text;

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/host_port.h"
 
 namespace siglip::cli {
 
@@ -19,9 +20,11 @@ inline constexpr std::chrono::seconds kConnectTimeout{10};
 
 // Where requests go.
 struct LoadTarget {
-  std::string address;  // HOST:PORT
+  HostPort address;
   std::string model_name;
   std::string input_name = "INPUT_IMAGE";  // of BYTES [1]; its one output is an embedding
+
+  std::string AddressText() const { return JoinHostPort(address.host, address.port); }
 };
 
 // Confined to one thread.

@@ -72,10 +72,10 @@ absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const LoadTarget& target
   grpc::ChannelArguments arguments;
   // A connection per client, not one shared by all of the process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const auto channel =
-      grpc::CreateCustomChannel(target.address, grpc::InsecureChannelCredentials(), arguments);
+  const auto channel = grpc::CreateCustomChannel(target.AddressText(),
+                                                 grpc::InsecureChannelCredentials(), arguments);
   if (!channel->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout)) {
-    return absl::UnavailableError(absl::StrCat(target.address, ": no connection"));
+    return absl::UnavailableError(absl::StrCat(target.AddressText(), ": no connection"));
   }
   return std::make_unique<GrpcLoadClient>(channel, target);
 }

@@ -23,11 +23,12 @@ namespace http = boost::beast::http;
 // The raw form: body = the image file, Inference-Header-Content-Length: 0.
 class HttpLoadClient final : public LoadClient {
  public:
-  // `model`: the path of the model.
-  HttpLoadClient(const std::string& host, const std::string& port, std::string model)
-      : host_(host), model_(std::move(model)), stream_(context_) {
+  explicit HttpLoadClient(const LoadTarget& target)
+      : host_(target.AddressText()),
+        model_(absl::StrCat("/v2/models/", target.model_name)),
+        stream_(context_) {
     asio::ip::tcp::resolver resolver(context_);
-    stream_.connect(resolver.resolve(host, port));
+    stream_.connect(resolver.resolve(target.address.host, std::to_string(target.address.port)));
     stream_.socket().set_option(asio::ip::tcp::no_delay(true));
   }
 
@@ -108,17 +109,12 @@ absl::Status ParseEmbedding(std::string_view bytes, std::vector<float>& embeddin
 }
 
 absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const LoadTarget& target) {
-  const std::size_t colon = target.address.rfind(':');
-  if (colon == std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("address ", target.address, ": expected HOST:PORT"));
-  }
   try {
-    return std::make_unique<HttpLoadClient>(target.address.substr(0, colon),
-                                            target.address.substr(colon + 1),
-                                            absl::StrCat("/v2/models/", target.model_name));
+    return std::make_unique<HttpLoadClient>(target);
+  } catch (const boost::system::system_error& error) {
+    return absl::UnavailableError(absl::StrCat(target.AddressText(), ": ", error.code().message()));
   } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat(target.address, ": ", error.what()));
+    return absl::UnavailableError(absl::StrCat(target.AddressText(), ": ", error.what()));
   }
 }
 

@@ -25,20 +25,12 @@ std::string FirstUnknown(const CLI::App& app) {
   return unknown.empty() ? std::string() : unknown.front();
 }
 
-int Main(int argc, char** argv) {
-  CLI::App app(
-      "SigLIP image and text embeddings: equal to Hugging Face and Pillow, served as Triton "
-      "does, in one native program.",
-      "siglip");
+// What the program and every command of it take; CLI11's fallthrough would hand positional words to
+// the program too.
+void AddCommonFlags(CLI::App& app, siglip::LogLevel& log_level) {
   app.set_version_flag(
       "--version", [] { return siglip::cli::VersionText(); },
       "Print version, compiler, instruction sets and codec libraries");
-  app.require_subcommand(1);
-  app.fallthrough(false);
-  app.footer(
-      "Exit codes: 0 success, 1 failure, 2 wrong command line, 3 done but some items failed.\n"
-      "`siglip COMMAND --help` shows a command's options.");
-  siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   app.add_option("--log-level", log_level, "debug, info, warn, error or off")
       ->transform(siglip::cli::OneOf<siglip::LogLevel>({{"debug", siglip::LogLevel::kDebug},
                                                         {"info", siglip::LogLevel::kInfo},
@@ -47,7 +39,22 @@ int Main(int argc, char** argv) {
                                                         {"off", siglip::LogLevel::kOff}}))
       ->type_name("LEVEL")
       ->default_str("info");
+  // Groups of options are nameless commands.
+  const auto named = [](const CLI::App* command) { return !command->get_name().empty(); };
+  for (CLI::App* command : app.get_subcommands(named)) AddCommonFlags(*command, log_level);
+}
 
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "SigLIP image and text embeddings: equal to Hugging Face and Pillow, served as Triton "
+      "does, in one native program.",
+      "siglip");
+  app.require_subcommand(1);
+  app.fallthrough(false);
+  app.footer(
+      "Exit codes: 0 success, 1 failure, 2 wrong command line, 3 done but some items failed.\n"
+      "`siglip COMMAND --help` shows a command's options.");
+  siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   siglip::cli::RunCommand run;
   siglip::cli::AddServeCommand(app, run);
   siglip::cli::AddEmbedCommand(app, run);
@@ -58,13 +65,14 @@ int Main(int argc, char** argv) {
   siglip::cli::AddValidateCommand(app, run);
   siglip::cli::AddSampleImagenetCommand(app, run);
   siglip::cli::AddBenchCommand(app, run);
+  AddCommonFlags(app, log_level);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     // A misspelt option is also a missing one; the word itself tells more.
     const std::string unknown = FirstUnknown(app);
     if (!unknown.empty() && error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
-      std::cerr << "error: unknown argument \"" << unknown << "\"\n"
+      std::cerr << "error: unknown argument \"" << siglip::Printable(unknown) << "\"\n"
                 << "Run with --help for more information.\n";
       return siglip::cli::kUsage;
     }

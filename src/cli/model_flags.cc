@@ -1,6 +1,32 @@
 #include "cli/model_flags.h"
 
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/cuda/device_flag.h"
+#include "kernels/target.h"
+
 namespace siglip::cli {
+namespace {
+
+std::string DeviceError(const std::string& text) {
+  return std::string(ParseDevice(text).status().message());
+}
+
+std::string IsaError(const std::string& text) {
+  const std::vector<std::string> here = KernelTargets();
+  if (text == "auto" || std::find(here.begin(), here.end(), text) != here.end()) return {};
+  return absl::StrCat("expected auto or one of ", absl::StrJoin(here, ", "),
+                      " on this machine, got ", text);
+}
+
+}  // namespace
+
+CLI::Validator PrecisionNames() {
+  return CLI::IsMember({"auto", "fp32", "int16", "bf16", "fp16", "fp8"});
+}
 
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
   CLI::Option* model =
@@ -19,15 +45,17 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "auto; on a CPU fp32, or int16 (faster, cosine to fp32 within 1e-5 of 1); on a "
                   "GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU int16 where it is faster "
                   "and a check with this checkpoint passes, else fp32")
-      ->check(CLI::IsMember({"auto", "fp32", "int16", "bf16", "fp16", "fp8"}))
+      ->check(PrecisionNames())
       ->capture_default_str();
   command
       .add_option("--device", flags.options.device,
                   "auto (a GPU if there is one), cpu, cuda, or cuda:N[,N...]")
+      ->check(DeviceError, "")
       ->capture_default_str();
   command
       .add_option("--isa", flags.options.isa,
                   "Instruction set of the kernels: auto, or one of those that --version names")
+      ->check(IsaError, "")
       ->capture_default_str();
   command.add_option(
       "--cache-dir", flags.options.cache_dir,

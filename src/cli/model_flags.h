@@ -17,6 +17,9 @@ struct ModelFlags {
   ModelOptions options;
 };
 
+// What --precision takes.
+CLI::Validator PrecisionNames();
+
 // --model (required if `required`), --threads, --engine-batch-size, --precision, --device, --isa,
 // --cache-dir, --pillow, --max-patches.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required);

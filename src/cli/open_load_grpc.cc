@@ -74,10 +74,10 @@ absl::StatusOr<std::vector<std::unique_ptr<Stub>>> Connect(const OpenLoad& load)
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-    const auto channel = grpc::CreateCustomChannel(load.target.address,
+    const auto channel = grpc::CreateCustomChannel(load.target.AddressText(),
                                                    grpc::InsecureChannelCredentials(), arguments);
     if (!channel->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout)) {
-      return absl::UnavailableError(absl::StrCat(load.target.address, ": no connection"));
+      return absl::UnavailableError(absl::StrCat(load.target.AddressText(), ": no connection"));
     }
     stubs.push_back(inference::GRPCInferenceService::NewStub(channel));
   }

@@ -62,13 +62,12 @@ class HttpCrowd {
       : load_(load), contents_(contents) {}
 
   OpenLoadResult Run() {
-    const std::size_t colon = load_.target.address.rfind(':');
-    const std::string host = load_.target.address.substr(0, colon);
+    const HostPort& address = load_.target.address;
     tcp::resolver resolver(context_);
-    endpoint_ = *resolver.resolve(host, load_.target.address.substr(colon + 1)).begin();
+    endpoint_ = *resolver.resolve(address.host, std::to_string(address.port)).begin();
     for (const std::string& content : contents_) {
       heads_.push_back(absl::StrCat("POST /v2/models/", load_.target.model_name,
-                                    "/infer HTTP/1.1\r\nHost: ", host,
+                                    "/infer HTTP/1.1\r\nHost: ", load_.target.AddressText(),
                                     "\r\nContent-Type: application/octet-stream\r\n"
                                     "Inference-Header-Content-Length: 0\r\nContent-Length: ",
                                     content.size(), "\r\n\r\n"));
@@ -198,14 +197,13 @@ void CrowdConnection::Fail(const Error& error) {
 
 absl::StatusOr<OpenLoadResult> RunOpenHttp(const OpenLoad& load,
                                            std::span<const std::string> contents) {
-  if (load.target.address.find(':') == std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("address ", load.target.address, ": expected HOST:PORT"));
-  }
   try {
     return HttpCrowd(load, contents).Run();
+  } catch (const boost::system::system_error& error) {
+    return absl::UnavailableError(
+        absl::StrCat(load.target.AddressText(), ": ", error.code().message()));
   } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat(load.target.address, ": ", error.what()));
+    return absl::UnavailableError(absl::StrCat(load.target.AddressText(), ": ", error.what()));
   }
 }
 

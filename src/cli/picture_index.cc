@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file_map.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "bulk/fingerprint.h"
 #include "cli/index_file.h"
@@ -70,6 +71,16 @@ absl::Status PictureIndex::CheckCheckpoint(const std::string& folder) const {
   return absl::InvalidArgumentError(absl::StrCat(parts_.path, ": expected rows of the checkpoint ",
                                                  folder, " (", expected,
                                                  "), got those of another one (", got, ")"));
+}
+
+void PictureIndex::WarnOfOtherPixels(const bulk::PixelSettings& model) const {
+  for (const bulk::PixelSettings& rows : parts_.rows->pixels()) {
+    if (rows.pillow == 0 || rows == model) continue;
+    SIGLIP_LOG_WARN(
+        "rows_of_other_pixels file={} rows_pillow={} model_pillow={} rows_max_patches={} "
+        "model_max_patches={}",
+        parts_.path, rows.pillow, model.pillow, rows.max_patches, model.max_patches);
+  }
 }
 
 absl::StatusOr<std::vector<SearchIndex::Hit>> PictureIndex::Search(std::span<const float> query,

@@ -42,6 +42,10 @@ class PictureIndex final : public SearchIndex {
   // one mean something else.
   absl::Status CheckCheckpoint(const std::string& folder) const;
 
+  // A warning for rows whose pictures became pixels otherwise than the model's do: their numbers
+  // differ a little.
+  void WarnOfOtherPixels(const bulk::PixelSettings& model) const;
+
   std::int64_t rows() const override { return parts_.rows->rows(); }
   std::int64_t width() const override { return parts_.rows->width(); }
   std::string_view name(std::int64_t row) const override { return parts_.rows->name(row); }

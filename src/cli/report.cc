@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "absl/strings/cord.h"
+#include "base/log.h"
 
 namespace siglip::cli {
 
@@ -12,8 +13,12 @@ constexpr const char* kUsagePayload = "siglip/usage";
 
 }  // namespace
 
+void SayFailed(std::string_view name, std::string_view why) {
+  std::cerr << "failed: " << Printable(name) << ": " << Printable(why) << '\n';
+}
+
 int Fail(const absl::Status& status) {
-  std::cerr << "error: " << status.message() << '\n';
+  std::cerr << "error: " << Printable(std::string(status.message())) << '\n';
   return status.GetPayload(kUsagePayload).has_value() ? kUsage : kFailure;
 }
 

@@ -2,6 +2,7 @@
 
 // How a command says that it failed.
 
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -10,7 +11,11 @@
 
 namespace siglip::cli {
 
-// Prints "error: ..." to stderr and returns kFailure, or kUsage for what Usage marked.
+// Prints "failed: NAME: WHY" to stderr, as one line whatever the two hold.
+void SayFailed(std::string_view name, std::string_view why);
+
+// Prints "error: ..." to stderr, as one line, and returns kFailure, or kUsage for what Usage
+// marked.
 int Fail(const absl::Status& status);
 
 // Marks an InvalidArgument as the fault of the command line, and passes on everything else.

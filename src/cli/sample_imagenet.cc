@@ -3,6 +3,7 @@
 #include <iostream>
 #include <memory>
 
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "eval/imagenet_sample.h"
@@ -15,7 +16,8 @@ int Sample(const SampleOptions& options) {
   if (!result.ok()) return Fail(result.status());
   std::cout << options.output << ": " << result->classes << " classes, " << result->train
             << " train and " << result->valid << " valid images, seed " << options.seed << '\n';
-  for (const std::string& line : result->lacking) std::cerr << "too few: " << line << '\n';
+  for (const std::string& line : result->lacking)
+    std::cerr << "too few: " << Printable(line) << '\n';
   return result->lacking.empty() ? kSuccess : kSomeFailed;
 }
 

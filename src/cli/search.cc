@@ -1,13 +1,13 @@
 // `siglip search`: the embedded pictures nearest to texts and to pictures.
 
 #include <cstdio>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
 #include "cli/commands.h"
@@ -61,9 +61,9 @@ absl::Status EmbedQueries(const SearchFlags& flags, Model& model, std::vector<Qu
 
 std::string TableOf(const Query& query, const PictureIndex& index,
                     const std::vector<SearchIndex::Hit>& hits) {
-  std::string text = query.name + "\n";
+  std::string text = Printable(query.name) + "\n";
   for (const SearchIndex::Hit& hit : hits) {
-    absl::StrAppendFormat(&text, "  %7.4f  %s\n", hit.score, std::string(index.name(hit.row)));
+    absl::StrAppendFormat(&text, "  %7.4f  %s\n", hit.score, Printable(index.name(hit.row)));
   }
   return text;
 }
@@ -89,6 +89,8 @@ absl::StatusOr<int> SearchAll(const SearchFlags& flags) {
   SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(flags.model.directory));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
+  index->WarnOfOtherPixels(
+      {.pillow = model->info().pixels.pillow, .max_patches = model->info().max_patches});
   std::vector<Query> queries = QueriesOf(flags);
   SIGLIP_RETURN_IF_ERROR(EmbedQueries(flags, *model, queries));
   const bool table = flags.format.empty() ? StdoutIsTerminal() : flags.format == "table";
@@ -96,7 +98,7 @@ absl::StatusOr<int> SearchAll(const SearchFlags& flags) {
   for (const Query& query : queries) {
     if (!query.status.ok()) {
       ++failed;
-      std::cerr << "failed: " << query.name << ": " << query.status.message() << '\n';
+      SayFailed(query.name, std::string(query.status.message()));
       continue;
     }
     SIGLIP_ASSIGN_OR_RETURN(const auto hits, index->Search(query.embedding, flags.top));

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/clock.h"
+#include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "cli/commands.h"
@@ -45,20 +47,38 @@ std::string DimsText(const std::vector<TensorConfig>& tensors) {
   return absl::StrJoin(parts, ", ");
 }
 
+// How a deployment makes pixels; nothing if it makes none. NaFlex: PIXEL_VALUES are [N,p*p*3], and
+// SPATIAL_SHAPES beside them.
+std::optional<bulk::PixelSettings> PixelsOf(const ModelConfig& config) {
+  const auto step = config.parameters.find("step");
+  const auto pillow = config.parameters.find("pillow");
+  if (step == config.parameters.end() || step->second != "image_process") return std::nullopt;
+  bulk::PixelSettings pixels;
+  if (pillow == config.parameters.end() || !absl::SimpleAtoi(pillow->second, &pixels.pillow)) {
+    return std::nullopt;
+  }
+  if (config.outputs.size() == 2) pixels.max_patches = config.outputs[0].dims[0];
+  return pixels;
+}
+
 // What --dry-run shows: the models as they will be served.
 absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& factory,
                        const ServerOptions& server, const SearchIndex* index) {
   for (const std::string& line : factory.DescribeModels()) std::printf("%s\n", line.c_str());
   for (const IndexRow& row : service.RepositoryIndex(false)) {
     if (row.state != "READY") {
-      std::printf("%-22s %s %s\n", row.name.c_str(), row.state.c_str(), row.reason.c_str());
+      std::printf("%-22s %s %s\n", Printable(row.name).c_str(), row.state.c_str(),
+                  Printable(row.reason).c_str());
       continue;
     }
     SIGLIP_ASSIGN_OR_RETURN(const std::shared_ptr<const ModelConfig> config,
                             service.GetModelConfig(row.name, row.version));
-    std::printf("%-22s v%-3s %-5s %s -> %s; max batch %d", row.name.c_str(), row.version.c_str(),
-                row.state.c_str(), DimsText(config->inputs).c_str(),
+    std::printf("%-22s v%-3s %-5s %s -> %s; max batch %d", Printable(row.name).c_str(),
+                row.version.c_str(), row.state.c_str(), DimsText(config->inputs).c_str(),
                 DimsText(config->outputs).c_str(), config->max_batch_size);
+    if (const auto pixels = PixelsOf(*config)) {
+      std::printf("; pixels of Pillow %lld", static_cast<long long>(pixels->pillow));
+    }
     if (config->response_cache) std::printf("; answers are cached");
     if (config->is_ensemble()) {
       std::printf("; ensemble of %zu steps", config->ensemble_steps.size());
@@ -76,9 +96,14 @@ absl::Status PrintPlan(const ServiceImpl& service, const DeploymentsFactory& fac
   if (index != nullptr) {
     std::printf("%lld pictures to search\n", static_cast<long long>(index->rows()));
   }
-  std::printf("would listen on http %s:%d, grpc %s:%d, metrics %s:%d\n",
-              server.http_address.c_str(), server.http_port, server.grpc_address.c_str(),
-              server.grpc_port, server.metrics_address.c_str(), server.metrics_port);
+  std::vector<std::string> doors;
+  const auto add = [&doors](const char* door, const std::string& address, std::uint16_t port) {
+    doors.push_back(absl::StrCat(door, " ", JoinHostPort(address, port)));
+  };
+  if (server.allow_http) add("http", server.http_address, server.http_port);
+  if (server.allow_grpc) add("grpc", server.grpc_address, server.grpc_port);
+  if (server.allow_metrics) add("metrics", server.metrics_address, server.metrics_port);
+  std::printf("would listen on %s\n", absl::StrJoin(doors, ", ").c_str());
   return absl::OkStatus();
 }
 
@@ -111,6 +136,11 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
   if (!flags.model.directory.empty()) {
     SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(flags.model.directory));
   }
+  for (const IndexRow& row : service.RepositoryIndex(true)) {
+    const auto config = service.GetModelConfig(row.name, row.version);
+    if (!config.ok()) continue;
+    if (const auto pixels = PixelsOf(**config)) index->WarnOfOtherPixels(*pixels);
+  }
   const auto door = service.GetModelConfig("embed_image", "");
   if (door.ok() && (*door)->outputs[0].dims != std::vector<std::int64_t>{index->width()}) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -120,13 +150,11 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
   return index;
 }
 
-absl::Status RunUntilSignal(ServeFlags& flags, ServiceImpl& service, const SearchIndex* index,
+absl::Status RunUntilSignal(const ServeFlags& flags, std::unique_ptr<Server> server,
+                            ServiceImpl& service, const SearchIndex* index,
                             ShutdownSignals& signals) {
-  flags.server.exit_timeout = std::chrono::seconds(flags.exit_timeout_s);
-  flags.server.image_url_timeout = std::chrono::seconds(flags.image_url_timeout_s);
   signals.BeginServing();
-  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
-                          Server::Start(service, flags.server, index));
+  SIGLIP_RETURN_IF_ERROR(server->Open(service, index));
   SIGLIP_LOG_INFO("{}", ListeningLine(flags.server, server->ports()));
   const int signal = signals.WaitForFirst([&server] {
     const absl::Status reloaded = server->Reload();
@@ -189,10 +217,13 @@ void RaiseDescriptorLimit(std::size_t http_connections) {
 absl::Status ServeAll(ServeFlags& flags) {
   flags.server.http_tls.enabled |= flags.server.http_tls.mutual;
   flags.server.grpc_tls.enabled |= flags.server.grpc_tls.mutual;
+  flags.server.exit_timeout = std::chrono::seconds(flags.exit_timeout_s);
+  flags.server.image_url_timeout = std::chrono::seconds(flags.image_url_timeout_s);
   if (flags.model.directory.empty() && flags.repositories.empty()) {
-    return absl::InvalidArgumentError(
-        "nothing to serve: give --model DIR, --model-repository DIR, or both");
+    return Usage(absl::InvalidArgumentError(
+        "nothing to serve: give --model DIR, --model-repository DIR, or both"));
   }
+  SIGLIP_ASSIGN_OR_RETURN(flags.service.cache_bytes, Usage(ParseCacheConfig(flags.cache_config)));
   SIGLIP_RETURN_IF_ERROR(SetUpLog(flags));
   RaiseDescriptorLimit(flags.server.http_max_connections);
   // Before any thread, so that all of them have the signals blocked.
@@ -201,18 +232,18 @@ absl::Status ServeAll(ServeFlags& flags) {
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<ModelRepository> repository, OpenRepository(flags));
   // Before the checkpoints are loaded and the certificates read.
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<DecodeWorkers> workers, StartDecodeWorkers(flags));
+  SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Usage(Server::Create(flags.server)));
   DeploymentsFactory factory({.model_override = flags.model.directory,
                               .model = flags.model.options,
                               .decode_workers = workers.get()});
   flags.service.poll_interval = std::chrono::seconds(flags.poll_s);
   flags.service.on_lost = [&signals](const absl::Status&) { signals.Wake(); };
   flags.service.server_version = SIGLIP_VERSION;
-  SIGLIP_ASSIGN_OR_RETURN(flags.service.cache_bytes, ParseCacheConfig(flags.cache_config));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceImpl> service,
                           ServiceImpl::Open(std::move(repository), factory, clock, flags.service));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<PictureIndex> index, OpenIndex(flags, *service));
   if (flags.dry_run) return PrintPlan(*service, factory, flags.server, index.get());
-  return RunUntilSignal(flags, *service, index.get(), signals);
+  return RunUntilSignal(flags, std::move(server), *service, index.get(), signals);
 }
 
 }  // namespace

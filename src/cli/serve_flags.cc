@@ -100,7 +100,10 @@ void AddHttpLimits(CLI::App& command, HttpLimits& limits) {
 void AddHttpFlags(CLI::App& command, ServerOptions& server) {
   command.add_option("--allow-http", server.allow_http, "Open the HTTP door")
       ->capture_default_str();
-  command.add_option("--http-address", server.http_address)->capture_default_str();
+  command
+      .add_option("--http-address", server.http_address,
+                  "An IP address; IPv6 with brackets or without")
+      ->capture_default_str();
   command.add_option("--http-port", server.http_port, "0 = any free port")->capture_default_str();
   command.add_option("--allow-ui", server.allow_ui, "The page at /ui of the HTTP door")
       ->capture_default_str();
@@ -134,7 +137,10 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
 void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
   command.add_option("--allow-grpc", server.allow_grpc, "Open the gRPC door")
       ->capture_default_str();
-  command.add_option("--grpc-address", server.grpc_address)->capture_default_str();
+  command
+      .add_option("--grpc-address", server.grpc_address,
+                  "As --http-address, or a name that resolves")
+      ->capture_default_str();
   command.add_option("--grpc-port", server.grpc_port, "0 = any free port")->capture_default_str();
   command.add_option("--reuse-grpc-port", server.reuse_grpc_port)->capture_default_str();
   command
@@ -272,7 +278,9 @@ void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
 void AddServeFlags(CLI::App& command, ServeFlags& flags) {
   AddModelFlags(command, flags.model, false);
   AddModelControlFlags(command, flags);
-  command.add_flag("--dry-run", flags.dry_run, "Load and check everything, print the plan, exit");
+  command.add_flag(
+      "--dry-run", flags.dry_run,
+      "Load and check everything but whether the ports are free, print the plan, exit");
   AddHttpFlags(command, flags.server);
   AddGrpcFlags(command, flags.server);
   AddImageUrlFlags(command, flags);
@@ -281,7 +289,8 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
                      "those for health. Read again on SIGHUP");
   command.add_option("--allow-metrics", flags.server.allow_metrics, "Open the metrics door")
       ->capture_default_str();
-  command.add_option("--metrics-address", flags.server.metrics_address)->capture_default_str();
+  command.add_option("--metrics-address", flags.server.metrics_address, "As --http-address")
+      ->capture_default_str();
   command.add_option("--metrics-port", flags.server.metrics_port, "0 = any free port")
       ->capture_default_str();
   command

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/file_map.h"
+#include "base/host_port.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
 #include "cli/commands.h"
@@ -45,6 +46,9 @@ struct ValidateFlags {
 absl::Status CheckFlags(const ValidateFlags& flags) {
   if (flags.model.directory.empty() == flags.server.url.empty()) {
     return absl::InvalidArgumentError("expected either --model DIR or --url HOST:PORT");
+  }
+  if (!flags.server.url.empty()) {
+    SIGLIP_RETURN_IF_ERROR(ParseHostPort(flags.server.url).status());
   }
   if (flags.options.unpadded && !flags.server.url.empty()) {
     return absl::InvalidArgumentError("--no-padding: a server always pads; use --model");
@@ -109,15 +113,12 @@ absl::Status WriteReports(const ValidateFlags& flags, const Validation& validati
 }
 
 int RunValidate(const ValidateFlags& flags) {
-  if (const absl::Status status = CheckFlags(flags); !status.ok()) {
-    std::cerr << "error: " << status.message() << '\n';
-    return kUsage;
-  }
+  if (const absl::Status status = CheckFlags(flags); !status.ok()) return Fail(Usage(status));
   const auto validation = RunValidation(flags);
   if (!validation.ok()) return Fail(validation.status());
   std::cout << MarkdownTable(*validation) << '\n' << SummaryText(*validation) << std::flush;
   for (const FailedItem& item : validation->failures) {
-    std::cerr << "failed: " << item.name << ": " << item.error << '\n';
+    SayFailed(item.name, item.error);
   }
   if (const absl::Status status = WriteReports(flags, *validation); !status.ok()) {
     return Fail(status);
@@ -130,8 +131,9 @@ int RunValidate(const ValidateFlags& flags) {
 void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
   AddModelFlags(command, flags.model, false);
   AddPipelineFlags(command, flags.pipeline);
-  command.add_option("--url", flags.server.url,
-                     "HOST:PORT of a running server, instead of --model");
+  command.add_option(
+      "--url", flags.server.url,
+      "HOST:PORT of a running server, instead of --model; IPv6 with brackets or without");
   command.add_option("--protocol", flags.server.protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))
       ->capture_default_str();

@@ -233,6 +233,24 @@ TEST_F(DeploymentsTest, TheDoorsTellWhatProbabilitiesNeed) {
   EXPECT_EQ((*service_->GetModelConfig("siglip_text", ""))->parameters.count("logit_scale"), 0u);
 }
 
+TEST_F(DeploymentsTest, AnotherPillowLoadsNoOtherWeights) {
+  std::vector<ModelConfig> configs = Six();
+  configs[0].parameters["pillow"] = "12";
+  int opened = 0;
+  const auto service =
+      Load(std::move(configs), [&opened](const std::string& folder, const ModelOptions& options) {
+        ++opened;
+        return OpenBytes(folder, options);
+      });
+  ASSERT_TRUE(service.ok()) << service.status();
+  EXPECT_EQ(opened, 1);
+  const auto pillow_of = [](const ServiceImpl& of) {
+    return (*of.GetModelConfig("siglip_vision_process", ""))->parameters.at("pillow");
+  };
+  EXPECT_EQ(pillow_of(**service), "12");
+  EXPECT_EQ(pillow_of(*service_), "13");
+}
+
 TEST_F(DeploymentsTest, DimsAreFilledFromTheCheckpoint) {
   const auto vision = service_->GetModelConfig("siglip_vision_model", "");
   ASSERT_TRUE(vision.ok()) << vision.status();

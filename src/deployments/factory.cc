@@ -142,6 +142,18 @@ void DescribeCheckpoint(const ModelInfo& info, ModelConfig& config) {
   config.parameters["logit_bias"] = absl::StrFormat("%.9g", info.logit_bias);
 }
 
+// What image_process goes by: the checkpoint's, with the Pillow that the configuration asks for. 13
+// asks for nothing: it is the default, and the shipped configuration says it.
+absl::StatusOr<ModelInfo> PixelsOf(const ModelConfig& config, ModelInfo info) {
+  const std::string pillow = ParameterOf(config, "pillow");
+  if (!pillow.empty() && pillow != "12" && pillow != "13") {
+    return ConfigError(config, "parameters.pillow",
+                       absl::StrCat("expected 12 or 13, got ", pillow));
+  }
+  if (pillow == "12") info.pixels.pillow = 12;
+  return info;
+}
+
 // Names, sizes and times of a checkpoint's files: another text when one was replaced.
 std::string FilesText(const std::string& folder) {
   std::vector<std::string> lines;
@@ -177,12 +189,6 @@ absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelCo
     if (folder[0] != '/') folder = absl::StrCat(config.directory, "/", folder);
   }
   ModelOptions options = options_.model;
-  const std::string pillow = ParameterOf(config, "pillow");
-  if (!pillow.empty() && pillow != "12" && pillow != "13") {
-    return ConfigError(config, "parameters.pillow",
-                       absl::StrCat("expected 12 or 13, got ", pillow));
-  }
-  if (pillow == "12") options.pillow = 12;
   const std::string patches = ParameterOf(config, "max_num_patches");
   if (!patches.empty()) {
     const auto count = ParseInt<std::int64_t>(patches);
@@ -194,8 +200,7 @@ absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelCo
   }
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::weakly_canonical(folder, error);
-  const Key key{error ? folder : canonical.string(), FilesText(folder), options.pillow,
-                options.max_patches};
+  const Key key{error ? folder : canonical.string(), FilesText(folder), options.max_patches};
   std::erase_if(models_, [](const auto& entry) { return entry.second.expired(); });
   std::shared_ptr<Model> model = models_[key].lock();
   if (model == nullptr) {
@@ -218,6 +223,7 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
                      "'"));
   }
   SIGLIP_ASSIGN_OR_RETURN(const std::shared_ptr<Model> model, ModelOf(config));
+  SIGLIP_ASSIGN_OR_RETURN(const ModelInfo pixels, PixelsOf(config, model->info()));
   const Signature signature = *SignatureOf(step, model->info());
   SIGLIP_RETURN_IF_ERROR(Complete(config, "input", signature.inputs, config.inputs));
   SIGLIP_RETURN_IF_ERROR(Complete(config, "output", signature.outputs, config.outputs));
@@ -231,11 +237,13 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
   Deployment deployment;
   const std::string embed_model = ParameterOf(config, "embed_model");
   const int max_batch_size = options_.model.max_batch_size;
+  if (step == "image_process") config.parameters["pillow"] = absl::StrCat(pixels.pixels.pillow);
   if (step == "image_process" && options_.decode_workers != nullptr) {
-    deployment.step = MakeImageProcessStep(model->info(), *options_.decode_workers);
+    deployment.step = MakeImageProcessStep(pixels, *options_.decode_workers);
     deployment.num_instances = options_.decode_workers->count();
   } else if (step == "image_process") {
-    deployment.step = MakeImageProcessStep(model);
+    const bool of_model = pixels.pixels.pillow == model->info().pixels.pillow;
+    deployment.step = of_model ? MakeImageProcessStep(model) : MakeImageProcessStep(pixels);
     deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   } else if (step == "vision") {
     deployment.step = MakeVisionStep(model, max_batch_size);
@@ -257,15 +265,14 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
 
 std::vector<std::string> DeploymentsFactory::DescribeModels() const {
   std::vector<std::string> lines;
-  for (const auto& [key, weak] : models_) {
-    const std::shared_ptr<Model> model = weak.lock();
+  for (const auto& entry : models_) {
+    const std::shared_ptr<Model> model = entry.second.lock();
     if (model == nullptr) continue;
     const ModelInfo& info = model->info();
     const std::string size =
         info.naflex() ? absl::StrCat("N ", info.max_patches) : absl::StrCat("S ", info.image_size);
     lines.push_back(absl::StrCat("checkpoint ", info.directory, ": ", size, ", D ",
-                                 info.embedding_size, ", T ", info.text_length, "; ", info.engine,
-                                 "; pixels of Pillow ", key.pillow));
+                                 info.embedding_size, ", T ", info.text_length, "; ", info.engine));
     if (!info.precision_choice.empty()) {
       lines.push_back(absl::StrCat("precision auto: ", info.precision_choice));
     }

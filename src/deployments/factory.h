@@ -2,10 +2,11 @@
 
 // Makes the work of the six deployments from their configurations. The parameter `step` says which
 // one a model is, `checkpoint` names its snapshot folder (relative: to its config.pbtxt), `pillow`
-// 12 or 13 whose resize, `max_num_patches` of NaFlex how many patches an image has at most. Towers
-// without model_warmup are warmed up with one item of zeros: Triton's core takes no model_warmup
-// whose dims are open. In the two doors' configurations it leaves logit_scale, logit_bias,
-// image_size (of NaFlex patch_size and max_num_patches), text_length and engine.
+// 12 or 13 whose resize image_process has, `max_num_patches` of NaFlex how many patches an image
+// has at most. Towers without model_warmup are warmed up with one item of zeros: Triton's core
+// takes no model_warmup whose dims are open. In the two doors' configurations it leaves
+// logit_scale, logit_bias, image_size (of NaFlex patch_size and max_num_patches), text_length and
+// engine; in image_process's the pillow that it has.
 
 #include <compare>
 #include <cstdint>
@@ -45,12 +46,11 @@ class DeploymentsFactory final : public DeploymentFactory {
   absl::StatusOr<std::shared_ptr<Model>> ModelOf(const ModelConfig& config);
 
   const DeploymentsOptions options_;
-  // One per folder, state of its files, Pillow version and patches: weights are loaded once,
+  // One per folder, state of its files and patches: weights are loaded once,
   // whatever number of deployments uses them, and go with the last one.
   struct Key {
     std::string folder;
     std::string files;
-    int pillow = 13;
     std::int64_t max_patches = 0;  // as asked for
     auto operator<=>(const Key&) const = default;
   };

@@ -119,6 +119,38 @@ PreprocessOptions OptionsOf(const ModelInfo& info) {
   return options;
 }
 
+PatchGrid GridOf(const PixelSize& size, std::int64_t patch_size) {
+  return {size.height / patch_size, size.width / patch_size};
+}
+
+PreprocessTimes TimesOf(const StageTimes& stages) {
+  return {.decode_ns = stages.decode_ns,
+          .resize_ns = stages.resize_ns,
+          .normalize_ns = stages.normalize_ns};
+}
+
+class RecipeStep final : public ImageProcessStep {
+ public:
+  explicit RecipeStep(const ModelInfo& info)
+      : ImageProcessStep(info), patch_size_(info.patch_size), preprocessor_(OptionsOf(info)) {}
+
+ private:
+  absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
+    StageTimes stages;
+    const auto size = preprocessor_.Preprocess(BytesOf(item), FloatRow(item), stages);
+    times = TimesOf(stages);
+    if (!size.ok()) return size.status();
+    return GridOf(*size, patch_size_);
+  }
+  absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageHeader image, preprocessor_.ReadHeader(BytesOf(item)));
+    return image.working_set_bytes;
+  }
+
+  const std::int64_t patch_size_;
+  const Preprocessor preprocessor_;
+};
+
 class InWorkersStep final : public ImageProcessStep {
  public:
   InWorkersStep(const ModelInfo& info, DecodeWorkers& workers)
@@ -144,11 +176,9 @@ class InWorkersStep final : public ImageProcessStep {
     const absl::StatusOr<PixelSize> size =
         workers_.Preprocess(preprocessor_, BytesOf(item), FloatRow(item),
                             {.end_ns = item.end_ns, .is_cancelled = item.is_cancelled}, stages);
-    times = {.decode_ns = stages.decode_ns,
-             .resize_ns = stages.resize_ns,
-             .normalize_ns = stages.normalize_ns};
+    times = TimesOf(stages);
     if (!size.ok()) return size.status();
-    return PatchGrid{size->height / patch_size_, size->width / patch_size_};
+    return GridOf(*size, patch_size_);
   }
   absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const override {
     SIGLIP_ASSIGN_OR_RETURN(
@@ -245,6 +275,10 @@ class TextStep final : public Step {
 
 std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model) {
   return std::make_shared<InProcessStep>(std::move(model));
+}
+
+std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info) {
+  return std::make_shared<RecipeStep>(info);
 }
 
 std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers) {

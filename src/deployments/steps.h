@@ -13,6 +13,8 @@ namespace siglip {
 // INPUT_IMAGE bytes -> PIXEL_VALUES [3,S,S]; of NaFlex PIXEL_VALUES [N,p*p*3] and SPATIAL_SHAPES
 // int64 [2], rows and columns of patches. Its cost is the memory that the image's head declares.
 std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model);
+// The same by info.pixels alone, whatever Pillow it names.
+std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info);
 // The same in `workers`, which outlive it: items end at their time, and with their client.
 std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers);
 // The same tensors -> EMBEDDING [D]. An item whose shape is not one of 1..N patches fails alone.

@@ -9,6 +9,7 @@
 #include <grpcpp/security/tls_certificate_provider.h>
 
 #include "absl/synchronization/mutex.h"
+#include "base/host_port.h"
 #include "base/status_macros.h"
 #include "protocol/control.h"
 #include "protocol/messages.h"
@@ -354,7 +355,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, 
   builder.SetMaxReceiveMessageSize(static_cast<int>(std::min<std::size_t>(
       options.grpc_max_input_bytes, std::numeric_limits<std::int32_t>::max())));
   builder.SetMaxSendMessageSize(std::numeric_limits<std::int32_t>::max());
-  builder.AddListeningPort(Concat(options.grpc_address, ":", options.grpc_port), credentials,
+  builder.AddListeningPort(JoinHostPort(options.grpc_address, options.grpc_port), credentials,
                            &impl->port);
   builder.RegisterService(&impl->inference);
   builder.RegisterService(&impl->health);

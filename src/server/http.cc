@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "protocol/text.h"
+#include "server/door_addresses.h"
 #include "server/http_connection.h"
 #include "server/tls.h"
 
@@ -52,12 +53,8 @@ struct HttpServer::Impl {
 };
 
 absl::Status HttpServer::Impl::Bind(const std::string& address, std::uint16_t port) {
+  SIGLIP_ASSIGN_OR_RETURN(const auto ip, ParseAddress(name, address));
   boost::system::error_code error;
-  const auto ip = asio::ip::make_address(address, error);
-  if (error) {
-    return absl::InvalidArgumentError(
-        Concat(name, " address: expected an IP address, got '", address, "'"));
-  }
   const tcp::endpoint endpoint(ip, port);
   acceptor.open(endpoint.protocol(), error);
   if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);

@@ -1,8 +1,12 @@
 #include "server/server.h"
 
+#include <utility>
+
+#include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "protocol/text.h"
+#include "server/door_addresses.h"
 #include "server/grpc.h"
 #include "server/http.h"
 #include "server/image_fetcher.h"
@@ -10,6 +14,7 @@
 #include "server/metrics.h"
 #include "server/nvml_gpus.h"
 #include "server/openai_routes.h"
+#include "server/tls.h"
 #include "server/ui.h"
 
 namespace siglip {
@@ -23,6 +28,10 @@ std::optional<HttpChallenge> Authorize(const DoorState& state, const HttpHead& h
   return HttpChallenge{.authenticate = ApiKeyChallenge(verdict), .text = ApiKeyRefusal(verdict)};
 }
 
+absl::Status CheckTls(std::string_view door, const TlsFiles& files) {
+  return files.enabled ? MakeTlsContext(door, files).status() : absl::OkStatus();
+}
+
 // Null: the metrics door tells nothing of GPUs. Most machines have none.
 std::unique_ptr<NvmlGpus> OpenGpus(const ServerOptions& options) {
   if (!options.allow_metrics || !options.allow_gpu_metrics) return nullptr;
@@ -34,15 +43,18 @@ std::unique_ptr<NvmlGpus> OpenGpus(const ServerOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
-                                                      const ServerOptions& options,
-                                                      const SearchIndex* index) {
+Server::Server(const ServerOptions& options) : options_(options), state_(options) {}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(const ServerOptions& options) {
+  SIGLIP_RETURN_IF_ERROR(CheckDoorAddresses(options));
   std::unique_ptr<Server> server(new Server(options));
   SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
-  server->kserve_ =
-      std::make_unique<KServeHandler>(service, server->state_, options.http_max_input_bytes);
-  HttpSettings settings{options.http_limits};
-  settings.body_budget =
+  SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
+  server->metrics_settings_ = std::make_unique<MetricsSettings>(std::move(metrics));
+  // The doors read their files anew.
+  if (options.allow_http) SIGLIP_RETURN_IF_ERROR(CheckTls("http", options.http_tls));
+  if (options.allow_grpc) SIGLIP_RETURN_IF_ERROR(CheckTls("grpc", options.grpc_tls));
+  server->body_budget_ =
       std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (!options.image_url_allow.empty()) {
     SIGLIP_ASSIGN_OR_RETURN(server->image_fetcher_,
@@ -51,38 +63,48 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
                                                  .root_cert = options.image_url_root_cert,
                                                  .max_bytes = options.http_max_input_bytes,
                                                  .timeout = options.image_url_timeout,
-                                                 .budget = settings.body_budget}));
+                                                 .budget = server->body_budget_}));
   }
-  server->openai_ =
-      std::make_unique<OpenAiHandler>(service, server->state_, options.http_max_input_bytes,
-                                      server->image_fetcher_.get(), *server->kserve_);
-  HttpHandler* http_handler = server->openai_.get();
-  if (options.allow_ui) {
-    server->ui_ = std::make_unique<UiHandler>(server->state_, index, *server->openai_);
-    http_handler = server->ui_.get();
+  return server;
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
+                                                      const ServerOptions& options,
+                                                      const SearchIndex* index) {
+  SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Create(options));
+  SIGLIP_RETURN_IF_ERROR(server->Open(service, index));
+  return server;
+}
+
+absl::Status Server::Open(Service& service, const SearchIndex* index) {
+  kserve_ = std::make_unique<KServeHandler>(service, state_, options_.http_max_input_bytes);
+  openai_ = std::make_unique<OpenAiHandler>(service, state_, options_.http_max_input_bytes,
+                                            image_fetcher_.get(), *kserve_);
+  HttpHandler* http_handler = openai_.get();
+  if (options_.allow_ui) {
+    ui_ = std::make_unique<UiHandler>(state_, index, *openai_);
+    http_handler = ui_.get();
   }
-  SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
-  server->metrics_handler_ = std::make_unique<MetricsHandler>(
-      service, server->state_, std::move(metrics), OpenGpus(options));
-  settings.tls = options.http_tls;
-  settings.refusals = &server->state_.http_refusals;
-  settings.reuse_port = options.reuse_http_port;
-  settings.keep_headers =
-      !server->state_.http_restricted.empty() || !server->state_.http_forwarding.empty();
-  settings.authorize = [state = &server->state_](const HttpHead& head) {
-    return Authorize(*state, head);
-  };
-  settings.body_bytes = options.http_max_input_bytes;
-  settings.connections = options.http_max_connections;
-  if (options.allow_http) {
-    SIGLIP_ASSIGN_OR_RETURN(server->http_,
-                            HttpServer::Start("http", options.http_address, options.http_port,
-                                              options.http_thread_count, settings, *http_handler));
+  metrics_handler_ = std::make_unique<MetricsHandler>(
+      service, state_, *std::exchange(metrics_settings_, nullptr), OpenGpus(options_));
+  HttpSettings settings{options_.http_limits};
+  settings.body_budget = body_budget_;
+  settings.tls = options_.http_tls;
+  settings.refusals = &state_.http_refusals;
+  settings.reuse_port = options_.reuse_http_port;
+  settings.keep_headers = !state_.http_restricted.empty() || !state_.http_forwarding.empty();
+  settings.authorize = [this](const HttpHead& head) { return Authorize(state_, head); };
+  settings.body_bytes = options_.http_max_input_bytes;
+  settings.connections = options_.http_max_connections;
+  if (options_.allow_http) {
+    SIGLIP_ASSIGN_OR_RETURN(http_,
+                            HttpServer::Start("http", options_.http_address, options_.http_port,
+                                              options_.http_thread_count, settings, *http_handler));
   }
-  if (options.allow_grpc) {
-    SIGLIP_ASSIGN_OR_RETURN(server->grpc_, GrpcServer::Start(service, server->state_, options));
+  if (options_.allow_grpc) {
+    SIGLIP_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(service, state_, options_));
   }
-  if (options.allow_metrics) {
+  if (options_.allow_metrics) {
     // A scrape has no body, and one thread answers all of them.
     settings.body_bytes = 0;
     settings.tls = {};
@@ -90,15 +112,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
     settings.reuse_port = false;
     settings.keep_headers = false;
     settings.authorize = {};
-    SIGLIP_ASSIGN_OR_RETURN(server->metrics_, HttpServer::Start("metrics", options.metrics_address,
-                                                                options.metrics_port, 1, settings,
-                                                                *server->metrics_handler_));
+    SIGLIP_ASSIGN_OR_RETURN(
+        metrics_, HttpServer::Start("metrics", options_.metrics_address, options_.metrics_port, 1,
+                                    settings, *metrics_handler_));
   }
-  return server;
+  return absl::OkStatus();
 }
-
-Server::Server(const ServerOptions& options)
-    : api_key_file_(options.api_key_file), state_(options) {}
 
 Server::~Server() {
   // The doors wait for every answer, and a URL's server may take its time.
@@ -106,7 +125,7 @@ Server::~Server() {
 }
 
 absl::Status Server::Reload() {
-  absl::Status status = state_.api_keys.Load(api_key_file_);
+  absl::Status status = state_.api_keys.Load(options_.api_key_file);
   if (http_) status.Update(http_->ReloadTls());
   return status;
 }
@@ -135,10 +154,12 @@ bool Server::Drain(std::chrono::milliseconds timeout) {
 
 std::string ListeningLine(const ServerOptions& options, const ServerPorts& ports) {
   std::string line = "listening";
-  if (options.allow_http) AppendAll(line, " http=", options.http_address, ":", ports.http);
-  if (options.allow_grpc) AppendAll(line, " grpc=", options.grpc_address, ":", ports.grpc);
-  if (options.allow_metrics)
-    AppendAll(line, " metrics=", options.metrics_address, ":", ports.metrics);
+  const auto add = [&line](const char* door, const std::string& address, std::uint16_t port) {
+    AppendAll(line, " ", door, "=", JoinHostPort(address, port));
+  };
+  if (options.allow_http) add("http", options.http_address, ports.http);
+  if (options.allow_grpc) add("grpc", options.grpc_address, ports.grpc);
+  if (options.allow_metrics) add("metrics", options.metrics_address, ports.metrics);
   return line;
 }
 

@@ -16,16 +16,23 @@ class GrpcServer;
 class HttpServer;
 class ImageFetcher;
 class KServeHandler;
+class MemoryBudget;
 class MetricsHandler;
 class OpenAiHandler;
 class SearchIndex;
 class UiHandler;
+struct MetricsSettings;
 
 // Thread-safe.
 class Server {
  public:
+  // Checks the options and reads the files that they name; every door is closed. InvalidArgument
+  // names option, file or text: no door allowed, an address that is none, a port given twice.
+  static absl::StatusOr<std::unique_ptr<Server>> Create(const ServerOptions& options);
   // Opens every allowed door. Unavailable, naming door and port, if a port is in use. `service`
-  // and `index`, what the page can search (null: nothing), outlive the server.
+  // and `index`, what the page can search (null: nothing), outlive the server. Called once.
+  absl::Status Open(Service& service, const SearchIndex* index = nullptr);
+  // Create and Open.
   static absl::StatusOr<std::unique_ptr<Server>> Start(Service& service,
                                                        const ServerOptions& options,
                                                        const SearchIndex* index = nullptr);
@@ -49,8 +56,10 @@ class Server {
  private:
   explicit Server(const ServerOptions& options);
 
-  const std::string api_key_file_;
+  const ServerOptions options_;
   DoorState state_;
+  std::unique_ptr<MetricsSettings> metrics_settings_;  // until Open
+  std::shared_ptr<MemoryBudget> body_budget_;
   std::unique_ptr<ImageFetcher> image_fetcher_;  // null: no URLs
   std::unique_ptr<KServeHandler> kserve_;
   std::unique_ptr<OpenAiHandler> openai_;
@@ -61,7 +70,7 @@ class Server {
   std::unique_ptr<HttpServer> metrics_;
 };
 
-// "listening http=0.0.0.0:8000 grpc=0.0.0.0:8001 metrics=0.0.0.0:8002", without closed doors: the
+// "listening http=0.0.0.0:8000 grpc=[::1]:8001 metrics=0.0.0.0:8002", without closed doors: the
 // line that `siglip serve` prints when ready.
 std::string ListeningLine(const ServerOptions& options, const ServerPorts& ports);
 

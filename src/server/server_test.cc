@@ -1,5 +1,7 @@
 #include "server/server.h"
 
+#include <fstream>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -38,6 +40,49 @@ TEST(Server, OpensTheAllowedDoorsAndNamesThem) {
   ASSERT_TRUE(http_only.ok());
   EXPECT_EQ((*http_only)->ports().grpc, 0);
   EXPECT_EQ((*http_only)->ports().metrics, 0);
+}
+
+TEST(Server, ListensOnIpv6InBothForms) {
+  if (std::ifstream("/proc/net/if_inet6").peek() == EOF) {
+    GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: this machine has no IPv6";
+  }
+  FakeService service;
+  ServerOptions options = AnyPorts();
+  options.http_address = "::1";
+  options.grpc_address = "[::1]";
+  options.metrics_address = "[::1]";
+  const auto server = Server::Start(service, options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_THAT(
+      ListeningLine(options, (*server)->ports()),
+      ::testing::MatchesRegex(
+          "listening http=\\[::1\\]:[0-9]+ grpc=\\[::1\\]:[0-9]+ metrics=\\[::1\\]:[0-9]+"));
+  options.http_address = "[::1]";
+  options.grpc_address = "::1";
+  EXPECT_TRUE(Server::Start(service, options).ok());
+}
+
+// What a dry run refuses too: no door is open yet.
+TEST(Server, CreateRefusesWrongOptions) {
+  const auto error = [](void (*change)(ServerOptions&)) {
+    ServerOptions options = AnyPorts();
+    change(options);
+    return std::string(Server::Create(options).status().message());
+  };
+  EXPECT_EQ(error([](ServerOptions&) {}), "");
+  EXPECT_THAT(error([](ServerOptions& o) { o.api_key_file = "/no/keys"; }), HasSubstr("/no/keys"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.trace_config = {"foo=bar"}; }), HasSubstr("foo=bar"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.metrics_config = {"foo=bar"}; }),
+              HasSubstr("foo=bar"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.http_tls.enabled = true; }), HasSubstr("http TLS"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.grpc_tls.enabled = true; }), HasSubstr("grpc TLS"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.http_restricted_apis = {"foo:k=v"}; }),
+              HasSubstr("'foo'"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.http_header_forward_pattern = "("; }),
+              HasSubstr("pattern '('"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.image_url_allow = {"http:///"}; }),
+              HasSubstr("'http:///'"));
+  EXPECT_THAT(error([](ServerOptions& o) { o.http_address = "nonsense"; }), HasSubstr("nonsense"));
 }
 
 TEST(Server, AnIdleServerDrainsAtOnce) {

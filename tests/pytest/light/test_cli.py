@@ -33,11 +33,24 @@ def test_version_names_codecs(siglip):
     assert "commit" in result.stdout and "libjpeg" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "embed", "classify", "inspect", "bench", "validate", "sample-imagenet"])
-def test_every_command_has_help(siglip, command):
-    result = siglip(command, "--help")
+@pytest.mark.parametrize("command", [
+    ["serve"], ["embed"], ["classify"], ["index"], ["search"], ["inspect"], ["bench"], ["validate"], ["sample-imagenet"],
+    ["bench", "engine"], ["bench", "knn"], ["bench", "preprocess"], ["bench", "search"], ["bench", "server"],
+])
+def test_every_command_has_help_and_version(siglip, command):
+    result = siglip(*command, "--help")
     assert result.returncode == 0
-    assert "Usage" in result.stdout or "OPTIONS" in result.stdout.upper()
+    assert "--version" in result.stdout and "--log-level" in result.stdout
+    version = siglip(*command, "--version")
+    assert version.returncode == 0 and version.stdout == siglip("--version").stdout, version.stderr
+
+
+def test_the_log_level_stands_before_and_after_the_command(siglip, demo):
+    command = ["embed", "--model", demo, "--precision", "auto", "--text", "a"]
+    assert "precision auto" in siglip(*command).stderr
+    for quiet in (["--log-level", "warn", *command], [*command, "--log-level", "warn"]):
+        result = siglip(*quiet)
+        assert result.returncode == 0 and "precision auto" not in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("arguments", [
@@ -45,6 +58,11 @@ def test_every_command_has_help(siglip, command):
     ["embed", "--model", "x", "--text", "a", "--shard", "0/3"], ["embed", "--model", "x", "--text", "a", "-o", "a.txt"],
     ["embed", "--model", "x", "--text", "a", "--precision", "fp99"], ["classify", "--model", "x", "a.png", "--labels", ""],
     ["embed", "--model", "x", "--text", "a", "--dtype", "1"], ["bench", "server", "--text", "a", "--seconds", "nan"],
+    ["serve"], ["serve", "--model", "models/demo", "--cache-config", "redis"], ["inspect", "x", "--precision", "foo"],
+    ["embed", "--model", "x", "--text", "a", "--isa", "foo"], ["embed", "--model", "x", "--text", "a", "--device", "foo"],
+    ["bench", "engine", "--model", "x", "--seconds", "-5"], ["bench", "preprocess", "x", "--seconds", "nan"],
+    ["bench", "server", "--text", "a", "--url", "http://localhost:8000", "--protocol", "http"],
+    ["bench", "server", "--text", "a", "--url", "localhost"], ["validate", "--data", "x", "--url", "http://localhost:8000"],
 ])
 def test_wrong_command_line_is_exit_code_2(siglip, arguments):
     result = siglip(*arguments)
@@ -60,6 +78,73 @@ def test_wrong_command_line_is_exit_code_2(siglip, arguments):
 def test_a_wrong_word_is_named(siglip, arguments, message):
     result = siglip(*arguments)
     assert result.returncode == 2 and message in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("arguments, code, message", [
+    (["--api-key-file", "nofile"], 1, "nofile"),
+    (["--api-key-file", "EMPTY"], 2, "expected a key"),
+    (["--trace-config", "foo=bar"], 2, "'foo=bar'"),
+    (["--metrics-config", "foo=bar"], 2, "'foo=bar'"),
+    (["--http-use-ssl", "true"], 2, "http TLS"),
+    (["--grpc-use-ssl", "true"], 2, "grpc TLS"),
+    (["--http-restricted-api", "foo:k=v"], 2, "'foo'"),
+    (["--http-header-forward-pattern", "("], 2, "pattern '('"),
+    (["--image-url-allow", "http:///"], 2, "'http:///'"),
+    (["--http-address", "nonsense"], 2, "got 'nonsense'"),
+    (["--http-port", "9000", "--grpc-port", "9000"], 2, "got 9000 for both"),
+    (["--allow-http", "false", "--allow-grpc", "false", "--allow-metrics", "false"], 2, "expected a door"),
+])
+def test_a_dry_run_refuses_what_serve_refuses(siglip, demo, tmp_path, arguments, code, message):
+    (tmp_path / "empty").write_text("")
+    arguments = [str(tmp_path / "empty") if argument == "EMPTY" else argument for argument in arguments]
+    for more in (["--dry-run"], []):
+        result = siglip("serve", "--model", demo, *arguments, *more)
+        assert result.returncode == code and message in result.stderr, result.stdout + result.stderr
+        assert "listen" not in result.stdout
+
+
+def test_a_dry_run_tells_the_doors_that_open(siglip, demo):
+    result = siglip("serve", "--model", demo, "--dry-run", "--http-address", "::1", "--grpc-address", "[::]",
+                    "--allow-metrics", "false")
+    assert result.stdout.splitlines()[-1] == "would listen on http [::1]:8000, grpc [::]:8001", result.stderr
+
+
+def test_a_dry_run_tells_the_pixels_of_a_deployment(siglip, demo, tmp_path):
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    config = repository / "siglip_vision_process/config.pbtxt"
+    config.write_text(config.read_text().replace('string_value: "13"', 'string_value: "12"'))
+    assert "string_value: \"12\"" in config.read_text()
+    for workers in ("off", "1"):
+        result = siglip("serve", "--model", demo, "--model-repository", repository, "--decode-workers", workers, "--dry-run")
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert len([line for line in lines if line.startswith("checkpoint")]) == 1, result.stdout
+        (process,) = [line for line in lines if line.startswith("siglip_vision_process")]
+        assert "; pixels of Pillow 12" in process and "Pillow 13" not in result.stdout
+
+
+def test_names_neither_forge_lines_nor_move_cursors(siglip, demo, tmp_path):
+    name = tmp_path / "a\nerror: all is well\x1b[2J\u009b2J.png"
+    name.write_bytes(b"no picture")
+    for command in (["embed", "--model", demo, EXAMPLES / "seven.png", name], ["search", "--model", demo, "INDEX", "--image", name],
+                    ["classify", "--model", demo, "--labels", "a\x1b[2J", "--format", "table", EXAMPLES / "seven.png", name],
+                    ["embed", "--model", demo, tmp_path / "no\n\x1b[2J"]):
+        if "INDEX" in command:
+            rows = tmp_path / "rows.npy"
+            assert siglip("embed", "-q", "--model", demo, EXAMPLES / "seven.png", "-o", rows).returncode == 0
+            command[command.index("INDEX")] = rows
+        result = siglip(*command)
+        assert result.returncode in (1, 3)
+        for text in (result.stdout, result.stderr):
+            assert "\x1b" not in text and "\u009b" not in text and not re.search("^error: all", text, re.MULTILINE), text
+        assert "\\x0a" in result.stderr
+    shutil.copy(EXAMPLES / "seven.png", name)
+    table = siglip("classify", "--model", demo, "--labels", "a,b", "--format", "table", name).stdout
+    assert len(table.splitlines()) == 3 and "\x1b" not in table
+    assert siglip("embed", "-q", "--overwrite", "--model", demo, name, "-o", rows).returncode == 0
+    table = siglip("search", "--model", demo, rows, "--text", "a", "--format", "table").stdout
+    assert len(table.splitlines()) == 2 and "\x1b" not in table
 
 
 def test_what_cannot_be_printed_is_a_failure(siglip, demo):
@@ -240,3 +325,10 @@ def test_bench_measures_engine_and_preprocessing(siglip, demo):
     result = siglip("bench", "preprocess", "--size", "384", "--seconds", "0", "--json", EXAMPLES / "seven.png")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["images_per_s"] > 0
+
+
+def test_bench_preprocess_names_the_bad_file(siglip, tmp_path):
+    shutil.copy(EXAMPLES / "seven.png", tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    result = siglip("bench", "preprocess", tmp_path, "--seconds", "0")
+    assert result.returncode == 1 and f"{tmp_path / 'bad.png'}: " in result.stderr, result.stderr

@@ -64,6 +64,33 @@ def test_shards_are_one_index(siglip, demo, index, tmp_path):
     assert {hit["name"] for hit in parts} == {hit["name"] for hit in whole}
 
 
+def test_rows_of_another_pillow_are_searched_with_a_warning(siglip, demo, tmp_path):
+    (tmp_path / "rows").mkdir()
+    for pillow in (12, 13):
+        assert siglip("embed", "-q", "--model", demo, SEVEN, "--pillow", pillow, "-o",
+                      tmp_path / f"rows/{pillow}.npy").returncode == 0
+    old = tmp_path / "rows/12.npy"
+    commands = (["search", "--model", demo, old, "--text", "seven"],
+                ["serve", "--model", demo, "--search-index", old, "--dry-run"])
+    for command in commands:
+        done = siglip(*command)
+        assert done.returncode == 0 and "rows_pillow=12 model_pillow=13" in done.stderr, done.stderr
+        assert "rows_of" not in siglip(*command, "--pillow", 12).stderr
+    mixed = siglip("index", tmp_path / "rows", "-o", tmp_path / "rows.index")
+    assert mixed.returncode == 0 and "pillow=12,13" in mixed.stderr, mixed.stderr
+    assert "rows_of" not in siglip("index", old, "-o", tmp_path / "rows.index").stderr
+
+
+def test_rows_of_other_patches_are_searched_with_a_warning(siglip, tmp_path):
+    model = ("--model", "tests/golden/naflex")
+    rows = tmp_path / "rows.npy"
+    assert siglip("embed", "-q", *model, SEVEN, "--max-patches", 50, "-o", rows).returncode == 0
+    for command in (["search", *model, rows, "--image", SEVEN], ["serve", *model, "--search-index", rows, "--dry-run"]):
+        done = siglip(*command)
+        assert done.returncode == 0 and "rows_max_patches=50 model_max_patches=100" in done.stderr, done.stderr
+        assert "rows_of" not in siglip(*command, "--max-patches", 50).stderr
+
+
 def test_bad_queries_fail_alone(siglip, demo, index, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     done = siglip("search", "--model", demo, index, "--image", tmp_path / "bad.png", "--text", "seven")
