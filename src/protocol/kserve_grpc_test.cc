@@ -34,6 +34,12 @@ void ExpectRefused(const std::shared_ptr<inference::ModelInferRequest>& message,
   EXPECT_THAT(parsed.status().message(), HasSubstr(text));
 }
 
+TEST(GrpcInfer, DimensionsAreBounded) {
+  const auto message = Message();
+  for (int i = 0; i < 64; ++i) message->mutable_inputs(0)->add_shape(1);
+  ExpectRefused(message, "input 'X': expected at most 64 dimensions, got 65");
+}
+
 TEST(GrpcInfer, RawContentsAreViews) {
   auto message = Message();
   message->add_raw_input_contents(std::string(16, 'x'));

@@ -14,8 +14,6 @@
 #include "server/door_state.h"
 #include "serving/service.h"
 
-#include "grpc_service.grpc.pb.h"
-
 namespace siglip {
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
@@ -39,37 +37,18 @@ class PendingCounter {
   int count_ SIGLIP_GUARDED_BY(mu_) = 0;
 };
 
-// Request and response of a unary call, alive as long as the call or the inference needs them.
-class InferMessages final
-    : public grpc::MessageHolder<inference::ModelInferRequest, inference::ModelInferResponse> {
- public:
-  static InferMessages* New();
-  void Release() override { self_.reset(); }
-  std::shared_ptr<InferMessages> shared() const { return self_; }
-
- private:
-  InferMessages();
-  google::protobuf::Arena arena_;
-  std::shared_ptr<InferMessages> self_;
-};
-
-class InferAllocator final
-    : public grpc::MessageAllocator<inference::ModelInferRequest, inference::ModelInferResponse> {
- public:
-  grpc::MessageHolder<inference::ModelInferRequest, inference::ModelInferResponse>*
-  AllocateMessages() override {
-    return InferMessages::New();
-  }
-};
-
 // What an inference call needs of its server.
 struct InferDoor {
   Service& service;
   DoorState& state;
   PendingCounter& pending;
+  std::size_t max_message_bytes;
 };
 
-grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door);
+// `bytes` and `answer` are the call's own, until it is done.
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext& context,
+                                          const grpc::ByteBuffer& bytes, grpc::ByteBuffer& answer,
+                                          const InferDoor& door);
 
 class StreamCall;
 
@@ -86,8 +65,8 @@ class StreamRegistry {
 };
 
 // With an `access` that is not ok the stream is ended with it.
-grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-StartStreamInfer(const grpc::CallbackServerContext& context, InferDoor door,
-                 StreamRegistry& registry, const absl::Status& access);
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartStreamInfer(
+    const grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
+    const absl::Status& access);
 
 }  // namespace siglip

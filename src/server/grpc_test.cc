@@ -106,6 +106,92 @@ TEST_F(GrpcTest, BrokenMessagesAreRefusedWithoutAWordOnStderr) {
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
 }
 
+// Two bytes that become an object of 200, and again and again.
+std::string ManyOf(std::string_view field, std::size_t count) {
+  std::string bytes;
+  for (std::size_t i = 0; i < count; ++i) bytes += field;
+  return bytes;
+}
+
+constexpr std::string_view kEmptyInput("\x2a\x00", 2);
+constexpr std::string_view kUnknownField("\x7a\x00", 2);
+
+TEST_F(GrpcTest, EveryCallRefusesAMessageThatWouldGrow) {
+  grpc::GenericStub generic(channel_);
+  const auto* pool = google::protobuf::DescriptorPool::generated_pool();
+  for (const char* name :
+       {GRPCInferenceService::service_full_name(), grpc::health::v1::Health::service_full_name()}) {
+    const auto* service = pool->FindServiceByName(name);
+    ASSERT_NE(service, nullptr);
+    for (int i = 0; i < service->method_count(); ++i) {
+      const auto* method = service->method(i);
+      if (method->client_streaming() || method->server_streaming()) continue;
+      SCOPED_TRACE(method->full_name());
+      const bool infer = method->name() == "ModelInfer";
+      const grpc::Slice slice(ManyOf(infer ? kEmptyInput : kUnknownField, 100'000));
+      const grpc::ByteBuffer message(&slice, 1);
+      grpc::ByteBuffer answer;
+      grpc::ClientContext context;
+      std::promise<grpc::Status> done;
+      generic.UnaryCall(&context, "/" + service->full_name() + "/" + method->name(), {}, &message,
+                        &answer, [&done](grpc::Status status) { done.set_value(status); });
+      const grpc::Status status = done.get_future().get();
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      EXPECT_THAT(status.error_message(), HasSubstr("more than 65536 fields"));
+    }
+  }
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  grpc::health::v1::HealthCheckRequest large;
+  large.set_service(std::string(1 << 20, 's'));
+  grpc::ClientContext context;
+  EXPECT_EQ(health->Watch(&context, large)->Finish().error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(GrpcTest, NumbersOfATypedTensorCountAsWhatTheyBecome) {
+  inference::ModelInferRequest request = Request();
+  request.clear_raw_input_contents();
+  request.mutable_inputs(0)->set_datatype("INT64");
+  request.mutable_inputs(0)->set_shape(0, 200'000);
+  for (int i = 0; i < 200'000; ++i)
+    request.mutable_inputs(0)->mutable_contents()->add_int64_contents(1);
+  ASSERT_LT(request.ByteSizeLong(), 250'000);
+  inference::ModelInferResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status = stub_->ModelInfer(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("'int64_contents' take more than 1048576 bytes"));
+}
+
+TEST_F(GrpcTest, AStreamAnswersAMessageThatWouldGrowAndGoesOn) {
+  grpc::ClientContext context;
+  const auto stream = stub_->ModelStreamInfer(&context);
+  inference::ModelInferRequest request = Request();
+  for (int i = 0; i < 100'000; ++i) request.add_outputs();
+  inference::ModelStreamInferResponse response;
+  ASSERT_TRUE(stream->Write(request));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(response.error_message(), HasSubstr("more than 65536 fields"));
+  ASSERT_TRUE(stream->Write(Request("next")));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.infer_response().id(), "next");
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+// A refusal says who may not, whatever the message is.
+TEST_F(GrpcTest, AMessageIsNotLookedAtBeforeItsCallMayBe) {
+  ServerOptions options;
+  options.grpc_restricted_protocols = {"inference,metadata:secret=open"};
+  ASSERT_TRUE(state_.Configure(options).ok());
+  inference::ModelInferRequest request;
+  for (int i = 0; i < 100'000; ++i) request.add_inputs();
+  inference::ModelInferResponse response;
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->ModelInfer(&context, request, &response).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+}
+
 TEST_F(GrpcTest, DeadlinesAndCancellationReachTheRequest) {
   service_.hold = true;
   grpc::ClientContext context;

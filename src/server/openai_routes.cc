@@ -24,7 +24,7 @@ constexpr std::string_view kEmbeddingsPath = "/v1/embeddings";
 constexpr std::string_view kModelsPath = "/v1/models";
 constexpr std::string_view kDocumentPath = "/openapi.json";
 
-constexpr RouteRow kRoutes[] = {
+constexpr RouteRow kOpenAiRoutes[] = {
     {"POST", kEmbeddingsPath, Api::kInference},
     {"GET", kModelsPath, Api::kMetadata},
     {"GET", kDocumentPath, Api::kMetadata},
@@ -297,7 +297,7 @@ OpenAiHandler::OpenAiHandler(Service& service, DoorState& state, std::size_t max
       fetcher_(fetcher),
       others_(others) {}
 
-std::span<const RouteRow> OpenAiRoutes() { return kRoutes; }
+std::span<const RouteRow> OpenAiRoutes() { return kOpenAiRoutes; }
 
 HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
                                     std::string_view text) const {
@@ -310,9 +310,9 @@ HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
 
 void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string path(PathOf(request.target));
-  const auto* const row = std::find_if(std::begin(kRoutes), std::end(kRoutes),
+  const auto* const row = std::find_if(std::begin(kOpenAiRoutes), std::end(kOpenAiRoutes),
                                        [&](const RouteRow& r) { return r.path == path; });
-  const bool known = row != std::end(kRoutes);
+  const bool known = row != std::end(kOpenAiRoutes);
   if (!known && !IsOpenAiPath(path)) {
     return others_.Handle(std::move(request), std::move(exchange));
   }

@@ -28,7 +28,7 @@ constexpr int kSearchDepth = 3;
 constexpr std::string_view kSearch = "/ui/search";
 constexpr std::string_view kPictures = "/ui/picture/";
 
-constexpr RouteRow kRoutes[] = {
+constexpr RouteRow kUiRoutes[] = {
     {"GET", "/", {}},
     {"GET", "/ui", {}},
     {"GET", "/ui/", {}},
@@ -38,7 +38,7 @@ constexpr RouteRow kRoutes[] = {
 
 // The route of `path`; null if it is none of the page's.
 const RouteRow* FindRow(std::string_view path) {
-  for (const RouteRow& row : kRoutes) {
+  for (const RouteRow& row : kUiRoutes) {
     const std::size_t name = row.path.find('{');
     const bool fits = name == std::string_view::npos ? path == row.path
                                                      : path.starts_with(row.path.substr(0, name));
@@ -149,7 +149,7 @@ UiHandler::UiHandler(const DoorState& state, const SearchIndex* index, HttpHandl
       policy_(UiSecurityPolicy(UiPage())),
       pool_(kThreads) {}
 
-std::span<const RouteRow> UiRoutes() { return kRoutes; }
+std::span<const RouteRow> UiRoutes() { return kUiRoutes; }
 
 HttpResponse UiHandler::Refusal(std::string_view target, int status, std::string_view text) const {
   return rest_.Refusal(target, status, text);

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import zlib
 
+import grpc
 import numpy as np
 import pytest
 
@@ -194,6 +195,25 @@ def test_an_allocation_that_fails_costs_its_request_alone(serve, tmp_path):
         armed.unlink()
         client.infer("embed_image", [image_input(module, [large])])
     assert end(urls) == 0
+
+
+def status_kb(process, key):
+    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+@pytest.mark.parametrize("keys, code", [(False, "INVALID_ARGUMENT"), (True, "UNAUTHENTICATED")])
+def test_a_grpc_message_of_tiny_fields_costs_no_memory(serve, tmp_path, keys, code):
+    """Two bytes on the wire, an empty input, are an object of 200 in protobuf's tree: 800 MB of 8."""
+    (tmp_path / "keys").write_text("0123456789abcdef\n")
+    urls = serve(*(["--api-key-file", tmp_path / "keys"] if keys else []))
+    before = status_kb(urls.process, "VmHWM")
+    with grpc.insecure_channel(urls.grpc) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", bytes, bytes)
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(b"\x2a\x00" * 4_000_000)
+    assert refused.value.code().name == code
+    assert status_kb(urls.process, "VmHWM") - before < 100_000
 
 
 def test_a_full_disk_costs_log_and_trace_alone(serve):
