@@ -35,6 +35,7 @@ constexpr std::size_t kBufferBytes = 128 * 1024;
 // So much of a body is read and then counted at a time.
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 constexpr std::string_view kNoRoom = "Exceeds the memory for request bodies being received";
+constexpr std::string_view kNoAnswerRoom = "Exceeds the memory for answers being written";
 
 std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
@@ -428,11 +429,19 @@ void HttpConnection::Send(std::function<HttpResponse()> make) {
   asio::dispatch(stream_.get_executor(), [self = shared_from_this(), make = std::move(make)] {
     if (self->state_ != State::kHandling) return;  // closed meanwhile
     try {
-      self->Write(make());
+      HttpResponse response = make();
+      if (!self->HoldAnswer(response)) response = self->OwnOverload(kNoAnswerRoom);
+      self->Write(std::move(response));
     } catch (const std::bad_alloc&) {
       self->Write(self->OwnOverload("no memory for the answer"));
     }
   });
+}
+
+bool HttpConnection::HoldAnswer(const HttpResponse& response) {
+  return settings_.answer_budget == nullptr ||
+         settings_.answer_budget->TryGrow(answer_hold_,
+                                          static_cast<std::int64_t>(response.body.size()));
 }
 
 void HttpConnection::Write(HttpResponse response) {
@@ -454,13 +463,33 @@ void HttpConnection::Write(HttpResponse response) {
   }
   AppendAll(response_head_, "Content-Length: ", length, "\r\n",
             keep_alive_ ? "" : "Connection: close\r\n", "\r\n");
-  std::vector<asio::const_buffer> buffers = {asio::buffer(response_head_)};
+  unwritten_ = {asio::buffer(response_head_)};
   if (!is_head_method_) {
-    buffers.push_back(asio::buffer(response_.body));
-    for (const auto& block : response_.blocks) buffers.emplace_back(block.data(), block.size());
+    unwritten_.push_back(asio::buffer(response_.body));
+    for (const auto& block : response_.blocks) unwritten_.emplace_back(block.data(), block.size());
   }
-  stream_.plain().expires_after(TransferTimeout(length));
-  asio::async_write(stream_, buffers, [self = shared_from_this()](Error error, std::size_t) {
+  write_start_ = std::chrono::steady_clock::now();
+  bytes_written_ = 0;
+  WritePiece();
+}
+
+// As ReadPiece: how much there is to read buys a client that does not read it no time.
+void HttpConnection::WritePiece() {
+  std::vector<asio::const_buffer> piece;
+  std::size_t room = kPieceBytes;
+  while (room != 0 && !unwritten_.empty()) {
+    asio::const_buffer& next = unwritten_.front();
+    piece.push_back(asio::buffer(next, room));
+    room -= piece.back().size();
+    next += piece.back().size();
+    if (next.size() == 0) unwritten_.pop_front();
+  }
+  bytes_written_ += kPieceBytes - room;
+  stream_.plain().expires_at(write_start_ + TransferTimeout(bytes_written_));
+  asio::async_write(stream_, piece, [self = shared_from_this()](Error error, std::size_t) {
+    if (!error && self->state_ != State::kClosing && !self->unwritten_.empty()) {
+      return self->WritePiece();
+    }
     self->OnWritten(error);
   });
 }
@@ -469,7 +498,9 @@ void HttpConnection::OnWritten(Error error) {
   if (response_.overloaded && settings_.refusals != nullptr) {
     settings_.refusals->Record(SteadyNowNs() - request_end_ns_);
   }
+  unwritten_.clear();
   response_ = {};
+  answer_hold_ = MemoryBudget::Hold();
   if (error || state_ == State::kClosing) return Shut();
   if (!keep_alive_) {
     state_ = State::kClosing;

@@ -3,6 +3,7 @@
 // One connection of HttpServer. Private to this folder.
 
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -110,7 +111,10 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void OnChunked(Error error);
   void Dispatch();
   void WatchForDisconnect();
+  // False if the answers of all connections have no room for this one's text.
+  bool HoldAnswer(const HttpResponse& response);
   void Write(HttpResponse response);
+  void WritePiece();
   void OnWritten(Error error);
   void Refuse(int status, std::string_view text);
   void Refuse(HttpResponse response);
@@ -148,6 +152,10 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // What is being written.
   std::string response_head_;
   HttpResponse response_;
+  MemoryBudget::Hold answer_hold_;
+  std::deque<boost::asio::const_buffer> unwritten_;
+  std::chrono::steady_clock::time_point write_start_;
+  std::size_t bytes_written_ = 0;  // with those of the piece under way
 };
 
 }  // namespace siglip

@@ -475,6 +475,77 @@ TEST_F(HttpRateTest, WhatAHeadDeclaresBuysADribbledBodyNoTime) {
   ExpectServes();
 }
 
+// Answers with `parts`, the first of them as its body.
+class PartsHandler final : public HttpHandler {
+ public:
+  void Handle(HttpRequest, std::shared_ptr<HttpExchange> exchange) override {
+    exchange->Respond([this] {
+      HttpResponse response;
+      response.body = parts.front();
+      for (std::size_t i = 1; i < parts.size(); ++i) {
+        for (int j = 0; j < repeats; ++j)
+          response.blocks.push_back(std::as_bytes(std::span(parts[i])));
+      }
+      return response;
+    });
+  }
+
+  std::vector<std::string> parts;
+  int repeats = 1;
+};
+
+TEST(HttpAnswerTest, AnswersOfManyPiecesAreWhole) {
+  PartsHandler handler;
+  std::string whole;
+  for (const std::size_t size : {3'000'001, 0, 1, 1'048'576, 700'000, 2'500'003}) {
+    handler.parts.emplace_back(size, static_cast<char>('a' + handler.parts.size()));
+    whole += handler.parts.back();
+  }
+  const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, ShortLimits(), handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  RawClient client((*server)->port());
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(client.Ask(Get("/")).body == whole);
+}
+
+TEST(HttpAnswerTest, TheLengthOfAnAnswerBuysAClientThatDoesNotReadNoTime) {
+  PartsHandler handler;
+  handler.parts = {"", std::string(1 << 20, 'x')};
+  handler.repeats = 800;  // 200 s at the slowest rate; the socket takes the first few
+  const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, SlowestRate(), handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  RawClient client((*server)->port());
+  client.Send(Get("/"));
+  for (int i = 0; i < 6000 && (*server)->num_connections() != 1; ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  for (int i = 0; i < 6000 && (*server)->num_connections() != 0; ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_EQ((*server)->num_connections(), 0);
+}
+
+TEST(HttpAnswerTest, AnswersThatAreNotReadAreBoundedTogether) {
+  PartsHandler handler;
+  handler.parts = {std::string(std::size_t{40} << 20, 'x')};  // more than sockets take
+  HttpSettings settings = ShortLimits();
+  settings.answer_budget = std::make_shared<MemoryBudget>(std::int64_t{50} << 20);
+  const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, settings, handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  auto unread = std::make_unique<RawClient>((*server)->port());
+  unread->Send(Get("/"));
+  RawResponse other;
+  for (int i = 0; i < 1000 && other.status != 503; ++i) {  // until the first is being written
+    other = RawClient((*server)->port()).Ask(Get("/"));
+  }
+  EXPECT_EQ(other.status, 503);
+  EXPECT_EQ(other.Header("Retry-After"), "1");
+  EXPECT_EQ(unread->Receive().body.size(), std::size_t{40} << 20);
+  for (int i = 0; i < 1000 && other.status != 200; ++i) {
+    other = RawClient((*server)->port()).Ask(Get("/"));
+  }
+  EXPECT_EQ(other.status, 200) << "the room is given back";
+}
+
 TEST_F(HttpTimeoutTest, ConnectionsOverTheLimitAreClosed) {
   std::vector<std::unique_ptr<RawClient>> clients;
   for (int i = 0; i < 4; ++i) {

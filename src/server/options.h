@@ -73,8 +73,9 @@ struct ServerOptions {
   // default; unlike there, binary tensors count too.
   std::size_t http_max_input_bytes = std::size_t{1} << 26;
 
-  // --http-max-buffered-size: bytes of bodies being received, of all connections. As much as gRPC
-  // buffers; what is complete counts against the limits of ServiceOptions.
+  // --http-max-buffered-size: bytes of bodies being received, of all connections, and as many of
+  // answers being written. As much as gRPC buffers; what is complete counts against the limits of
+  // ServiceOptions.
   std::size_t http_max_buffered_bytes = std::size_t{2} << 30;
 
   // --allow-grpc, --grpc-address, --grpc-port

@@ -44,6 +44,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   HttpSettings settings{options.http_limits};
   settings.body_budget =
       std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
+  settings.answer_budget =
+      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (!options.image_url_allow.empty()) {
     SIGLIP_ASSIGN_OR_RETURN(server->image_fetcher_,
                             ImageFetcher::Start({.allow = options.image_url_allow,
