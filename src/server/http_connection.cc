@@ -260,7 +260,21 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
   return {0, ""};
 }
 
+void HttpConnection::TakeHead() {
+  const auto& head = head_->get();
+  request_ = {};
+  request_.method = std::string(View(head.method_string()));
+  request_.infer_header_length = Field(head, kInferHeaderLength);
+  request_.content_encoding = Field(head, "Content-Encoding");
+  request_.accept_encoding = Field(head, "Accept-Encoding").value_or("");
+  if (!settings_.keep_headers) return;
+  for (const auto& field : head) {
+    request_.headers.emplace_back(View(field.name_string()), View(field.value()));
+  }
+}
+
 void HttpConnection::ReadBody() {
+  TakeHead();
   const auto& head = head_->get();
   const bool has_body = head_->chunked() || head_->content_length().value_or(0) != 0;
   if (!has_body) {
@@ -326,8 +340,11 @@ bool HttpConnection::HoldBody(std::size_t bytes) {
          settings_.body_budget->TryGrow(body_hold_, static_cast<std::int64_t>(bytes));
 }
 
+// Beast puts the fields of a trailer beside those of the head, after all checks: what is asked of
+// the head is taken before.
 void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
+  head_.reset();
   chunked_->body_limit(settings_.body_bytes);
   chunk_count_ = 0;
   out_of_room_ = false;
@@ -369,6 +386,13 @@ void HttpConnection::OnChunked(Error error) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
   }
   if (error) return Shut();
+  const auto& fields = chunked_->get().base();
+  const auto count = static_cast<std::size_t>(std::distance(fields.begin(), fields.end()));
+  if (count > settings_.head_fields) {
+    return Refuse(431,
+                  Concat("request has ", count, " fields with those of its trailer, the limit is ",
+                         settings_.head_fields));
+  }
   body_ = std::make_shared<PaddedBody>(std::move(chunked_->get().body()));
   if (body_->data() == nullptr) body_->Append("");
   Dispatch();
@@ -379,22 +403,10 @@ void HttpConnection::Dispatch() {
   request_end_ns_ = SteadyNowNs();
   state_ = State::kHandling;
   stream_.plain().expires_never();
-  const http::fields& fields =
-      chunked_ ? static_cast<const http::fields&>(chunked_->get().base()) : head_->get().base();
-  const auto& base = chunked_ ? chunked_->get().base() : head_->get().base();
-  HttpRequest request;
-  request.method = std::string(View(base.method_string()));
+  HttpRequest request = std::exchange(request_, {});
   request.target = target_;
   request.body = std::move(body_);
-  request.infer_header_length = Field(fields, kInferHeaderLength);
-  request.content_encoding = Field(fields, "Content-Encoding");
-  request.accept_encoding = Field(fields, "Accept-Encoding").value_or("");
   request.receive_start_ns = receive_start_ns_;
-  if (settings_.keep_headers) {
-    for (const auto& field : fields) {
-      request.headers.emplace_back(View(field.name_string()), View(field.value()));
-    }
-  }
   chunked_.reset();
   head_.reset();
   auto exchange = std::make_shared<HttpExchange>(shared_from_this());

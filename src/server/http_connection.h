@@ -99,6 +99,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // The status and text of a refusal that the head alone decides; status 0 = none.
   std::pair<int, std::string> CheckHead() const;
   std::optional<HttpChallenge> CheckAuthorization() const;
+  // What routes read of the head, into `request_`.
+  void TakeHead();
   void ReadBody();
   void ReadSizedBody(std::size_t size);
   void ReadPiece(std::span<char> room);
@@ -134,6 +136,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::optional<boost::beast::http::request_parser<boost::beast::http::empty_body>> head_;
   std::optional<boost::beast::http::request_parser<PaddedBeastBody>> chunked_;
   std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
+  HttpRequest request_;  // whose body is being read
   std::shared_ptr<PaddedBody> body_;
   MemoryBudget::Hold body_hold_;  // until the body is complete
   bool out_of_room_ = false;      // of a chunked body

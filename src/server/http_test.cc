@@ -4,6 +4,7 @@
 #include <latch>
 #include <memory>
 #include <numeric>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -184,6 +185,63 @@ TEST_F(HttpTest, ChunksCountAgainstTheLimits) {
   EXPECT_EQ(response.status, 400);
   EXPECT_THAT(response.body, HasSubstr("65536 chunks"));
   ExpectServes();
+}
+
+std::string ChunkedWithTrailer(std::string_view body, std::string_view trailer,
+                               std::string_view fields = "") {
+  std::ostringstream text;
+  text << "POST " << kInfer << " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+       << fields << "\r\n"
+       << std::hex << body.size() << "\r\n"
+       << body << "\r\n0\r\n"
+       << trailer << "\r\n";
+  return text.str();
+}
+
+TEST_F(HttpTest, FieldsOfATrailerAreNoneOfTheHead) {
+  RawClient client(server_->port());
+  const std::string plain = client.Ask(ChunkedWithTrailer(kJson, "")).body;
+  EXPECT_THAT(plain, HasSubstr("[1.0,2.5]"));
+  for (const char* trailer : {"Inference-Header-Content-Length: 0\r\n", "Content-Encoding: br\r\n",
+                              "Accept-Encoding: gzip\r\n", "Connection: close\r\n", "X: y\r\n"}) {
+    const RawResponse response = client.Ask(ChunkedWithTrailer(kJson, trailer));
+    EXPECT_EQ(response.status, 200) << trailer;
+    EXPECT_EQ(response.body, plain) << trailer;
+  }
+  const RawResponse raw =
+      client.Ask(ChunkedWithTrailer("abcdefgh", "", "Inference-Header-Content-Length: 0\r\n"));
+  EXPECT_EQ(raw.status, 200);
+}
+
+TEST_F(HttpTest, FieldsOfATrailerCountAgainstTheLimit) {
+  const auto fields = [](int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += "a: b\r\n";
+    return text;
+  };
+  EXPECT_EQ(RawClient(server_->port()).Ask(ChunkedWithTrailer(kJson, fields(98))).status, 200);
+  ExpectRefusedAndClosed(ChunkedWithTrailer(kJson, fields(99)), 431);
+  ExpectRefusedAndClosed(ChunkedWithTrailer(kJson, fields(1000)), 431);
+}
+
+class HttpRestrictedTest : public HttpTest {
+ protected:
+  HttpRestrictedTest() : HttpTest(Limits()) {
+    ServerOptions options;
+    options.http_restricted_apis = {"inference:secret=open"};
+    EXPECT_TRUE(state_.Configure(options).ok());
+  }
+  static HttpSettings Limits() {
+    HttpSettings limits = ShortLimits();
+    limits.keep_headers = true;
+    return limits;
+  }
+};
+
+TEST_F(HttpRestrictedTest, ATrailerOpensNothing) {
+  RawClient client(server_->port());
+  EXPECT_EQ(client.Ask(ChunkedWithTrailer(kJson, "", "secret: open\r\n")).status, 200);
+  EXPECT_EQ(client.Ask(ChunkedWithTrailer(kJson, "secret: open\r\n")).status, 403);
 }
 
 HttpSettings SmallBodyBudget() {
