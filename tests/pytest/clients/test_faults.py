@@ -3,6 +3,7 @@ those of docs/reliability.md, and what cannot go on ends with a message."""
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -108,11 +109,25 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(milliseconds):
     assert process.wait(timeout=60) in (-signal.SIGTERM, 128 + signal.SIGTERM, 0)
 
 
-def half_a_body(urls):
+def post(urls, model, body, length):
+    """A connection with a request whose answer is not read."""
     host, port = urls.http.split(":")
     connection = socket.create_connection((host, int(port)))
-    connection.sendall(b"POST /v2/models/embed_image/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    connection.sendall(head.encode() + body)
     return connection
+
+
+def half_a_body(urls):
+    return post(urls, "embed_image", b"half", 1000)
+
+
+def waiting(urls, model):
+    """Requests in a model's queue."""
+    with urllib.request.urlopen(f"http://{urls.metrics}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines
+               if line.startswith(f'nv_inference_pending_request_count{{model="{model}"'))
 
 
 def is_ready(urls):
@@ -133,6 +148,25 @@ def test_a_second_sigterm_ends_what_the_first_waits_for(serve):
         urls.process.wait(timeout=0.5)
     urls.process.terminate()
     assert urls.process.wait(timeout=60) == 128 + signal.SIGTERM
+    connection.close()
+
+
+def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, tmp_path):
+    """A batch that waits for an hour for others, over both doors."""
+    repository = tmp_path / "repository"
+    for model in ("embed_text", "siglip_text"):
+        shutil.copytree(ROOT / "model_repository" / model, repository / model)
+    config = repository / "siglip_text/config.pbtxt"
+    config.write_text(re.sub(r"max_queue_delay_microseconds: *\d+", f"max_queue_delay_microseconds: {LONG}000000",
+                             config.read_text()))
+    urls = serve("--model-repository", repository, "--exit-timeout-secs", "1")
+    body = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
+    connection = post(urls, "embed_text", body, len(body))
+    client = grpcclient.InferenceServerClient(urls.grpc)
+    client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
+    while waiting(urls, "siglip_text") < 2:
+        pass
+    assert end(urls) == 1
     connection.close()
 
 
