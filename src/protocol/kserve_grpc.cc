@@ -327,7 +327,6 @@ void RenderGrpcInfer(const InferResponse& response, inference::ModelInferRespons
     tensor.set_name(output.name);
     tensor.set_datatype(std::string(DataTypeName(output.datatype)));
     tensor.mutable_shape()->Add(output.shape.begin(), output.shape.end());
-    message.add_raw_output_contents(output.data.data(), output.data.size());
   }
 }
 

@@ -77,7 +77,8 @@ class InferenceService final : public RawInferenceService {
   InferenceService(siglip::Service& service, DoorState& state, const ServerOptions& options)
       : service_(service),
         state_(state),
-        door_{service, state, pending_, options.grpc_max_input_bytes} {}
+        slow_readers_(options.grpc_limits),
+        door_{service, state, pending_, slow_readers_, options.grpc_max_input_bytes} {}
 
   PendingCounter& pending() { return pending_; }
   StreamRegistry& streams() { return streams_; }
@@ -178,8 +179,10 @@ class InferenceService final : public RawInferenceService {
     absl::StatusOr<LoadModelRequest> load = ToLoadRequest(request);
     if (!load.ok()) return Finish(context, load.status());
     Reactor* reactor = context->DefaultReactor();
-    service_.LoadModel(*std::move(load), [reactor, answer](const absl::Status& done) {
+    pending_.Add();
+    service_.LoadModel(*std::move(load), [this, reactor, answer](const absl::Status& done) {
       FinishControl(done, inference::RepositoryModelLoadResponse(), *answer, *reactor);
+      pending_.Remove();
     });
     return reactor;
   }
@@ -192,10 +195,12 @@ class InferenceService final : public RawInferenceService {
     const absl::StatusOr<bool> dependents = UnloadsDependents(request);
     if (!dependents.ok()) return Finish(context, dependents.status());
     Reactor* reactor = context->DefaultReactor();
-    service_.UnloadModel(
-        request.model_name(), *dependents, [reactor, answer](const absl::Status& done) {
-          FinishControl(done, inference::RepositoryModelUnloadResponse(), *answer, *reactor);
-        });
+    pending_.Add();
+    const auto finish = [this, reactor, answer](const absl::Status& done) {
+      FinishControl(done, inference::RepositoryModelUnloadResponse(), *answer, *reactor);
+      pending_.Remove();
+    };
+    service_.UnloadModel(request.model_name(), *dependents, finish);
     return reactor;
   }
 
@@ -340,6 +345,7 @@ class InferenceService final : public RawInferenceService {
   DoorState& state_;
   PendingCounter pending_;
   StreamRegistry streams_;
+  SlowReaders slow_readers_;
   const InferDoor door_;
 };
 

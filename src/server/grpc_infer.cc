@@ -12,6 +12,7 @@
 #include "protocol/kserve_grpc.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
+#include "server/grpc_answer.h"
 #include "server/grpc_message.h"
 #include "serving/overload.h"
 
@@ -133,8 +134,9 @@ absl::Status CheckApiKey(const grpc::CallbackServerContext& context, Api api,
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  UnaryCall(grpc::CallbackServerContext& context, grpc::ByteBuffer& answer)
-      : context_(context), answer_(answer) {}
+  UnaryCall(grpc::CallbackServerContext& context, grpc::ByteBuffer& answer,
+            SlowReaders& slow_readers)
+      : context_(context), answer_(answer), slow_readers_(slow_readers) {}
 
   void Run(const grpc::ByteBuffer& bytes, const CallFacts& facts, const InferDoor& door) {
     absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door, std::make_shared<RequestMessage>());
@@ -146,10 +148,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
         [this, regions = &door.state.regions, refusals = &door.state.grpc_refusals,
          shared = std::move(parsed->shared_memory)](InferResponse response) {
           WriteSharedOutputs(regions, shared, response);
-          grpc::Status status = ToGrpcStatus(response.status);
-          if (status.ok()) status = Render(response);
+          const absl::Status refusal = response.status;
+          grpc::Status status = ToGrpcStatus(refusal);
+          if (status.ok()) status = Render(std::move(response));
           if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
-          if (IsOverloaded(response.status)) Overloaded(*refusals);
+          if (IsOverloaded(refusal)) Overloaded(*refusals);
+          if (status.ok()) unread_ = slow_readers_.Begin(context_, answer_.Length(), sent_);
           Finish(status);
         },
         door.pending);
@@ -158,6 +162,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
   void OnDone() override {
+    if (unread_) slow_readers_.End(*unread_);
     if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_END");
     delete this;
   }
@@ -175,14 +180,19 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     refusals.Record(SteadyNowNs() - start_ns_);
   }
 
-  grpc::Status Render(const InferResponse& response) {
+  grpc::Status Render(InferResponse response) {
     inference::ModelInferResponse message;
     RenderGrpcInfer(response, message);
-    return WriteMessage(message, answer_);
+    outputs_ = std::move(response.outputs);
+    return WriteInferAnswer(InferCall::kUnary, message, outputs_, sent_, answer_);
   }
 
   grpc::CallbackServerContext& context_;  // until OnDone
   grpc::ByteBuffer& answer_;              // until OnDone
+  SlowReaders& slow_readers_;
+  std::optional<SlowReaders::Id> unread_;  // from Finish with an answer to OnDone
+  std::vector<OutputTensor> outputs_;      // with their share of the memory for outputs
+  const std::shared_ptr<SentBytes> sent_ = std::make_shared<SentBytes>(0);
   const std::int64_t start_ns_ = SteadyNowNs();
   std::shared_ptr<RequestTrace> trace_;
   // Only ever set; orders nothing else. Shared, since requests may outlive the call.
@@ -245,7 +255,7 @@ bool PendingCounter::WaitZero(std::chrono::steady_clock::time_point deadline) {
 grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& bytes, grpc::ByteBuffer& answer,
                                           const InferDoor& door) {
-  auto* call = new UnaryCall(context, answer);  // owned by gRPC until OnDone
+  auto* call = new UnaryCall(context, answer, door.slow_readers);  // owned by gRPC until OnDone
   call->Run(bytes, FactsOf(context, door.state), door);
   return call;
 }
@@ -255,8 +265,8 @@ grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext& context,
 class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                          public std::enable_shared_from_this<StreamCall> {
  public:
-  StreamCall(const InferDoor& door, StreamRegistry& registry, CallFacts facts)
-      : door_(door), registry_(registry), facts_(std::move(facts)) {}
+  StreamCall(grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry)
+      : context_(context), door_(door), registry_(registry), facts_(FactsOf(context, door.state)) {}
 
   void Begin(bool draining) {
     self_ = shared_from_this();
@@ -300,6 +310,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   void OnWriteDone(bool ok) override {
+    door_.slow_readers.End(unread_);
     {
       MutexLock lock(mu_);
       writing_ = false;
@@ -327,6 +338,8 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
  private:
   struct Slot {
     grpc::ByteBuffer answer;
+    std::vector<OutputTensor> outputs;  // of `answer`, with their share of the memory for outputs
+    std::shared_ptr<SentBytes> sent = std::make_shared<SentBytes>(0);
     bool ready = false;  // guarded by mu_
     std::shared_ptr<RequestTrace> trace;
   };
@@ -350,7 +363,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
         [self = shared_from_this(), slot, id = message->message.id(), final_flag,
          shared = std::move(shared)](InferResponse response) {
           WriteSharedOutputs(&self->door_.state.regions, shared, response);
-          self->Fill(response, id, final_flag, *slot);
+          self->Fill(std::move(response), id, final_flag, *slot);
         },
         door_.pending);
     if (parsed.ok()) {
@@ -361,7 +374,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     once->Answer(std::move(refusal));
   }
 
-  void Fill(const InferResponse& response, const std::string& id, bool final_flag, Slot& slot) {
+  void Fill(InferResponse response, const std::string& id, bool final_flag, Slot& slot) {
     inference::ModelStreamInferResponse answer;
     inference::ModelInferResponse& message = *answer.mutable_infer_response();
     if (response.status.ok()) {
@@ -371,12 +384,16 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       message.set_id(id);
     }
     if (final_flag) (*message.mutable_parameters())["triton_final_response"].set_bool_param(true);
-    const bool written = WriteMessage(answer, slot.answer).ok();
+    slot.outputs = std::move(response.outputs);
+    const grpc::Status written =
+        response.status.ok()
+            ? WriteInferAnswer(InferCall::kStream, message, slot.outputs, slot.sent, slot.answer)
+            : WriteMessage(answer, slot.answer);
     if (slot.trace != nullptr) slot.trace->Stamp("GRPC_SEND_START");
     {
       MutexLock lock(mu_);
       slot.ready = true;
-      if (!written) broken_ = true;
+      if (!written.ok()) broken_ = true;
     }
     Advance();
   }
@@ -385,7 +402,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   // caller, outside the lock; the flags, set under it, keep others from beginning the same.
   void Advance() {
     bool read = false;
-    const grpc::ByteBuffer* write = nullptr;
+    std::shared_ptr<Slot> write;
     bool finish = false;
     grpc::Status status;
     {
@@ -397,18 +414,22 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
         status = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK;
       } else if (!writing_ && !slots_.empty() && slots_.front()->ready) {
         writing_ = true;
-        write = &slots_.front()->answer;
+        write = slots_.front();
       }
       if (!finish && !reading_ && !reads_over_ && !broken_ && !draining_ &&
           slots_.size() < kMaxStreamRequests) {
         read = reading_ = true;
       }
     }
-    if (write != nullptr) StartWrite(write);
+    if (write != nullptr) {
+      unread_ = door_.slow_readers.Begin(context_, write->answer.Length(), write->sent);
+      StartWrite(&write->answer);
+    }
     if (read) Read();
     if (finish) Finish(status);
   }
 
+  grpc::CallbackServerContext& context_;  // until OnDone
   const InferDoor door_;
   StreamRegistry& registry_;
   const CallFacts facts_;
@@ -416,6 +437,8 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   std::shared_ptr<StreamCall> self_;
   // Being read into; touched by whoever set reading_, then by OnReadDone.
   std::unique_ptr<grpc::ByteBuffer> incoming_;
+  // Of the write under way; touched by whoever set writing_, then by OnWriteDone.
+  SlowReaders::Id unread_ = 0;
   Mutex mu_;
   std::deque<std::shared_ptr<Slot>> slots_ SIGLIP_GUARDED_BY(mu_);
   bool reading_ SIGLIP_GUARDED_BY(mu_) = true;
@@ -446,9 +469,9 @@ void StreamRegistry::DrainAll() {
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartStreamInfer(
-    const grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
+    grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
     const absl::Status& access) {
-  const auto call = std::make_shared<StreamCall>(door, registry, FactsOf(context, door.state));
+  const auto call = std::make_shared<StreamCall>(context, door, registry);
   if (access.ok()) {
     call->Begin(door.state.draining.load());
   } else {

@@ -12,6 +12,7 @@
 
 #include "base/mutex.h"
 #include "server/door_state.h"
+#include "server/slow_readers.h"
 #include "serving/service.h"
 
 namespace siglip {
@@ -24,7 +25,7 @@ grpc::Status ShuttingDown();
 absl::Status CheckGrpcAccess(const grpc::CallbackServerContext& context, Api api,
                              const DoorState& state);
 
-// How many inferences still owe an answer. Thread-safe.
+// How many inferences, loads and unloads still owe an answer. Thread-safe.
 class PendingCounter {
  public:
   void Add();
@@ -42,6 +43,7 @@ struct InferDoor {
   Service& service;
   DoorState& state;
   PendingCounter& pending;
+  SlowReaders& slow_readers;
   std::size_t max_message_bytes;
 };
 
@@ -66,7 +68,7 @@ class StreamRegistry {
 
 // With an `access` that is not ok the stream is ended with it.
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartStreamInfer(
-    const grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
+    grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
     const absl::Status& access);
 
 }  // namespace siglip
