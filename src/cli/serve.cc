@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -172,10 +173,10 @@ absl::Status RunUntilSignal(const ServeFlags& flags, std::unique_ptr<Server> ser
   }
   SIGLIP_LOG_INFO("draining signal={} inflight={}", signal, service.inflight_requests());
   service.BeginDrain();
-  const bool finished = server->Drain(flags.server.exit_timeout);
-  if (!finished) {
-    return absl::DeadlineExceededError(
-        absl::StrCat("accepted requests were not finished within ", flags.exit_timeout_s, " s"));
+  if (!server->Drain(flags.server.exit_timeout)) {
+    // The doors and the models would wait for what is left, a batch's delay or a whole checkpoint.
+    std::_Exit(Fail(absl::DeadlineExceededError(
+        absl::StrCat("accepted requests were not finished within ", flags.exit_timeout_s, " s"))));
   }
   SIGLIP_LOG_INFO("drained: every accepted request was answered");
   if (signal == 0) return absl::InternalError("a model's device is lost (see model_lost above)");

@@ -117,8 +117,10 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
-      .add_option("--http-max-buffered-size", server.http_max_buffered_bytes,
-                  "Bytes of bodies being received, of all connections; more are refused with 503")
+      .add_option(
+          "--http-max-buffered-size", server.http_max_buffered_bytes,
+          "Bytes of bodies being received, of all connections, and as many of answers' text "
+          "being written; more are refused with 503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_option("--http-max-connections", server.http_max_connections)
@@ -170,6 +172,11 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
   command
       .add_option("--grpc-handshake-timeout", limits.handshake_timeout_ms,
                   "Milliseconds for a new connection's first frames")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--grpc-answer-timeout", limits.answer_timeout_ms,
+                  "Milliseconds for an answer to be read, and 1 s more for each 64 kB")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command

@@ -18,6 +18,9 @@ using inference::InferTensorContents;
 using InputMessage = inference::ModelInferRequest::InferInputTensor;
 using OutputMessage = inference::ModelInferRequest::InferRequestedOutputTensor;
 
+// As many as numpy has.
+constexpr int kMaxDims = 64;
+
 absl::Status WrongParameter(std::string_view key, std::string_view expected) {
   return absl::InvalidArgumentError(
       Concat("invalid value type for '", key, "' parameter, expected ", expected));
@@ -184,6 +187,10 @@ absl::StatusOr<InputTensor> ParseInput(const InputMessage& message) {
         Concat("input '", tensor.name, "': unknown datatype '", message.datatype(), "'"));
   }
   tensor.datatype = *type;
+  if (message.shape_size() > kMaxDims) {
+    return absl::InvalidArgumentError(Concat("input '", tensor.name, "': expected at most ",
+                                             kMaxDims, " dimensions, got ", message.shape_size()));
+  }
   tensor.shape.assign(message.shape().begin(), message.shape().end());
   return tensor;
 }
@@ -324,7 +331,6 @@ void RenderGrpcInfer(const InferResponse& response, inference::ModelInferRespons
     tensor.set_name(output.name);
     tensor.set_datatype(std::string(DataTypeName(output.datatype)));
     tensor.mutable_shape()->Add(output.shape.begin(), output.shape.end());
-    message.add_raw_output_contents(output.data.data(), output.data.size());
   }
 }
 

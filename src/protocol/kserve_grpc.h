@@ -25,7 +25,8 @@ absl::StatusOr<ParsedGrpcInfer> ParseGrpcInfer(const inference::ModelInferReques
                                                std::shared_ptr<const void> owner,
                                                const SharedMemoryRegions* regions = nullptr);
 
-// REQUIRES: response.status is ok. One raw_output_contents entry per output, always.
+// REQUIRES: response.status is ok. All but raw_output_contents, of which there is one per output,
+// always: they follow the message on the wire, and are not copied into it.
 void RenderGrpcInfer(const InferResponse& response, inference::ModelInferResponse& message);
 
 }  // namespace siglip

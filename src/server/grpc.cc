@@ -18,6 +18,7 @@
 #include "protocol/text.h"
 #include "server/grpc_health.h"
 #include "server/grpc_infer.h"
+#include "server/grpc_message.h"
 #include "server/tls.h"
 
 #include "grpc_service.grpc.pb.h"
@@ -27,251 +28,314 @@ namespace {
 
 using Context = grpc::CallbackServerContext;
 using Reactor = grpc::ServerUnaryReactor;
+using Bytes = grpc::ByteBuffer;
+using Kserve = inference::GRPCInferenceService;
 
 // How soon a certificate that was replaced on disk is taken up.
 constexpr unsigned kTlsRefreshSeconds = 1;
 
-Reactor* Finish(Context* context, const absl::Status& status = absl::OkStatus()) {
+Reactor* Finish(Context* context, const absl::Status& status) {
   Reactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
 }
 
-class InferenceService final : public inference::GRPCInferenceService::CallbackService {
+void FinishControl(const absl::Status& status, const google::protobuf::Message& response,
+                   Bytes& answer, Reactor& reactor) {
+  reactor.Finish(status.ok() ? WriteMessage(response, answer) : ToGrpcStatus(status));
+}
+
+// A service whose methods are taken raw, one after the other.
+template <class Base, template <class> class... Methods>
+struct Raw {
+  using Service = Base;
+};
+template <class Base, template <class> class First, template <class> class... Others>
+struct Raw<Base, First, Others...> {
+  using Service = First<typename Raw<Base, Others...>::Service>;
+};
+
+using RawInferenceService =
+    Raw<Kserve::Service, Kserve::WithRawCallbackMethod_ServerLive,
+        Kserve::WithRawCallbackMethod_ServerReady, Kserve::WithRawCallbackMethod_ModelReady,
+        Kserve::WithRawCallbackMethod_ServerMetadata, Kserve::WithRawCallbackMethod_ModelMetadata,
+        Kserve::WithRawCallbackMethod_ModelInfer, Kserve::WithRawCallbackMethod_ModelStreamInfer,
+        Kserve::WithRawCallbackMethod_ModelConfig, Kserve::WithRawCallbackMethod_ModelStatistics,
+        Kserve::WithRawCallbackMethod_RepositoryIndex,
+        Kserve::WithRawCallbackMethod_RepositoryModelLoad,
+        Kserve::WithRawCallbackMethod_RepositoryModelUnload,
+        Kserve::WithRawCallbackMethod_SystemSharedMemoryStatus,
+        Kserve::WithRawCallbackMethod_SystemSharedMemoryRegister,
+        Kserve::WithRawCallbackMethod_SystemSharedMemoryUnregister,
+        Kserve::WithRawCallbackMethod_CudaSharedMemoryStatus,
+        Kserve::WithRawCallbackMethod_CudaSharedMemoryRegister,
+        Kserve::WithRawCallbackMethod_CudaSharedMemoryUnregister,
+        Kserve::WithRawCallbackMethod_TraceSetting,
+        Kserve::WithRawCallbackMethod_LogSettings>::Service;
+
+class InferenceService final : public RawInferenceService {
  public:
-  InferenceService(siglip::Service& service, DoorState& state) : service_(service), state_(state) {
-    SetMessageAllocatorFor_ModelInfer(&allocator_);
-  }
+  InferenceService(siglip::Service& service, DoorState& state, const ServerOptions& options)
+      : service_(service),
+        state_(state),
+        slow_readers_(options.grpc_limits),
+        door_{service, state, pending_, slow_readers_, options.grpc_max_input_bytes} {}
 
   PendingCounter& pending() { return pending_; }
   StreamRegistry& streams() { return streams_; }
 
-  Reactor* ServerLive(Context* context, const inference::ServerLiveRequest*,
-                      inference::ServerLiveResponse* response) override {
-    return Run(context, Api::kHealth, [&] {
-      response->set_live(service_.Live());
-      return absl::OkStatus();
-    });
+  Reactor* ServerLive(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ServerLiveRequest, inference::ServerLiveResponse>(
+        {context, bytes, answer}, Api::kHealth, [&](const auto&, auto& response) {
+          response.set_live(service_.Live());
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* ServerReady(Context* context, const inference::ServerReadyRequest*,
-                       inference::ServerReadyResponse* response) override {
-    return Run(context, Api::kHealth, [&] {
-      response->set_ready(service_.Ready() && !state_.leaving.load());
-      return absl::OkStatus();
-    });
+  Reactor* ServerReady(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ServerReadyRequest, inference::ServerReadyResponse>(
+        {context, bytes, answer}, Api::kHealth, [&](const auto&, auto& response) {
+          response.set_ready(service_.Ready() && !state_.leaving.load());
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* ModelReady(Context* context, const inference::ModelReadyRequest* request,
-                      inference::ModelReadyResponse* response) override {
-    return Run(context, Api::kHealth, [&] {
-      const absl::Status status = service_.ModelReady(request->name(), request->version());
-      response->set_ready(status.ok());
-      // A model that is known but not ready is an answer, not an error.
-      const bool known = absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
-      return known ? absl::OkStatus() : status;
-    });
+  Reactor* ModelReady(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ModelReadyRequest, inference::ModelReadyResponse>(
+        {context, bytes, answer}, Api::kHealth, [&](const auto& request, auto& response) {
+          const absl::Status status = service_.ModelReady(request.name(), request.version());
+          response.set_ready(status.ok());
+          // A model that is known but not ready is an answer, not an error.
+          const bool known = absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
+          return known ? absl::OkStatus() : status;
+        });
   }
 
-  Reactor* ServerMetadata(Context* context, const inference::ServerMetadataRequest*,
-                          inference::ServerMetadataResponse* response) override {
-    return Run(context, Api::kMetadata, [&] {
-      *response = ToProto(service_.Metadata());
-      return absl::OkStatus();
-    });
+  Reactor* ServerMetadata(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(
+        {context, bytes, answer}, Api::kMetadata, [&](const auto&, auto& response) {
+          response = ToProto(service_.Metadata());
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* ModelMetadata(Context* context, const inference::ModelMetadataRequest* request,
-                         inference::ModelMetadataResponse* response) override {
-    return Run(context, Api::kMetadata, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const auto metadata,
-                              service_.GetModelMetadata(request->name(), request->version()));
-      *response = ToProto(metadata);
-      return absl::OkStatus();
-    });
+  Reactor* ModelMetadata(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ModelMetadataRequest, inference::ModelMetadataResponse>(
+        {context, bytes, answer}, Api::kMetadata,
+        [&](const auto& request, auto& response) -> absl::Status {
+          SIGLIP_ASSIGN_OR_RETURN(const auto metadata,
+                                  service_.GetModelMetadata(request.name(), request.version()));
+          response = ToProto(metadata);
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* ModelInfer(Context* context, const inference::ModelInferRequest*,
-                      inference::ModelInferResponse*) override {
+  Reactor* ModelInfer(Context* context, const Bytes* bytes, Bytes* answer) override {
     if (const absl::Status status = CheckAccess(*context, Api::kInference); !status.ok()) {
       return Finish(context, status);
     }
-    return StartUnaryInfer(context, {service_, state_, pending_});
+    return StartUnaryInfer(*context, *bytes, *answer, door_);
   }
 
-  grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-  ModelStreamInfer(Context* context) override {
-    return StartStreamInfer(*context, {service_, state_, pending_}, streams_,
-                            CheckAccess(*context, Api::kInference));
+  grpc::ServerBidiReactor<Bytes, Bytes>* ModelStreamInfer(Context* context) override {
+    return StartStreamInfer(*context, door_, streams_, CheckAccess(*context, Api::kInference));
   }
 
-  Reactor* ModelConfig(Context* context, const inference::ModelConfigRequest* request,
-                       inference::ModelConfigResponse* response) override {
-    return Run(context, Api::kModelConfig, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const auto config,
-                              service_.GetModelConfig(request->name(), request->version()));
-      *response->mutable_config() = ModelConfigToProto(*config);
-      return absl::OkStatus();
-    });
+  Reactor* ModelConfig(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ModelConfigRequest, inference::ModelConfigResponse>(
+        {context, bytes, answer}, Api::kModelConfig,
+        [&](const auto& request, auto& response) -> absl::Status {
+          SIGLIP_ASSIGN_OR_RETURN(const auto config,
+                                  service_.GetModelConfig(request.name(), request.version()));
+          *response.mutable_config() = ModelConfigToProto(*config);
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* ModelStatistics(Context* context, const inference::ModelStatisticsRequest* request,
-                           inference::ModelStatisticsResponse* response) override {
-    return Run(context, Api::kStatistics, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const auto statistics,
-                              service_.GetStatistics(request->name(), request->version()));
-      *response = ToProto(statistics);
-      return absl::OkStatus();
-    });
+  Reactor* ModelStatistics(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::ModelStatisticsRequest, inference::ModelStatisticsResponse>(
+        {context, bytes, answer}, Api::kStatistics,
+        [&](const auto& request, auto& response) -> absl::Status {
+          SIGLIP_ASSIGN_OR_RETURN(const auto statistics,
+                                  service_.GetStatistics(request.name(), request.version()));
+          response = ToProto(statistics);
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* RepositoryIndex(Context* context, const inference::RepositoryIndexRequest* request,
-                           inference::RepositoryIndexResponse* response) override {
-    return Run(context, Api::kModelRepository, [&] {
-      if (!request->repository_name().empty()) return RepositoryNameRefused();
-      *response = ToProto(service_.RepositoryIndex(request->ready()));
-      return absl::OkStatus();
-    });
+  Reactor* RepositoryIndex(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(
+        {context, bytes, answer}, Api::kModelRepository, [&](const auto& request, auto& response) {
+          if (!request.repository_name().empty()) return RepositoryNameRefused();
+          response = ToProto(service_.RepositoryIndex(request.ready()));
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* RepositoryModelLoad(Context* context,
-                               const inference::RepositoryModelLoadRequest* request,
-                               inference::RepositoryModelLoadResponse*) override {
-    absl::Status status = CheckAccess(*context, Api::kModelRepository);
-    if (status.ok() && !request->repository_name().empty()) status = RepositoryNameRefused();
+  Reactor* RepositoryModelLoad(Context* context, const Bytes* bytes, Bytes* answer) override {
+    inference::RepositoryModelLoadRequest request;
+    absl::Status status = Read(*context, Api::kModelRepository, *bytes, request);
+    if (status.ok() && !request.repository_name().empty()) status = RepositoryNameRefused();
     if (!status.ok()) return Finish(context, status);
-    absl::StatusOr<LoadModelRequest> load = ToLoadRequest(*request);
+    absl::StatusOr<LoadModelRequest> load = ToLoadRequest(request);
     if (!load.ok()) return Finish(context, load.status());
     Reactor* reactor = context->DefaultReactor();
-    service_.LoadModel(*std::move(load), [reactor](const absl::Status& done) {
-      reactor->Finish(ToGrpcStatus(done));
+    pending_.Add();
+    service_.LoadModel(*std::move(load), [this, reactor, answer](const absl::Status& done) {
+      FinishControl(done, inference::RepositoryModelLoadResponse(), *answer, *reactor);
+      pending_.Remove();
     });
     return reactor;
   }
 
-  Reactor* RepositoryModelUnload(Context* context,
-                                 const inference::RepositoryModelUnloadRequest* request,
-                                 inference::RepositoryModelUnloadResponse*) override {
-    absl::Status status = CheckAccess(*context, Api::kModelRepository);
-    if (status.ok() && !request->repository_name().empty()) status = RepositoryNameRefused();
+  Reactor* RepositoryModelUnload(Context* context, const Bytes* bytes, Bytes* answer) override {
+    inference::RepositoryModelUnloadRequest request;
+    absl::Status status = Read(*context, Api::kModelRepository, *bytes, request);
+    if (status.ok() && !request.repository_name().empty()) status = RepositoryNameRefused();
     if (!status.ok()) return Finish(context, status);
-    const absl::StatusOr<bool> dependents = UnloadsDependents(*request);
+    const absl::StatusOr<bool> dependents = UnloadsDependents(request);
     if (!dependents.ok()) return Finish(context, dependents.status());
     Reactor* reactor = context->DefaultReactor();
-    service_.UnloadModel(request->model_name(), *dependents, [reactor](const absl::Status& done) {
-      reactor->Finish(ToGrpcStatus(done));
-    });
+    pending_.Add();
+    const auto finish = [this, reactor, answer](const absl::Status& done) {
+      FinishControl(done, inference::RepositoryModelUnloadResponse(), *answer, *reactor);
+      pending_.Remove();
+    };
+    service_.UnloadModel(request.model_name(), *dependents, finish);
     return reactor;
   }
 
-  Reactor* SystemSharedMemoryStatus(
-      Context* context, const inference::SystemSharedMemoryStatusRequest* request,
-      inference::SystemSharedMemoryStatusResponse* response) override {
-    return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const auto regions,
-                              state_.regions.Status(SharedMemoryKind::kSystem, request->name()));
-      for (const SharedMemoryRegion& region : regions) {
-        auto& row = (*response->mutable_regions())[region.name];
-        row.set_name(region.name);
-        row.set_key(region.key);
-        row.set_offset(region.offset);
-        row.set_byte_size(region.byte_size);
-      }
-      return absl::OkStatus();
-    });
+  Reactor* SystemSharedMemoryStatus(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::SystemSharedMemoryStatusRequest,
+               inference::SystemSharedMemoryStatusResponse>(
+        {context, bytes, answer}, Api::kSharedMemory,
+        [&](const auto& request, auto& response) -> absl::Status {
+          SIGLIP_ASSIGN_OR_RETURN(const auto regions,
+                                  state_.regions.Status(SharedMemoryKind::kSystem, request.name()));
+          for (const SharedMemoryRegion& region : regions) {
+            auto& row = (*response.mutable_regions())[region.name];
+            row.set_name(region.name);
+            row.set_key(region.key);
+            row.set_offset(region.offset);
+            row.set_byte_size(region.byte_size);
+          }
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* SystemSharedMemoryRegister(Context* context,
-                                      const inference::SystemSharedMemoryRegisterRequest* request,
-                                      inference::SystemSharedMemoryRegisterResponse*) override {
-    return Run(context, Api::kSharedMemory, [&] {
-      return state_.regions.Register({.name = request->name(),
-                                      .key = request->key(),
-                                      .offset = request->offset(),
-                                      .byte_size = request->byte_size()});
-    });
+  Reactor* SystemSharedMemoryRegister(Context* context, const Bytes* bytes,
+                                      Bytes* answer) override {
+    return Run<inference::SystemSharedMemoryRegisterRequest,
+               inference::SystemSharedMemoryRegisterResponse>(
+        {context, bytes, answer}, Api::kSharedMemory, [&](const auto& request, auto&) {
+          return state_.regions.Register({.name = request.name(),
+                                          .key = request.key(),
+                                          .offset = request.offset(),
+                                          .byte_size = request.byte_size()});
+        });
   }
 
-  Reactor* SystemSharedMemoryUnregister(
-      Context* context, const inference::SystemSharedMemoryUnregisterRequest* request,
-      inference::SystemSharedMemoryUnregisterResponse*) override {
-    return Run(context, Api::kSharedMemory, [&] {
-      state_.regions.Unregister(SharedMemoryKind::kSystem, request->name());
-      return absl::OkStatus();
-    });
+  Reactor* SystemSharedMemoryUnregister(Context* context, const Bytes* bytes,
+                                        Bytes* answer) override {
+    return Run<inference::SystemSharedMemoryUnregisterRequest,
+               inference::SystemSharedMemoryUnregisterResponse>(
+        {context, bytes, answer}, Api::kSharedMemory, [&](const auto& request, auto&) {
+          state_.regions.Unregister(SharedMemoryKind::kSystem, request.name());
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* CudaSharedMemoryStatus(Context* context,
-                                  const inference::CudaSharedMemoryStatusRequest* request,
-                                  inference::CudaSharedMemoryStatusResponse* response) override {
-    return Run(context, Api::kSharedMemory, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const auto regions,
-                              state_.regions.Status(SharedMemoryKind::kCuda, request->name()));
-      for (const SharedMemoryRegion& region : regions) {
-        auto& row = (*response->mutable_regions())[region.name];
-        row.set_name(region.name);
-        row.set_device_id(static_cast<std::uint64_t>(region.device_id));
-        row.set_byte_size(region.byte_size);
-      }
-      return absl::OkStatus();
-    });
+  Reactor* CudaSharedMemoryStatus(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::CudaSharedMemoryStatusRequest, inference::CudaSharedMemoryStatusResponse>(
+        {context, bytes, answer}, Api::kSharedMemory,
+        [&](const auto& request, auto& response) -> absl::Status {
+          SIGLIP_ASSIGN_OR_RETURN(const auto regions,
+                                  state_.regions.Status(SharedMemoryKind::kCuda, request.name()));
+          for (const SharedMemoryRegion& region : regions) {
+            auto& row = (*response.mutable_regions())[region.name];
+            row.set_name(region.name);
+            row.set_device_id(static_cast<std::uint64_t>(region.device_id));
+            row.set_byte_size(region.byte_size);
+          }
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* CudaSharedMemoryRegister(Context* context,
-                                    const inference::CudaSharedMemoryRegisterRequest* request,
-                                    inference::CudaSharedMemoryRegisterResponse*) override {
-    return Run(context, Api::kSharedMemory, [&] {
-      const absl::Status status = state_.regions.Register({.name = request->name(),
-                                                           .key = request->raw_handle(),
-                                                           .byte_size = request->byte_size(),
-                                                           .kind = SharedMemoryKind::kCuda,
-                                                           .device_id = request->device_id()});
-      // Triton's two doors have two codes for a server without a GPU.
-      if (!absl::IsFailedPrecondition(status)) return status;
-      return absl::UnimplementedError(status.message());
-    });
+  Reactor* CudaSharedMemoryRegister(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::CudaSharedMemoryRegisterRequest,
+               inference::CudaSharedMemoryRegisterResponse>(
+        {context, bytes, answer}, Api::kSharedMemory, [&](const auto& request, auto&) {
+          const absl::Status status = state_.regions.Register({.name = request.name(),
+                                                               .key = request.raw_handle(),
+                                                               .byte_size = request.byte_size(),
+                                                               .kind = SharedMemoryKind::kCuda,
+                                                               .device_id = request.device_id()});
+          // Triton's two doors have two codes for a server without a GPU.
+          if (!absl::IsFailedPrecondition(status)) return status;
+          return absl::UnimplementedError(status.message());
+        });
   }
 
-  Reactor* CudaSharedMemoryUnregister(Context* context,
-                                      const inference::CudaSharedMemoryUnregisterRequest* request,
-                                      inference::CudaSharedMemoryUnregisterResponse*) override {
-    return Run(context, Api::kSharedMemory, [&] {
-      state_.regions.Unregister(SharedMemoryKind::kCuda, request->name());
-      return absl::OkStatus();
-    });
+  Reactor* CudaSharedMemoryUnregister(Context* context, const Bytes* bytes,
+                                      Bytes* answer) override {
+    return Run<inference::CudaSharedMemoryUnregisterRequest,
+               inference::CudaSharedMemoryUnregisterResponse>(
+        {context, bytes, answer}, Api::kSharedMemory, [&](const auto& request, auto&) {
+          state_.regions.Unregister(SharedMemoryKind::kCuda, request.name());
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* TraceSetting(Context* context, const inference::TraceSettingRequest* request,
-                        inference::TraceSettingResponse* response) override {
-    return Run(context, Api::kTrace, [&]() -> absl::Status {
-      const std::string& model = request->model_name();
-      if (!model.empty()) {
-        SIGLIP_RETURN_IF_ERROR(service_.GetModelMetadata(model, "").status());
-      }
-      SIGLIP_RETURN_IF_ERROR(state_.tracer.Update(model, ToTraceSettings(*request)));
-      *response = TraceSettingsToProto(state_.tracer.Get(model));
-      return absl::OkStatus();
-    });
+  Reactor* TraceSetting(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::TraceSettingRequest, inference::TraceSettingResponse>(
+        {context, bytes, answer}, Api::kTrace,
+        [&](const auto& request, auto& response) -> absl::Status {
+          const std::string& model = request.model_name();
+          if (!model.empty()) {
+            SIGLIP_RETURN_IF_ERROR(service_.GetModelMetadata(model, "").status());
+          }
+          SIGLIP_RETURN_IF_ERROR(state_.tracer.Update(model, ToTraceSettings(request)));
+          response = TraceSettingsToProto(state_.tracer.Get(model));
+          return absl::OkStatus();
+        });
   }
 
-  Reactor* LogSettings(Context* context, const inference::LogSettingsRequest* request,
-                       inference::LogSettingsResponse* response) override {
-    return Run(context, Api::kLogging, [&]() -> absl::Status {
-      SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings,
-                              ChangedLogSettings(CurrentLog(), *request));
-      if (!request->settings().empty()) ChangeLog(settings);
-      *response = LogSettingsToProto(CurrentLog());
-      return absl::OkStatus();
-    });
+  Reactor* LogSettings(Context* context, const Bytes* bytes, Bytes* answer) override {
+    return Run<inference::LogSettingsRequest, inference::LogSettingsResponse>(
+        {context, bytes, answer}, Api::kLogging,
+        [&](const auto& request, auto& response) -> absl::Status {
+          SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings,
+                                  ChangedLogSettings(CurrentLog(), request));
+          if (!request.settings().empty()) ChangeLog(settings);
+          response = LogSettingsToProto(CurrentLog());
+          return absl::OkStatus();
+        });
   }
 
  private:
-  // body() -> absl::Status, unless the part of the protocol is restricted.
-  template <class Body>
-  Reactor* Run(Context* context, Api api, Body body) {
-    absl::Status status = CheckAccess(*context, api);
-    if (status.ok()) status = body();
-    return Finish(context, status);
+  struct Call {
+    Context* context;
+    const Bytes* bytes;
+    Bytes* answer;
+  };
+
+  // body(request, response) -> absl::Status, unless the part of the protocol is restricted.
+  template <class Request, class Response, class Body>
+  Reactor* Run(Call call, Api api, Body body) {
+    Request request;
+    Response response;
+    absl::Status status = Read(*call.context, api, *call.bytes, request);
+    if (status.ok()) status = body(request, response);
+    if (!status.ok()) return Finish(call.context, status);
+    Reactor* reactor = call.context->DefaultReactor();
+    reactor->Finish(WriteMessage(response, *call.answer));
+    return reactor;
+  }
+
+  absl::Status Read(const Context& context, Api api, const Bytes& bytes,
+                    google::protobuf::Message& request) const {
+    SIGLIP_RETURN_IF_ERROR(CheckAccess(context, api));
+    return ReadMessage(bytes, kMaxPlainMessageBytes, request).status();
   }
 
   absl::Status CheckAccess(const Context& context, Api api) const {
@@ -280,9 +344,10 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
 
   siglip::Service& service_;
   DoorState& state_;
-  InferAllocator allocator_;
   PendingCounter pending_;
   StreamRegistry streams_;
+  SlowReaders slow_readers_;
+  const InferDoor door_;
 };
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(const TlsFiles& files) {
@@ -332,8 +397,8 @@ void SetLimits(const GrpcLimits& limits, grpc::ServerBuilder& builder) {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(siglip::Service& service, DoorState& state)
-      : inference(service, state), health(service, state) {}
+  Impl(siglip::Service& service, DoorState& state, const ServerOptions& options)
+      : inference(service, state, options), health(service, state) {}
 
   InferenceService inference;
   HealthService health;
@@ -344,7 +409,7 @@ struct GrpcServer::Impl {
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, DoorState& state,
                                                               const ServerOptions& options) {
   SIGLIP_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(options.grpc_tls));
-  auto impl = std::make_unique<Impl>(service, state);
+  auto impl = std::make_unique<Impl>(service, state, options);
   grpc::ServerBuilder builder;
   // Without this, two servers on one port both start and share its connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, int{options.reuse_grpc_port});

@@ -4,7 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/status_macros.h"
 #include "server/grpc_infer.h"
+#include "server/grpc_message.h"
 
 namespace siglip {
 namespace {
@@ -14,10 +16,16 @@ using Response = grpc::health::v1::HealthCheckResponse;
 // How late a change may be told. Readiness is a few loads and a lock.
 constexpr std::chrono::milliseconds kLookInterval{250};
 
+grpc::Status Write(Response::ServingStatus status, grpc::ByteBuffer& answer) {
+  Response response;
+  response.set_status(status);
+  return WriteMessage(response, answer);
+}
+
 }  // namespace
 
 // Owned by itself until gRPC is done with it.
-class HealthService::WatchCall final : public grpc::ServerWriteReactor<Response>,
+class HealthService::WatchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                                        public std::enable_shared_from_this<WatchCall> {
  public:
   explicit WatchCall(HealthService& owner) : owner_(owner) {}
@@ -77,19 +85,19 @@ class HealthService::WatchCall final : public grpc::ServerWriteReactor<Response>
       if (wanted_ != told_) {
         write = writing_ = true;
         told_ = wanted_;
-        response_.set_status(told_);
+        static_cast<void>(Write(told_, answer_));
       } else if (last_) {
         finish = finished_ = true;
       }
     }
-    if (write) StartWrite(&response_);
+    if (write) StartWrite(&answer_);
     if (finish) Finish(grpc::Status::OK);
   }
 
   HealthService& owner_;
   std::shared_ptr<WatchCall> self_;
   Mutex mu_;
-  Response response_;
+  grpc::ByteBuffer answer_;
   Response::ServingStatus wanted_ SIGLIP_GUARDED_BY(mu_) = Response::UNKNOWN;
   Response::ServingStatus told_ SIGLIP_GUARDED_BY(mu_) = Response::UNKNOWN;
   bool writing_ SIGLIP_GUARDED_BY(mu_) = false;
@@ -109,21 +117,27 @@ Response::ServingStatus HealthService::Status() const {
   return service_.Ready() && !state_.leaving.load() ? Response::SERVING : Response::NOT_SERVING;
 }
 
+absl::Status HealthService::Read(const grpc::CallbackServerContext& context,
+                                 const grpc::ByteBuffer& bytes) const {
+  SIGLIP_RETURN_IF_ERROR(CheckGrpcAccess(context, Api::kHealth, state_));
+  grpc::health::v1::HealthCheckRequest request;
+  return ReadMessage(bytes, kMaxPlainMessageBytes, request).status();
+}
+
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
-                                               const grpc::health::v1::HealthCheckRequest*,
-                                               Response* response) {
+                                               const grpc::ByteBuffer* bytes,
+                                               grpc::ByteBuffer* answer) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status status = CheckGrpcAccess(*context, Api::kHealth, state_);
-  if (status.ok()) response->set_status(Status());
-  reactor->Finish(ToGrpcStatus(status));
+  const absl::Status status = Read(*context, *bytes);
+  reactor->Finish(status.ok() ? Write(Status(), *answer) : ToGrpcStatus(status));
   return reactor;
 }
 
-grpc::ServerWriteReactor<Response>* HealthService::Watch(
-    grpc::CallbackServerContext* context, const grpc::health::v1::HealthCheckRequest*) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes) {
   const auto call = std::make_shared<WatchCall>(*this);
   call->Begin();
-  if (const absl::Status status = CheckGrpcAccess(*context, Api::kHealth, state_); !status.ok()) {
+  if (const absl::Status status = Read(*context, *bytes); !status.ok()) {
     call->Refuse(ToGrpcStatus(status));
     return call.get();
   }

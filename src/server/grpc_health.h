@@ -17,24 +17,26 @@
 
 namespace siglip {
 
-// Thread-safe.
-class HealthService final : public grpc::health::v1::Health::CallbackService {
+// Thread-safe. Messages are taken raw, see grpc_message.h.
+class HealthService final : public grpc::health::v1::Health::WithRawCallbackMethod_Check<
+                                grpc::health::v1::Health::WithRawCallbackMethod_Watch<
+                                    grpc::health::v1::Health::Service>> {
  public:
   HealthService(siglip::Service& service, const DoorState& state);
   ~HealthService() override;
 
   grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
-                                  const grpc::health::v1::HealthCheckRequest* request,
-                                  grpc::health::v1::HealthCheckResponse* response) override;
-  grpc::ServerWriteReactor<grpc::health::v1::HealthCheckResponse>* Watch(
-      grpc::CallbackServerContext* context,
-      const grpc::health::v1::HealthCheckRequest* request) override;
+                                  const grpc::ByteBuffer* bytes, grpc::ByteBuffer* answer) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Watch(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* bytes) override;
 
   // Tells NOT_SERVING to whoever watches and ends the calls. May be called twice.
   void Drain();
 
  private:
   class WatchCall;
+  absl::Status Read(const grpc::CallbackServerContext& context,
+                    const grpc::ByteBuffer& bytes) const;
   grpc::health::v1::HealthCheckResponse::ServingStatus Status() const;
   void FollowReadiness();
 

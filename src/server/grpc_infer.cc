@@ -8,9 +8,12 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/status_macros.h"
 #include "protocol/kserve_grpc.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
+#include "server/grpc_answer.h"
+#include "server/grpc_message.h"
 #include "serving/overload.h"
 
 namespace siglip {
@@ -19,10 +22,23 @@ namespace {
 // Requests of one stream that may be under way; further ones stay in the client's flow control.
 constexpr std::size_t kMaxStreamRequests = 256;
 
-absl::StatusOr<ParsedGrpcInfer> Parse(const inference::ModelInferRequest& message,
-                                      std::shared_ptr<const void> owner, const DoorState& state) {
+// A request's message and what lies in it, alive as long as the inference needs them.
+struct RequestMessage {
+  google::protobuf::Arena arena;
+  inference::ModelInferRequest& message =
+      *google::protobuf::Arena::CreateMessage<inference::ModelInferRequest>(&arena);
+};
+
+// `request` is filled as far as the bytes allow.
+absl::StatusOr<ParsedGrpcInfer> Parse(const grpc::ByteBuffer& bytes, const InferDoor& door,
+                                      const std::shared_ptr<RequestMessage>& request) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::size_t held_bytes,
+                          ReadMessage(bytes, door.max_message_bytes, request->message));
   try {
-    return ParseGrpcInfer(message, std::move(owner), &state.regions);
+    SIGLIP_ASSIGN_OR_RETURN(ParsedGrpcInfer parsed,
+                            ParseGrpcInfer(request->message, request, &door.state.regions));
+    parsed.request->body_bytes = held_bytes;
+    return parsed;
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("no memory for the request");
   }
@@ -118,22 +134,27 @@ absl::Status CheckApiKey(const grpc::CallbackServerContext& context, Api api,
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  explicit UnaryCall(grpc::CallbackServerContext& context) : context_(context) {}
+  UnaryCall(grpc::CallbackServerContext& context, grpc::ByteBuffer& answer,
+            SlowReaders& slow_readers)
+      : context_(context), answer_(answer), slow_readers_(slow_readers) {}
 
-  void Run(std::shared_ptr<InferMessages> messages, const CallFacts& facts, InferDoor door) {
-    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*messages->request(), messages, door.state);
+  void Run(const grpc::ByteBuffer& bytes, const CallFacts& facts, const InferDoor& door) {
+    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door, std::make_shared<RequestMessage>());
     if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
     StartTrace(door.state, *parsed->request);
     trace_ = parsed->request->trace;
     // The reactor outlives the answer: OnDone follows Finish.
     auto once = std::make_shared<AnswerOnce>(
-        [this, messages, regions = &door.state.regions, refusals = &door.state.grpc_refusals,
+        [this, regions = &door.state.regions, refusals = &door.state.grpc_refusals,
          shared = std::move(parsed->shared_memory)](InferResponse response) {
           WriteSharedOutputs(regions, shared, response);
-          if (response.status.ok()) RenderGrpcInfer(response, *messages->response());
+          const absl::Status refusal = response.status;
+          grpc::Status status = ToGrpcStatus(refusal);
+          if (status.ok()) status = Render(std::move(response));
           if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
-          if (IsOverloaded(response.status)) Overloaded(*refusals);
-          Finish(ToGrpcStatus(response.status));
+          if (IsOverloaded(refusal)) Overloaded(*refusals);
+          if (status.ok()) unread_ = slow_readers_.Begin(context_, answer_.Length(), sent_);
+          Finish(status);
         },
         door.pending);
     Submit(std::move(parsed->request), cancelled_, std::move(once), facts, door.service);
@@ -141,6 +162,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
   void OnDone() override {
+    if (unread_) slow_readers_.End(*unread_);
     if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_END");
     delete this;
   }
@@ -158,7 +180,19 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     refusals.Record(SteadyNowNs() - start_ns_);
   }
 
+  grpc::Status Render(InferResponse response) {
+    inference::ModelInferResponse message;
+    RenderGrpcInfer(response, message);
+    outputs_ = std::move(response.outputs);
+    return WriteInferAnswer(InferCall::kUnary, message, outputs_, sent_, answer_);
+  }
+
   grpc::CallbackServerContext& context_;  // until OnDone
+  grpc::ByteBuffer& answer_;              // until OnDone
+  SlowReaders& slow_readers_;
+  std::optional<SlowReaders::Id> unread_;  // from Finish with an answer to OnDone
+  std::vector<OutputTensor> outputs_;      // with their share of the memory for outputs
+  const std::shared_ptr<SentBytes> sent_ = std::make_shared<SentBytes>(0);
   const std::int64_t start_ns_ = SteadyNowNs();
   std::shared_ptr<RequestTrace> trace_;
   // Only ever set; orders nothing else. Shared, since requests may outlive the call.
@@ -218,33 +252,21 @@ bool PendingCounter::WaitZero(std::chrono::steady_clock::time_point deadline) {
   return true;
 }
 
-InferMessages::InferMessages() {
-  set_request(google::protobuf::Arena::CreateMessage<inference::ModelInferRequest>(&arena_));
-  set_response(google::protobuf::Arena::CreateMessage<inference::ModelInferResponse>(&arena_));
-}
-
-InferMessages* InferMessages::New() {
-  std::shared_ptr<InferMessages> messages(new InferMessages());
-  InferMessages* pointer = messages.get();
-  pointer->self_ = std::move(messages);
-  return pointer;
-}
-
-grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door) {
-  auto* call = new UnaryCall(*context);  // owned by gRPC until OnDone
-  call->Run(static_cast<InferMessages*>(context->GetRpcAllocatorState())->shared(),
-            FactsOf(*context, door.state), door);
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext& context,
+                                          const grpc::ByteBuffer& bytes, grpc::ByteBuffer& answer,
+                                          const InferDoor& door) {
+  auto* call = new UnaryCall(context, answer, door.slow_readers);  // owned by gRPC until OnDone
+  call->Run(bytes, FactsOf(context, door.state), door);
   return call;
 }
 
 // A stream: requests are read one by one, run side by side, and answered in the order they came.
 // The reactor is owned by itself (`self_`) until gRPC is done with it and no answer is owed.
-class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferRequest,
-                                                        inference::ModelStreamInferResponse>,
+class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                          public std::enable_shared_from_this<StreamCall> {
  public:
-  StreamCall(InferDoor door, StreamRegistry& registry, CallFacts facts)
-      : door_(door), registry_(registry), facts_(std::move(facts)) {}
+  StreamCall(grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry)
+      : context_(context), door_(door), registry_(registry), facts_(FactsOf(context, door.state)) {}
 
   void Begin(bool draining) {
     self_ = shared_from_this();
@@ -283,11 +305,12 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
         slots_.push_back(slot);
       }
     }
-    if (slot) Run(std::move(incoming_), slot);
+    if (slot) Run(*std::exchange(incoming_, nullptr), slot);
     Advance();
   }
 
   void OnWriteDone(bool ok) override {
+    door_.slow_readers.End(unread_);
     {
       MutexLock lock(mu_);
       writing_ = false;
@@ -314,21 +337,21 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
 
  private:
   struct Slot {
-    inference::ModelStreamInferResponse response;
+    grpc::ByteBuffer answer;
+    std::vector<OutputTensor> outputs;  // of `answer`, with their share of the memory for outputs
+    std::shared_ptr<SentBytes> sent = std::make_shared<SentBytes>(0);
     bool ready = false;  // guarded by mu_
     std::shared_ptr<RequestTrace> trace;
   };
 
   void Read() {
-    auto message = std::make_shared<inference::ModelInferRequest>();
-    inference::ModelInferRequest* pointer = message.get();
-    incoming_ = std::move(message);
-    StartRead(pointer);
+    incoming_ = std::make_unique<grpc::ByteBuffer>();
+    StartRead(incoming_.get());
   }
 
-  void Run(std::shared_ptr<inference::ModelInferRequest> message,
-           const std::shared_ptr<Slot>& slot) {
-    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(*message, message, door_.state);
+  void Run(const grpc::ByteBuffer& bytes, const std::shared_ptr<Slot>& slot) {
+    const auto message = std::make_shared<RequestMessage>();
+    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door_, message);
     const bool final_flag = parsed.ok() && parsed->wants_final_flag;
     SharedMemorySlices shared;
     if (parsed.ok()) {
@@ -337,10 +360,10 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
       shared = std::move(parsed->shared_memory);
     }
     auto once = std::make_shared<AnswerOnce>(
-        [self = shared_from_this(), slot, id = message->id(), final_flag,
+        [self = shared_from_this(), slot, id = message->message.id(), final_flag,
          shared = std::move(shared)](InferResponse response) {
           WriteSharedOutputs(&self->door_.state.regions, shared, response);
-          self->Fill(response, id, final_flag, *slot);
+          self->Fill(std::move(response), id, final_flag, *slot);
         },
         door_.pending);
     if (parsed.ok()) {
@@ -351,19 +374,26 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
     once->Answer(std::move(refusal));
   }
 
-  void Fill(const InferResponse& response, const std::string& id, bool final_flag, Slot& slot) {
-    inference::ModelInferResponse& message = *slot.response.mutable_infer_response();
+  void Fill(InferResponse response, const std::string& id, bool final_flag, Slot& slot) {
+    inference::ModelStreamInferResponse answer;
+    inference::ModelInferResponse& message = *answer.mutable_infer_response();
     if (response.status.ok()) {
       RenderGrpcInfer(response, message);
     } else {
-      slot.response.set_error_message(std::string(response.status.message()));
+      answer.set_error_message(std::string(response.status.message()));
       message.set_id(id);
     }
     if (final_flag) (*message.mutable_parameters())["triton_final_response"].set_bool_param(true);
+    slot.outputs = std::move(response.outputs);
+    const grpc::Status written =
+        response.status.ok()
+            ? WriteInferAnswer(InferCall::kStream, message, slot.outputs, slot.sent, slot.answer)
+            : WriteMessage(answer, slot.answer);
     if (slot.trace != nullptr) slot.trace->Stamp("GRPC_SEND_START");
     {
       MutexLock lock(mu_);
       slot.ready = true;
+      if (!written.ok()) broken_ = true;
     }
     Advance();
   }
@@ -372,7 +402,7 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
   // caller, outside the lock; the flags, set under it, keep others from beginning the same.
   void Advance() {
     bool read = false;
-    const inference::ModelStreamInferResponse* write = nullptr;
+    std::shared_ptr<Slot> write;
     bool finish = false;
     grpc::Status status;
     {
@@ -384,25 +414,31 @@ class StreamCall final : public grpc::ServerBidiReactor<inference::ModelInferReq
         status = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK;
       } else if (!writing_ && !slots_.empty() && slots_.front()->ready) {
         writing_ = true;
-        write = &slots_.front()->response;
+        write = slots_.front();
       }
       if (!finish && !reading_ && !reads_over_ && !broken_ && !draining_ &&
           slots_.size() < kMaxStreamRequests) {
         read = reading_ = true;
       }
     }
-    if (write != nullptr) StartWrite(write);
+    if (write != nullptr) {
+      unread_ = door_.slow_readers.Begin(context_, write->answer.Length(), write->sent);
+      StartWrite(&write->answer);
+    }
     if (read) Read();
     if (finish) Finish(status);
   }
 
+  grpc::CallbackServerContext& context_;  // until OnDone
   const InferDoor door_;
   StreamRegistry& registry_;
   const CallFacts facts_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<StreamCall> self_;
   // Being read into; touched by whoever set reading_, then by OnReadDone.
-  std::shared_ptr<inference::ModelInferRequest> incoming_;
+  std::unique_ptr<grpc::ByteBuffer> incoming_;
+  // Of the write under way; touched by whoever set writing_, then by OnWriteDone.
+  SlowReaders::Id unread_ = 0;
   Mutex mu_;
   std::deque<std::shared_ptr<Slot>> slots_ SIGLIP_GUARDED_BY(mu_);
   bool reading_ SIGLIP_GUARDED_BY(mu_) = true;
@@ -432,10 +468,10 @@ void StreamRegistry::DrainAll() {
   for (const auto& call : open) call->Drain();
 }
 
-grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-StartStreamInfer(const grpc::CallbackServerContext& context, InferDoor door,
-                 StreamRegistry& registry, const absl::Status& access) {
-  const auto call = std::make_shared<StreamCall>(door, registry, FactsOf(context, door.state));
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartStreamInfer(
+    grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
+    const absl::Status& access) {
+  const auto call = std::make_shared<StreamCall>(context, door, registry);
   if (access.ok()) {
     call->Begin(door.state.draining.load());
   } else {

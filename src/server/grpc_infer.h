@@ -12,9 +12,8 @@
 
 #include "base/mutex.h"
 #include "server/door_state.h"
+#include "server/slow_readers.h"
 #include "serving/service.h"
-
-#include "grpc_service.grpc.pb.h"
 
 namespace siglip {
 
@@ -26,7 +25,7 @@ grpc::Status ShuttingDown();
 absl::Status CheckGrpcAccess(const grpc::CallbackServerContext& context, Api api,
                              const DoorState& state);
 
-// How many inferences still owe an answer. Thread-safe.
+// How many inferences, loads and unloads still owe an answer. Thread-safe.
 class PendingCounter {
  public:
   void Add();
@@ -39,37 +38,19 @@ class PendingCounter {
   int count_ SIGLIP_GUARDED_BY(mu_) = 0;
 };
 
-// Request and response of a unary call, alive as long as the call or the inference needs them.
-class InferMessages final
-    : public grpc::MessageHolder<inference::ModelInferRequest, inference::ModelInferResponse> {
- public:
-  static InferMessages* New();
-  void Release() override { self_.reset(); }
-  std::shared_ptr<InferMessages> shared() const { return self_; }
-
- private:
-  InferMessages();
-  google::protobuf::Arena arena_;
-  std::shared_ptr<InferMessages> self_;
-};
-
-class InferAllocator final
-    : public grpc::MessageAllocator<inference::ModelInferRequest, inference::ModelInferResponse> {
- public:
-  grpc::MessageHolder<inference::ModelInferRequest, inference::ModelInferResponse>*
-  AllocateMessages() override {
-    return InferMessages::New();
-  }
-};
-
 // What an inference call needs of its server.
 struct InferDoor {
   Service& service;
   DoorState& state;
   PendingCounter& pending;
+  SlowReaders& slow_readers;
+  std::size_t max_message_bytes;
 };
 
-grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext* context, InferDoor door);
+// `bytes` and `answer` are the call's own, until it is done.
+grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext& context,
+                                          const grpc::ByteBuffer& bytes, grpc::ByteBuffer& answer,
+                                          const InferDoor& door);
 
 class StreamCall;
 
@@ -86,8 +67,8 @@ class StreamRegistry {
 };
 
 // With an `access` that is not ok the stream is ended with it.
-grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
-StartStreamInfer(const grpc::CallbackServerContext& context, InferDoor door,
-                 StreamRegistry& registry, const absl::Status& access);
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartStreamInfer(
+    grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry,
+    const absl::Status& access);
 
 }  // namespace siglip

@@ -1,6 +1,8 @@
 #include "server/grpc.h"
 
+#include <functional>
 #include <future>
+#include <memory>
 #include <numeric>
 #include <thread>
 
@@ -23,12 +25,17 @@ using inference::GRPCInferenceService;
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 
+ServerOptions SmallMessages() {
+  ServerOptions options;
+  options.grpc_max_input_bytes = 1 << 20;
+  return options;
+}
+
 class GrpcTest : public ::testing::Test {
  protected:
-  explicit GrpcTest(ServerOptions options = {}) {
+  explicit GrpcTest(ServerOptions options = SmallMessages()) {
     options.grpc_address = "127.0.0.1";
     options.grpc_port = 0;
-    options.grpc_max_input_bytes = 1 << 20;
     auto started = GrpcServer::Start(service_, state_, options);
     if (!started.ok()) return;
     server_ = *std::move(started);
@@ -104,6 +111,92 @@ TEST_F(GrpcTest, BrokenMessagesAreRefusedWithoutAWordOnStderr) {
     EXPECT_FALSE(done.get_future().get().ok());
   }
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+}
+
+// Two bytes that become an object of 200, and again and again.
+std::string ManyOf(std::string_view field, std::size_t count) {
+  std::string bytes;
+  for (std::size_t i = 0; i < count; ++i) bytes += field;
+  return bytes;
+}
+
+constexpr std::string_view kEmptyInput("\x2a\x00", 2);
+constexpr std::string_view kUnknownField("\x7a\x00", 2);
+
+TEST_F(GrpcTest, EveryCallRefusesAMessageThatWouldGrow) {
+  grpc::GenericStub generic(channel_);
+  const auto* pool = google::protobuf::DescriptorPool::generated_pool();
+  for (const char* name :
+       {GRPCInferenceService::service_full_name(), grpc::health::v1::Health::service_full_name()}) {
+    const auto* service = pool->FindServiceByName(name);
+    ASSERT_NE(service, nullptr);
+    for (int i = 0; i < service->method_count(); ++i) {
+      const auto* method = service->method(i);
+      if (method->client_streaming() || method->server_streaming()) continue;
+      SCOPED_TRACE(method->full_name());
+      const bool infer = method->name() == "ModelInfer";
+      const grpc::Slice slice(ManyOf(infer ? kEmptyInput : kUnknownField, 100'000));
+      const grpc::ByteBuffer message(&slice, 1);
+      grpc::ByteBuffer answer;
+      grpc::ClientContext context;
+      std::promise<grpc::Status> done;
+      generic.UnaryCall(&context, "/" + service->full_name() + "/" + method->name(), {}, &message,
+                        &answer, [&done](grpc::Status status) { done.set_value(status); });
+      const grpc::Status status = done.get_future().get();
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      EXPECT_THAT(status.error_message(), HasSubstr("more than 65536 fields"));
+    }
+  }
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  grpc::health::v1::HealthCheckRequest large;
+  large.set_service(std::string(1 << 20, 's'));
+  grpc::ClientContext context;
+  EXPECT_EQ(health->Watch(&context, large)->Finish().error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(GrpcTest, NumbersOfATypedTensorCountAsWhatTheyBecome) {
+  inference::ModelInferRequest request = Request();
+  request.clear_raw_input_contents();
+  request.mutable_inputs(0)->set_datatype("INT64");
+  request.mutable_inputs(0)->set_shape(0, 200'000);
+  for (int i = 0; i < 200'000; ++i)
+    request.mutable_inputs(0)->mutable_contents()->add_int64_contents(1);
+  ASSERT_LT(request.ByteSizeLong(), 250'000);
+  inference::ModelInferResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status = stub_->ModelInfer(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("'int64_contents' take more than 1048576 bytes"));
+}
+
+TEST_F(GrpcTest, AStreamAnswersAMessageThatWouldGrowAndGoesOn) {
+  grpc::ClientContext context;
+  const auto stream = stub_->ModelStreamInfer(&context);
+  inference::ModelInferRequest request = Request();
+  for (int i = 0; i < 100'000; ++i) request.add_outputs();
+  inference::ModelStreamInferResponse response;
+  ASSERT_TRUE(stream->Write(request));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(response.error_message(), HasSubstr("more than 65536 fields"));
+  ASSERT_TRUE(stream->Write(Request("next")));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.infer_response().id(), "next");
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+// A refusal says who may not, whatever the message is.
+TEST_F(GrpcTest, AMessageIsNotLookedAtBeforeItsCallMayBe) {
+  ServerOptions options;
+  options.grpc_restricted_protocols = {"inference,metadata:secret=open"};
+  ASSERT_TRUE(state_.Configure(options).ok());
+  inference::ModelInferRequest request;
+  for (int i = 0; i < 100'000; ++i) request.add_inputs();
+  inference::ModelInferResponse response;
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->ModelInfer(&context, request, &response).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST_F(GrpcTest, DeadlinesAndCancellationReachTheRequest) {
@@ -382,7 +475,7 @@ TEST_F(GrpcTest, ARefusalForLackOfRoomSaysWhenToComeAgainAndIsTimed) {
 }
 
 ServerOptions TightGrpcLimits() {
-  ServerOptions options;
+  ServerOptions options = SmallMessages();
   options.grpc_limits.concurrent_streams = 1;
   options.grpc_limits.handshake_timeout_ms = 200;
   options.grpc_limits.max_connection_idle_ms = 200;
@@ -427,6 +520,71 @@ TEST_F(GrpcLimitsTest, IdleAndSilentConnectionsAreClosed) {
       GRPC_CHANNEL_READY, std::chrono::system_clock::now() + std::chrono::seconds(10)));
   grpc::ClientContext again;
   EXPECT_TRUE(stub_->ServerLive(&again, {}, &live).ok()) << "the client connects anew";
+}
+
+ServerOptions ShortAnswerTimeout() {
+  ServerOptions options;
+  options.grpc_limits.answer_timeout_ms = 200;
+  options.grpc_limits.answer_bytes_per_s = 4 << 20;
+  return options;
+}
+
+class GrpcAnswerTest : public GrpcTest {
+ protected:
+  GrpcAnswerTest() : GrpcTest(ShortAnswerTimeout()) {}
+
+  static void Await(const std::function<bool()>& done) {
+    for (int i = 0; i < 6000 && !done(); ++i) std::this_thread::sleep_for(milliseconds(5));
+  }
+};
+
+TEST_F(GrpcAnswerTest, AnswersOfManyPiecesAreWhole) {
+  inference::ModelInferRequest request = Request("0", 3'000'004);
+  for (const std::size_t bytes : {0, 4, 16'384, 16'388, 400'000, 8}) {
+    auto& input = *request.add_inputs();
+    input = request.inputs(0);
+    input.set_name("X" + std::to_string(request.inputs_size()));
+    input.set_shape(0, static_cast<std::int64_t>(bytes / 4));
+    request.add_raw_input_contents(std::string(bytes, static_cast<char>('a' + bytes % 26)));
+  }
+  const auto expect_whole = [&request](const inference::ModelInferResponse& response) {
+    ASSERT_EQ(response.outputs_size(), request.inputs_size());
+    ASSERT_EQ(response.raw_output_contents_size(), request.inputs_size());
+    for (int i = 0; i < request.inputs_size(); ++i) {
+      EXPECT_TRUE(response.raw_output_contents(i) == request.raw_input_contents(i)) << i;
+    }
+  };
+  grpc::ClientContext unary_context;
+  inference::ModelInferResponse unary;
+  ASSERT_TRUE(stub_->ModelInfer(&unary_context, request, &unary).ok());
+  expect_whole(unary);
+  grpc::ClientContext context;
+  const auto stream = stub_->ModelStreamInfer(&context);
+  inference::ModelStreamInferResponse response;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(stream->Write(request));
+    ASSERT_TRUE(stream->Read(&response));
+    expect_whole(response.infer_response());
+  }
+  stream->WritesDone();
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GrpcAnswerTest, AnUnreadAnswerHoldsItsMemoryAndIsGivenUp) {
+  service_.hold = true;
+  grpc::ClientContext context;
+  const auto stream = stub_->ModelStreamInfer(&context);
+  ASSERT_TRUE(stream->Write(Request("0", 60 << 20)));
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  const std::weak_ptr<const void> held = request->body;
+  service_.Finish(std::move(request));
+  EXPECT_FALSE(held.expired()) << "whoever counts the bytes would give them to others";
+  Await([&held] { return held.expired(); });
+  EXPECT_TRUE(held.expired());
+  inference::ModelStreamInferResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
 TEST_F(GrpcTest, DrainEndsIdleStreamsAndFinishesWork) {

@@ -35,6 +35,7 @@ constexpr std::size_t kBufferBytes = 128 * 1024;
 // So much of a body is read and then counted at a time.
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 constexpr std::string_view kNoRoom = "Exceeds the memory for request bodies being received";
+constexpr std::string_view kNoAnswerRoom = "Exceeds the memory for answers being written";
 
 std::string_view View(beast::string_view text) { return {text.data(), text.size()}; }
 
@@ -259,7 +260,21 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
   return {0, ""};
 }
 
+void HttpConnection::TakeHead() {
+  const auto& head = head_->get();
+  request_ = {};
+  request_.method = std::string(View(head.method_string()));
+  request_.infer_header_length = Field(head, kInferHeaderLength);
+  request_.content_encoding = Field(head, "Content-Encoding");
+  request_.accept_encoding = Field(head, "Accept-Encoding").value_or("");
+  if (!settings_.keep_headers) return;
+  for (const auto& field : head) {
+    request_.headers.emplace_back(View(field.name_string()), View(field.value()));
+  }
+}
+
 void HttpConnection::ReadBody() {
+  TakeHead();
   const auto& head = head_->get();
   const bool has_body = head_->chunked() || head_->content_length().value_or(0) != 0;
   if (!has_body) {
@@ -325,8 +340,11 @@ bool HttpConnection::HoldBody(std::size_t bytes) {
          settings_.body_budget->TryGrow(body_hold_, static_cast<std::int64_t>(bytes));
 }
 
+// Beast puts the fields of a trailer beside those of the head, after all checks: what is asked of
+// the head is taken before.
 void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
+  head_.reset();
   chunked_->body_limit(settings_.body_bytes);
   chunk_count_ = 0;
   out_of_room_ = false;
@@ -368,6 +386,13 @@ void HttpConnection::OnChunked(Error error) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
   }
   if (error) return Shut();
+  const auto& fields = chunked_->get().base();
+  const auto count = static_cast<std::size_t>(std::distance(fields.begin(), fields.end()));
+  if (count > settings_.head_fields) {
+    return Refuse(431,
+                  Concat("request has ", count, " fields with those of its trailer, the limit is ",
+                         settings_.head_fields));
+  }
   body_ = std::make_shared<PaddedBody>(std::move(chunked_->get().body()));
   if (body_->data() == nullptr) body_->Append("");
   Dispatch();
@@ -378,22 +403,10 @@ void HttpConnection::Dispatch() {
   request_end_ns_ = SteadyNowNs();
   state_ = State::kHandling;
   stream_.plain().expires_never();
-  const http::fields& fields =
-      chunked_ ? static_cast<const http::fields&>(chunked_->get().base()) : head_->get().base();
-  const auto& base = chunked_ ? chunked_->get().base() : head_->get().base();
-  HttpRequest request;
-  request.method = std::string(View(base.method_string()));
+  HttpRequest request = std::exchange(request_, {});
   request.target = target_;
   request.body = std::move(body_);
-  request.infer_header_length = Field(fields, kInferHeaderLength);
-  request.content_encoding = Field(fields, "Content-Encoding");
-  request.accept_encoding = Field(fields, "Accept-Encoding").value_or("");
   request.receive_start_ns = receive_start_ns_;
-  if (settings_.keep_headers) {
-    for (const auto& field : fields) {
-      request.headers.emplace_back(View(field.name_string()), View(field.value()));
-    }
-  }
   chunked_.reset();
   head_.reset();
   auto exchange = std::make_shared<HttpExchange>(shared_from_this());
@@ -428,11 +441,19 @@ void HttpConnection::Send(std::function<HttpResponse()> make) {
   asio::dispatch(stream_.get_executor(), [self = shared_from_this(), make = std::move(make)] {
     if (self->state_ != State::kHandling) return;  // closed meanwhile
     try {
-      self->Write(make());
+      HttpResponse response = make();
+      if (!self->HoldAnswer(response)) response = self->OwnOverload(kNoAnswerRoom);
+      self->Write(std::move(response));
     } catch (const std::bad_alloc&) {
       self->Write(self->OwnOverload("no memory for the answer"));
     }
   });
+}
+
+bool HttpConnection::HoldAnswer(const HttpResponse& response) {
+  return settings_.answer_budget == nullptr ||
+         settings_.answer_budget->TryGrow(answer_hold_,
+                                          static_cast<std::int64_t>(response.body.size()));
 }
 
 void HttpConnection::Write(HttpResponse response) {
@@ -454,13 +475,33 @@ void HttpConnection::Write(HttpResponse response) {
   }
   AppendAll(response_head_, "Content-Length: ", length, "\r\n",
             keep_alive_ ? "" : "Connection: close\r\n", "\r\n");
-  std::vector<asio::const_buffer> buffers = {asio::buffer(response_head_)};
+  unwritten_ = {asio::buffer(response_head_)};
   if (!is_head_method_) {
-    buffers.push_back(asio::buffer(response_.body));
-    for (const auto& block : response_.blocks) buffers.emplace_back(block.data(), block.size());
+    unwritten_.push_back(asio::buffer(response_.body));
+    for (const auto& block : response_.blocks) unwritten_.emplace_back(block.data(), block.size());
   }
-  stream_.plain().expires_after(TransferTimeout(length));
-  asio::async_write(stream_, buffers, [self = shared_from_this()](Error error, std::size_t) {
+  write_start_ = std::chrono::steady_clock::now();
+  bytes_written_ = 0;
+  WritePiece();
+}
+
+// As ReadPiece: how much there is to read buys a client that does not read it no time.
+void HttpConnection::WritePiece() {
+  std::vector<asio::const_buffer> piece;
+  std::size_t room = kPieceBytes;
+  while (room != 0 && !unwritten_.empty()) {
+    asio::const_buffer& next = unwritten_.front();
+    piece.push_back(asio::buffer(next, room));
+    room -= piece.back().size();
+    next += piece.back().size();
+    if (next.size() == 0) unwritten_.pop_front();
+  }
+  bytes_written_ += kPieceBytes - room;
+  stream_.plain().expires_at(write_start_ + TransferTimeout(bytes_written_));
+  asio::async_write(stream_, piece, [self = shared_from_this()](Error error, std::size_t) {
+    if (!error && self->state_ != State::kClosing && !self->unwritten_.empty()) {
+      return self->WritePiece();
+    }
     self->OnWritten(error);
   });
 }
@@ -469,7 +510,9 @@ void HttpConnection::OnWritten(Error error) {
   if (response_.overloaded && settings_.refusals != nullptr) {
     settings_.refusals->Record(SteadyNowNs() - request_end_ns_);
   }
+  unwritten_.clear();
   response_ = {};
+  answer_hold_ = MemoryBudget::Hold();
   if (error || state_ == State::kClosing) return Shut();
   if (!keep_alive_) {
     state_ = State::kClosing;

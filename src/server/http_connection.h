@@ -3,6 +3,7 @@
 // One connection of HttpServer. Private to this folder.
 
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -98,6 +99,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // The status and text of a refusal that the head alone decides; status 0 = none.
   std::pair<int, std::string> CheckHead() const;
   std::optional<HttpChallenge> CheckAuthorization() const;
+  // What routes read of the head, into `request_`.
+  void TakeHead();
   void ReadBody();
   void ReadSizedBody(std::size_t size);
   void ReadPiece(std::span<char> room);
@@ -110,7 +113,10 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void OnChunked(Error error);
   void Dispatch();
   void WatchForDisconnect();
+  // False if the answers of all connections have no room for this one's text.
+  bool HoldAnswer(const HttpResponse& response);
   void Write(HttpResponse response);
+  void WritePiece();
   void OnWritten(Error error);
   void Refuse(int status, std::string_view text);
   void Refuse(HttpResponse response);
@@ -130,6 +136,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::optional<boost::beast::http::request_parser<boost::beast::http::empty_body>> head_;
   std::optional<boost::beast::http::request_parser<PaddedBeastBody>> chunked_;
   std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
+  HttpRequest request_;  // whose body is being read
   std::shared_ptr<PaddedBody> body_;
   MemoryBudget::Hold body_hold_;  // until the body is complete
   bool out_of_room_ = false;      // of a chunked body
@@ -148,6 +155,10 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // What is being written.
   std::string response_head_;
   HttpResponse response_;
+  MemoryBudget::Hold answer_hold_;
+  std::deque<boost::asio::const_buffer> unwritten_;
+  std::chrono::steady_clock::time_point write_start_;
+  std::size_t bytes_written_ = 0;  // with those of the piece under way
 };
 
 }  // namespace siglip

@@ -4,6 +4,7 @@
 #include <latch>
 #include <memory>
 #include <numeric>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -184,6 +185,63 @@ TEST_F(HttpTest, ChunksCountAgainstTheLimits) {
   EXPECT_EQ(response.status, 400);
   EXPECT_THAT(response.body, HasSubstr("65536 chunks"));
   ExpectServes();
+}
+
+std::string ChunkedWithTrailer(std::string_view body, std::string_view trailer,
+                               std::string_view fields = "") {
+  std::ostringstream text;
+  text << "POST " << kInfer << " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+       << fields << "\r\n"
+       << std::hex << body.size() << "\r\n"
+       << body << "\r\n0\r\n"
+       << trailer << "\r\n";
+  return text.str();
+}
+
+TEST_F(HttpTest, FieldsOfATrailerAreNoneOfTheHead) {
+  RawClient client(server_->port());
+  const std::string plain = client.Ask(ChunkedWithTrailer(kJson, "")).body;
+  EXPECT_THAT(plain, HasSubstr("[1.0,2.5]"));
+  for (const char* trailer : {"Inference-Header-Content-Length: 0\r\n", "Content-Encoding: br\r\n",
+                              "Accept-Encoding: gzip\r\n", "Connection: close\r\n", "X: y\r\n"}) {
+    const RawResponse response = client.Ask(ChunkedWithTrailer(kJson, trailer));
+    EXPECT_EQ(response.status, 200) << trailer;
+    EXPECT_EQ(response.body, plain) << trailer;
+  }
+  const RawResponse raw =
+      client.Ask(ChunkedWithTrailer("abcdefgh", "", "Inference-Header-Content-Length: 0\r\n"));
+  EXPECT_EQ(raw.status, 200);
+}
+
+TEST_F(HttpTest, FieldsOfATrailerCountAgainstTheLimit) {
+  const auto fields = [](int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += "a: b\r\n";
+    return text;
+  };
+  EXPECT_EQ(RawClient(server_->port()).Ask(ChunkedWithTrailer(kJson, fields(98))).status, 200);
+  ExpectRefusedAndClosed(ChunkedWithTrailer(kJson, fields(99)), 431);
+  ExpectRefusedAndClosed(ChunkedWithTrailer(kJson, fields(1000)), 431);
+}
+
+class HttpRestrictedTest : public HttpTest {
+ protected:
+  HttpRestrictedTest() : HttpTest(Limits()) {
+    ServerOptions options;
+    options.http_restricted_apis = {"inference:secret=open"};
+    EXPECT_TRUE(state_.Configure(options).ok());
+  }
+  static HttpSettings Limits() {
+    HttpSettings limits = ShortLimits();
+    limits.keep_headers = true;
+    return limits;
+  }
+};
+
+TEST_F(HttpRestrictedTest, ATrailerOpensNothing) {
+  RawClient client(server_->port());
+  EXPECT_EQ(client.Ask(ChunkedWithTrailer(kJson, "", "secret: open\r\n")).status, 200);
+  EXPECT_EQ(client.Ask(ChunkedWithTrailer(kJson, "secret: open\r\n")).status, 403);
 }
 
 HttpSettings SmallBodyBudget() {
@@ -473,6 +531,77 @@ TEST_F(HttpRateTest, WhatAHeadDeclaresBuysADribbledBodyNoTime) {
   EXPECT_TRUE(sized.ClosedByPeer());
   EXPECT_TRUE(chunked.ClosedByPeer());
   ExpectServes();
+}
+
+// Answers with `parts`, the first of them as its body.
+class PartsHandler final : public HttpHandler {
+ public:
+  void Handle(HttpRequest, std::shared_ptr<HttpExchange> exchange) override {
+    exchange->Respond([this] {
+      HttpResponse response;
+      response.body = parts.front();
+      for (std::size_t i = 1; i < parts.size(); ++i) {
+        for (int j = 0; j < repeats; ++j)
+          response.blocks.push_back(std::as_bytes(std::span(parts[i])));
+      }
+      return response;
+    });
+  }
+
+  std::vector<std::string> parts;
+  int repeats = 1;
+};
+
+TEST(HttpAnswerTest, AnswersOfManyPiecesAreWhole) {
+  PartsHandler handler;
+  std::string whole;
+  for (const std::size_t size : {3'000'001, 0, 1, 1'048'576, 700'000, 2'500'003}) {
+    handler.parts.emplace_back(size, static_cast<char>('a' + handler.parts.size()));
+    whole += handler.parts.back();
+  }
+  const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, ShortLimits(), handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  RawClient client((*server)->port());
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(client.Ask(Get("/")).body == whole);
+}
+
+TEST(HttpAnswerTest, TheLengthOfAnAnswerBuysAClientThatDoesNotReadNoTime) {
+  PartsHandler handler;
+  handler.parts = {"", std::string(1 << 20, 'x')};
+  handler.repeats = 800;  // 200 s at the slowest rate; the socket takes the first few
+  const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, SlowestRate(), handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  RawClient client((*server)->port());
+  client.Send(Get("/"));
+  for (int i = 0; i < 6000 && (*server)->num_connections() != 1; ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  for (int i = 0; i < 6000 && (*server)->num_connections() != 0; ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_EQ((*server)->num_connections(), 0);
+}
+
+TEST(HttpAnswerTest, AnswersThatAreNotReadAreBoundedTogether) {
+  PartsHandler handler;
+  handler.parts = {std::string(std::size_t{40} << 20, 'x')};  // more than sockets take
+  HttpSettings settings = ShortLimits();
+  settings.answer_budget = std::make_shared<MemoryBudget>(std::int64_t{50} << 20);
+  const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, settings, handler);
+  ASSERT_TRUE(server.ok()) << server.status();
+  auto unread = std::make_unique<RawClient>((*server)->port());
+  unread->Send(Get("/"));
+  RawResponse other;
+  for (int i = 0; i < 1000 && other.status != 503; ++i) {  // until the first is being written
+    other = RawClient((*server)->port()).Ask(Get("/"));
+  }
+  EXPECT_EQ(other.status, 503);
+  EXPECT_EQ(other.Header("Retry-After"), "1");
+  EXPECT_EQ(unread->Receive().body.size(), std::size_t{40} << 20);
+  for (int i = 0; i < 1000 && other.status != 200; ++i) {
+    other = RawClient((*server)->port()).Ask(Get("/"));
+  }
+  EXPECT_EQ(other.status, 200) << "the room is given back";
 }
 
 TEST_F(HttpTimeoutTest, ConnectionsOverTheLimitAreClosed) {

@@ -18,7 +18,7 @@
 namespace siglip {
 namespace {
 
-constexpr KServeRoute kRoutes[] = {
+constexpr KServeRoute kKServeRoutes[] = {
     {{"POST", "/v2/models/{model}/infer", Api::kInference}, RouteKind::kInfer},
     {{"POST", "/v2/models/{model}/versions/{version}/infer", Api::kInference}, RouteKind::kInfer},
     {{"POST", "/v2/models/{model}/generate", Api::kInference}, RouteKind::kGenerate},
@@ -150,11 +150,11 @@ HttpResponse GenerateHttpResponse(const InferResponse& answer, bool stream) {
 
 }  // namespace
 
-std::span<const KServeRoute> KServeRoutes() { return kRoutes; }
+std::span<const KServeRoute> KServeRoutes() { return kKServeRoutes; }
 
 Route FindRoute(std::string_view target) {
   const std::string_view path = target.substr(0, target.find('?'));
-  for (const KServeRoute& candidate : kRoutes) {
+  for (const KServeRoute& candidate : kKServeRoutes) {
     Route route{.kind = candidate.kind,
                 .method = candidate.row.method,
                 .api = *candidate.row.api,

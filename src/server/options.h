@@ -59,6 +59,10 @@ struct GrpcLimits {
   std::size_t memory_quota_bytes = std::size_t{2} << 30;
   // --grpc-handshake-timeout, milliseconds: for TLS and HTTP/2's first frames.
   int handshake_timeout_ms = 10'000;
+  // --grpc-answer-timeout, milliseconds: an answer is given up when n of its bytes have taken this
+  // and n / answer_bytes_per_s, looked at every megabyte. As HTTP's.
+  int answer_timeout_ms = 30'000;
+  std::size_t answer_bytes_per_s = 64 * 1024;
   // --grpc-max-connection-idle, milliseconds: a connection without calls is told to go; 0 = never.
   int max_connection_idle_ms = 300'000;
 };
@@ -73,8 +77,9 @@ struct ServerOptions {
   // default; unlike there, binary tensors count too.
   std::size_t http_max_input_bytes = std::size_t{1} << 26;
 
-  // --http-max-buffered-size: bytes of bodies being received, of all connections. As much as gRPC
-  // buffers; what is complete counts against the limits of ServiceOptions.
+  // --http-max-buffered-size: bytes of bodies being received, of all connections, and as many of
+  // answers being written. As much as gRPC buffers; what is complete counts against the limits of
+  // ServiceOptions.
   std::size_t http_max_buffered_bytes = std::size_t{2} << 30;
 
   // --allow-grpc, --grpc-address, --grpc-port

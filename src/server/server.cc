@@ -56,6 +56,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const ServerOptions& opti
   if (options.allow_grpc) SIGLIP_RETURN_IF_ERROR(CheckTls("grpc", options.grpc_tls));
   server->body_budget_ =
       std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
+  settings.answer_budget =
+      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (!options.image_url_allow.empty()) {
     SIGLIP_ASSIGN_OR_RETURN(server->image_fetcher_,
                             ImageFetcher::Start({.allow = options.image_url_allow,

@@ -3,6 +3,7 @@ those of docs/reliability.md, and what cannot go on ends with a message."""
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 import zlib
 
+import grpc
 import numpy as np
 import pytest
 
@@ -107,11 +109,25 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(milliseconds):
     assert process.wait(timeout=60) in (-signal.SIGTERM, 128 + signal.SIGTERM, 0)
 
 
-def half_a_body(urls):
+def post(urls, model, body, length):
+    """A connection with a request whose answer is not read."""
     host, port = urls.http.split(":")
     connection = socket.create_connection((host, int(port)))
-    connection.sendall(b"POST /v2/models/embed_image/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    connection.sendall(head.encode() + body)
     return connection
+
+
+def half_a_body(urls):
+    return post(urls, "embed_image", b"half", 1000)
+
+
+def waiting(urls, model):
+    """Requests in a model's queue."""
+    with urllib.request.urlopen(f"http://{urls.metrics}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines
+               if line.startswith(f'nv_inference_pending_request_count{{model="{model}"'))
 
 
 def is_ready(urls):
@@ -132,6 +148,25 @@ def test_a_second_sigterm_ends_what_the_first_waits_for(serve):
         urls.process.wait(timeout=0.5)
     urls.process.terminate()
     assert urls.process.wait(timeout=60) == 128 + signal.SIGTERM
+    connection.close()
+
+
+def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, tmp_path):
+    """A batch that waits for an hour for others, over both doors."""
+    repository = tmp_path / "repository"
+    for model in ("embed_text", "siglip_text"):
+        shutil.copytree(ROOT / "model_repository" / model, repository / model)
+    config = repository / "siglip_text/config.pbtxt"
+    config.write_text(re.sub(r"max_queue_delay_microseconds: *\d+", f"max_queue_delay_microseconds: {LONG}000000",
+                             config.read_text()))
+    urls = serve("--model-repository", repository, "--exit-timeout-secs", "1")
+    body = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
+    connection = post(urls, "embed_text", body, len(body))
+    client = grpcclient.InferenceServerClient(urls.grpc)
+    client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
+    while waiting(urls, "siglip_text") < 2:
+        pass
+    assert end(urls) == 1
     connection.close()
 
 
@@ -194,6 +229,25 @@ def test_an_allocation_that_fails_costs_its_request_alone(serve, tmp_path):
         armed.unlink()
         client.infer("embed_image", [image_input(module, [large])])
     assert end(urls) == 0
+
+
+def status_kb(process, key):
+    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+@pytest.mark.parametrize("keys, code", [(False, "INVALID_ARGUMENT"), (True, "UNAUTHENTICATED")])
+def test_a_grpc_message_of_tiny_fields_costs_no_memory(serve, tmp_path, keys, code):
+    """Two bytes on the wire, an empty input, are an object of 200 in protobuf's tree: 800 MB of 8."""
+    (tmp_path / "keys").write_text("0123456789abcdef\n")
+    urls = serve(*(["--api-key-file", tmp_path / "keys"] if keys else []))
+    before = status_kb(urls.process, "VmHWM")
+    with grpc.insecure_channel(urls.grpc) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", bytes, bytes)
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(b"\x2a\x00" * 4_000_000)
+    assert refused.value.code().name == code
+    assert status_kb(urls.process, "VmHWM") - before < 100_000
 
 
 def test_a_full_disk_costs_log_and_trace_alone(serve):
