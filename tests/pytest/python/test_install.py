@@ -133,7 +133,7 @@ def completions(prefix, *words):
     (["serve", "--model-s"], ["--model-store"]), (["--log-level", "warn", "serve", "--http-p"], ["--http-port"]),
     (["bench", ""], ["engine", "knn", "preprocess", "search", "server"]), (["bench", "engine", "--ra"], ["--raw-inputs"]),
     # What a description names is no option, nor is a picture a command.
-    (["embed", "--v"], []), (["embed", "-p"], []), (["embed", "serve", "--http-p"], []), (["embed", ""], [])])
+    (["embed", "--v"], ["--version"]), (["embed", "-p"], []), (["embed", "serve", "--http-p"], []), (["embed", ""], [])])
 def test_bash_completes(prefix, words, expected):
     assert completions(prefix, *words) == expected
 
