@@ -1,5 +1,9 @@
 #include "server/grpc_message.h"
 
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+#include <grpcpp/support/proto_buffer_writer.h>
+
 #include "base/status_macros.h"
 #include "protocol/text.h"
 #include "protocol/wire_check.h"

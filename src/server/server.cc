@@ -56,8 +56,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const ServerOptions& opti
   if (options.allow_grpc) SIGLIP_RETURN_IF_ERROR(CheckTls("grpc", options.grpc_tls));
   server->body_budget_ =
       std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
-  settings.answer_budget =
-      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (!options.image_url_allow.empty()) {
     SIGLIP_ASSIGN_OR_RETURN(server->image_fetcher_,
                             ImageFetcher::Start({.allow = options.image_url_allow,
@@ -91,6 +89,8 @@ absl::Status Server::Open(Service& service, const SearchIndex* index) {
       service, state_, *std::exchange(metrics_settings_, nullptr), OpenGpus(options_));
   HttpSettings settings{options_.http_limits};
   settings.body_budget = body_budget_;
+  settings.answer_budget =
+      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options_.http_max_buffered_bytes));
   settings.tls = options_.http_tls;
   settings.refusals = &state_.http_refusals;
   settings.reuse_port = options_.reuse_http_port;
