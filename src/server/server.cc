@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <chrono>
 #include <utility>
 
 #include "base/host_port.h"
@@ -19,6 +20,9 @@
 
 namespace siglip {
 namespace {
+
+// What is answered at the end of the exit time-out has so long to be written.
+constexpr std::chrono::seconds kLastAnswers{1};
 
 std::optional<HttpChallenge> Authorize(const DoorState& state, const HttpHead& head) {
   const Route route = FindRoute(head.target);
@@ -149,6 +153,11 @@ bool Server::Drain(std::chrono::milliseconds timeout) {
   bool done = true;
   if (grpc_) done = grpc_->WaitDrained(deadline) && done;
   if (http_) done = http_->WaitDrained(deadline) && done;
+  if (!done && image_fetcher_) {
+    // Who waits for another host has its answer still.
+    image_fetcher_->End();
+    if (http_) http_->WaitDrained(deadline + kLastAnswers);
+  }
   // Metrics last: the drain itself can be watched.
   if (metrics_) metrics_->BeginDrain();
   return done;
