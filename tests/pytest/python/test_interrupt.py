@@ -15,6 +15,7 @@ import os, signal, sys, threading
 import numpy as np
 import siglip
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
 model = siglip.Model(sys.argv[1], precision="fp32", threads=1)
 picture = sys.argv[2]
 failures = {}
