@@ -231,9 +231,8 @@ HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) 
     const std::int64_t count = tile.columns - x;
     FloatVec column_scales = hn::Zero(d);
     if constexpr (kInteger) column_scales = hn::LoadU(d, call.w->scales() + tile.column + x);
-    // Adding -0 changes nothing.
-    const FloatVec bias =
-        call.bias == nullptr ? hn::Set(d, -0.0f) : LoadColumns(call.bias + tile.column + x, count);
+    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
+    if (call.bias != nullptr) bias = LoadColumns(call.bias + tile.column + x, count);
     float* c = tile.c + x;
     for (std::int64_t r = 0; r < tile.rows; ++r, c += tile.c_stride) {
       auto value = hn::LoadU(d, c);
