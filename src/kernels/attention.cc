@@ -92,8 +92,7 @@ void PackValues(const float* v, std::int64_t tokens, std::int64_t stride, std::i
 }
 
 // `count` <= kRows rows of a factor of Q K^T as integers -> [steps][kStride] at `to`, scales
-// [kRows] and cross products [kRows]; zeros for rows past `count`. Integers leave a bit to sums of
-// two, for Int16PairWinograd.
+// [kRows] and cross products [kRows]; zeros for rows past `count`.
 template <int kRows, int kStride>
 void QuantizeRows(const float* rows, std::int64_t row_stride, std::int64_t count,
                   std::int64_t head_dim, float* to, float* scales, std::int32_t* cross_products) {
@@ -103,26 +102,12 @@ void QuantizeRows(const float* rows, std::int64_t row_stride, std::int64_t count
     quantizers[r] = ChooseQuantizer(rows + r * row_stride, head_dim, kMaxAttentionFactor);
   }
   for (int r = 0; r < kRows; ++r) scales[r] = quantizers[r].scale;
-#if HWY_TARGET == HWY_AVX2
-  if constexpr (kRows == 4) {
-    if (count == 4 && head_dim % 8 == 0) {
-      QuantizeAndPack4<kStride>(rows, row_stride, 0, head_dim, quantizers, to, cross_products);
-      return;
-    }
+  if (count < kRows) {
+    for (std::int64_t x = 0; x < steps; ++x) std::fill_n(to + x * kStride, kRows, 0.0f);
+    std::fill_n(cross_products, kRows, 0);
   }
-#endif
-  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
-  for (std::int64_t r = 0; r < kRows; ++r) {
-    if (r < count) {
-      Quantize(rows + r * row_stride, 0, head_dim, quantizers[r], integers);
-    } else {
-      std::fill(integers, integers + 2 * steps, std::int16_t{0});
-    }
-    cross_products[r] = NegatedCrossProducts(integers, steps);
-    for (std::int64_t x = 0; x < steps; ++x) {
-      std::memcpy(to + x * kStride + r, integers + 2 * x, sizeof(float));
-    }
-  }
+  QuantizeAndPack<kRows, kStride>(rows, row_stride, count, 0, head_dim, quantizers, to,
+                                  cross_products);
 }
 
 template <int kRows>

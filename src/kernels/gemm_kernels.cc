@@ -135,31 +135,11 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
     quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k, kMaxActivation);
     block.scales()[first + r] = quantizers[r].scale;
   }
-  HWY_ALIGN float packed[kStride * kGemmBlockStepsInt16];
-  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
-  const float* from[kStride];
-  for (std::int64_t r = 0; r < rows; ++r) from[r] = packed + r * kGemmBlockStepsInt16;
   for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
     const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
-    std::int32_t* products = block.cross_products(step / kGemmBlockStepsInt16) + first;
-#if HWY_TARGET == HWY_AVX2
-    if constexpr (kStride == 4) {
-      const std::int64_t count = std::min(2 * steps, k - 2 * step);
-      if (rows == 4 && count % 8 == 0) {
-        QuantizeAndPack4<4>(row, call.a_stride, 2 * step, count, quantizers,
-                            block.Tile(first, step, steps), products);
-        continue;
-      }
-    }
-#endif
-    for (std::int64_t r = 0; r < rows; ++r) {
-      Quantize(row + r * call.a_stride, 2 * step, std::min(2 * steps, k - 2 * step), quantizers[r],
-               integers);
-      products[r] = NegatedCrossProducts(integers, steps);
-      std::memcpy(packed + r * kGemmBlockStepsInt16, integers,
-                  static_cast<std::size_t>(steps) * sizeof(float));
-    }
-    PackRows<kStride>(from, rows, steps, block.Tile(first, step, steps));
+    QuantizeAndPack<kStride, kStride>(
+        row, call.a_stride, rows, 2 * step, std::min(2 * steps, k - 2 * step), quantizers,
+        block.Tile(first, step, steps), block.cross_products(step / kGemmBlockStepsInt16) + first);
   }
 }
 

@@ -338,7 +338,7 @@ HWY_INLINE void MultiplyFullTileWinograd(std::int64_t quads, const float* a, con
 
 template <class Number, int kRows, int kVectors>
 inline constexpr bool kIsFullTile = std::is_same_v<Number, Int16PairWinograd>
-                                        ? kRows == kWinogradTileRows&& kVectors == 2
+                                        ? (kRows == kWinogradTileRows) && (kVectors == 2)
                                         : (kRows == 6 && kVectors == 2) ||
                                               (kRows == 4 && kVectors == 3 &&
                                                std::is_same_v<Number, Float32>);

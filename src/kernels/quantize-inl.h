@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "hwy/highway.h"
 #include "kernels/gemm_kernels.h"
@@ -194,6 +195,35 @@ HWY_INLINE void QuantizeAndPack4(const float* row, std::int64_t row_stride, std:
            cross_products);
 }
 #endif
+
+// Elements [first, first + count) of `rows` <= kRows rows -> integers [steps][kStride] at `to`, and
+// their negated cross products [rows]. The elements are in one block of K.
+template <int kRows, int kStride>
+HWY_INLINE void QuantizeAndPack(const float* row, std::int64_t row_stride, std::int64_t rows,
+                                std::int64_t first, std::int64_t count,
+                                const Quantizer (&quantizers)[kRows], float* to,
+                                std::int32_t* cross_products) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (kRows == 4) {
+    if (rows == 4 && count % 8 == 0) {
+      QuantizeAndPack4<kStride>(row, row_stride, first, count, quantizers, to, cross_products);
+      return;
+    }
+  }
+#endif
+  const std::int64_t steps = (count + 1) / 2;
+  HWY_ALIGN float packed[kRows * kGemmBlockStepsInt16];
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+  const float* from[kRows];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    Quantize(row + r * row_stride, first, count, quantizers[r], integers);
+    cross_products[r] = NegatedCrossProducts(integers, steps);
+    from[r] = packed + r * kGemmBlockStepsInt16;
+    std::memcpy(packed + r * kGemmBlockStepsInt16, integers,
+                static_cast<std::size_t>(steps) * sizeof(float));
+  }
+  PackRows<kStride>(from, rows, steps, to);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace siglip

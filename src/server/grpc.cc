@@ -103,11 +103,8 @@ class InferenceService final : public RawInferenceService {
   Reactor* ModelReady(Context* context, const Bytes* bytes, Bytes* answer) override {
     return Run<inference::ModelReadyRequest, inference::ModelReadyResponse>(
         {context, bytes, answer}, Api::kHealth, [&](const auto& request, auto& response) {
-          const absl::Status status = service_.ModelReady(request.name(), request.version());
-          response.set_ready(status.ok());
-          // A model that is known but not ready is an answer, not an error.
-          const bool known = absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
-          return known ? absl::OkStatus() : status;
+          response.set_ready(service_.ModelReady(request.name(), request.version()).ok());
+          return absl::OkStatus();
         });
   }
 

@@ -112,9 +112,7 @@ HttpConnection::HttpConnection(HttpStream::Socket socket, std::shared_ptr<asio::
 HttpConnection::~HttpConnection() { registry_->Remove(this); }
 
 std::chrono::steady_clock::duration HttpConnection::TransferTimeout(std::size_t bytes) const {
-  return settings_.body_timeout +
-         std::chrono::milliseconds(bytes /
-                                   std::max<std::size_t>(settings_.body_bytes_per_s / 1000, 1));
+  return TransferTime(settings_.body_timeout, bytes, settings_.body_bytes_per_s);
 }
 
 void HttpConnection::Start() {

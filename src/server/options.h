@@ -3,6 +3,7 @@
 // What an operator can set of the doors. Names and defaults are Triton's where Triton has the
 // option; the command line fills this struct.
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -31,6 +32,13 @@ struct GrpcKeepalive {
   int max_connection_age_ms = 0;  // 0 = no limit
   int max_connection_age_grace_ms = 0;
 };
+
+// What n bytes to or from a client may take before it is given up: `start`, and then as many of
+// them a second as it must manage.
+inline std::chrono::milliseconds TransferTime(std::chrono::milliseconds start, std::size_t bytes,
+                                              std::size_t bytes_per_s) {
+  return start + std::chrono::milliseconds(bytes / std::max<std::size_t>(bytes_per_s / 1000, 1));
+}
 
 // What one client of the HTTP door may take, and how slow it may be.
 struct HttpLimits {

@@ -9,7 +9,7 @@ namespace siglip {
 
 SlowReaders::SlowReaders(const GrpcLimits& limits)
     : timeout_(limits.answer_timeout_ms),
-      bytes_per_ms_(std::max<std::size_t>(limits.answer_bytes_per_s / 1000, 1)),
+      bytes_per_s_(limits.answer_bytes_per_s),
       follower_([this] { Follow(); }) {}
 
 SlowReaders::~SlowReaders() {
@@ -40,7 +40,7 @@ void SlowReaders::End(Id id) {
 bool SlowReaders::IsLate(const Answer& answer, std::chrono::steady_clock::time_point now) const {
   const std::size_t wanted =
       std::min(answer.bytes, answer.sent->load(std::memory_order_relaxed) + kAnswerPieceBytes);
-  return now - answer.start > timeout_ + std::chrono::milliseconds(wanted / bytes_per_ms_);
+  return now - answer.start > TransferTime(timeout_, wanted, bytes_per_s_);
 }
 
 void SlowReaders::Follow() {

@@ -51,7 +51,7 @@ class SlowReaders {
   void Cancel(Id id);
 
   const std::chrono::milliseconds timeout_;
-  const std::size_t bytes_per_ms_;
+  const std::size_t bytes_per_s_;
   Mutex mu_;
   CondVar changed_;    // the first answer came, or the end
   CondVar cancelled_;  // `cancelling_` was set to 0

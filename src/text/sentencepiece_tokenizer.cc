@@ -219,9 +219,10 @@ bool SentencePieceTokenizer::IsUnknown(std::u32string_view text) const {
 
 // No piece has both a known and an unknown character, or two unknown ones, and none begins before a
 // space that it has: such places are between two pieces in the whole text too.
-std::size_t SentencePieceTokenizer::FindCut(std::u32string_view text, std::size_t first,
-                                            bool& within_unknown) const {
-  std::unordered_map<char32_t, bool> unknown;
+SentencePieceTokenizer::TextCut SentencePieceTokenizer::FindCut(
+    std::u32string_view text, std::size_t first,
+    std::unordered_map<char32_t, bool>& unknown) const {
+  if (text.size() - first <= kPartCharacters) return {text.size()};
   const auto is_unknown = [&](char32_t c) {
     const auto [found, is_new] = unknown.try_emplace(c);
     if (is_new) found->second = IsUnknown({&c, 1});
@@ -231,20 +232,19 @@ std::size_t SentencePieceTokenizer::FindCut(std::u32string_view text, std::size_
   while (begin < text.size() && begin < first + kMaxPartCharacters) {
     const std::size_t end = std::min(begin + kPartCharacters / 2, text.size());
     for (std::size_t at = end; at-- > begin;) {
-      if (at < kCutContext || at + kCutContext > text.size()) continue;
-      within_unknown = false;
+      if (at + kCutContext > text.size()) continue;
       if (words_are_apart_ && text[at] == U' ' && IsAsciiLetterOrDigit(text[at - 1]) &&
           IsAsciiLetterOrDigit(text[at + 1])) {
-        return at;
+        return {at};
       }
       const std::u32string_view context = text.substr(at - kCutContext, 2 * kCutContext);
-      within_unknown = true;
-      if (std::all_of(context.begin(), context.end(), is_unknown) && IsUnknown(context)) return at;
+      if (std::all_of(context.begin(), context.end(), is_unknown) && IsUnknown(context)) {
+        return {at, true};
+      }
     }
     begin = end;
   }
-  within_unknown = false;
-  return std::min(text.size(), first + kMaxPartCharacters);
+  return {std::min(text.size(), first + kMaxPartCharacters)};
 }
 
 bool SentencePieceTokenizer::Enough(const std::vector<std::string>& pieces) const {
@@ -256,21 +256,18 @@ absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
                                                   std::vector<std::string>& pieces) const {
   const std::u32string canonical = Canonicalize(text, config_.do_lower_case);
   const std::u32string_view all = canonical;
-  bool goes_on = false;  // the last piece, an unknown one
-  for (std::size_t first = 0; first == 0 || (first < all.size() && !Enough(pieces));) {
-    bool within_unknown = false;
-    const std::size_t end =
-        all.size() - first <= kPartCharacters ? all.size() : FindCut(all, first, within_unknown);
+  std::unordered_map<char32_t, bool> unknown;
+  TextCut last;
+  do {
+    const TextCut next = FindCut(all, last.at, unknown);
     std::vector<std::string> encoded;
-    SIGLIP_RETURN_IF_ERROR(Encode(all.substr(first, end - first), encoded));
-    auto next = encoded.begin();
-    if (goes_on && next != encoded.end()) pieces.back() += *next++;
-    pieces.insert(pieces.end(), std::make_move_iterator(next),
+    SIGLIP_RETURN_IF_ERROR(Encode(all.substr(last.at, next.at - last.at), encoded));
+    auto piece = encoded.begin();
+    if (last.within_unknown && piece != encoded.end()) pieces.back() += *piece++;
+    pieces.insert(pieces.end(), std::make_move_iterator(piece),
                   std::make_move_iterator(encoded.end()));
-    goes_on = within_unknown;
-    if (end == all.size()) break;
-    first = end;
-  }
+    last = next;
+  } while (last.at < all.size() && !Enough(pieces));
   return absl::OkStatus();
 }
 

@@ -49,9 +49,15 @@ class SentencePieceTokenizer final : public Tokenizer {
   absl::Status Encode(std::u32string_view text, std::vector<std::string>& pieces) const;
   // Whether the text is one unknown piece, and has stayed as it is.
   bool IsUnknown(std::u32string_view text) const;
-  // Where a long text may be cut after `first`, so that the pieces of both sides are those of the
-  // whole; `within_unknown`: but for an unknown piece, which goes on.
-  std::size_t FindCut(std::u32string_view text, std::size_t first, bool& within_unknown) const;
+  // Where a long text may be cut, so that the pieces of both sides are those of the whole.
+  struct TextCut {
+    std::size_t at = 0;
+    bool within_unknown = false;  // but for an unknown piece, which goes on
+  };
+  // The next after `first`. unknown: what was found out of this text's characters.
+  TextCut FindCut(std::u32string_view text, std::size_t first,
+                  std::unordered_map<char32_t, bool>& unknown) const;
+  // Whether all further pieces will be cut off.
   bool Enough(const std::vector<std::string>& pieces) const;
   std::int64_t IdOfPiece(const std::string& piece) const;
 

@@ -144,20 +144,23 @@ absl::Status CudaEngine::CheckOutput(const Call& call, const Batch& batch) const
 
 // In the order of asking.
 CudaEngine::Place CudaEngine::Acquire() {
+  {
+    MutexLock lock(mu_);
+    ++waiting_;
+  }
+  const TurnHold turn(turns_);
   MutexLock lock(mu_);
-  const std::int64_t ticket = next_ticket_++;
-  while (ticket != served_ticket_ || free_.empty()) released_.Wait(mu_);
-  ++served_ticket_;
+  while (free_.empty()) released_.Wait(mu_);
+  --waiting_;
   const Place place = free_.front();
   free_.pop_front();
-  if (!free_.empty()) released_.NotifyAll();
   return place;
 }
 
 // Not while another call waits: one that has many batches would take every slot that it gives back.
 bool CudaEngine::TryAcquire(Place& place) {
   MutexLock lock(mu_);
-  if (free_.empty() || next_ticket_ != served_ticket_) return false;
+  if (free_.empty() || waiting_ > 0) return false;
   place = free_.front();
   free_.pop_front();
   return true;
@@ -168,7 +171,7 @@ void CudaEngine::Release(const Place& place) {
     MutexLock lock(mu_);
     free_.push_back(place);
   }
-  released_.NotifyAll();  // the first in line must be among them
+  released_.NotifyOne();
 }
 
 // Nothing is allocated after loading: an error of CUDA is a device that is lost (its errors stay),

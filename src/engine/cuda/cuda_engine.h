@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
+#include "base/turn_lock.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/cuda/device_engine.h"
 #include "engine/engine.h"
@@ -73,12 +74,11 @@ class CudaEngine final : public Engine {
   const EngineOptions options_;
   std::size_t batch_items_ = 0;
   std::vector<std::unique_ptr<DeviceEngine>> devices_;
+  TurnLock turns_;  // held by the call that has the next slot
   mutable Mutex mu_;
   CondVar released_;
   std::deque<Place> free_ SIGLIP_GUARDED_BY(mu_);
-  // Of calls that wait for a slot: the next to be given out, and the one whose turn it is.
-  std::int64_t next_ticket_ SIGLIP_GUARDED_BY(mu_) = 0;
-  std::int64_t served_ticket_ SIGLIP_GUARDED_BY(mu_) = 0;
+  int waiting_ SIGLIP_GUARDED_BY(mu_) = 0;  // calls in Acquire
   absl::Status health_ SIGLIP_GUARDED_BY(mu_);
 };
 

@@ -39,27 +39,6 @@ std::int64_t AlignmentOf(std::int64_t bytes) {
       kAlignment, std::int64_t{1} << std::countr_zero(static_cast<std::uint64_t>(bytes)));
 }
 
-// The thread's current device for as long as it lives: a caller that uses CUDA too has its own back
-// afterwards.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int ordinal) {
-    if (cudaGetDevice(&before_) != cudaSuccess) before_ = -1;
-    result_ = cudaSetDevice(ordinal);
-  }
-  ~CurrentDevice() {
-    if (before_ >= 0) static_cast<void>(cudaSetDevice(before_));
-  }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
-  cudaError_t result() const { return result_; }
-
- private:
-  int before_ = -1;
-  cudaError_t result_ = cudaSuccess;
-};
-
 }  // namespace
 
 Types TypesOf(Precision precision) {
@@ -113,14 +92,9 @@ absl::StatusOr<std::unique_ptr<DeviceEngine>> DeviceEngine::Open(const Checkpoin
   return engine;
 }
 
-DeviceEngine::CallersDevice::~CallersDevice() {
-  if (number >= 0) static_cast<void>(cudaSetDevice(number));
-}
-
 DeviceEngine::~DeviceEngine() {
-  if (cudaGetDevice(&callers_device_.number) != cudaSuccess) callers_device_.number = -1;
   // What is freed is freed on its own device, when nothing runs any more.
-  static_cast<void>(cudaSetDevice(options_.ordinal));
+  destroying_on_.emplace(options_.ordinal);
   static_cast<void>(cudaDeviceSynchronize());
 }
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -93,11 +94,6 @@ class DeviceEngine {
     cublasLtMatmulAlgo_t algorithm;
   };
 
-  struct CallersDevice {
-    ~CallersDevice();
-    int number = -1;
-  };
-
   explicit DeviceEngine(const Options& options) : options_(options) {}
 
   static std::size_t Index(Tower tower) { return static_cast<std::size_t>(tower); }
@@ -136,7 +132,7 @@ class DeviceEngine {
   absl::Status Run(const LoadedTower& tower, const AttentionOp& op);
   absl::Status Run(const LoadedTower& tower, const PoolOp& op);
 
-  CallersDevice callers_device_;  // destroyed last: the current one before the destructor
+  std::optional<CurrentDevice> destroying_on_;  // first, so destroyed last; set by the destructor
   const Options options_;
   std::string name_;
   std::string device_line_;  // of AlgorithmCache

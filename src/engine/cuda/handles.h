@@ -32,6 +32,27 @@ inline absl::Status Checked(cublasStatus_t status, std::string_view what) {
       absl::StrCat("cuBLASLt: ", std::string(what), ": ", cublasLtGetStatusString(status)));
 }
 
+// The thread's current device for as long as it lives: a caller that uses CUDA too has its own back
+// afterwards.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int ordinal) {
+    if (cudaGetDevice(&before_) != cudaSuccess) before_ = -1;
+    result_ = cudaSetDevice(ordinal);
+  }
+  ~CurrentDevice() {
+    if (before_ >= 0) static_cast<void>(cudaSetDevice(before_));
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+  cudaError_t result() const { return result_; }
+
+ private:
+  int before_ = -1;
+  cudaError_t result_ = cudaSuccess;
+};
+
 // A handle that is a pointer, freed by kFree.
 template <auto kFree>
 struct Freed {

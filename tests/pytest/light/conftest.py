@@ -1,7 +1,9 @@
 """Fixtures of the light oracles: numpy, Pillow, scikit-learn; no torch, no protobuf."""
 
+import contextlib
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -23,6 +25,25 @@ def run_siglip(*arguments, **options):
         check=False,
         **options,
     )
+
+
+@contextlib.contextmanager
+def serving(model, *options, http="127.0.0.1", grpc="127.0.0.1"):
+    """A server on ports of its own, by the addresses that it says: {"http": HOST:PORT, "grpc": HOST:PORT, "pid": N}."""
+    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(model), "--http-port", "0", "--grpc-port", "0",
+                                "--metrics-port", "0", "--http-address", http, "--grpc-address", grpc,
+                                *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = None
+    for line in process.stdout:
+        found = re.search(r"listening http=(\S+:\d+) grpc=(\S+:\d+)", line)
+        if found:
+            break
+    assert found, process.wait()
+    try:
+        yield {"http": found.group(1), "grpc": found.group(2), "pid": process.pid}
+    finally:
+        process.terminate()
+    assert process.wait(timeout=40) == 0
 
 
 @pytest.fixture(name="siglip")

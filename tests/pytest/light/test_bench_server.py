@@ -2,12 +2,10 @@
 
 import json
 import pathlib
-import re
-import subprocess
 
 import pytest
 
-from conftest import DEMO, ROOT, SIGLIP
+from conftest import DEMO, serving
 
 
 @pytest.fixture(name="server", scope="module")
@@ -15,18 +13,9 @@ def server_fixture():
     interfaces = pathlib.Path("/proc/net/if_inet6")
     if not interfaces.exists() or not interfaces.read_text():
         pytest.skip("SIGLIP_TEST_SKIPPED: this machine has no IPv6")
-    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(DEMO), "--http-port", "0", "--grpc-port", "0",
-                                "--allow-metrics", "false", "--http-address", "[::1]", "--grpc-address", "::1"],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    ports = None
-    for line in process.stdout:
-        ports = re.search(r"listening http=\[::1\]:(\d+) grpc=\[::1\]:(\d+)$", line)
-        if ports:
-            break
-    assert ports, process.wait()
-    yield {"http": ports.group(1), "grpc": ports.group(2), "pid": process.pid}
-    process.terminate()
-    assert process.wait(timeout=40) == 0
+    with serving(DEMO, http="[::1]", grpc="::1") as urls:
+        assert urls["http"].startswith("[::1]:") and urls["grpc"].startswith("[::1]:")
+        yield {"http": urls["http"].rsplit(":", 1)[1], "grpc": urls["grpc"].rsplit(":", 1)[1], "pid": urls["pid"]}
 
 
 @pytest.mark.parametrize("host", ["[::1]", "::1"])

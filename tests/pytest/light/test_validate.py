@@ -1,6 +1,5 @@
 """`siglip validate`: the table that scikit-learn makes of the same embeddings, damaged data, resuming, a server."""
 
-import contextlib
 import csv
 import json
 import pathlib
@@ -12,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import DEMO, serving
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -142,30 +142,8 @@ def test_a_killed_run_is_taken_up(siglip, demo, tmp_path):
     assert (tmp_path / "fresh.json").read_text() == (tmp_path / "resumed.json").read_text()
 
 
-@contextlib.contextmanager
-def serving(model, *options):
-    from conftest import SIGLIP
-
-    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(model), "--http-port", "0", "--grpc-port", "0",
-                                "--metrics-port", "0", *options], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)
-    ports = None
-    for line in process.stdout:
-        ports = re.search(r"listening http=\S+:(\d+) grpc=\S+:(\d+)", line)
-        if ports:
-            break
-    assert ports, process.wait()
-    try:
-        yield {"http": f"127.0.0.1:{ports.group(1)}", "grpc": f"127.0.0.1:{ports.group(2)}"}
-    finally:
-        process.terminate()
-    assert process.wait(timeout=40) == 0
-
-
 @pytest.fixture(name="server", scope="module")
 def server_fixture():
-    from conftest import DEMO
-
     with serving(DEMO) as urls:
         yield urls
 
