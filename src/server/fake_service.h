@@ -1,7 +1,8 @@
 #pragma once
 
 // A Service for the tests of this folder: model "echo" (input X FP32 [-1], output Y the same bytes,
-// and input T BYTES), answers at once, later, or never, as told.
+// and input T BYTES), answers at once, later, or never, as told. A request with the id "broken"
+// fails in its model.
 
 #include <string>
 #include <vector>
@@ -122,6 +123,8 @@ class FakeService : public Service {
     response.model_name = request->model_name;
     response.model_version = "1";
     response.status = Known(request->model_name, request->model_version);
+    response.from_model = response.status.ok();
+    if (request->id == "broken") response.status = absl::InternalError("it broke");
     for (InputTensor& input : request->inputs) {
       OutputTensor output;
       output.name = "Y";

@@ -262,7 +262,6 @@ TEST_F(GrpcTest, StreamsAnswerInRequestOrder) {
     ASSERT_TRUE(stream->Read(&response));
     EXPECT_EQ(response.error_message(), "");
     EXPECT_EQ(response.infer_response().id(), std::to_string(i));
-    EXPECT_FALSE(response.infer_response().parameters().contains("triton_final_response"));
   }
   ASSERT_TRUE(stream->Read(&response));
   EXPECT_THAT(response.error_message(), HasSubstr("unknown datatype"));
@@ -271,19 +270,67 @@ TEST_F(GrpcTest, StreamsAnswerInRequestOrder) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
-TEST_F(GrpcTest, StreamsMarkTheFinalResponseWhenAsked) {
+// As Triton: whatever the client says of empty answers, which only models of many answers give.
+TEST_F(GrpcTest, StreamsMarkWhatAModelAnswersAsFinal) {
   grpc::ClientContext context;
   const auto stream = stub_->ModelStreamInfer(&context);
-  inference::ModelInferRequest request = Request();
-  (*request.mutable_parameters())["triton_enable_empty_final_response"].set_bool_param(true);
   inference::ModelStreamInferResponse response;
   for (int i = 0; i < 300; ++i) {  // more than may be under way at once
+    inference::ModelInferRequest request = Request();
+    if (i % 3 == 0) request.clear_parameters();
+    if (i % 3 == 1) {
+      (*request.mutable_parameters())["triton_enable_empty_final_response"].set_bool_param(true);
+    }
     ASSERT_TRUE(stream->Write(request));
     ASSERT_TRUE(stream->Read(&response));
     EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
   }
+  ASSERT_TRUE(stream->Write(Request("broken")));
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.error_message(), "it broke");
+  EXPECT_EQ(response.infer_response().id(), "broken");
+  EXPECT_EQ(response.infer_response().model_name(), "echo");
+  EXPECT_EQ(response.infer_response().model_version(), "1");
+  EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
+  inference::ModelInferRequest refused = Request("nope");
+  refused.set_model_name("nope");
+  for (const std::string_view why : {"unknown model", "unknown datatype"}) {
+    ASSERT_TRUE(stream->Write(refused));
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_THAT(response.error_message(), HasSubstr(std::string(why)));
+    EXPECT_EQ(response.infer_response().id(), "nope");
+    EXPECT_EQ(response.infer_response().model_name(), "");
+    EXPECT_TRUE(response.infer_response().parameters().empty());
+    refused.mutable_inputs(0)->set_datatype("x");
+  }
   stream->WritesDone();
   EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GrpcTest, AModelsErrorEndsAStreamThatWantsGrpcErrors) {
+  service_.hold = true;
+  grpc::ClientContext context;
+  context.AddMetadata("triton_grpc_error", "true");
+  const auto stream = stub_->ModelStreamInfer(&context);
+  inference::ModelInferRequest refused = Request("refused");
+  refused.mutable_inputs(0)->set_datatype("x");
+  for (const auto& request : {refused, Request("good"), Request("broken"), Request("late")}) {
+    ASSERT_TRUE(stream->Write(request));
+  }
+  service_.AwaitHeld(3);
+  const auto late = service_.Take(2);
+  service_.Finish(service_.Take(1));
+  service_.Finish(service_.Take(0));
+  inference::ModelStreamInferResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(response.error_message(), HasSubstr("unknown datatype")) << "stays in band";
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.infer_response().id(), "good") << "what came before is answered";
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_message(), "it broke");
+  EXPECT_TRUE(late->is_cancelled());
 }
 
 TEST_F(GrpcTest, ACancelledStreamLetsItsRequestsGo) {

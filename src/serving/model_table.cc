@@ -54,6 +54,7 @@ void ModelTable::InferWithin(std::unique_ptr<InferRequest> request) {
     Refuse(std::move(request), std::move(status));
     return;
   }
+  request->at_model = true;
   (*model)->scheduler->Enqueue(std::move(request));
 }
 
