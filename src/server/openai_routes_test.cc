@@ -5,6 +5,7 @@
 
 #include "server/fake_service.h"
 #include "server/raw_client_for_test.h"
+#include "serving/item_errors.h"
 
 namespace siglip {
 namespace {
@@ -14,7 +15,8 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 // embed_text and embed_image of two rows a batch: an item's embedding is [its length, 0 or 1 for an
-// image]. An item "bad" fails its request.
+// image]. An item that begins with "bad" (or, as base64, "YmFk") fails itself, one "down" its
+// request.
 class EmbeddingService final : public FakeService {
  public:
   std::vector<IndexRow> RepositoryIndex(bool) const override {
@@ -40,11 +42,19 @@ class EmbeddingService final : public FakeService {
     }
     auto values = std::make_shared<std::vector<float>>();
     InferResponse response;
-    for (const std::string_view element : input.elements) {
-      if (element == "bad") response.status = absl::InvalidArgumentError("no good");
+    std::vector<ItemError> errors;
+    bool down = false;
+    for (std::size_t i = 0; i < input.elements.size(); ++i) {
+      const std::string_view element = input.elements[i];
+      down = down || element == "down";
+      if (element.starts_with("bad") || element == "YmFk") {
+        errors.push_back({.item = i, .status = absl::InvalidArgumentError("no good")});
+      }
       values->push_back(static_cast<float>(element.size()));
       values->push_back(request->parameters.contains("base64_encoded") ? 1 : 0);
     }
+    response.status = JoinItemErrors(input.elements.size(), errors);
+    if (down) response.status = absl::InternalError("the engine is down");
     OutputTensor output;
     output.data = std::as_bytes(std::span(*values));
     output.storage = values;
@@ -116,7 +126,7 @@ TEST_F(OpenAiRoutesTest, RefusalsAreOpenAis) {
             R"('ada'","type":"invalid_request_error","param":"model","code":"model_not_found"}})");
   const RawResponse bad = Embed(R"({"model":"embed_text","input":["a","b","c","bad"]})");
   EXPECT_EQ(bad.status, 400);
-  EXPECT_THAT(bad.body, HasSubstr("input[2..3]: no good"));
+  EXPECT_THAT(bad.body, HasSubstr(R"("message":"input[3]: no good")"));
   EXPECT_THAT(bad.body, HasSubstr(R"("param":"input")"));
   const RawResponse narrow = Embed(R"({"model":"embed_text","input":"a","dimensions":1})");
   EXPECT_EQ(narrow.status, 400);

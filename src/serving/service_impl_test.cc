@@ -157,7 +157,8 @@ TEST_F(ServiceTest, EnsembleAddsUpAndCopiesNothing) {
 TEST_F(ServiceTest, EnsembleFailureNamesTheEnsemble) {
   ASSERT_TRUE(Load({Ensemble(), FloatConfig("m"), FloatConfig("m2")}).ok());
   const InferResponse response = Infer(FloatRequest({-1, 2}, nullptr, "e"));
-  EXPECT_EQ(response.status, absl::InvalidArgumentError("in ensemble 'e', negative"));
+  EXPECT_EQ(response.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(response.status.message(), "in ensemble 'e', negative");
   EXPECT_EQ(Stats("m2").success.count, 0u);
   EXPECT_EQ(Stats("e").fail.count, 1u);
 }

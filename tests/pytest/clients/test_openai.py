@@ -99,7 +99,7 @@ def test_usage_counts_the_tokenizers_ids(server):
      {"model": "siglip", "input": {"image_url": "http://127.0.0.1/a.png"}}),
     (400, "dimensions: expected 128 or none", "dimensions", None, {"model": "siglip", "input": "a", "dimensions": 64}),
     (400, "expected an image file", "input", None, {"model": "embed_image", "input": "QUJD"}),
-    (400, "item 1", "input", None, {"model": "embed_image", "input": [URI[0], "QUJD"]}),
+    (400, "input[1]: image: expected", "input", None, {"model": "embed_image", "input": [URI[0], "QUJD"]}),
 ])
 def test_refusals(server, status, text, param, code, fields):
     got, answer = ask(server, **fields)
