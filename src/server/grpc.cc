@@ -171,7 +171,8 @@ class InferenceService final : public RawInferenceService {
 
   Reactor* RepositoryModelLoad(Context* context, const Bytes* bytes, Bytes* answer) override {
     inference::RepositoryModelLoadRequest request;
-    absl::Status status = Read(*context, Api::kModelRepository, *bytes, request);
+    absl::Status status = CheckAccess(*context, Api::kModelRepository);
+    if (status.ok()) status = ReadMessage(*bytes, door_.max_message_bytes, request).status();
     if (status.ok() && !request.repository_name().empty()) status = RepositoryNameRefused();
     if (!status.ok()) return Finish(context, status);
     absl::StatusOr<LoadModelRequest> load = ToLoadRequest(request);

@@ -137,6 +137,36 @@ absl::Status CheckApiKey(const grpc::CallbackServerContext& context, Api api,
   return absl::UnauthenticatedError({text.data(), text.size()});
 }
 
+// A status' text is metadata, which a client takes no more than 8 kB of, and other than printable
+// ASCII takes three bytes each there.
+constexpr std::size_t kMaxTextBytes = 4096;
+
+std::size_t MetadataBytes(char c) { return c >= ' ' && c <= '~' && c != '%' ? 1 : 3; }
+
+// How many bytes at the beginning of [begin, end) fit into `room`.
+template <class Iterator>
+std::size_t FittingBytes(Iterator begin, Iterator end, std::size_t room) {
+  std::size_t used = 0;
+  Iterator at = begin;
+  while (at != end && used + MetadataBytes(*at) <= room) used += MetadataBytes(*at++);
+  return static_cast<std::size_t>(at - begin);
+}
+
+// Without its middle, if it is too long: the beginning says what, and the end often why.
+std::string ShortText(std::string_view text) {
+  if (FittingBytes(text.begin(), text.end(), kMaxTextBytes) == text.size()) {
+    return std::string(text);
+  }
+  std::size_t head = FittingBytes(text.begin(), text.end(), kMaxTextBytes * 3 / 4);
+  std::size_t tail = FittingBytes(text.rbegin(), text.rend(), kMaxTextBytes / 4 - 64);
+  // Whole characters of UTF-8.
+  const auto continues = [&text](std::size_t at) { return (text[at] & 0xC0) == 0x80; };
+  while (head > 0 && continues(head)) --head;
+  while (tail > 0 && continues(text.size() - tail)) --tail;
+  return Concat(text.substr(0, head), " [", text.size() - head - tail, " bytes left out] ",
+                text.substr(text.size() - tail));
+}
+
 // Deletes itself when gRPC is done with the call.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
@@ -209,13 +239,18 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
+  std::string text = ShortText({status.message().data(), status.message().size()});
   // The call's own deadline, noticed here before the client did: the code that it would make
   // itself.
   if (absl::IsDeadlineExceeded(status)) {
-    return {grpc::StatusCode::DEADLINE_EXCEEDED, std::string(status.message())};
+    return {grpc::StatusCode::DEADLINE_EXCEEDED, std::move(text)};
+  }
+  // A message over its limit (ReadMessage): gRPC's own code, with which nobody tries again.
+  if (absl::IsOutOfRange(status)) {
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED, std::move(text)};
   }
   // The numbers of both enums are the canonical codes.
-  return {static_cast<grpc::StatusCode>(WireCode(status.code())), std::string(status.message())};
+  return {static_cast<grpc::StatusCode>(WireCode(status.code())), std::move(text)};
 }
 
 grpc::Status ShuttingDown() {

@@ -504,6 +504,67 @@ TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
   EXPECT_EQ(stub_->LogSettings(&c5, log, &logged).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+ServerOptions LargeMessages() {
+  ServerOptions options;
+  options.grpc_max_input_bytes = 4 << 20;
+  return options;
+}
+
+class GrpcLargeMessagesTest : public GrpcTest {
+ protected:
+  GrpcLargeMessagesTest() : GrpcTest(LargeMessages()) {}
+};
+
+TEST_F(GrpcLargeMessagesTest, ALoadMayBeAsLargeAsTensorsAreAndNothingElse) {
+  service_.explicit_mode = true;
+  inference::RepositoryModelLoadRequest load;
+  inference::RepositoryModelLoadResponse loaded;
+  load.set_model_name("echo");
+  auto& parameters = *load.mutable_parameters();
+  parameters["config"].set_string_param("{" + std::string(2 << 20, ' ') + "}");
+  grpc::ClientContext c1;
+  EXPECT_TRUE(stub_->RepositoryModelLoad(&c1, load, &loaded).ok());
+  parameters["file:1/model.bin"].set_bytes_param(std::string(1 << 20, 'x'));
+  grpc::ClientContext c2;
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c2, load, &loaded).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  // What is too large stays so: UNAVAILABLE would have the client try again.
+  parameters["file:1/model.bin"].set_bytes_param(std::string(3 << 20, 'x'));
+  grpc::ClientContext c3;
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c3, load, &loaded).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  inference::TraceSettingRequest trace;
+  inference::TraceSettingResponse traced;
+  trace.set_model_name(std::string(2 << 20, 'x'));
+  grpc::ClientContext c4;
+  const grpc::Status refused = stub_->TraceSetting(&c4, trace, &traced);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("larger than max"));
+}
+
+TEST_F(GrpcTest, LongTextsKeepTheirBeginningAndEnd) {
+  inference::ModelInferRequest request = Request();
+  inference::ModelInferResponse response;
+  std::string accents;
+  for (int i = 0; i < 10'000; ++i) accents += "\u00e9";
+  for (const std::string& name : {std::string(20'000, 'x'), accents, std::string(20'000, '%')}) {
+    request.set_model_name("a" + name);
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->ModelInfer(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+    const std::string& text = status.error_message();
+    EXPECT_THAT(text, ::testing::StartsWith("Request for unknown model: 'a" + name.substr(0, 600)));
+    EXPECT_THAT(text, ::testing::EndsWith(name.substr(name.size() - 100) + "' is not found"));
+    EXPECT_THAT(text, HasSubstr(" bytes left out] "));
+    EXPECT_LT(text.size(), 4200U);
+  }
+  // A name's bytes that are no UTF-8 are refused as no message.
+  request.set_model_name(std::string(2000, 'x'));
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->ModelInfer(&context, request, &response).error_message(),
+            "Request for unknown model: '" + std::string(2000, 'x') + "' is not found");
+}
+
 TEST_F(GrpcTest, ARefusalForLackOfRoomSaysWhenToComeAgainAndIsTimed) {
   service_.full = true;
   grpc::ClientContext context;
