@@ -100,6 +100,7 @@ absl::StatusOr<Request> ParseRepositoryBody(std::string_view body) {
   if (!json.contains("parameters")) return request;
   if (!json["parameters"].is_object()) return Expected("parameters", "an object");
   for (const auto& [key, value] : json["parameters"].items()) {
+    if (value.is_null()) continue;
     SIGLIP_ASSIGN_OR_RETURN((*request.mutable_parameters())[key], RepositoryParameter(key, value));
   }
   return request;

@@ -79,10 +79,9 @@ class FakeService : public Service {
   std::atomic<bool> explicit_mode{false};
   void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) override {
     if (!explicit_mode) return done(ControlRefused());
-    done(request.name == "echo"
-             ? absl::OkStatus()
-             : absl::InvalidArgumentError("failed to load '" + request.name +
-                                          "', failed to poll from model repository"));
+    done(request.name == "echo" ? absl::OkStatus()
+                                : absl::InternalError("failed to load '" + request.name +
+                                                      "', failed to poll from model repository"));
   }
   void UnloadModel(const std::string&, bool, std::function<void(absl::Status)> done) override {
     done(explicit_mode ? absl::OkStatus() : ControlRefused());

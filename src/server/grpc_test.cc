@@ -485,7 +485,7 @@ TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
   load.set_model_name("nope");
   grpc::ClientContext c2;
   EXPECT_EQ(stub_->RepositoryModelLoad(&c2, load, &loaded).error_code(),
-            grpc::StatusCode::INVALID_ARGUMENT);
+            grpc::StatusCode::INTERNAL);
   inference::RepositoryModelUnloadRequest unload;
   inference::RepositoryModelUnloadResponse unloaded;
   unload.set_model_name("echo");

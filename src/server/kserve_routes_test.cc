@@ -157,7 +157,7 @@ TEST_F(RoutesTest, ExplicitControlLoadsAndUnloads) {
   service_.explicit_mode = true;
   Expect(Post("/v2/repository/models/echo/load", ""), 200, "");
   Expect(Post("/v2/repository/models/echo/load", R"({"parameters":{"config":"{}"}})"), 200, "");
-  Expect(Post("/v2/repository/models/nope/load", "{}"), 400, "failed to load 'nope'");
+  Expect(Post("/v2/repository/models/nope/load", "{}"), 500, "failed to load 'nope'");
   Expect(Post("/v2/repository/models/echo/load", R"({"parameters":{"x":1}})"), 400,
          "unrecognized load parameter 'x'");
   Expect(Post("/v2/repository/models/echo/unload", R"({"parameters":{"unload_dependents":true}})"),
