@@ -166,11 +166,12 @@ TEST(Control, LogSettingsChangeWhatIsNamed) {
   EXPECT_EQ(LogSettingsJson(*changed),
             R"({"log_file":"","log_info":false,"log_warning":true,"log_error":true,)"
             R"("log_verbose_level":2,"log_format":"ISO8601"})");
-  for (const char* body :
-       {R"({"log_info":1})", R"({"log_verbose_level":"2"})", R"({"log_verbose_level":-1})",
-        R"({"log_format":"x"})", R"({"log_colour":true})", R"({"log_info":null})"}) {
+  for (const char* body : {R"({"log_info":1})", R"({"log_verbose_level":"2"})",
+                           R"({"log_verbose_level":-1})", R"({"log_format":"x"})",
+                           R"({"log_colour":true})", R"({"log_colour":null,"log_info":"x"})"}) {
     EXPECT_EQ(change(body).status().code(), absl::StatusCode::kInvalidArgument) << body;
   }
+  EXPECT_TRUE(change(R"({"log_info":null})")->info) << "no change";
   EXPECT_EQ(change(R"({"log_file":"/x"})").status().code(), absl::StatusCode::kUnimplemented);
 }
 
