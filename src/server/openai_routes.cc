@@ -24,11 +24,13 @@ namespace {
 
 constexpr std::string_view kEmbeddingsPath = "/v1/embeddings";
 constexpr std::string_view kModelsPath = "/v1/models";
+constexpr std::string_view kModelPath = "/v1/models/{model}";
 constexpr std::string_view kDocumentPath = "/openapi.json";
 
 constexpr RouteRow kOpenAiRoutes[] = {
     {"POST", kEmbeddingsPath, Api::kInference},
     {"GET", kModelsPath, Api::kMetadata},
+    {"GET", kModelPath, Api::kMetadata},
     {"GET", kDocumentPath, Api::kMetadata},
 };
 
@@ -37,7 +39,26 @@ constexpr std::size_t kMaxUrls = 32;
 
 std::string_view PathOf(std::string_view target) { return target.substr(0, target.find('?')); }
 
+// The model that a path of kModelPath names; none: another path.
+std::string_view NamedModel(std::string_view path) {
+  const std::string_view before = kModelPath.substr(0, kModelPath.find('{'));
+  if (!path.starts_with(before)) return {};
+  const std::string_view model = path.substr(before.size());
+  return model.find('/') == std::string_view::npos ? model : std::string_view();
+}
+
+const RouteRow* FindRow(std::string_view path) {
+  for (const RouteRow& row : kOpenAiRoutes) {
+    if (row.path == kModelPath ? !NamedModel(path).empty() : row.path == path) return &row;
+  }
+  return nullptr;
+}
+
 bool IsOpenAiPath(std::string_view path) { return path == "/v1" || path.starts_with("/v1/"); }
+
+std::string_view Text(const absl::Status& status) {
+  return {status.message().data(), status.message().size()};
+}
 
 HttpResponse StatusRefusal(const absl::Status& status) {
   HttpResponse response = JsonResponse(OpenAiErrorBody(status));
@@ -350,17 +371,15 @@ HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
 
 void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string path(PathOf(request.target));
-  const auto* const row = std::find_if(std::begin(kOpenAiRoutes), std::end(kOpenAiRoutes),
-                                       [&](const RouteRow& r) { return r.path == path; });
-  const bool known = row != std::end(kOpenAiRoutes);
-  if (!known && !IsOpenAiPath(path)) {
+  const RouteRow* const row = FindRow(path);
+  if (row == nullptr && !IsOpenAiPath(path)) {
     return others_.Handle(std::move(request), std::move(exchange));
   }
   const auto answer = [&](HttpResponse response) {
     exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
   };
   try {
-    if (!known) return answer(Refusal(path, 404, "Not Found"));
+    if (row == nullptr) return answer(Refusal(path, 404, "Not Found"));
     if (request.method != row->method) {
       HttpResponse refusal = Refusal(path, 405, "Method Not Allowed");
       refusal.headers.emplace_back("Allow", std::string(row->method));
@@ -370,6 +389,14 @@ void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
       return answer(Refusal(path, 403, *text));
     }
     if (path != kEmbeddingsPath) return answer(Answer(path));
+    // Not Triton's 501, which clients of this door take for an error of the server, to be tried
+    // again.
+    if (const auto encoding = ParseContentEncoding(request.content_encoding.value_or(""));
+        !encoding.ok()) {
+      HttpResponse refusal = Refusal(path, 415, Text(encoding.status()));
+      refusal.headers.emplace_back("Accept-Encoding", "gzip, deflate");
+      return answer(std::move(refusal));
+    }
     const absl::Status status = Embed(request, exchange);
     if (!status.ok()) answer(StatusRefusal(status));
   } catch (const std::bad_alloc&) {
@@ -382,7 +409,12 @@ void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
 HttpResponse OpenAiHandler::Answer(std::string_view path) const {
   const std::vector<EmbeddingModel> models = ModelsOf(FindDoors(service_));
   if (path == kModelsPath) return JsonResponse(RenderModelList(models));
-  return JsonResponse(OpenApiDocument(models, service_.Metadata().version));
+  if (const std::string_view id = NamedModel(path); !id.empty()) {
+    const absl::StatusOr<EmbeddingModel> model = FindEmbeddingModel(models, id);
+    return model.ok() ? JsonResponse(RenderModel(*model)) : StatusRefusal(model.status());
+  }
+  return JsonResponse(
+      OpenApiDocument(models, service_.Metadata().version, state_.api_keys.asked_for()));
 }
 
 absl::Status OpenAiHandler::Embed(HttpRequest& request,

@@ -119,6 +119,12 @@ def test_the_openai_client(server, reference):
         np.testing.assert_array_equal(np.array(rows, np.float32), reference[0])
         assert answer.usage.total_tokens == answer.usage.prompt_tokens > 0
     assert [model.id for model in client.models.list()] == ["siglip", "embed_text", "embed_image"]
+    assert client.models.retrieve("embed_image").id == "embed_image"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.models.retrieve("ada")
+    assert unknown.value.code == "model_not_found"
+    answer = client.embeddings.create(model="embed_text", input="a", dimensions=None, encoding_format=None)
+    assert len(answer.data) == 1
     with pytest.raises(openai.NotFoundError) as unknown:
         client.embeddings.create(model="ada", input="a")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
