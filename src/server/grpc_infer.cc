@@ -407,9 +407,10 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     }
     auto once = std::make_shared<AnswerOnce>(
         [self = shared_from_this(), slot, id = message->message.id(),
+         version = message->message.model_version(),
          shared = std::move(shared)](InferResponse response) {
           WriteSharedOutputs(&self->door_.state.regions, shared, response);
-          self->Fill(std::move(response), id, *slot);
+          self->Fill(std::move(response), id, version, *slot);
         },
         door_.pending);
     if (parsed.ok()) {
@@ -421,8 +422,8 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   // What a model says is the one and so the last answer to its request; a refusal at the door is
-  // none.
-  void Fill(InferResponse response, const std::string& id, Slot& slot) {
+  // none. `version`: the request's own, which is what Triton tells with an error.
+  void Fill(InferResponse response, const std::string& id, const std::string& version, Slot& slot) {
     inference::ModelStreamInferResponse answer;
     inference::ModelInferResponse& message = *answer.mutable_infer_response();
     if (response.status.ok()) {
@@ -432,7 +433,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       message.set_id(id);
       if (response.from_model) {
         message.set_model_name(response.model_name);
-        message.set_model_version(response.model_version);
+        message.set_model_version(version);
       }
     }
     if (response.from_model) {

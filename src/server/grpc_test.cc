@@ -285,13 +285,17 @@ TEST_F(GrpcTest, StreamsMarkWhatAModelAnswersAsFinal) {
     ASSERT_TRUE(stream->Read(&response));
     EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
   }
-  ASSERT_TRUE(stream->Write(Request("broken")));
-  ASSERT_TRUE(stream->Read(&response));
-  EXPECT_EQ(response.error_message(), "it broke");
-  EXPECT_EQ(response.infer_response().id(), "broken");
-  EXPECT_EQ(response.infer_response().model_name(), "echo");
-  EXPECT_EQ(response.infer_response().model_version(), "1");
-  EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
+  inference::ModelInferRequest broken = Request("broken");
+  for (const char* version : {"", "1"}) {
+    broken.set_model_version(version);
+    ASSERT_TRUE(stream->Write(broken));
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.error_message(), "it broke");
+    EXPECT_EQ(response.infer_response().id(), "broken");
+    EXPECT_EQ(response.infer_response().model_name(), "echo");
+    EXPECT_EQ(response.infer_response().model_version(), version);
+    EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
+  }
   inference::ModelInferRequest refused = Request("nope");
   refused.set_model_name("nope");
   for (const std::string_view why : {"unknown model", "unknown datatype"}) {
