@@ -192,7 +192,8 @@ def test_streams_are_those_of_siglip_serve(core, native):
                text_request([b"star"], datatype="INT64", request_id="datatype")]
     # With triton_grpc_error=true they are alike too, but this core sometimes dies of it (signal 11).
     for headers in [(), (("triton_grpc_error", "false"),)]:
-        expected, got = (streamed(client, [good, asking, *refused, good, bad, versioned], headers) for client in (core[1], native))
+        expected, got = (streamed(client, [good, asking, *refused, good, bad, versioned], headers)
+                         for client in (core[1], native))
         assert got == expected, headers
         assert expected[0][0][5] == {"triton_final_response": True} and expected[0][2][5] == {}
         assert len(expected[0]) == 7
@@ -212,7 +213,8 @@ def test_refusals_have_the_codes_of_siglip_serve(core, native):
         return changed(lambda r: [setattr(r.outputs.add(name="EMBEDDING").parameters[key], kind, value)
                                   for _ in range(count)])
 
-    requests = [text_request([b"star"]), parameter("timeout", "int64_param", -1), parameter("timeout", "uint64_param", 1),
+    requests = [text_request([b"star"]),
+                parameter("timeout", "int64_param", -1), parameter("timeout", "uint64_param", 1),
                 parameter("sequence_id", "int64_param", -5), parameter("sequence_id", "uint64_param", 5),
                 parameter("priority", "int64_param", -1), parameter("k", "uint64_param", 1),
                 parameter("triton_x", "bool_param", True), output("k", "int64_param", 1, 2),
@@ -223,9 +225,8 @@ def test_refusals_have_the_codes_of_siglip_serve(core, native):
         expected, got = (code_of(client._client_stub.ModelInfer, request) for client in (core[1], native))
         assert got == expected, request
     for version in ("1", "2", "a"):
-        for call, kind in (("ModelReady", service_pb2.ModelReadyRequest), ("ModelConfig", service_pb2.ModelConfigRequest),
-                           ("ModelStatistics", service_pb2.ModelStatisticsRequest)):
-            request = kind(name="embed_text", version=version)
+        for call in ("ModelReady", "ModelConfig", "ModelStatistics"):
+            request = getattr(service_pb2, call + "Request")(name="embed_text", version=version)
             expected, got = (code_of(getattr(client._client_stub, call), request) for client in (core[1], native))
             assert got == expected, (call, version)
     request = service_pb2.TraceSettingRequest(model_name="nope")
