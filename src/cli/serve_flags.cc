@@ -268,7 +268,15 @@ void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
                            "--backend-directory",
                            "--backend-config",
                            "--repoagent-directory",
-                           "--cache-directory"}) {
+                           "--cache-directory",
+                           "--allow-sagemaker",
+                           "--sagemaker-port",
+                           "--sagemaker-safe-port-range",
+                           "--sagemaker-thread-count",
+                           "--allow-vertex-ai",
+                           "--vertex-ai-port",
+                           "--vertex-ai-thread-count",
+                           "--vertex-ai-default-model"}) {
     command
         .add_option_function<std::vector<std::string>>(
             name,

@@ -10,12 +10,15 @@
 #include "base/clock.h"
 #include "deployments/built_in_configs.h"
 #include "deployments/factory.h"
+#include "serving/item_errors.h"
 #include "serving/service_impl.h"
 
 namespace siglip {
 namespace {
 
+using testing::EndsWith;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 // S = 2, D = 2, T = 3, vocabulary 100. An image "v..." becomes pixels of its first byte and the
 // embedding [first byte, 1]; "bad" is refused. A text becomes {its length, 0, 0} and [length, 2].
@@ -315,6 +318,23 @@ TEST_F(DeploymentsTest, BadItemsAreNamedAndFailTheirRequestOnly) {
   EXPECT_EQ(Send("embed_image", "INPUT_IMAGE", {"Y"}, {{"base64_encoded", true}}).status.code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Floats(Send("embed_image", "INPUT_IMAGE", {"ok"})), (std::vector<float>{'o', 1}));
+}
+
+// Models of four items a batch are below doors of sixty.
+TEST_F(DeploymentsTest, ItemsOfASplitRequestKeepTheirNumbers) {
+  std::vector<std::string> images(60, "a");
+  images[40] = "bad";
+  InferResponse answer = Send("embed_image", "INPUT_IMAGE", images);
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(answer.status.message(), "1 of 60 items failed: item 40: not an image");
+  for (int i = 45; i < 57; ++i) images[static_cast<std::size_t>(i)] = "bomb";
+  answer = Send("embed_image", "INPUT_IMAGE", images);
+  EXPECT_THAT(std::string(answer.status.message()),
+              StartsWith("13 of 60 items failed: item 40: not an image; item 45: "));
+  EXPECT_THAT(std::string(answer.status.message()), EndsWith("; and 5 more: item 52..56"));
+  const std::vector<ItemError> errors = ItemErrorsOf(answer.status);
+  ASSERT_EQ(errors.size(), 13u);
+  EXPECT_EQ(errors.back().item, 56u);
 }
 
 TEST_F(DeploymentsTest, ImagesAreCountedByStageAndByWhyTheyWereRefused) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "base/status_macros.h"
 #include "deployments/base64.h"
 #include "serving/config_check.h"
+#include "serving/item_errors.h"
 #include "serving/overload.h"
 #include "serving/validate.h"
 
@@ -40,17 +42,13 @@ absl::Status ReadParameter(const InferRequest& request, const char* name, const 
   return absl::OkStatus();
 }
 
-// One status for the items' own; several bad ones are all named.
+// One status for the items' own.
 absl::Status JoinErrors(const std::vector<absl::Status>& statuses) {
-  if (statuses.size() == 1) return statuses[0];
-  std::string text;
-  absl::StatusCode code = absl::StatusCode::kOk;
+  std::vector<ItemError> errors;
   for (std::size_t i = 0; i < statuses.size(); ++i) {
-    if (statuses[i].ok()) continue;
-    code = statuses[i].code();
-    absl::StrAppend(&text, text.empty() ? "" : "; ", "item ", i, ": ", statuses[i].message());
+    if (!statuses[i].ok()) errors.push_back({.item = i, .status = statuses[i]});
   }
-  return text.empty() ? absl::OkStatus() : absl::Status(code, text);
+  return JoinItemErrors(statuses.size(), errors);
 }
 
 bool IsDoor(const ModelConfig& config) {
@@ -113,27 +111,43 @@ class Join {
 
  private:
   absl::Status JoinParts(InferResponse& response) {
-    std::string errors;
-    absl::StatusCode code = absl::StatusCode::kOk;
-    std::int64_t first = 0;
-    bool only_overload = true;
-    for (std::size_t i = 0; i < answers_.size(); ++i) {
-      if (!answers_[i].status.ok()) {
-        if (answers_.size() == 1) return answers_[i].status;
-        only_overload = only_overload && IsOverloaded(answers_[i].status);
-        code = answers_[i].status.code();
-        absl::StrAppend(&errors, errors.empty() ? "" : "; ", "items ", first, "..",
-                        first + part_rows_[i] - 1, ": ", answers_[i].status.message());
-      }
-      first += part_rows_[i];
-    }
-    if (!errors.empty())
-      return only_overload ? OverloadedError(errors) : absl::Status(code, errors);
     if (answers_.size() == 1) {
       response.outputs = std::move(answers_[0].outputs);
-      return absl::OkStatus();
+      return answers_[0].status;
     }
-    return Concatenate(first, response);
+    const std::int64_t rows =
+        std::accumulate(part_rows_.begin(), part_rows_.end(), std::int64_t{0});
+    SIGLIP_RETURN_IF_ERROR(JoinStatuses(static_cast<std::size_t>(rows)));
+    return Concatenate(rows, response);
+  }
+
+  // Errors of items are told under the numbers that the items have in the whole request; what is
+  // wrong with a part, with all of its items.
+  absl::Status JoinStatuses(std::size_t rows) const {
+    std::vector<ItemError> items;
+    std::string parts;
+    absl::StatusCode code = absl::StatusCode::kOk;
+    bool only_overload = true;
+    std::size_t first = 0;
+    for (std::size_t i = 0; i < answers_.size(); ++i) {
+      const absl::Status& status = answers_[i].status;
+      const auto count = static_cast<std::size_t>(part_rows_[i]);
+      const std::vector<ItemError> own = ItemErrorsOf(status);
+      for (const ItemError& error : own) {
+        items.push_back({.item = first + error.item, .status = error.status});
+      }
+      if (!status.ok() && own.empty()) {
+        code = status.code();
+        absl::StrAppend(&parts, parts.empty() ? "" : "; ", "items ", first, "..", first + count - 1,
+                        ": ", status.message());
+      }
+      only_overload = only_overload && (status.ok() || IsOverloaded(status));
+      first += count;
+    }
+    const absl::Status joined = JoinItemErrors(rows, items);
+    if (parts.empty()) return joined;
+    if (only_overload) return OverloadedError(parts);
+    return absl::Status(code, absl::StrCat(parts, joined.ok() ? "" : "; ", joined.message()));
   }
 
   absl::Status Concatenate(std::int64_t rows, InferResponse& response) {

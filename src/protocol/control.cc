@@ -100,6 +100,7 @@ absl::StatusOr<Request> ParseRepositoryBody(std::string_view body) {
   if (!json.contains("parameters")) return request;
   if (!json["parameters"].is_object()) return Expected("parameters", "an object");
   for (const auto& [key, value] : json["parameters"].items()) {
+    if (value.is_null()) continue;
     SIGLIP_ASSIGN_OR_RETURN((*request.mutable_parameters())[key], RepositoryParameter(key, value));
   }
   return request;
@@ -149,6 +150,7 @@ absl::StatusOr<inference::LogSettingsRequest> ParseLogBody(std::string_view body
   SIGLIP_ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   inference::LogSettingsRequest request;
   for (const auto& [key, value] : json.items()) {
+    if (value.is_null()) continue;  // as Triton: no change
     auto& setting = (*request.mutable_settings())[key];
     if (value.is_boolean()) {
       setting.set_bool_param(value.get<bool>());
@@ -305,6 +307,11 @@ std::string RegionsJson(const std::vector<SharedMemoryRegion>& regions) {
     AppendAll(json, ",\"byte_size\":", region.byte_size, "}");
   }
   return json + ']';
+}
+
+absl::Status CheckTracedModel(const Service& service, const std::string& model) {
+  if (model.empty() || service.GetModelMetadata(model, "").ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(Concat("Request for unknown model : ", model));
 }
 
 absl::Status RepositoryNameRefused() {

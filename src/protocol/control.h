@@ -45,5 +45,8 @@ std::string LogSettingsJson(const LogSettings& settings);
 std::string RegionsJson(const std::vector<SharedMemoryRegion>& regions);
 
 absl::Status RepositoryNameRefused();
+// Whether there is a model whose trace settings are asked for; "" is all models. As Triton, not
+// NotFound.
+absl::Status CheckTracedModel(const Service& service, const std::string& model);
 
 }  // namespace siglip

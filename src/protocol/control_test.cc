@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "protocol/model_config.h"
 #include "protocol/text.h"
 
 namespace siglip {
@@ -48,6 +49,12 @@ TEST(Control, LoadTakesAConfigAndNothingElse) {
   EXPECT_THAT(Error(load(R"({"parameters":{"file:1/x":"eA=="}})")), HasSubstr("cannot be sent"));
   EXPECT_THAT(Error(load(R"({"parameters":{"other":"x"}})")), HasSubstr("unrecognized load"));
   EXPECT_THAT(Error(load(R"({"parameters":[]})")), HasSubstr("'parameters'"));
+  EXPECT_FALSE(load(R"({"parameters":{"config":null}})")->config.has_value());
+  const auto padded = [&load](std::size_t bytes) {
+    return Error(load(R"({"parameters":{"config":"{)" + std::string(bytes - 2, ' ') + R"(}"}})"));
+  };
+  EXPECT_EQ(padded(kMaxLoadConfigBytes), "ok");
+  EXPECT_THAT(padded(kMaxLoadConfigBytes + 1), HasSubstr("expected at most 4194304 bytes"));
 }
 
 TEST(Control, LoadTakesNamesThatNothingTripsOver) {
@@ -93,6 +100,7 @@ TEST(Control, UnloadReadsDependents) {
   };
   EXPECT_FALSE(*unload(""));
   EXPECT_TRUE(*unload(R"({"parameters":{"unload_dependents":true}})"));
+  EXPECT_FALSE(*unload(R"({"parameters":{"unload_dependents":null}})"));
   EXPECT_THAT(Error(unload(R"({"parameters":{"unload_dependents":1}})")),
               HasSubstr("true or false"));
   EXPECT_THAT(Error(unload(R"({"parameters":{"x":true}})")), HasSubstr("unrecognized"));
@@ -158,11 +166,12 @@ TEST(Control, LogSettingsChangeWhatIsNamed) {
   EXPECT_EQ(LogSettingsJson(*changed),
             R"({"log_file":"","log_info":false,"log_warning":true,"log_error":true,)"
             R"("log_verbose_level":2,"log_format":"ISO8601"})");
-  for (const char* body :
-       {R"({"log_info":1})", R"({"log_verbose_level":"2"})", R"({"log_verbose_level":-1})",
-        R"({"log_format":"x"})", R"({"log_colour":true})", R"({"log_info":null})"}) {
+  for (const char* body : {R"({"log_info":1})", R"({"log_verbose_level":"2"})",
+                           R"({"log_verbose_level":-1})", R"({"log_format":"x"})",
+                           R"({"log_colour":true})", R"({"log_colour":null,"log_info":"x"})"}) {
     EXPECT_EQ(change(body).status().code(), absl::StatusCode::kInvalidArgument) << body;
   }
+  EXPECT_TRUE(change(R"({"log_info":null})")->info) << "no change";
   EXPECT_EQ(change(R"({"log_file":"/x"})").status().code(), absl::StatusCode::kUnimplemented);
 }
 

@@ -63,8 +63,11 @@ absl::Status CheckJsonDepth(int depth) {
 
 absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
                       simdjson::ondemand::document& document) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  std::string_view json = text;
+  if (json.starts_with(kByteOrderMark)) json.remove_prefix(kByteOrderMark.size());
   const simdjson::error_code code =
-      parser.iterate(text.data(), text.size(), text.size() + simdjson::SIMDJSON_PADDING)
+      parser.iterate(json.data(), json.size(), json.size() + simdjson::SIMDJSON_PADDING)
           .get(document);
   if (code != simdjson::UTF8_ERROR) return CheckJson(code);
   return absl::InvalidArgumentError(
@@ -85,6 +88,27 @@ absl::Status CheckJsonEnd(simdjson::ondemand::document& document) {
   // current_location fails once every token has been read.
   if (document.current_location().error() == simdjson::OUT_OF_BOUNDS) return absl::OkStatus();
   return CheckJson(simdjson::TRAILING_CONTENT);
+}
+
+absl::Status WrongJsonEnd(std::string_view text) {
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted) {
+      if (c == '\\') ++i;
+      if (c == '"') quoted = false;
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '{' || c == '[') {
+      ++depth;
+    } else if ((c == '}' || c == ']') && --depth == 0) {
+      return absl::InvalidArgumentError(
+          Concat(kBrokenJson, ": expected nothing behind the object that ends at byte ", i));
+    }
+  }
+  return absl::InvalidArgumentError(
+      Concat(kBrokenJson, ": the object does not end, at byte ", text.size()));
 }
 
 absl::Status ValidateValue(JsonValue value, int depth) {
@@ -153,6 +177,14 @@ absl::StatusOr<JsonObject> ReadObject(JsonValue value, std::string_view where) {
   return Read(value.get_object(), where, "an object");
 }
 
+absl::StatusOr<bool> IsNull(JsonValue value) {
+  JsonType type;
+  SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
+  if (type != JsonType::null) return false;
+  SIGLIP_RETURN_IF_ERROR(ValidateScalar(value, type));
+  return true;
+}
+
 absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view where) {
   JsonType type;
   SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
@@ -169,8 +201,7 @@ absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view w
       simdjson::ondemand::number number;
       SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_number().get(number)));
       if (number.is_int64()) return ParameterValue(number.get_int64());
-      if (number.is_double()) return ParameterValue(number.get_double());
-      return WrongType(where, "an integer of at most 63 bits");
+      return ParameterValue(number.as_double());
     }
     default:
       return WrongType(where, "a string, bool, integer or double");

@@ -28,8 +28,8 @@ inline constexpr int kMaxJsonDepth = 100;
 absl::Status CheckJson(simdjson::error_code code);
 absl::Status CheckJsonDepth(int depth);
 
-// A parser for `text`. REQUIRES: 64 readable bytes behind it (PaddedBody), which outlive the
-// document.
+// A parser for `text`, without a byte order mark before it. REQUIRES: 64 readable bytes behind it
+// (PaddedBody), which outlive the document.
 absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
                       simdjson::ondemand::document& document);
 // A status that says the JSON is broken, with the byte at which the document was; others as they
@@ -38,6 +38,8 @@ absl::Status WithLocation(const absl::Status& status, std::string_view text,
                           simdjson::ondemand::document& document);
 // InvalidArgument if anything but white space follows the document's value.
 absl::Status CheckJsonEnd(simdjson::ondemand::document& document);
+// Why `text`, which begins with "{", does not end with "}".
+absl::Status WrongJsonEnd(std::string_view text);
 
 // Consumes a value of any type and checks its grammar to the last byte.
 absl::Status ValidateValue(JsonValue value, int depth);
@@ -50,8 +52,10 @@ absl::StatusOr<std::int64_t> ReadInt(JsonValue value, std::string_view where);
 absl::StatusOr<bool> ReadBool(JsonValue value, std::string_view where);
 absl::StatusOr<JsonArray> ReadArray(JsonValue value, std::string_view where);
 absl::StatusOr<JsonObject> ReadObject(JsonValue value, std::string_view where);
-// A free parameter: string, bool, integer of 64 bits, or double; null, arrays and objects are
-// refused.
+// Leaves a value that is no null to be read.
+absl::StatusOr<bool> IsNull(JsonValue value);
+// A free parameter: string, bool, integer of 64 bits, or double, which larger integers become;
+// null, arrays and objects are refused.
 absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view where);
 
 // leaf(JsonValue) -> Status for every scalar of a nested or flat array, in order. `depth` is the
@@ -100,7 +104,8 @@ absl::Status ForEachRootField(std::string_view text, simdjson::ondemand::parser&
   if (code == simdjson::INCORRECT_TYPE) {
     return absl::InvalidArgumentError("the request JSON: expected an object");
   }
-  SIGLIP_RETURN_IF_ERROR(CheckJson(code));  // its end, that of the text, is wrong
+  if (code == simdjson::INCOMPLETE_ARRAY_OR_OBJECT) return WrongJsonEnd(text);
+  SIGLIP_RETURN_IF_ERROR(CheckJson(code));
   SIGLIP_RETURN_IF_ERROR(WithLocation(ForEachField(root, 1, entry), text, document));
   return WithLocation(CheckJsonEnd(document), text, document);
 }

@@ -55,24 +55,22 @@ absl::Status FreeParameter(const std::string& key, const InferParameter& value,
 }
 
 absl::Status RequestParameter(const std::string& key, const InferParameter& value,
-                              ParsedGrpcInfer& parsed) {
-  InferRequest& request = *parsed.request;
+                              InferRequest& request) {
   if (key == "sequence_id") {
     if (value.has_string_param()) return absl::OkStatus();
-    if (!value.has_int64_param() && !value.has_uint64_param()) {
-      return WrongParameter(key, "int64_param or string_param");
-    }
-    SIGLIP_ASSIGN_OR_RETURN(request.sequence_id, UnsignedParameter(key, value));
+    if (!value.has_int64_param()) return WrongParameter(key, "int64_param or string_param");
+    request.sequence_id = static_cast<std::uint64_t>(value.int64_param());
   } else if (key == "sequence_start" || key == "sequence_end") {
     if (!value.has_bool_param()) return WrongParameter(key, "bool_param");
   } else if (key == "priority") {
     SIGLIP_ASSIGN_OR_RETURN(request.priority, UnsignedParameter(key, value));
   } else if (key == "timeout") {
     if (!value.has_int64_param()) return WrongParameter(key, "int64_param");
-    SIGLIP_ASSIGN_OR_RETURN(request.timeout_us, UnsignedParameter(key, value));
+    // As there, a negative one is longer than anybody waits.
+    request.timeout_us = static_cast<std::uint64_t>(value.int64_param());
   } else if (key == "triton_enable_empty_final_response") {
+    // Of models that answer a request more than once: there is none here.
     if (!value.has_bool_param()) return WrongParameter(key, "bool_param");
-    parsed.wants_final_flag = value.bool_param();
   } else if (key.starts_with("triton_")) {
     return absl::InvalidArgumentError(
         Concat("parameter keys starting with 'triton_' are reserved, got '", key, "'"));
@@ -123,7 +121,18 @@ absl::Status StringContents(const InferTensorContents& contents, std::int64_t co
   return absl::OkStatus();
 }
 
+int CountContents(const InferTensorContents& contents) {
+  return int{contents.bool_contents_size() != 0} + int{contents.int_contents_size() != 0} +
+         int{contents.int64_contents_size() != 0} + int{contents.uint_contents_size() != 0} +
+         int{contents.uint64_contents_size() != 0} + int{contents.fp32_contents_size() != 0} +
+         int{contents.fp64_contents_size() != 0} + int{contents.bytes_contents_size() != 0};
+}
+
 absl::Status TypedContents(const InferTensorContents& contents, InputTensor& tensor) {
+  if (CountContents(contents) > 1) {
+    return absl::InvalidArgumentError(
+        Concat("input '", tensor.name, "': expected contents of one type, got several"));
+  }
   SIGLIP_ASSIGN_OR_RETURN(const std::int64_t count, CheckedElementCount(tensor));
   switch (tensor.datatype) {
     case DataType::kBool:
@@ -251,8 +260,8 @@ absl::StatusOr<RequestedOutput> ParseOutput(const OutputMessage& message) {
   if (output.name.empty()) return absl::InvalidArgumentError("output: 'name' is missing or empty");
   for (const auto& [key, value] : message.parameters()) {
     if (key != "classification") continue;
-    if (!value.has_int64_param() || value.int64_param() < 0) {
-      return WrongParameter(key, "a non-negative int64_param");
+    if (!value.has_int64_param() || value.int64_param() < 1) {
+      return WrongParameter(key, "an int64_param of at least 1");
     }
     output.classification =
         std::min<std::int64_t>(value.int64_param(), std::numeric_limits<std::int32_t>::max());
@@ -264,7 +273,7 @@ absl::Status ParseParts(const inference::ModelInferRequest& message,
                         const SharedMemoryRegions* regions, ParsedGrpcInfer& parsed) {
   SIGLIP_RETURN_IF_ERROR(CheckParameterCount(message.parameters().size()));
   for (const auto& [key, value] : message.parameters()) {
-    SIGLIP_RETURN_IF_ERROR(RequestParameter(key, value, parsed));
+    SIGLIP_RETURN_IF_ERROR(RequestParameter(key, value, *parsed.request));
   }
   SIGLIP_RETURN_IF_ERROR(ParseInputs(message, regions, *parsed.request));
   SIGLIP_RETURN_IF_ERROR(
@@ -273,9 +282,7 @@ absl::Status ParseParts(const inference::ModelInferRequest& message,
   for (const OutputMessage& output : message.outputs()) {
     SIGLIP_RETURN_IF_ERROR(CheckParameterCount(output.parameters().size()));
     SIGLIP_ASSIGN_OR_RETURN(RequestedOutput requested, ParseOutput(output));
-    if (!names.insert(output.name()).second) {
-      return absl::InvalidArgumentError(Concat("output '", requested.name, "' already requested"));
-    }
+    if (!names.insert(output.name()).second) continue;  // the first of its name counts
     SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice,
                             FindSlice(output.parameters()));
     if (slice) {

@@ -14,9 +14,7 @@ namespace siglip {
 
 struct ParsedGrpcInfer {
   std::unique_ptr<InferRequest> request;  // done, is_cancelled and times are the caller's
-  // triton_enable_empty_final_response: the client wants triton_final_response in streamed answers.
-  bool wants_final_flag = false;
-  SharedMemorySlices shared_memory;  // where outputs go
+  SharedMemorySlices shared_memory;       // where outputs go
 };
 
 // `owner` keeps `message` alive: inputs borrow from it. InvalidArgument for what breaks the

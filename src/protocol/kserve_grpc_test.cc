@@ -122,11 +122,14 @@ TEST(GrpcInfer, ParameterTypesAreStrict) {
   EXPECT_EQ(Parse(with("priority", uint))->request->priority, 7U);
   EXPECT_EQ(Parse(with("timeout", positive))->request->timeout_us, 7U);
   EXPECT_TRUE(Parse(with("sequence_id", text)).ok());
-  EXPECT_TRUE(Parse(with("triton_enable_empty_final_response", boolean))->wants_final_flag);
+  EXPECT_TRUE(Parse(with("sequence_id", integer)).ok());
+  EXPECT_EQ(Parse(with("timeout", integer))->request->timeout_us, UINT64_MAX - 6);
+  EXPECT_TRUE(Parse(with("triton_enable_empty_final_response", boolean)).ok());
   ExpectRefused(with("k", uint), "invalid value type for 'k'");
   ExpectRefused(with("k", [](auto&) {}), "invalid value type for 'k'");
   ExpectRefused(with("priority", integer), "'priority'");
   ExpectRefused(with("timeout", uint), "'timeout'");
+  ExpectRefused(with("sequence_id", uint), "'sequence_id'");
   ExpectRefused(with("sequence_start", text), "'sequence_start'");
   ExpectRefused(with("triton_enable_empty_final_response", text), "bool_param");
   ExpectRefused(with("triton_other", boolean), "reserved");
@@ -168,7 +171,31 @@ TEST(GrpcInfer, ParametersAndTheIdAreBounded) {
   EXPECT_EQ(Parse(message).status().message(), "id: expected at most 65536 bytes, got 65537");
 }
 
-TEST(GrpcInfer, DuplicateNamesAreRefused) {
+TEST(GrpcInfer, ContentsAreOfOneType) {
+  auto message = Message();
+  auto& contents = *message->mutable_inputs(0)->mutable_contents();
+  contents.add_int64_contents(3);
+  contents.add_int64_contents(-4);
+  contents.add_bytes_contents("x");
+  ExpectRefused(message, "input 'X': expected contents of one type, got several");
+}
+
+TEST(GrpcInfer, ClassesAreAskedForByACount) {
+  for (const std::int64_t count : {-1, 0, 1}) {
+    auto message = Message();
+    message->add_raw_input_contents(std::string(16, 'x'));
+    auto& output = *message->add_outputs();
+    output.set_name("O");
+    (*output.mutable_parameters())["classification"].set_int64_param(count);
+    if (count > 0) {
+      EXPECT_EQ(Parse(message)->request->outputs[0].classification, count);
+    } else {
+      ExpectRefused(message, "'classification' parameter, expected an int64_param of at least 1");
+    }
+  }
+}
+
+TEST(GrpcInfer, InputsAreNamedOnceAndOutputsAskedForOnce) {
   auto message = Message();
   *message->add_inputs() = message->inputs(0);
   message->add_raw_input_contents(std::string(16, 'x'));
@@ -179,7 +206,7 @@ TEST(GrpcInfer, DuplicateNamesAreRefused) {
   message->add_raw_input_contents(std::string(16, 'x'));
   message->add_outputs()->set_name("O");
   message->add_outputs()->set_name("O");
-  ExpectRefused(message, "already requested");
+  EXPECT_EQ(Parse(message)->request->outputs.size(), 1U);
 }
 
 TEST(RenderGrpcInfer, AllButTheOutputsBytes) {

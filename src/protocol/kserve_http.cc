@@ -19,6 +19,7 @@ namespace {
 // Where an input's bytes come from, before the binary tail is cut.
 struct InputState {
   InputTensor tensor;
+  bool has_name = false;
   bool has_datatype = false;
   bool has_shape = false;
   bool has_data = false;
@@ -136,6 +137,11 @@ class InferParser {
 
   absl::Status InputField(std::string_view key, JsonValue value, InputState& state) {
     InputTensor& tensor = state.tensor;
+    // Data that came between two of them would be read as the one and taken as the other.
+    if ((key == "name" && std::exchange(state.has_name, true)) ||
+        (key == "datatype" && state.has_datatype)) {
+      return absl::InvalidArgumentError(Concat("input: '", key, "' is given twice"));
+    }
     if (key == "name") {
       SIGLIP_ASSIGN_OR_RETURN(tensor.name, ReadString(value, "input name"));
     } else if (key == "datatype") {
@@ -372,6 +378,8 @@ class InferParser {
             return absl::OkStatus();
           }
           if (key != "parameters") return ValidateValue(value, 4);
+          SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
+          if (none) return absl::OkStatus();
           SIGLIP_ASSIGN_OR_RETURN(JsonObject parameters, ReadObject(value, "output parameters"));
           return ForEachField(parameters, 4, [&](std::string_view k, JsonValue v) -> absl::Status {
             if (k == "binary_data") {
@@ -392,6 +400,8 @@ class InferParser {
         }));
     if (output.name.empty())
       return absl::InvalidArgumentError("output: 'name' is missing or empty");
+    // The first of its name counts.
+    if (!output_names_.insert(output.name).second) return absl::OkStatus();
     if (!shared_memory.region.empty()) {
       SIGLIP_RETURN_IF_ERROR(CheckSharedOutput(regions_, output, shared_memory));
       if (binary.value_or(false)) {
@@ -401,9 +411,6 @@ class InferParser {
       }
       binary_.shared_memory.emplace(output.name, shared_memory);
     }
-    if (!output_names_.insert(output.name).second) {
-      return absl::InvalidArgumentError(Concat("output '", output.name, "' already requested"));
-    }
     if (binary) binary_.by_name.emplace(output.name, *binary);
     request_.outputs.push_back(std::move(output));
     return absl::OkStatus();
@@ -411,6 +418,8 @@ class InferParser {
 
   // Cuts the binary tail in the order of the inputs.
   absl::Status Finish() {
+    // A request's own default is that of outputs which it does not name.
+    if (!request_.outputs.empty()) binary_.by_default = false;
     std::string_view tail = body_->view().substr(head_.size());
     for (InputState& state : inputs_) {
       if (state.binary_bytes) {
@@ -496,17 +505,12 @@ absl::StatusOr<bool> ParseIndexRequest(const PaddedBody& body) {
   bool ready = false;
   if (body.size() == 0) return ready;
   simdjson::ondemand::parser parser;
-  simdjson::ondemand::document document;
-  SIGLIP_RETURN_IF_ERROR(OpenJson(body.view(), parser, document));
-  JsonObject root;
-  SIGLIP_RETURN_IF_ERROR(CheckJson(document.get_object().get(root)));
   SIGLIP_RETURN_IF_ERROR(
-      ForEachField(root, 1, [&](std::string_view key, JsonValue v) -> absl::Status {
+      ForEachRootField(body.view(), parser, [&](std::string_view key, JsonValue v) -> absl::Status {
         if (key != "ready") return ValidateValue(v, 2);
         SIGLIP_ASSIGN_OR_RETURN(ready, ReadBool(v, "ready"));
         return absl::OkStatus();
       }));
-  SIGLIP_RETURN_IF_ERROR(CheckJsonEnd(document));
   return ready;
 }
 

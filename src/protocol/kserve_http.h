@@ -24,7 +24,7 @@ inline constexpr std::string_view kInferHeaderLength = "Inference-Header-Content
 
 // Which outputs the client wants as binary blocks or in shared memory.
 struct OutputForms {
-  bool by_default = false;
+  bool by_default = false;  // of a request that names no outputs, and gets all
   std::map<std::string, bool, std::less<>> by_name = {};
   SharedMemorySlices shared_memory = {};
 

@@ -168,6 +168,8 @@ TEST(HttpInfer, ParameterRules) {
   EXPECT_EQ(request.priority, 2U);
   EXPECT_EQ(request.timeout_us, 900U);
   EXPECT_TRUE(parsed->binary.IsBinary("any"));
+  EXPECT_EQ(with(R"({"u":18446744073709551615})")->request->parameters.at("u"),
+            ParameterValue(18446744073709551615.0));
   ExpectRefused(with(R"({"triton_enable_empty_final_response":false})"), "reserved");
   ExpectRefused(with(R"({"a":null})"), "parameter 'a'");
   ExpectRefused(with(R"({"a":[1]})"), "parameter 'a'");
@@ -175,6 +177,23 @@ TEST(HttpInfer, ParameterRules) {
   ExpectRefused(with(R"({"priority":-1})"), "parameter 'priority'");
   ExpectRefused(with(R"({"binary_data_output":1})"), "parameter 'binary_data_output'");
   ExpectRefused(with("[]"), "expected an object");
+}
+
+// As Triton: the request's default is no wish for outputs that are listed without one.
+TEST(HttpInfer, BinaryDataOutputIsForOutputsThatAreNotListed) {
+  for (const char* order :
+       {R"({"parameters":{"binary_data_output":true},"outputs":[%],"inputs":[]})",
+        R"({"outputs":[%],"inputs":[],"parameters":{"binary_data_output":true}})"}) {
+    const auto with = [order](std::string_view outputs) {
+      std::string json = order;
+      return Parse(json.replace(json.find('%'), 1, outputs));
+    };
+    EXPECT_TRUE(with("")->binary.IsBinary("O"));
+    EXPECT_FALSE(with(R"({"name":"O"})")->binary.IsBinary("O"));
+    EXPECT_FALSE(with(R"({"name":"O","parameters":{}})")->binary.IsBinary("O"));
+    EXPECT_FALSE(with(R"({"name":"O","parameters":null})")->binary.IsBinary("O"));
+    EXPECT_TRUE(with(R"({"name":"O","parameters":{"binary_data":true}})")->binary.IsBinary("O"));
+  }
 }
 
 TEST(HttpInfer, ParametersAndTheIdAreBounded) {
@@ -230,16 +249,47 @@ TEST(HttpInfer, BrokenJsonIsLocated) {
   ExpectRefused(Parse("{\"inputs\":[],\"x\":\"\xE2\x82\"}"), "invalid UTF-8 at byte 18");
   ExpectRefused(Parse("{\"inputs\":[],\"other\":[1 2]}"), "at byte 24");
   ExpectRefused(Parse("{\"inputs\":[],\"x\":tru}"), "at byte 17");
+  ExpectRefused(Parse("{\"inputs\":[],\"x\":\"}\\\"\"} x"),
+                "expected nothing behind the object that ends at byte 22");
+  ExpectRefused(Parse(std::string_view("{\"inputs\":[]}\0", 14)),
+                "expected nothing behind the object that ends at byte 12");
+  ExpectRefused(Parse("{\"inputs\":[]}{\"inputs\":[]}"), "at byte 13");
+  ExpectRefused(Parse("{\"inputs\":[{\"name\":\"}"), "failed to parse");
+  ExpectRefused(Parse("{\"inputs\":[]"), "the object does not end, at byte 12");
+}
+
+TEST(HttpInfer, AByteOrderMarkIsNoPartOfTheJson) {
+  EXPECT_TRUE(Parse("\xEF\xBB\xBF{\"inputs\":[]}").ok());
+  ExpectRefused(Parse("\xEF\xBB\xBF{\"inputs\":[],\"x\":\"\xFF\"}"), "invalid UTF-8 at byte 21");
+  ExpectRefused(Parse("\xEF\xBB\xBF{\"inputs\":[],\"x\":tru}"), "at byte 20");
+  ExpectRefused(Parse("\xEF\xBB\xBF"), "failed to parse");
+  ExpectRefused(Parse("\xEF\xBB\xBF\xEF\xBB\xBF{\"inputs\":[]}"), "expected an object");
 }
 
 TEST(HttpInfer, DuplicatesAndLongListsAreRefused) {
   const std::string input = R"({"name":"X","shape":[1],"datatype":"FP32","data":[1]})";
   ExpectRefused(Parse(Concat("{\"inputs\":[", input, ",", input, "]}")), "already exists");
-  ExpectRefused(Parse(R"({"inputs":[],"outputs":[{"name":"O"},{"name":"O"}]})"),
-                "already requested");
+  for (const char* twice : {R"("name":"Y","shape":[1],"datatype":"INT64","data":[1])",
+                            R"("datatype":"FP64","shape":[1],"data":[2.5e-323],"datatype":"INT64")",
+                            R"("datatype":"INT64","shape":[1],"data":[1],"datatype":"INT64")",
+                            R"("datatype":"INT64","shape":[1],"data":[1],"shape":[1])",
+                            R"("datatype":"INT64","shape":[1],"data":[1],"data":[1])"}) {
+    ExpectRefused(Parse(OneInput(twice)), "is given twice");
+  }
   std::string outputs;
   for (int i = 0; i < 200; ++i) AppendAll(outputs, i ? "," : "", "{\"name\":\"", i, "\"}");
   ExpectRefused(Parse(Concat(R"({"inputs":[],"outputs":[)", outputs, "]}")), "more than 128");
+}
+
+// As Triton.
+TEST(HttpInfer, AnOutputThatIsListedTwiceIsAskedForOnce) {
+  const auto parsed = Parse(
+      R"({"inputs":[],"outputs":[{"name":"O","parameters":{"binary_data":true}},{"name":"P"},)"
+      R"({"name":"O","parameters":{"classification":2}}]})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  ASSERT_EQ(parsed->request->outputs.size(), 2U);
+  EXPECT_EQ(parsed->request->outputs[0].classification, 0);
+  EXPECT_TRUE(parsed->binary.IsBinary("O"));
 }
 
 TEST(HttpInfer, ErrorsCarryTheRequestId) {

@@ -164,11 +164,57 @@ absl::StatusOr<Warmup> FromWire(const inference::ModelWarmup& wire) {
   return warmup;
 }
 
-absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
-  if (wire.has_sequence_batching()) {
-    return absl::InvalidArgumentError("sequence_batching is not supported");
+// What would make answers others than this server gives. `where`: "input", "output".
+template <class Repeated>
+absl::Status CheckTensorFields(const Repeated& tensors, std::string_view where) {
+  for (const auto& tensor : tensors) {
+    std::string_view field;
+    if (tensor.has_reshape()) field = "reshape";
+    if (tensor.is_shape_tensor()) field = "is_shape_tensor";
+    if constexpr (requires { tensor.label_filename(); }) {
+      if (!tensor.label_filename().empty()) field = "label_filename";
+    }
+    if (field.empty()) continue;
+    return absl::InvalidArgumentError(
+        Concat(where, " '", tensor.name(), "': ", field, " is not supported"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFields(const inference::ModelConfig& wire) {
+  std::string_view field;
+  if (wire.has_sequence_batching()) field = "sequence_batching";
+  if (wire.batch_input_size() != 0) field = "batch_input";
+  if (wire.batch_output_size() != 0) field = "batch_output";
+  if (!field.empty()) return absl::InvalidArgumentError(Concat(field, " is not supported"));
+  SIGLIP_RETURN_IF_ERROR(CheckTensorFields(wire.input(), "input"));
+  return CheckTensorFields(wire.output(), "output");
+}
+
+// Where a model's files lie and what reads them is told by other fields here.
+std::vector<std::string> FieldsWithoutEffect(const inference::ModelConfig& wire) {
+  std::vector<std::string> fields;
+  if (!wire.runtime().empty()) fields.emplace_back("runtime");
+  if (!wire.default_model_filename().empty()) fields.emplace_back("default_model_filename");
+  if (!wire.cc_model_filenames().empty()) fields.emplace_back("cc_model_filenames");
+  if (wire.has_model_operations()) fields.emplace_back("model_operations");
+  if (wire.has_model_repository_agents()) fields.emplace_back("model_repository_agents");
+  return fields;
+}
+
+void VersionPolicyFromWire(const inference::ModelVersionPolicy& wire, ModelConfig& config) {
+  const auto& specific = wire.specific().versions();
+  config.version_policy_specific.assign(specific.begin(), specific.end());
+  if (wire.has_all()) config.version_policy_latest = 0;
+  if (wire.has_latest()) {
+    config.version_policy_latest = std::max<std::uint32_t>(1, wire.latest().num_versions());
+  }
+}
+
+absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
+  SIGLIP_RETURN_IF_ERROR(CheckFields(wire));
   ModelConfig config;
+  config.without_effect = FieldsWithoutEffect(wire);
   config.name = wire.name();
   config.platform = wire.platform();
   config.backend = wire.backend();
@@ -188,8 +234,7 @@ absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
     SIGLIP_ASSIGN_OR_RETURN(Warmup converted, FromWire(warmup));
     config.warmups.push_back(std::move(converted));
   }
-  const auto& specific = wire.version_policy().specific().versions();
-  config.version_policy_specific.assign(specific.begin(), specific.end());
+  VersionPolicyFromWire(wire.version_policy(), config);
   config.decoupled = wire.model_transaction_policy().decoupled();
   config.response_cache = wire.response_cache().enable();
   config.metric_tags = {wire.metric_tags().begin(), wire.metric_tags().end()};
@@ -337,6 +382,10 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfigJson(std::string_view json, std::string_view name) {
+  if (json.size() > kMaxLoadConfigBytes) {
+    return absl::InvalidArgumentError(Concat("load parameter 'config': expected at most ",
+                                             kMaxLoadConfigBytes, " bytes, got ", json.size()));
+  }
   inference::ModelConfig wire;
   const auto parsed = google::protobuf::util::JsonStringToMessage(std::string(json), &wire);
   if (!parsed.ok()) {

@@ -14,8 +14,12 @@
 namespace siglip {
 
 // `path` names the file in errors: InvalidArgument "path:line:column: what". Unknown fields and
-// enum values are refused, and so is what this server cannot honour (sequence batching).
+// enum values are refused, and so is what this server cannot honour (sequence batching, labels,
+// other shapes outside than inside).
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_view path);
+
+// Of the JSON of a load request: each field of it takes some fifty times its bytes.
+inline constexpr std::size_t kMaxLoadConfigBytes = std::size_t{4} << 20;
 
 // The same from the JSON of a load request, in protobuf's rules; `name` is the model's, which the
 // text must have or leave out.

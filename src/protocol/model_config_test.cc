@@ -21,7 +21,7 @@ name: "m"  # a comment
 backend: "siglip"
 max_batch_size: 32
 input [ { name: "X" data_type: TYPE_STRING dims: [ 1 ] } ]
-output { name: "Y" data_type: TYPE_FP32 dims: -1 label_filename: "labels.txt" }
+output { name: "Y" data_type: TYPE_FP32 dims: -1 is_non_linear_format_io: true }
 instance_group [ { kind: KIND_GPU count: 2 gpus: [ 0, 1 ] } ]
 dynamic_batching {
   preferred_batch_size: [ 16, 8 ]
@@ -72,6 +72,39 @@ TEST(ModelConfig, WhatCannotBeHonouredIsRefused) {
               HasSubstr("c: sequence_batching is not supported"));
   EXPECT_THAT(ParseModelConfig("input { name: 'X' }", "c").status().message(),
               HasSubstr("input 'X': data_type is missing"));
+  const std::pair<const char*, const char*> fields[] = {
+      {"batch_input { kind: BATCH_ITEM_SHAPE }", "c: batch_input is"},
+      {"batch_output { target_name: 'X' }", "c: batch_output is"},
+      {"input { name: 'X' reshape { shape: 1 } }", "c: input 'X': reshape is"},
+      {"input { name: 'X' is_shape_tensor: true }", "c: input 'X': is_shape_tensor is"},
+      {"output { name: 'Y' reshape { } }", "c: output 'Y': reshape is"},
+      {"output { name: 'Y' label_filename: 'labels.txt' }", "c: output 'Y': label_filename is"}};
+  for (const auto& [text, error] : fields) {
+    EXPECT_THAT(ParseModelConfig(text, "c").status().message(),
+                HasSubstr(std::string(error) + " not supported"));
+  }
+}
+
+TEST(ModelConfig, WhatHasNoEffectIsNamed) {
+  EXPECT_THAT(ParseModelConfig("optimization {} default_model_filename: 'x' runtime: 'y' "
+                               "model_operations {} model_repository_agents {} "
+                               "cc_model_filenames { key: 'a' value: 'b' }",
+                               "c")
+                  ->without_effect,
+              ElementsAre("runtime", "default_model_filename", "cc_model_filenames",
+                          "model_operations", "model_repository_agents"));
+  EXPECT_TRUE(ParseModelConfig(kFull, "c")->without_effect.empty());
+}
+
+TEST(ModelConfig, TheVersionPolicyReachesTheStruct) {
+  const auto of = [](const char* policy) {
+    return *ParseModelConfig("version_policy { " + std::string(policy) + " }", "c");
+  };
+  EXPECT_EQ(of("").version_policy_latest, 1U);
+  EXPECT_EQ(of("latest { }").version_policy_latest, 1U);
+  EXPECT_EQ(of("latest { num_versions: 2 }").version_policy_latest, 2U);
+  EXPECT_EQ(of("all { }").version_policy_latest, 0U);
+  EXPECT_THAT(of("specific { versions: [ 3, 1 ] }").version_policy_specific, ElementsAre(3, 1));
 }
 
 TEST(ModelConfig, RenderingKeepsUnknownToUsAndOverlaysTheRest) {
@@ -80,7 +113,7 @@ TEST(ModelConfig, RenderingKeepsUnknownToUsAndOverlaysTheRest) {
   config->outputs[0].dims = {1152};
   config->instance_groups[0].name = "m_0";
   const inference::ModelConfig wire = ModelConfigToProto(*config);
-  EXPECT_EQ(wire.output(0).label_filename(), "labels.txt");
+  EXPECT_TRUE(wire.output(0).is_non_linear_format_io());
   EXPECT_EQ(wire.output(0).dims(0), 1152);
   EXPECT_EQ(wire.instance_group(0).name(), "m_0");
   EXPECT_TRUE(wire.optimization().cuda().graphs());

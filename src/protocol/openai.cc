@@ -102,6 +102,11 @@ class EmbeddingsParser {
 
  private:
   absl::Status Top(std::string_view key, JsonValue value) {
+    // Clients send what they were not given as null.
+    if (key != "model" && key != "input") {
+      SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
+      if (none) return absl::OkStatus();
+    }
     if (key == "model") {
       SIGLIP_ASSIGN_OR_RETURN(const std::string_view model, ReadString(value, "model"));
       request_.model = std::string(model);
@@ -226,6 +231,17 @@ void AppendRow(const std::vector<float>& row, bool base64, std::string& out) {
 
 }  // namespace
 
+absl::StatusOr<EmbeddingModel> FindEmbeddingModel(std::span<const EmbeddingModel> models,
+                                                  std::string_view id) {
+  const auto model = std::find_if(models.begin(), models.end(),
+                                  [&](const EmbeddingModel& m) { return m.id == id; });
+  if (model != models.end()) return *model;
+  std::string ids;
+  for (const EmbeddingModel& m : models) AppendAll(ids, ids.empty() ? "" : ", ", m.id);
+  return BlameField(absl::NotFoundError(Concat("model: expected one of ", ids, ", got '", id, "'")),
+                    "model");
+}
+
 absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBody> body,
                                                   std::span<const EmbeddingModel> models) {
   auto storage = std::make_shared<ParsedBody>();
@@ -234,16 +250,8 @@ absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBo
   request.storage_bytes = storage->body->size();
   EmbeddingsParser parser(storage->body->view(), storage->parser, request);
   SIGLIP_RETURN_IF_ERROR(parser.Parse());
-  const auto model = std::find_if(models.begin(), models.end(),
-                                  [&](const EmbeddingModel& m) { return m.id == request.model; });
-  if (model == models.end()) {
-    std::string ids;
-    for (const EmbeddingModel& m : models) AppendAll(ids, ids.empty() ? "" : ", ", m.id);
-    return BlameField(
-        absl::NotFoundError(Concat("model: expected one of ", ids, ", got '", request.model, "'")),
-        "model");
-  }
-  SIGLIP_RETURN_IF_ERROR(BlameField(parser.Resolve(model->input), "input"));
+  SIGLIP_ASSIGN_OR_RETURN(const EmbeddingModel model, FindEmbeddingModel(models, request.model));
+  SIGLIP_RETURN_IF_ERROR(BlameField(parser.Resolve(model.input), "input"));
   request.storage = std::move(storage);
   return request;
 }
@@ -268,12 +276,16 @@ std::string RenderEmbeddings(const EmbeddingsRequest& request,
   return json;
 }
 
+std::string RenderModel(const EmbeddingModel& model) {
+  std::string json = "{\"id\":";
+  AppendJsonString(model.id, json);
+  return json + ",\"object\":\"model\",\"created\":0,\"owned_by\":\"siglip\"}";
+}
+
 std::string RenderModelList(std::span<const EmbeddingModel> models) {
   std::string json = "{\"object\":\"list\",\"data\":[";
   for (std::size_t i = 0; i < models.size(); ++i) {
-    AppendAll(json, i == 0 ? "" : ",", "{\"id\":");
-    AppendJsonString(models[i].id, json);
-    json += ",\"object\":\"model\",\"created\":0,\"owned_by\":\"siglip\"}";
+    AppendAll(json, i == 0 ? "" : ",", RenderModel(models[i]));
   }
   return json + "]}";
 }

@@ -41,11 +41,15 @@ struct EmbeddingsRequest {
   std::size_t storage_bytes = 0;        // of the body, read or not
 };
 
+// NotFound: no such model, with the ids that there are.
+absl::StatusOr<EmbeddingModel> FindEmbeddingModel(std::span<const EmbeddingModel> models,
+                                                  std::string_view id);
+
 // An item is a text, {"type":"text","text":T}, {"text":T}, an image as a data: URI,
 // {"type":"image_url","image_url":U or {"url":U}}, {"image":U}; where the model takes images alone,
 // a string is one too, as base64 or data: URI. Whatever has "://" is a URL, whose scheme nobody has
-// looked at. `models` tells what the model takes. NotFound: no such model; InvalidArgument names
-// the field.
+// looked at. Fields that are null, but for model and input, are as if they were not there. `models`
+// tells what the model takes. NotFound: no such model; InvalidArgument names the field.
 absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBody> body,
                                                   std::span<const EmbeddingModel> models);
 
@@ -54,6 +58,7 @@ absl::StatusOr<EmbeddingsRequest> ParseEmbeddings(std::shared_ptr<const PaddedBo
 std::string RenderEmbeddings(const EmbeddingsRequest& request,
                              const std::vector<std::vector<float>>& rows,
                              std::int64_t input_tokens);
+std::string RenderModel(const EmbeddingModel& model);
 std::string RenderModelList(std::span<const EmbeddingModel> models);
 
 // A refusal, empty texts are null: {"error":{"message":..,"type":..,"param":..,"code":..}}.
@@ -69,7 +74,9 @@ std::string OpenAiErrorBody(const absl::Status& status);
 // The same error with the request's field that it is about. An error that has one keeps it.
 absl::Status BlameField(absl::Status status, std::string_view field);
 
-// OpenAPI 3.1 of these routes and of health; the models' ids are those that may be asked for.
-std::string OpenApiDocument(std::span<const EmbeddingModel> models, std::string_view version);
+// OpenAPI 3.1 of these routes; the models' ids are those that may be asked for. asks_for_keys: a
+// request without an API key is refused.
+std::string OpenApiDocument(std::span<const EmbeddingModel> models, std::string_view version,
+                            bool asks_for_keys);
 
 }  // namespace siglip

@@ -1,5 +1,7 @@
 #include "protocol/openai.h"
 
+#include <map>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -155,10 +157,24 @@ TEST(OpenAiErrorBody, SaysTypeFieldAndCode) {
 TEST(OpenAi, OtherAnswersAreJson) {
   const auto models = nlohmann::json::parse(RenderModelList(kModels));
   EXPECT_EQ(models["data"][1]["id"], "text");
-  const auto document = nlohmann::json::parse(OpenApiDocument(kModels, "1"));
+  const auto document = nlohmann::json::parse(OpenApiDocument(kModels, "1", false));
   const auto& schema = document["components"]["schemas"]["EmbeddingsRequest"];
   EXPECT_EQ(schema["properties"]["model"]["enum"].size(), 3u);
-  EXPECT_TRUE(document["paths"].contains("/v1/embeddings"));
+  for (const auto& [path, refusals] :
+       std::map<std::string, std::vector<const char*>>{{"/v1/embeddings", {"400", "404", "415"}},
+                                                       {"/v1/models", {}},
+                                                       {"/v1/models/{model}", {"404"}}}) {
+    const auto& answers = document["paths"][path].front()["responses"];
+    EXPECT_TRUE(answers.contains("200")) << path;
+    for (const char* always : {"401", "403", "405", "431", "500", "503"}) {
+      EXPECT_TRUE(answers.contains(always)) << path << " " << always;
+    }
+    for (const char* own : refusals) EXPECT_TRUE(answers.contains(own)) << path << " " << own;
+  }
+  EXPECT_EQ(document["components"]["securitySchemes"]["apiKey"]["scheme"], "bearer");
+  EXPECT_FALSE(document.contains("security"));
+  EXPECT_TRUE(
+      nlohmann::json::parse(OpenApiDocument(kModels, "1", true))["security"][0].contains("apiKey"));
 }
 
 }  // namespace

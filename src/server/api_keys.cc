@@ -72,6 +72,11 @@ absl::Status ApiKeys::Load(const std::string& path) {
   return absl::OkStatus();
 }
 
+bool ApiKeys::asked_for() const {
+  MutexLock lock(mu_);
+  return digests_ != nullptr;
+}
+
 ApiKeys::Verdict ApiKeys::Check(std::optional<std::string_view> authorization) const {
   std::shared_ptr<const Digests> digests;
   {

@@ -25,6 +25,9 @@ class ApiKeys {
   // earlier keys then stay in use. A file without keys is refused. An empty path: everybody may.
   absl::Status Load(const std::string& path);
 
+  // Whether a request without a key is refused.
+  bool asked_for() const;
+
   // `authorization`: the field "Authorization" of a request, nothing if it has none or several.
   // "Bearer KEY" is allowed, also while no keys are asked for. The time it takes does not depend on
   // the keys' characters.

@@ -198,7 +198,10 @@ TEST_F(EveryRouteTest, HttpNeedsAKeyOnEveryRouteButHealth) {
   rows.push_back({"GET", "/v2/health/live/", {}});
   rows.push_back({"GET", "/v2/health/../models/echo", {}});
   rows.push_back({"GET", "/v2/models/stats?/v2/health/live", {}});
-  rows.push_back({"GET", "http://x/v2/health/live", {}});
+  rows.push_back({"GET", "http://x/v2/health/live", Api::kHealth});
+  rows.push_back({"GET", "http://x/v2/models/echo", {}});
+  rows.push_back({"GET", "http://v2/health/live", {}});
+  rows.push_back({"GET", "http://x/http://x/v2/health/live", {}});
   const std::string right = std::string("Authorization: Bearer ") + kKey + "\r\n";
   for (const RouteRow& row : rows) {
     const std::string path = PathOf(row);
@@ -293,6 +296,16 @@ TEST_F(EveryRouteTest, RestrictedPartsNeedTheirHeaderOnEveryRoute) {
     }
     EXPECT_THAT(Call(call, {{header, "open-sesame"}}).error_message(),
                 Not(HasSubstr("restricted")));
+  }
+}
+
+TEST_F(EveryRouteTest, RestrictedPartsNeedTheirHeaderInAbsoluteFormToo) {
+  ServerOptions options;
+  options.http_restricted_apis = {"metadata:secret=open-sesame"};
+  Start(options);
+  for (const char* target : {"/v2", "http://x/v2", "HTTPS://x/v2?y", "http://x/v1/models"}) {
+    EXPECT_EQ(Ask("GET", target, "").status, 403) << target;
+    EXPECT_EQ(Ask("GET", target, "secret: open-sesame\r\n").status, 200) << target;
   }
 }
 

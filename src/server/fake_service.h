@@ -1,7 +1,8 @@
 #pragma once
 
 // A Service for the tests of this folder: model "echo" (input X FP32 [-1], output Y the same bytes,
-// and input T BYTES), answers at once, later, or never, as told.
+// and input T BYTES), answers at once, later, or never, as told. A request with the id "broken"
+// fails in its model.
 
 #include <string>
 #include <vector>
@@ -78,10 +79,9 @@ class FakeService : public Service {
   std::atomic<bool> explicit_mode{false};
   void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) override {
     if (!explicit_mode) return done(ControlRefused());
-    done(request.name == "echo"
-             ? absl::OkStatus()
-             : absl::InvalidArgumentError("failed to load '" + request.name +
-                                          "', failed to poll from model repository"));
+    done(request.name == "echo" ? absl::OkStatus()
+                                : absl::InternalError("failed to load '" + request.name +
+                                                      "', failed to poll from model repository"));
   }
   void UnloadModel(const std::string&, bool, std::function<void(absl::Status)> done) override {
     done(explicit_mode ? absl::OkStatus() : ControlRefused());
@@ -122,6 +122,8 @@ class FakeService : public Service {
     response.model_name = request->model_name;
     response.model_version = "1";
     response.status = Known(request->model_name, request->model_version);
+    response.from_model = response.status.ok();
+    if (request->id == "broken") response.status = absl::InternalError("it broke");
     for (InputTensor& input : request->inputs) {
       OutputTensor output;
       output.name = "Y";

@@ -103,8 +103,9 @@ class InferenceService final : public RawInferenceService {
   Reactor* ModelReady(Context* context, const Bytes* bytes, Bytes* answer) override {
     return Run<inference::ModelReadyRequest, inference::ModelReadyResponse>(
         {context, bytes, answer}, Api::kHealth, [&](const auto& request, auto& response) {
-          response.set_ready(service_.ModelReady(request.name(), request.version()).ok());
-          return absl::OkStatus();
+          const absl::Status ready = service_.ModelReady(request.name(), request.version());
+          response.set_ready(ready.ok());
+          return absl::IsInvalidArgument(ready) ? ready : absl::OkStatus();
         });
   }
 
@@ -171,7 +172,8 @@ class InferenceService final : public RawInferenceService {
 
   Reactor* RepositoryModelLoad(Context* context, const Bytes* bytes, Bytes* answer) override {
     inference::RepositoryModelLoadRequest request;
-    absl::Status status = Read(*context, Api::kModelRepository, *bytes, request);
+    absl::Status status = CheckAccess(*context, Api::kModelRepository);
+    if (status.ok()) status = ReadMessage(*bytes, door_.max_message_bytes, request).status();
     if (status.ok() && !request.repository_name().empty()) status = RepositoryNameRefused();
     if (!status.ok()) return Finish(context, status);
     absl::StatusOr<LoadModelRequest> load = ToLoadRequest(request);
@@ -288,9 +290,7 @@ class InferenceService final : public RawInferenceService {
         {context, bytes, answer}, Api::kTrace,
         [&](const auto& request, auto& response) -> absl::Status {
           const std::string& model = request.model_name();
-          if (!model.empty()) {
-            SIGLIP_RETURN_IF_ERROR(service_.GetModelMetadata(model, "").status());
-          }
+          SIGLIP_RETURN_IF_ERROR(CheckTracedModel(service_, model));
           SIGLIP_RETURN_IF_ERROR(state_.tracer.Update(model, ToTraceSettings(request)));
           response = TraceSettingsToProto(state_.tracer.Get(model));
           return absl::OkStatus();

@@ -86,6 +86,12 @@ std::int64_t DeadlineNs(const grpc::CallbackServerContext& context) {
   return SteadyNowNs() + std::chrono::duration_cast<std::chrono::nanoseconds>(left).count();
 }
 
+// Whether the first error of a model ends the stream with its status, instead of being an answer.
+bool WantsGrpcErrors(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find("triton_grpc_error");
+  return found != context.client_metadata().end() && found->second == "true";
+}
+
 CallFacts FactsOf(const grpc::CallbackServerContext& context, const DoorState& state) {
   CallFacts facts{.forwarded = {}, .client_end_ns = DeadlineNs(context)};
   if (state.grpc_forwarding.empty()) return facts;
@@ -129,6 +135,36 @@ absl::Status CheckApiKey(const grpc::CallbackServerContext& context, Api api,
   if (verdict == ApiKeys::Verdict::kAllowed) return absl::OkStatus();
   const std::string_view text = ApiKeyRefusal(verdict);
   return absl::UnauthenticatedError({text.data(), text.size()});
+}
+
+// A status' text is metadata, which a client takes no more than 8 kB of, and other than printable
+// ASCII takes three bytes each there.
+constexpr std::size_t kMaxTextBytes = 4096;
+
+std::size_t MetadataBytes(char c) { return c >= ' ' && c <= '~' && c != '%' ? 1 : 3; }
+
+// How many bytes at the beginning of [begin, end) fit into `room`.
+template <class Iterator>
+std::size_t FittingBytes(Iterator begin, Iterator end, std::size_t room) {
+  std::size_t used = 0;
+  Iterator at = begin;
+  while (at != end && used + MetadataBytes(*at) <= room) used += MetadataBytes(*at++);
+  return static_cast<std::size_t>(at - begin);
+}
+
+// Without its middle, if it is too long: the beginning says what, and the end often why.
+std::string ShortText(std::string_view text) {
+  if (FittingBytes(text.begin(), text.end(), kMaxTextBytes) == text.size()) {
+    return std::string(text);
+  }
+  std::size_t head = FittingBytes(text.begin(), text.end(), kMaxTextBytes * 3 / 4);
+  std::size_t tail = FittingBytes(text.rbegin(), text.rend(), kMaxTextBytes / 4 - 64);
+  // Whole characters of UTF-8.
+  const auto continues = [&text](std::size_t at) { return (text[at] & 0xC0) == 0x80; };
+  while (head > 0 && continues(head)) --head;
+  while (tail > 0 && continues(text.size() - tail)) --tail;
+  return Concat(text.substr(0, head), " [", text.size() - head - tail, " bytes left out] ",
+                text.substr(text.size() - tail));
 }
 
 // Deletes itself when gRPC is done with the call.
@@ -203,13 +239,18 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
+  std::string text = ShortText({status.message().data(), status.message().size()});
   // The call's own deadline, noticed here before the client did: the code that it would make
   // itself.
   if (absl::IsDeadlineExceeded(status)) {
-    return {grpc::StatusCode::DEADLINE_EXCEEDED, std::string(status.message())};
+    return {grpc::StatusCode::DEADLINE_EXCEEDED, std::move(text)};
+  }
+  // A message over its limit (ReadMessage): gRPC's own code, with which nobody tries again.
+  if (absl::IsOutOfRange(status)) {
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED, std::move(text)};
   }
   // The numbers of both enums are the canonical codes.
-  return {static_cast<grpc::StatusCode>(WireCode(status.code())), std::string(status.message())};
+  return {static_cast<grpc::StatusCode>(WireCode(status.code())), std::move(text)};
 }
 
 grpc::Status ShuttingDown() {
@@ -266,7 +307,11 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
                          public std::enable_shared_from_this<StreamCall> {
  public:
   StreamCall(grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry)
-      : context_(context), door_(door), registry_(registry), facts_(FactsOf(context, door.state)) {}
+      : context_(context),
+        door_(door),
+        registry_(registry),
+        facts_(FactsOf(context, door.state)),
+        grpc_errors_(WantsGrpcErrors(context)) {}
 
   void Begin(bool draining) {
     self_ = shared_from_this();
@@ -341,6 +386,8 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     std::vector<OutputTensor> outputs;  // of `answer`, with their share of the memory for outputs
     std::shared_ptr<SentBytes> sent = std::make_shared<SentBytes>(0);
     bool ready = false;  // guarded by mu_
+    // Guarded by mu_: not OK, if this is no answer but the end of the stream.
+    grpc::Status end;
     std::shared_ptr<RequestTrace> trace;
   };
 
@@ -352,7 +399,6 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   void Run(const grpc::ByteBuffer& bytes, const std::shared_ptr<Slot>& slot) {
     const auto message = std::make_shared<RequestMessage>();
     absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door_, message);
-    const bool final_flag = parsed.ok() && parsed->wants_final_flag;
     SharedMemorySlices shared;
     if (parsed.ok()) {
       StartTrace(door_.state, *parsed->request);
@@ -360,10 +406,11 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       shared = std::move(parsed->shared_memory);
     }
     auto once = std::make_shared<AnswerOnce>(
-        [self = shared_from_this(), slot, id = message->message.id(), final_flag,
+        [self = shared_from_this(), slot, id = message->message.id(),
+         version = message->message.model_version(),
          shared = std::move(shared)](InferResponse response) {
           WriteSharedOutputs(&self->door_.state.regions, shared, response);
-          self->Fill(std::move(response), id, final_flag, *slot);
+          self->Fill(std::move(response), id, version, *slot);
         },
         door_.pending);
     if (parsed.ok()) {
@@ -374,7 +421,9 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     once->Answer(std::move(refusal));
   }
 
-  void Fill(InferResponse response, const std::string& id, bool final_flag, Slot& slot) {
+  // What a model says is the one and so the last answer to its request; a refusal at the door is
+  // none. `version`: the request's own, which is what Triton tells with an error.
+  void Fill(InferResponse response, const std::string& id, const std::string& version, Slot& slot) {
     inference::ModelStreamInferResponse answer;
     inference::ModelInferResponse& message = *answer.mutable_infer_response();
     if (response.status.ok()) {
@@ -382,8 +431,14 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     } else {
       answer.set_error_message(std::string(response.status.message()));
       message.set_id(id);
+      if (response.from_model) {
+        message.set_model_name(response.model_name);
+        message.set_model_version(version);
+      }
     }
-    if (final_flag) (*message.mutable_parameters())["triton_final_response"].set_bool_param(true);
+    if (response.from_model) {
+      (*message.mutable_parameters())["triton_final_response"].set_bool_param(true);
+    }
     slot.outputs = std::move(response.outputs);
     const grpc::Status written =
         response.status.ok()
@@ -393,6 +448,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     {
       MutexLock lock(mu_);
       slot.ready = true;
+      if (grpc_errors_ && response.from_model) slot.end = ToGrpcStatus(response.status);
       if (!written.ok()) broken_ = true;
     }
     Advance();
@@ -408,10 +464,12 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     {
       MutexLock lock(mu_);
       if (finished_) return;
-      const bool stop = broken_ || ((reads_over_ || draining_) && slots_.empty());
+      const bool ends = !slots_.empty() && slots_.front()->ready && !slots_.front()->end.ok();
+      const bool stop = broken_ || ends || ((reads_over_ || draining_) && slots_.empty());
       if (stop && !writing_) {
         finish = finished_ = true;
         status = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK;
+        if (ends) status = slots_.front()->end;
       } else if (!writing_ && !slots_.empty() && slots_.front()->ready) {
         writing_ = true;
         write = slots_.front();
@@ -426,13 +484,17 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       StartWrite(&write->answer);
     }
     if (read) Read();
-    if (finish) Finish(status);
+    if (!finish) return;
+    // What is under way is nobody's any more.
+    if (!status.ok()) cancelled_->store(true, std::memory_order_relaxed);
+    Finish(status);
   }
 
   grpc::CallbackServerContext& context_;  // until OnDone
   const InferDoor door_;
   StreamRegistry& registry_;
   const CallFacts facts_;
+  const bool grpc_errors_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
   std::shared_ptr<StreamCall> self_;
   // Being read into; touched by whoever set reading_, then by OnReadDone.

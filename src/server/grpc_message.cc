@@ -15,7 +15,7 @@ absl::StatusOr<std::size_t> ReadMessage(const grpc::ByteBuffer& bytes, std::size
   // gRPC's own object, made for this call, which hands it out as const.
   auto& owned = const_cast<grpc::ByteBuffer&>(bytes);
   if (owned.Length() > max_bytes) {
-    return absl::ResourceExhaustedError(
+    return absl::OutOfRangeError(
         Concat("Received message larger than max (", owned.Length(), " vs. ", max_bytes, ")"));
   }
   std::size_t tree_bytes;

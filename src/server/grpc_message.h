@@ -13,13 +13,14 @@
 
 namespace siglip {
 
-// Of messages that carry no tensors, as they come: the largest has a model's configuration in it.
+// Of messages that carry no tensors, as they come. A load's, which may have a model's configuration
+// in it, may be as large as tensors are.
 constexpr std::size_t kMaxPlainMessageBytes = std::size_t{1} << 20;
 
 // Fills `message` and frees `bytes`, which gRPC would keep until the call ends. Returns about how
 // much memory the message takes. Internal, as grpc++ itself, for what is no such message;
-// InvalidArgument if the message would take much more memory than `max_bytes`, the most it may have
-// on the wire.
+// OutOfRange for more than `max_bytes` on the wire; InvalidArgument if the message would take much
+// more memory than that.
 absl::StatusOr<std::size_t> ReadMessage(const grpc::ByteBuffer& bytes, std::size_t max_bytes,
                                         google::protobuf::Message& message);
 

@@ -262,7 +262,6 @@ TEST_F(GrpcTest, StreamsAnswerInRequestOrder) {
     ASSERT_TRUE(stream->Read(&response));
     EXPECT_EQ(response.error_message(), "");
     EXPECT_EQ(response.infer_response().id(), std::to_string(i));
-    EXPECT_FALSE(response.infer_response().parameters().contains("triton_final_response"));
   }
   ASSERT_TRUE(stream->Read(&response));
   EXPECT_THAT(response.error_message(), HasSubstr("unknown datatype"));
@@ -271,19 +270,71 @@ TEST_F(GrpcTest, StreamsAnswerInRequestOrder) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
-TEST_F(GrpcTest, StreamsMarkTheFinalResponseWhenAsked) {
+// As Triton: whatever the client says of empty answers, which only models of many answers give.
+TEST_F(GrpcTest, StreamsMarkWhatAModelAnswersAsFinal) {
   grpc::ClientContext context;
   const auto stream = stub_->ModelStreamInfer(&context);
-  inference::ModelInferRequest request = Request();
-  (*request.mutable_parameters())["triton_enable_empty_final_response"].set_bool_param(true);
   inference::ModelStreamInferResponse response;
   for (int i = 0; i < 300; ++i) {  // more than may be under way at once
+    inference::ModelInferRequest request = Request();
+    if (i % 3 == 0) request.clear_parameters();
+    if (i % 3 == 1) {
+      (*request.mutable_parameters())["triton_enable_empty_final_response"].set_bool_param(true);
+    }
     ASSERT_TRUE(stream->Write(request));
     ASSERT_TRUE(stream->Read(&response));
     EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
   }
+  inference::ModelInferRequest broken = Request("broken");
+  for (const char* version : {"", "1"}) {
+    broken.set_model_version(version);
+    ASSERT_TRUE(stream->Write(broken));
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_EQ(response.error_message(), "it broke");
+    EXPECT_EQ(response.infer_response().id(), "broken");
+    EXPECT_EQ(response.infer_response().model_name(), "echo");
+    EXPECT_EQ(response.infer_response().model_version(), version);
+    EXPECT_TRUE(response.infer_response().parameters().at("triton_final_response").bool_param());
+  }
+  inference::ModelInferRequest refused = Request("nope");
+  refused.set_model_name("nope");
+  for (const std::string_view why : {"unknown model", "unknown datatype"}) {
+    ASSERT_TRUE(stream->Write(refused));
+    ASSERT_TRUE(stream->Read(&response));
+    EXPECT_THAT(response.error_message(), HasSubstr(std::string(why)));
+    EXPECT_EQ(response.infer_response().id(), "nope");
+    EXPECT_EQ(response.infer_response().model_name(), "");
+    EXPECT_TRUE(response.infer_response().parameters().empty());
+    refused.mutable_inputs(0)->set_datatype("x");
+  }
   stream->WritesDone();
   EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(GrpcTest, AModelsErrorEndsAStreamThatWantsGrpcErrors) {
+  service_.hold = true;
+  grpc::ClientContext context;
+  context.AddMetadata("triton_grpc_error", "true");
+  const auto stream = stub_->ModelStreamInfer(&context);
+  inference::ModelInferRequest refused = Request("refused");
+  refused.mutable_inputs(0)->set_datatype("x");
+  for (const auto& request : {refused, Request("good"), Request("broken"), Request("late")}) {
+    ASSERT_TRUE(stream->Write(request));
+  }
+  service_.AwaitHeld(3);
+  const auto late = service_.Take(2);
+  service_.Finish(service_.Take(1));
+  service_.Finish(service_.Take(0));
+  inference::ModelStreamInferResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_THAT(response.error_message(), HasSubstr("unknown datatype")) << "stays in band";
+  ASSERT_TRUE(stream->Read(&response));
+  EXPECT_EQ(response.infer_response().id(), "good") << "what came before is answered";
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_EQ(status.error_message(), "it broke");
+  EXPECT_TRUE(late->is_cancelled());
 }
 
 TEST_F(GrpcTest, ACancelledStreamLetsItsRequestsGo) {
@@ -438,7 +489,7 @@ TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
   load.set_model_name("nope");
   grpc::ClientContext c2;
   EXPECT_EQ(stub_->RepositoryModelLoad(&c2, load, &loaded).error_code(),
-            grpc::StatusCode::INVALID_ARGUMENT);
+            grpc::StatusCode::INTERNAL);
   inference::RepositoryModelUnloadRequest unload;
   inference::RepositoryModelUnloadResponse unloaded;
   unload.set_model_name("echo");
@@ -455,6 +506,67 @@ TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
   (*log.mutable_settings())["log_info"].set_string_param("yes");
   grpc::ClientContext c5;
   EXPECT_EQ(stub_->LogSettings(&c5, log, &logged).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+ServerOptions LargeMessages() {
+  ServerOptions options;
+  options.grpc_max_input_bytes = 4 << 20;
+  return options;
+}
+
+class GrpcLargeMessagesTest : public GrpcTest {
+ protected:
+  GrpcLargeMessagesTest() : GrpcTest(LargeMessages()) {}
+};
+
+TEST_F(GrpcLargeMessagesTest, ALoadMayBeAsLargeAsTensorsAreAndNothingElse) {
+  service_.explicit_mode = true;
+  inference::RepositoryModelLoadRequest load;
+  inference::RepositoryModelLoadResponse loaded;
+  load.set_model_name("echo");
+  auto& parameters = *load.mutable_parameters();
+  parameters["config"].set_string_param("{" + std::string(2 << 20, ' ') + "}");
+  grpc::ClientContext c1;
+  EXPECT_TRUE(stub_->RepositoryModelLoad(&c1, load, &loaded).ok());
+  parameters["file:1/model.bin"].set_bytes_param(std::string(1 << 20, 'x'));
+  grpc::ClientContext c2;
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c2, load, &loaded).error_code(),
+            grpc::StatusCode::UNIMPLEMENTED);
+  // What is too large stays so: UNAVAILABLE would have the client try again.
+  parameters["file:1/model.bin"].set_bytes_param(std::string(3 << 20, 'x'));
+  grpc::ClientContext c3;
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c3, load, &loaded).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  inference::TraceSettingRequest trace;
+  inference::TraceSettingResponse traced;
+  trace.set_model_name(std::string(2 << 20, 'x'));
+  grpc::ClientContext c4;
+  const grpc::Status refused = stub_->TraceSetting(&c4, trace, &traced);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("larger than max"));
+}
+
+TEST_F(GrpcTest, LongTextsKeepTheirBeginningAndEnd) {
+  inference::ModelInferRequest request = Request();
+  inference::ModelInferResponse response;
+  std::string accents;
+  for (int i = 0; i < 10'000; ++i) accents += "\u00e9";
+  for (const std::string& name : {std::string(20'000, 'x'), accents, std::string(20'000, '%')}) {
+    request.set_model_name("a" + name);
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->ModelInfer(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+    const std::string& text = status.error_message();
+    EXPECT_THAT(text, ::testing::StartsWith("Request for unknown model: 'a" + name.substr(0, 600)));
+    EXPECT_THAT(text, ::testing::EndsWith(name.substr(name.size() - 100) + "' is not found"));
+    EXPECT_THAT(text, HasSubstr(" bytes left out] "));
+    EXPECT_LT(text.size(), 4200U);
+  }
+  // A name's bytes that are no UTF-8 are refused as no message.
+  request.set_model_name(std::string(2000, 'x'));
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->ModelInfer(&context, request, &response).error_message(),
+            "Request for unknown model: '" + std::string(2000, 'x') + "' is not found");
 }
 
 TEST_F(GrpcTest, ARefusalForLackOfRoomSaysWhenToComeAgainAndIsTimed) {

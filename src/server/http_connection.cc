@@ -45,6 +45,19 @@ std::optional<std::string> Field(const http::fields& fields, std::string_view na
   return std::string(View(it->value()));
 }
 
+// The path and query of a target in absolute form, which a server takes as if its authority were
+// not there (RFC 9112 3.2.2); other forms as they are. Empty if the authority is.
+std::string_view PathOfTarget(std::string_view target) {
+  const std::size_t colon = target.find("://");
+  if (colon == std::string_view::npos) return target;
+  const std::string_view scheme = target.substr(0, colon);
+  if (!EqualsIgnoreCase(scheme, "http") && !EqualsIgnoreCase(scheme, "https")) return target;
+  target.remove_prefix(colon + 3);
+  const std::size_t end = target.find_first_of("/?#");
+  if (end == 0 || target.empty()) return {};
+  return end == std::string_view::npos ? "/" : target.substr(end);
+}
+
 std::size_t CountField(const http::fields& fields, http::field name) {
   return static_cast<std::size_t>(fields.count(name));
 }
@@ -201,8 +214,10 @@ void HttpConnection::OnHead(Error error) {
   if (error) return Shut();
   receive_start_ns_ = SteadyNowNs();
   keep_alive_ = head_->get().keep_alive();
+  is_http10_ = head_->get().version() < 11;
   is_head_method_ = head_->get().method() == http::verb::head;
-  target_ = std::string(View(head_->get().target()));
+  // Whatever is asked of a target, is asked of this one.
+  target_ = std::string(PathOfTarget(View(head_->get().target())));
   const auto [status, text] = CheckHead();
   if (status != 0) return Refuse(status, text);
   if (const auto challenge = CheckAuthorization()) {
@@ -243,6 +258,7 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
                        head.version() != 11)) {
     return {400, "malformed HTTP request: Transfer-Encoding must be chunked, in HTTP/1.1"};
   }
+  if (target_.empty()) return {400, "malformed HTTP request: the target names no host"};
   if (head.version() == 11 && CountField(head, http::field::host) != 1) {
     return {400, "malformed HTTP request: exactly one Host field is expected"};
   }
@@ -471,8 +487,14 @@ void HttpConnection::Write(HttpResponse response) {
   if (response_.overloaded) {
     AppendAll(response_head_, "Retry-After: ", kRetryAfterSeconds, "\r\n");
   }
-  AppendAll(response_head_, "Content-Length: ", length, "\r\n",
-            keep_alive_ ? "" : "Connection: close\r\n", "\r\n");
+  AppendAll(response_head_, "Content-Length: ", length, "\r\n");
+  // What is not the version's own way is said.
+  if (!keep_alive_) {
+    response_head_ += "Connection: close\r\n";
+  } else if (is_http10_) {
+    response_head_ += "Connection: keep-alive\r\n";
+  }
+  response_head_ += "\r\n";
   unwritten_ = {asio::buffer(response_head_)};
   if (!is_head_method_) {
     unwritten_.push_back(asio::buffer(response_.body));

@@ -147,6 +147,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::int64_t request_end_ns_ = 0;  // steady clock, when all of the request was there
   State state_ = State::kIdle;
   bool keep_alive_ = true;
+  bool is_http10_ = false;
   bool is_head_method_ = false;
   std::string target_;  // of the request whose answer is owed; empty until its head is known
   bool draining_ = false;

@@ -98,6 +98,46 @@ TEST_F(HttpTest, KeepAliveAndPipeliningAnswerInOrder) {
   }
 }
 
+// HTTP/1.0 closes unless both sides say otherwise.
+TEST_F(HttpTest, KeptConnectionsOfHttp10AreToldSo) {
+  const std::string get = "GET /v2/health/live HTTP/1.";
+  RawClient kept(server_->port());
+  for (int i = 0; i < 2; ++i) {
+    const RawResponse response = kept.Ask(get + "0\r\nConnection: keep-alive\r\n\r\n");
+    EXPECT_EQ(response.status, 200);
+    EXPECT_EQ(response.Header("Connection"), "keep-alive");
+  }
+  RawClient closed(server_->port());
+  EXPECT_EQ(closed.Ask(get + "0\r\n\r\n").Header("Connection"), "close");
+  EXPECT_TRUE(closed.ClosedByPeer());
+  RawClient newer(server_->port());
+  EXPECT_EQ(newer.Ask(get + "1\r\nHost: x\r\n\r\n").Header("Connection"), "");
+  EXPECT_EQ(newer.Ask(get + "1\r\nHost: x\r\nConnection: close\r\n\r\n").Header("Connection"),
+            "close");
+}
+
+TEST_F(HttpTest, TargetsInAbsoluteFormAreTheirPaths) {
+  const std::pair<const char*, int> targets[] = {{"http://x/v2/health/live", 200},
+                                                 {"HTTP://u@x:80/v2/health/live?a=http://y/", 200},
+                                                 {"https://[::1]:8000/v2/health/live", 200},
+                                                 {"/v2/health/live?u=http://x/nothing", 200},
+                                                 {"http://x", 404},
+                                                 {"http://x?/v2/health/live", 404},
+                                                 {"http://x//v2/health/live", 404},
+                                                 {"http://x/http://x/v2/health/live", 404},
+                                                 {"ftp://x/v2/health/live", 404},
+                                                 {"x/http://x/v2/health/live", 404},
+                                                 {"http:///v2/health/live", 400},
+                                                 {"http://", 400}};
+  for (const auto& [target, status] : targets) {
+    EXPECT_EQ(RawClient(server_->port())
+                  .Ask("GET " + std::string(target) + " HTTP/1.1\r\nHost: y\r\n\r\n")
+                  .status,
+              status)
+        << target;
+  }
+}
+
 TEST_F(HttpTest, BodiesInPiecesAndChunksAreTheSame) {
   RawClient client(server_->port());
   const std::string whole = Post(kInfer, kJson);

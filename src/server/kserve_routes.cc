@@ -227,7 +227,7 @@ HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& reques
       return JsonResponse(LogSettingsJson(CurrentLog()));
     }
     case RouteKind::kIndex: {
-      if (route.named_repository) return StatusResponse(RepositoryNameRefused());
+      // As Triton, which reads no repository's name there.
       const absl::StatusOr<bool> ready_only = ParseIndexRequest(*request.body);
       if (!ready_only.ok()) return StatusResponse(ready_only.status());
       return JsonResponse(IndexJson(service_.RepositoryIndex(*ready_only)));
@@ -243,9 +243,8 @@ HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& reques
 
 HttpResponse KServeHandler::TraceAnswer(const Route& route, const HttpRequest& request) {
   const std::string model(route.model);
-  if (!model.empty()) {
-    const absl::Status known = service_.GetModelMetadata(model, "").status();
-    if (!known.ok()) return StatusResponse(known);
+  if (const absl::Status known = CheckTracedModel(service_, model); !known.ok()) {
+    return StatusResponse(known);
   }
   if (request.method == "POST") {
     const auto changes = ParseTraceBody(request.body->view());

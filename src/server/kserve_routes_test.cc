@@ -110,7 +110,7 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
          R"([{"name":"echo","version":"1","state":"READY"},{"name":"loading")");
   Expect(Post("/v2/repository/index", R"({"ready":true})"), 200, R"("state":"READY"}])");
   Expect(Post("/v2/repository/index", "{"), 400, "failed to parse");
-  Expect(Post("/v2/repository/other/index", ""), 501, "repository_name");
+  Expect(Post("/v2/repository/other/index", ""), 200, R"("name":"echo")");
   Expect(Post("/v2/repository/models/echo/load", ""), 503,
          "explicit model load / unload is not allowed");
   Expect(Post("/v2/repository/models/echo/unload", "{}"), 503,
@@ -128,9 +128,10 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Post("/v2/trace/setting", R"({"trace_file":"x"})"), 501, "trace file location");
   Expect(Post("/v2/models/echo/trace/setting", R"({"trace_rate":8})"), 200, R"("trace_rate":"8")");
   Expect(Get("/v2/trace/setting"), 200, R"("trace_rate":"7")");
-  Expect(Get("/v2/models/nope/trace/setting"), 404, "nope");
+  Expect(Get("/v2/models/nope/trace/setting"), 400, "Request for unknown model : nope");
   Expect(Get("/v2/logging"), 200, R"("log_info":true)");
   Expect(Post("/v2/logging", "{}"), 200, R"("log_verbose_level":0)");
+  Expect(Post("/v2/logging", R"({"log_info":null})"), 200, R"("log_info":true)");
   Expect(Post("/v2/logging", R"({"log_file":"x"})"), 501, "log file location");
   Expect(Post("/v2/models/echo/generate", R"({"X":[1.5,2]})"), 200,
          R"({"model_name":"echo","model_version":"1","Y":[1.5,2.0]})");
@@ -157,7 +158,7 @@ TEST_F(RoutesTest, ExplicitControlLoadsAndUnloads) {
   service_.explicit_mode = true;
   Expect(Post("/v2/repository/models/echo/load", ""), 200, "");
   Expect(Post("/v2/repository/models/echo/load", R"({"parameters":{"config":"{}"}})"), 200, "");
-  Expect(Post("/v2/repository/models/nope/load", "{}"), 400, "failed to load 'nope'");
+  Expect(Post("/v2/repository/models/nope/load", "{}"), 500, "failed to load 'nope'");
   Expect(Post("/v2/repository/models/echo/load", R"({"parameters":{"x":1}})"), 400,
          "unrecognized load parameter 'x'");
   Expect(Post("/v2/repository/models/echo/unload", R"({"parameters":{"unload_dependents":true}})"),

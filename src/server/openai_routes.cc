@@ -15,18 +15,22 @@
 #include "protocol/status_map.h"
 #include "protocol/text.h"
 #include "server/http_answers.h"
+#include "serving/item_errors.h"
 #include "serving/overload.h"
+#include "serving/validate.h"
 
 namespace siglip {
 namespace {
 
 constexpr std::string_view kEmbeddingsPath = "/v1/embeddings";
 constexpr std::string_view kModelsPath = "/v1/models";
+constexpr std::string_view kModelPath = "/v1/models/{model}";
 constexpr std::string_view kDocumentPath = "/openapi.json";
 
 constexpr RouteRow kOpenAiRoutes[] = {
     {"POST", kEmbeddingsPath, Api::kInference},
     {"GET", kModelsPath, Api::kMetadata},
+    {"GET", kModelPath, Api::kMetadata},
     {"GET", kDocumentPath, Api::kMetadata},
 };
 
@@ -35,7 +39,26 @@ constexpr std::size_t kMaxUrls = 32;
 
 std::string_view PathOf(std::string_view target) { return target.substr(0, target.find('?')); }
 
+// The model that a path of kModelPath names; none: another path.
+std::string_view NamedModel(std::string_view path) {
+  const std::string_view before = kModelPath.substr(0, kModelPath.find('{'));
+  if (!path.starts_with(before)) return {};
+  const std::string_view model = path.substr(before.size());
+  return model.find('/') == std::string_view::npos ? model : std::string_view();
+}
+
+const RouteRow* FindRow(std::string_view path) {
+  for (const RouteRow& row : kOpenAiRoutes) {
+    if (row.path == kModelPath ? !NamedModel(path).empty() : row.path == path) return &row;
+  }
+  return nullptr;
+}
+
 bool IsOpenAiPath(std::string_view path) { return path == "/v1" || path.starts_with("/v1/"); }
+
+std::string_view Text(const absl::Status& status) {
+  return {status.message().data(), status.message().size()};
+}
 
 HttpResponse StatusRefusal(const absl::Status& status) {
   HttpResponse response = JsonResponse(OpenAiErrorBody(status));
@@ -44,8 +67,17 @@ HttpResponse StatusRefusal(const absl::Status& status) {
   return response;
 }
 
+// How an item of the request's list is called.
+ItemName InputName() { return {.before = "input[", .after = "]"}; }
+
 absl::Status ItemStatus(std::size_t item, const absl::Status& status) {
   return absl::Status(status.code(), Concat("input[", item, "]: ", status.message()));
+}
+
+// One item is told as itself, several as so many of all.
+absl::Status JoinInputErrors(std::size_t items, const std::vector<ItemError>& errors) {
+  if (errors.size() == 1) return ItemStatus(errors[0].item, errors[0].status);
+  return JoinItemErrors(items, errors, InputName());
 }
 
 // The ready models that take one kind of item, as they are now.
@@ -89,19 +121,22 @@ std::shared_ptr<const ModelConfig> DoorOf(
 // Whether every URL may be fetched.
 absl::Status CheckUrls(const EmbeddingsRequest& request, const ImageFetcher* fetcher) {
   std::size_t urls = 0;
+  std::vector<ItemError> errors;
   for (std::size_t i = 0; i < request.items.size(); ++i) {
     const EmbeddingItem& item = request.items[i];
     if (!item.is_url) continue;
-    absl::Status status = fetcher == nullptr
-                              ? absl::InvalidArgumentError(
-                                    "images are not fetched from URLs; send a data: URI or base64")
-                              : fetcher->Check(std::string(item.bytes));
     if (++urls > kMaxUrls) {
-      status = absl::InvalidArgumentError(Concat("expected at most ", kMaxUrls, " URLs"));
+      return BlameField(
+          ItemStatus(i, absl::InvalidArgumentError(Concat("expected at most ", kMaxUrls, " URLs"))),
+          "input");
     }
-    if (!status.ok()) return BlameField(ItemStatus(i, status), "input");
+    const absl::Status status =
+        fetcher == nullptr ? absl::InvalidArgumentError(
+                                 "images are not fetched from URLs; send a data: URI or base64")
+                           : fetcher->Check(std::string(item.bytes));
+    if (!status.ok()) errors.push_back({.item = i, .status = status});
   }
-  return absl::OkStatus();
+  return BlameField(JoinInputErrors(request.items.size(), errors), "input");
 }
 
 absl::Status CheckDimensions(const EmbeddingsRequest& request, const ModelConfig& door) {
@@ -111,12 +146,6 @@ absl::Status CheckDimensions(const EmbeddingsRequest& request, const ModelConfig
                         "dimensions: expected ", width,
                         " or none, these embeddings cannot be cut, got ", *request.dimensions)),
                     "dimensions");
-}
-
-// "input[2]" or "input[2..9]": a part's items lie side by side but for those of the other kind.
-std::string PartName(const std::vector<std::size_t>& indices) {
-  if (indices.size() == 1) return Concat("input[", indices[0], "]: ");
-  return Concat("input[", indices.front(), "..", indices.back(), "]: ");
 }
 
 // What the parts of a request come back to. Each writes rows of its own; the last one answers.
@@ -148,34 +177,68 @@ class EmbeddingsJob {
     // Acquire-release: the last one sees every image.
     if (pending_images_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     const std::function<void()> then = std::exchange(then_, nullptr);
+    std::vector<ItemError> errors;
     for (std::size_t i = 0; i < images_.size(); ++i) {
-      if (!image_statuses_[i].ok()) return Refuse(ItemStatus(i, image_statuses_[i]));
+      if (!image_statuses_[i].ok()) errors.push_back({.item = i, .status = image_statuses_[i]});
       if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
     }
+    if (!errors.empty()) return Refuse(JoinInputErrors(images_.size(), errors));
     then();
   }
 
   // REQUIRES: before the first is sent.
   void Expect(std::size_t parts) {
-    statuses_.resize(parts);
+    failures_.resize(parts);
     pending_ = parts;
   }
 
   void Finish(std::size_t part, const std::vector<std::size_t>& indices,
               const InferResponse& response) {
-    absl::Status& status = statuses_[part];
-    status = response.status;
-    if (status.ok()) Take(indices, response);
-    input_tokens_.fetch_add(response.input_tokens, std::memory_order_relaxed);
-    if (!status.ok() && rows_.size() > 1) {
-      status = absl::Status(status.code(), Concat(PartName(indices), status.message()));
+    if (response.status.ok()) {
+      Take(indices, response);
+    } else {
+      failures_[part] = FailureOf(indices, response.status);
     }
+    input_tokens_.fetch_add(response.input_tokens, std::memory_order_relaxed);
     // Acquire-release: the last one sees every row.
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     Answer();
   }
 
  private:
+  // Why a part failed: for some of its items, under the numbers that they have in the request, or
+  // as a whole.
+  struct Failure {
+    std::vector<ItemError> items;
+    absl::Status whole;
+  };
+
+  Failure FailureOf(const std::vector<std::size_t>& indices, const absl::Status& status) const {
+    Failure failure{.items = ItemErrorsOf(status), .whole = absl::OkStatus()};
+    const bool items_alone =
+        rows_.size() > 1 && !failure.items.empty() && failure.items.back().item < indices.size();
+    if (items_alone) {
+      for (ItemError& error : failure.items) error.item = indices[error.item];
+      return failure;
+    }
+    failure.items.clear();
+    const bool alone = rows_.size() == 1;
+    failure.whole = alone ? status : PrefixStatus(status, NameItems(indices, InputName()) + ": ");
+    return failure;
+  }
+
+  // OK if every part has its rows.
+  absl::Status JoinFailures() const {
+    std::vector<ItemError> errors;
+    for (const Failure& failure : failures_) {
+      if (!failure.whole.ok()) return failure.whole;
+      errors.insert(errors.end(), failure.items.begin(), failure.items.end());
+    }
+    std::sort(errors.begin(), errors.end(),
+              [](const ItemError& a, const ItemError& b) { return a.item < b.item; });
+    return JoinInputErrors(rows_.size(), errors);
+  }
+
   void Take(const std::vector<std::size_t>& indices, const InferResponse& response) {
     const OutputTensor& output = response.outputs.at(0);
     const std::size_t row_bytes = output.data.size() / indices.size();
@@ -187,9 +250,7 @@ class EmbeddingsJob {
   }
 
   void Answer() {
-    const auto bad = std::find_if(statuses_.begin(), statuses_.end(),
-                                  [](const absl::Status& status) { return !status.ok(); });
-    if (bad != statuses_.end()) return Refuse(*bad);
+    if (const absl::Status status = JoinFailures(); !status.ok()) return Refuse(status);
     auto rows = std::make_shared<const std::vector<std::vector<float>>>(std::move(rows_));
     auto request = std::make_shared<const EmbeddingsRequest>(std::move(request_));
     exchange_->Respond([rows, request, encoding = encoding_, tokens = input_tokens_.load()] {
@@ -211,7 +272,7 @@ class EmbeddingsJob {
   const Encoding encoding_;
   const std::shared_ptr<HttpExchange> exchange_;
   std::vector<std::vector<float>> rows_;
-  std::vector<absl::Status> statuses_;
+  std::vector<Failure> failures_;  // by part
   std::atomic<std::size_t> pending_{0};
   std::atomic<std::int64_t> input_tokens_{0};  // ordered by pending_
   std::vector<FetchedImage> images_;           // by item; the items' bytes are views of them
@@ -310,17 +371,15 @@ HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
 
 void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string path(PathOf(request.target));
-  const auto* const row = std::find_if(std::begin(kOpenAiRoutes), std::end(kOpenAiRoutes),
-                                       [&](const RouteRow& r) { return r.path == path; });
-  const bool known = row != std::end(kOpenAiRoutes);
-  if (!known && !IsOpenAiPath(path)) {
+  const RouteRow* const row = FindRow(path);
+  if (row == nullptr && !IsOpenAiPath(path)) {
     return others_.Handle(std::move(request), std::move(exchange));
   }
   const auto answer = [&](HttpResponse response) {
     exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
   };
   try {
-    if (!known) return answer(Refusal(path, 404, "Not Found"));
+    if (row == nullptr) return answer(Refusal(path, 404, "Not Found"));
     if (request.method != row->method) {
       HttpResponse refusal = Refusal(path, 405, "Method Not Allowed");
       refusal.headers.emplace_back("Allow", std::string(row->method));
@@ -330,6 +389,14 @@ void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
       return answer(Refusal(path, 403, *text));
     }
     if (path != kEmbeddingsPath) return answer(Answer(path));
+    // Not Triton's 501, which clients of this door take for an error of the server, to be tried
+    // again.
+    if (const auto encoding = ParseContentEncoding(request.content_encoding.value_or(""));
+        !encoding.ok()) {
+      HttpResponse refusal = Refusal(path, 415, Text(encoding.status()));
+      refusal.headers.emplace_back("Accept-Encoding", "gzip, deflate");
+      return answer(std::move(refusal));
+    }
     const absl::Status status = Embed(request, exchange);
     if (!status.ok()) answer(StatusRefusal(status));
   } catch (const std::bad_alloc&) {
@@ -342,7 +409,12 @@ void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
 HttpResponse OpenAiHandler::Answer(std::string_view path) const {
   const std::vector<EmbeddingModel> models = ModelsOf(FindDoors(service_));
   if (path == kModelsPath) return JsonResponse(RenderModelList(models));
-  return JsonResponse(OpenApiDocument(models, service_.Metadata().version));
+  if (const std::string_view id = NamedModel(path); !id.empty()) {
+    const absl::StatusOr<EmbeddingModel> model = FindEmbeddingModel(models, id);
+    return model.ok() ? JsonResponse(RenderModel(*model)) : StatusRefusal(model.status());
+  }
+  return JsonResponse(
+      OpenApiDocument(models, service_.Metadata().version, state_.api_keys.asked_for()));
 }
 
 absl::Status OpenAiHandler::Embed(HttpRequest& request,

@@ -5,6 +5,7 @@
 
 #include "server/fake_service.h"
 #include "server/raw_client_for_test.h"
+#include "serving/item_errors.h"
 
 namespace siglip {
 namespace {
@@ -14,7 +15,8 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 // embed_text and embed_image of two rows a batch: an item's embedding is [its length, 0 or 1 for an
-// image]. An item "bad" fails its request.
+// image]. An item that begins with "bad" (or, as base64, "YmFk") fails itself, one "down" its
+// request.
 class EmbeddingService final : public FakeService {
  public:
   std::vector<IndexRow> RepositoryIndex(bool) const override {
@@ -40,11 +42,19 @@ class EmbeddingService final : public FakeService {
     }
     auto values = std::make_shared<std::vector<float>>();
     InferResponse response;
-    for (const std::string_view element : input.elements) {
-      if (element == "bad") response.status = absl::InvalidArgumentError("no good");
+    std::vector<ItemError> errors;
+    bool down = false;
+    for (std::size_t i = 0; i < input.elements.size(); ++i) {
+      const std::string_view element = input.elements[i];
+      down = down || element == "down";
+      if (element.starts_with("bad") || element == "YmFk") {
+        errors.push_back({.item = i, .status = absl::InvalidArgumentError("no good")});
+      }
       values->push_back(static_cast<float>(element.size()));
       values->push_back(request->parameters.contains("base64_encoded") ? 1 : 0);
     }
+    response.status = JoinItemErrors(input.elements.size(), errors);
+    if (down) response.status = absl::InternalError("the engine is down");
     OutputTensor output;
     output.data = std::as_bytes(std::span(*values));
     output.storage = values;
@@ -116,12 +126,58 @@ TEST_F(OpenAiRoutesTest, RefusalsAreOpenAis) {
             R"('ada'","type":"invalid_request_error","param":"model","code":"model_not_found"}})");
   const RawResponse bad = Embed(R"({"model":"embed_text","input":["a","b","c","bad"]})");
   EXPECT_EQ(bad.status, 400);
-  EXPECT_THAT(bad.body, HasSubstr("input[2..3]: no good"));
+  EXPECT_THAT(bad.body, HasSubstr(R"("message":"input[3]: no good")"));
   EXPECT_THAT(bad.body, HasSubstr(R"("param":"input")"));
   const RawResponse narrow = Embed(R"({"model":"embed_text","input":"a","dimensions":1})");
   EXPECT_EQ(narrow.status, 400);
   EXPECT_THAT(narrow.body, HasSubstr("dimensions: expected 2 or none"));
   EXPECT_EQ(Embed(R"({"model":"embed_text","input":"a","dimensions":2})").status, 200);
+  EXPECT_EQ(Embed(R"({"model":"embed_text","input":"a","dimensions":null,"encoding_format":null,)"
+                  R"("normalized":null,"user":null})")
+                .status,
+            200);
+  EXPECT_EQ(Embed(R"({"model":null,"input":"a"})").status, 400);
+  EXPECT_EQ(Embed(R"({"model":"embed_text","input":null})").status, 400);
+}
+
+TEST_F(OpenAiRoutesTest, ItemsAreNamedByTheirPlaceInTheRequest) {
+  const auto text_of = [this](const std::string& input) {
+    return Embed(R"({"model":"siglip","input":)" + input + "}").body;
+  };
+  EXPECT_THAT(text_of(R"(["a",{"image":"QUJD"},"b",{"image":"YmFk"}])"),
+              HasSubstr(R"("message":"input[3]: no good")"));
+  EXPECT_THAT(text_of(R"(["bad",{"image":"YmFk"},"b",{"image":"QUJD"},"c","bad"])"),
+              HasSubstr(R"("message":"3 of 6 items failed: input[0]: no good; )"
+                        R"(input[1]: no good; input[5]: no good")"));
+  std::string many = "[\"bad\"";
+  for (int i = 1; i < 12; ++i) many += ",\"bad\"";
+  EXPECT_THAT(text_of(many + "]"), HasSubstr("and 4 more: input[8..11]\""));
+  EXPECT_THAT(text_of(R"("bad")"), HasSubstr(R"("message":"no good")"));
+  const std::string down = text_of(R"(["a",{"image":"QUJD"},"down","bad"])");
+  EXPECT_THAT(down, HasSubstr("input[0], input[2]: the engine is down"))
+      << "what fails a request is told before its items";
+  EXPECT_THAT(down, HasSubstr(R"("type":"server_error")"));
+}
+
+TEST_F(OpenAiRoutesTest, ModelsAreToldOneByOne) {
+  EXPECT_EQ(client_->Ask(Get("/v1/models/embed_text?x")).body,
+            R"({"id":"embed_text","object":"model","created":0,"owned_by":"siglip"})");
+  EXPECT_EQ(client_->Ask(Get("/v1/models/siglip")).status, 200);
+  const RawResponse unknown = client_->Ask(Get("/v1/models/siglip_text"));
+  EXPECT_EQ(unknown.status, 404);
+  EXPECT_THAT(unknown.body, HasSubstr(R"("param":"model","code":"model_not_found"}})"));
+  for (const char* path : {"/v1/models/", "/v1/models/embed_text/", "/v1/models/a/b"}) {
+    EXPECT_THAT(client_->Ask(Get(path)).body, HasSubstr("Not Found")) << path;
+  }
+  EXPECT_EQ(client_->Ask(Post("/v1/models/embed_text", "{}")).Header("Allow"), "GET");
+}
+
+TEST_F(OpenAiRoutesTest, AnEncodingThatIsNotKnownIsTheClients) {
+  const RawResponse refused =
+      client_->Ask(Post("/v1/embeddings", "{}", "Content-Encoding: br\r\n"));
+  EXPECT_EQ(refused.status, 415);
+  EXPECT_EQ(refused.Header("Accept-Encoding"), "gzip, deflate");
+  EXPECT_THAT(refused.body, HasSubstr(R"("type":"invalid_request_error")"));
 }
 
 TEST_F(OpenAiRoutesTest, OtherRoutes) {

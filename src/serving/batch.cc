@@ -11,14 +11,12 @@
 #include "base/checked_math.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "serving/item_errors.h"
 #include "serving/refusals.h"
 #include "serving/validate.h"
 
 namespace siglip {
 namespace {
-
-// More bad items than this are counted, not quoted: a message is no log file.
-constexpr int kMaxQuotedItems = 8;
 
 std::int64_t RowBytes(const TensorConfig& tensor) {
   return ElementCount(tensor.dims).value_or(0) *
@@ -199,22 +197,11 @@ absl::StatusOr<std::int64_t> EstimateCost(const Step& step, const std::vector<It
 }
 
 absl::Status JoinItemErrors(const std::vector<Item>& items) {
-  if (items.size() == 1) return items[0].status;
-  std::string text;
-  int bad = 0;
-  absl::StatusCode code = absl::StatusCode::kOk;
+  std::vector<ItemError> errors;
   for (std::size_t i = 0; i < items.size(); ++i) {
-    if (items[i].status.ok()) continue;
-    if (bad == 0) code = items[i].status.code();
-    // One failure of ours makes the whole no longer the client's fault.
-    if (items[i].status.code() == absl::StatusCode::kInternal) code = absl::StatusCode::kInternal;
-    if (++bad <= kMaxQuotedItems) {
-      absl::StrAppend(&text, bad == 1 ? "" : "; ", "item ", i, ": ", items[i].status.message());
-    }
+    if (!items[i].status.ok()) errors.push_back({.item = i, .status = items[i].status});
   }
-  if (bad == 0) return absl::OkStatus();
-  if (bad > kMaxQuotedItems) absl::StrAppend(&text, "; and ", bad - kMaxQuotedItems, " more");
-  return absl::Status(code, absl::StrCat(bad, " of ", items.size(), " items failed: ", text));
+  return JoinItemErrors(items.size(), errors);
 }
 
 void RefuseQueued(const BatchContext& context, QueuedRequest queued, const absl::Status& status) {

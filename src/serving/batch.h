@@ -39,7 +39,7 @@ std::vector<Item> MakeItems(const ModelConfig& config, const InferRequest& reque
 std::int64_t OutputBytes(const ModelConfig& config, std::int64_t rows);
 // Sums Step::EstimateCost of the items; its error names the item.
 absl::StatusOr<std::int64_t> EstimateCost(const Step& step, const std::vector<Item>& items);
-// One status of the items' own, naming the bad ones; ok if there are none.
+// One status of the items' own, as item_errors.h makes it.
 absl::Status JoinItemErrors(const std::vector<Item>& items);
 
 struct BatchContext {

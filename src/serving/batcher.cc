@@ -188,6 +188,8 @@ void Batcher::Admit(QueuedRequest queued) {
   const absl::Status status = Accept(queued, gone);
   Execute(std::move(gone));
   if (!status.ok()) {
+    // A full queue takes nothing; an item that the step judged was at its model.
+    queued.request->at_model = !absl::IsUnavailable(status);
     RefuseQueued(context(), std::move(queued), status);
     return;
   }

@@ -87,7 +87,10 @@ struct ModelConfig {
   // Of nv_inference_first_response_histogram_ms; ascending. The default is Triton's.
   std::vector<double> response_bounds_ms = {100, 500, 2000, 5000};
   std::vector<std::int64_t> versions = {};  // of the repository; the built-in ones have {1}
-  std::vector<std::int64_t> version_policy_specific = {};  // none: every version may be served
+  // version_policy: those listed, else so many of the highest; 0 = all. One is served.
+  std::vector<std::int64_t> version_policy_specific = {};
+  std::uint32_t version_policy_latest = 1;
+  std::vector<std::string> without_effect = {};  // fields that are set and not acted on
 
   // Where it came from: the path of config.pbtxt, or "built-in". For errors.
   std::string source = {};

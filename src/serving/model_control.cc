@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "serving/batcher.h"
@@ -22,14 +23,26 @@ std::string VersionOf(const ModelConfig& config) {
   return absl::StrCat(*std::max_element(config.versions.begin(), config.versions.end()));
 }
 
-// Leaves the versions that may be served.
+// Leaves the version that is served.
 absl::Status ApplyVersionPolicy(ModelConfig& config) {
   const std::vector<std::int64_t>& kept = config.version_policy_specific;
-  if (kept.empty()) return absl::OkStatus();
-  std::erase_if(config.versions, [&kept](std::int64_t version) {
-    return std::find(kept.begin(), kept.end(), version) == kept.end();
-  });
-  if (!config.versions.empty()) return absl::OkStatus();
+  std::vector<std::int64_t>& versions = config.versions;
+  if (versions.empty()) return absl::OkStatus();  // CheckConfig says so
+  std::sort(versions.begin(), versions.end());
+  const std::size_t latest = config.version_policy_latest;
+  if (!kept.empty()) {
+    std::erase_if(versions, [&kept](std::int64_t version) {
+      return std::find(kept.begin(), kept.end(), version) == kept.end();
+    });
+  } else if (latest != 0 && latest < versions.size()) {
+    versions.erase(versions.begin(), versions.end() - static_cast<std::ptrdiff_t>(latest));
+  }
+  if (versions.size() == 1) return absl::OkStatus();
+  if (!versions.empty()) {
+    return ConfigError(
+        config, "version_policy",
+        absl::StrCat("expected one version to serve, got ", absl::StrJoin(versions, ", ")));
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("at least one version must be available under the version policy of model '",
                    config.name, "'"));
@@ -104,6 +117,11 @@ absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelC
         ConfigError(*config, "ensemble_scheduling", "expected no cycle of ensembles, found one");
   }
   if (status.ok()) status = CheckConfig(*config);
+  if (status.ok()) {
+    for (const std::string& field : config->without_effect) {
+      SIGLIP_LOG_WARN("config_without_effect name={} field={}", LogSafe(name), field);
+    }
+  }
   if (status.ok()) status = LoadSteps(*config, under_way);
   if (status.ok()) status = Make(*std::move(config));
   under_way.erase(name);
@@ -305,7 +323,7 @@ void ModelControl::Load(LoadModelRequest request, std::function<void(absl::Statu
     if (status.ok()) return done(status);
     const std::string reason =
         absl::IsNotFound(status) ? "failed to poll from model repository" : Text(status);
-    done(absl::InvalidArgumentError(absl::StrCat("failed to load '", name, "', ", reason)));
+    done(absl::InternalError(absl::StrCat("failed to load '", name, "', ", reason)));
   });
 }
 

@@ -187,7 +187,7 @@ TEST_F(ModelControlTest, FailuresSayWhyAndTheOldModelServesOn) {
   ModelConfig broken = FloatConfig("m");
   broken.parameters["broken"] = "";
   const absl::Status status = LoadModel("m", broken);
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << "as Triton";
   EXPECT_EQ(status.message(), "failed to load 'm', no weights");
   EXPECT_TRUE(Infer("m").status.ok());
   EXPECT_EQ(LoadModel("x").message(), "failed to load 'x', failed to poll from model repository");

@@ -1,5 +1,6 @@
 #include "serving/model_table.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,8 +14,27 @@ ModelTable::ModelTable(Models ready, std::map<std::string, std::string> unavaila
                        std::uint64_t generation)
     : ready_(std::move(ready)), unavailable_(std::move(unavailable)), generation_(generation) {}
 
+namespace {
+
+// Texts are Triton's.
+absl::Status CheckVersion(const std::string& version) {
+  if (version.empty()) return absl::OkStatus();
+  const std::optional<std::int64_t> number = ParseInt<std::int64_t>(version);
+  if (!number) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("failed to get model version from specified version string '", version,
+                     "', version should be an integral value > 0"));
+  }
+  if (*number >= 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("invalid model version specified '", version,
+                                                 "' , version should be an integral value > 0"));
+}
+
+}  // namespace
+
 absl::StatusOr<const LoadedModel*> ModelTable::Find(const std::string& name,
                                                     const std::string& version) const {
+  SIGLIP_RETURN_IF_ERROR(CheckVersion(version));
   const auto found = ready_.find(name);
   const auto known = unavailable_.find(name);
   if (found == ready_.end() && known == unavailable_.end()) {
@@ -54,6 +74,7 @@ void ModelTable::InferWithin(std::unique_ptr<InferRequest> request) {
     Refuse(std::move(request), std::move(status));
     return;
   }
+  request->at_model = true;
   (*model)->scheduler->Enqueue(std::move(request));
 }
 

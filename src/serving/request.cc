@@ -64,6 +64,7 @@ void Answer(InferRequest& request, InferResponse response) {
   std::function<void(InferResponse)> done = std::move(request.done);
   request.done = nullptr;
   response.id = request.id;
+  response.from_model = request.at_model;
   if (response.model_name.empty()) response.model_name = request.model_name;
   if (response.model_version.empty()) response.model_version = request.model_version;
   done(std::move(response));

@@ -81,6 +81,8 @@ struct InferResponse {
   ComputeDurations durations;              // of an answer with outputs
   // Ids that the texts became, EOS among them and padding not, if the request asked for them.
   std::int64_t input_tokens = 0;
+  // Whether a model had taken the request; else it was refused at the door.
+  bool from_model = false;
 };
 
 // Has one owner, which moves it forward. Whoever holds it must see to it that `done` is called
@@ -117,6 +119,8 @@ struct InferRequest {
   // Called exactly once, on any thread, possibly before Service::Infer returns. Must not block.
   std::function<void(InferResponse)> done;
   RequestTimes times;
+  // Whether a model has taken the request. Set by the service; InferResponse::from_model.
+  bool at_model = false;
   // The models as they were when the request came in. Set by the service.
   std::shared_ptr<ModelAccess> models = {};
   // Null unless the request is traced.

@@ -118,6 +118,7 @@ absl::Status ServiceImpl::ModelReady(const std::string& name, const std::string&
   const bool can_run =
       found.ok() && ((*found)->step == nullptr || (*found)->step->Readiness().ok());
   if (can_run && !closed()) return absl::OkStatus();
+  if (absl::IsInvalidArgument(found.status())) return found.status();  // no version at all
   return absl::FailedPreconditionError("Model version not ready");
 }
 
@@ -155,6 +156,7 @@ absl::StatusOr<std::vector<ModelStatistics>> ServiceImpl::GetStatistics(
     return rows;
   }
   const absl::StatusOr<const LoadedModel*> model = table->Find(name, version);
+  if (absl::IsInvalidArgument(model.status())) return model.status();  // no version at all
   if (!model.ok()) {
     return absl::InvalidArgumentError(
         version.empty()

@@ -157,7 +157,8 @@ TEST_F(ServiceTest, EnsembleAddsUpAndCopiesNothing) {
 TEST_F(ServiceTest, EnsembleFailureNamesTheEnsemble) {
   ASSERT_TRUE(Load({Ensemble(), FloatConfig("m"), FloatConfig("m2")}).ok());
   const InferResponse response = Infer(FloatRequest({-1, 2}, nullptr, "e"));
-  EXPECT_EQ(response.status, absl::InvalidArgumentError("in ensemble 'e', negative"));
+  EXPECT_EQ(response.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(response.status.message(), "in ensemble 'e', negative");
   EXPECT_EQ(Stats("m2").success.count, 0u);
   EXPECT_EQ(Stats("e").fail.count, 1u);
 }
@@ -383,14 +384,32 @@ TEST_F(ServiceTest, WarmUpReadsRegularFilesOfTheModelsFolder) {
   EXPECT_THAT(error("long"), HasSubstr("expected a model with a folder"));
 }
 
-TEST_F(ServiceTest, OnlyVersionsOfThePolicyAreServed) {
+TEST_F(ServiceTest, TheVersionOfThePolicyIsServed) {
   ModelConfig config = FloatConfig();
-  config.versions = {1, 2, 5};
-  config.version_policy_specific = {7, 2, 1};
+  config.versions = {5, 1, 2};
+  ASSERT_TRUE(Load({config}).ok());
+  EXPECT_EQ(Stats("m").version, "5");
+  config.version_policy_specific = {7, 2};
   ASSERT_TRUE(Load({config}).ok());
   EXPECT_EQ(Stats("m").version, "2");
   config.version_policy_specific = {7};
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("at least one version must be"));
+}
+
+// Clients would ask for versions that are not there.
+TEST_F(ServiceTest, APolicyOfSeveralVersionsIsRefused) {
+  ModelConfig config = FloatConfig();
+  config.versions = {1, 2, 5};
+  config.version_policy_specific = {7, 2, 1};
+  EXPECT_THAT(std::string(Load({config}).message()),
+              HasSubstr("version_policy: expected one version to serve, got 1, 2"));
+  config.version_policy_specific.clear();
+  config.version_policy_latest = 2;
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("to serve, got 2, 5"));
+  config.version_policy_latest = 0;
+  EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("to serve, got 1, 2, 5"));
+  config.versions = {5};
+  EXPECT_TRUE(Load({config}).ok());
 }
 
 TEST_F(ServiceTest, AModelThatFailsToLoadEndsAllOrItselfAlone) {

@@ -217,15 +217,18 @@ absl::Status Tracer::Update(const std::string& model, const TraceSettingsMap& ch
       return absl::UnimplementedError(
           "trace file location can not be updated through network protocol");
     }
-    if (key == "trace_mode") {
-      return absl::UnimplementedError("trace mode can not be updated through network protocol");
-    }
   }
   SIGLIP_RETURN_IF_ERROR(Check(changes));
   MutexLock lock(mu_);
+  const auto mode = changes.find("trace_mode");
+  if (mode != changes.end() && !mode->second.empty() &&
+      mode->second[0] != Value(model, "trace_mode")) {
+    return absl::UnimplementedError("trace mode can not be updated through network protocol");
+  }
   Settings& settings = model.empty() ? global_ : models_[model];
   const TraceSettingsMap before = settings.values;
   for (const auto& [key, values] : changes) {
+    if (key == "trace_mode") continue;
     if (values.empty()) {
       settings.values.erase(key);
     } else {

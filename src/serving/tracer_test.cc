@@ -173,6 +173,10 @@ TEST_F(TracerTest, WrongSettingsChangeNothing) {
             absl::StatusCode::kUnimplemented);
   EXPECT_EQ(tracer_.Update("", {{"trace_level", {"TENSORS"}}}).code(),
             absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(tracer_.Update("", {{"trace_mode", {"chrome"}}}).code(),
+            absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(tracer_.Update("", {{"trace_mode", {"triton"}}}).ok()) << "no change";
+  EXPECT_TRUE(tracer_.Update("m", {{"trace_mode", {}}}).ok());
   EXPECT_EQ(tracer_.Get(""), before);
 }
 

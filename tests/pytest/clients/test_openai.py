@@ -99,7 +99,7 @@ def test_usage_counts_the_tokenizers_ids(server):
      {"model": "siglip", "input": {"image_url": "http://127.0.0.1/a.png"}}),
     (400, "dimensions: expected 128 or none", "dimensions", None, {"model": "siglip", "input": "a", "dimensions": 64}),
     (400, "expected an image file", "input", None, {"model": "embed_image", "input": "QUJD"}),
-    (400, "item 1", "input", None, {"model": "embed_image", "input": [URI[0], "QUJD"]}),
+    (400, "input[1]: image: expected", "input", None, {"model": "embed_image", "input": [URI[0], "QUJD"]}),
 ])
 def test_refusals(server, status, text, param, code, fields):
     got, answer = ask(server, **fields)
@@ -119,6 +119,12 @@ def test_the_openai_client(server, reference):
         np.testing.assert_array_equal(np.array(rows, np.float32), reference[0])
         assert answer.usage.total_tokens == answer.usage.prompt_tokens > 0
     assert [model.id for model in client.models.list()] == ["siglip", "embed_text", "embed_image"]
+    assert client.models.retrieve("embed_image").id == "embed_image"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.models.retrieve("ada")
+    assert unknown.value.code == "model_not_found"
+    answer = client.embeddings.create(model="embed_text", input="a", dimensions=None, encoding_format=None)
+    assert len(answer.data) == 1
     with pytest.raises(openai.NotFoundError) as unknown:
         client.embeddings.create(model="ada", input="a")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")

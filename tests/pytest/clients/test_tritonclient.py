@@ -281,6 +281,23 @@ def test_streams_answer_in_order(grpc):
             assert error is not None and result is None
         else:
             assert error is None and result.get_response().id == str(i)
+            # What clients of Triton loop until.
+            assert result.get_response().parameters["triton_final_response"].bool_param
+
+
+def test_a_stream_may_end_with_a_models_error(grpc):
+    """The header of Triton's, without which errors are answers and the stream goes on."""
+    answers = []
+    grpc.start_stream(callback=lambda result, error: answers.append((result, error)),
+                      headers={"triton_grpc_error": "true"})
+    for i, model in enumerate(["embed_image", "nope", "embed_image", "embed_image"]):
+        data = PNG[i % 3] if i != 2 else b"not an image"
+        grpc.async_stream_infer(model, [image_input(grpcclient, [data])], request_id=str(i))
+    grpc.stop_stream()
+    assert len(answers) == 3
+    assert answers[0][1] is None and answers[0][0].get_response().id == "0"
+    assert "unknown model" in str(answers[1][1]), "a refusal stays an answer"
+    assert answers[2][1].status() == "StatusCode.INVALID_ARGUMENT" and "expected an image file" in str(answers[2][1])
 
 
 def test_asynchronous_clients(server):

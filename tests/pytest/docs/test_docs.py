@@ -36,6 +36,43 @@ def test_links_lead_somewhere(page):
     assert not lost
 
 
+def names_of_tests():
+    """Suite.Test of googletest, and pytest's functions."""
+    native = {f"{suite}.{test}" for path in (pages.ROOT / "src").rglob("*_test.cc")
+              for suite, test in re.findall(r"^TEST(?:_[FP])?\(\s*(\w+),\s*(\w+)\)", path.read_text(), re.MULTILINE)}
+    python = {name for path in (pages.ROOT / "tests/pytest").rglob("test_*.py")
+              for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    assert len(native) > 500 and len(python) > 100
+    return native | python
+
+
+def lost_tests(table):
+    """What the last column of a table cites and is not there. `Suite.Begin...` and `Suite.Begin*`: any that begin so."""
+    tests, lost = names_of_tests(), []
+    for row in re.findall(r"^\|(?! ?-).*\|$", table, re.MULTILINE):
+        for cited in re.findall(r"`([^`]+)`", row.split("|")[-2]):
+            if "/" in cited:
+                found = list(pages.ROOT.glob(cited))
+            else:
+                begin = re.sub(r"(\.\.\.|\*)$", "", cited)
+                found = [test for test in tests if test == cited or (begin != cited and test.startswith(begin))]
+            lost += [] if found else [cited]
+    return lost
+
+
+def test_the_protocols_tests_are_there():
+    text = (pages.ROOT / "docs/protocol.md").read_text()
+    assert text.count("`") > 200
+    assert not lost_tests(text)
+
+
+@pytest.mark.parametrize(
+    "cited", ["GrpcTest.NoSuchTest", "NoSuchSuite.*", "GrpcTest.NoSuch...", "test_nothing", "tests/no_file.py"])
+def test_a_test_that_is_not_there_is_told(cited):
+    row = f"| a `b` | S `{cited}`, `GrpcTest.*`, T `test_health`, `tests/pytest/ui` |\n"
+    assert lost_tests("| feature | test |\n|---|---|\n" + row) == [cited]
+
+
 BROKEN = {
     "a command that fails": "```sh\nsiglip embed --model nowhere pictures/\n```",
     "the first command of two": "```sh\nfalse\ntrue\n```",
