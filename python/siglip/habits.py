@@ -52,6 +52,11 @@ def _open(directory: str, precision: str, device: str) -> Model:
     return model
 
 
+# A child opens its own: its parent's have their threads there.
+os.register_at_fork(after_in_child=_open.cache_clear)
+os.register_at_fork(after_in_child=_opened.clear)
+
+
 class OpenClipModel:
     """What create_model_and_transforms gives."""
 

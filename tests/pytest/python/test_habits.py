@@ -1,7 +1,10 @@
 """siglip.habits: the calls of open_clip and of sentence-transformers, with the arguments that they take."""
 
 import inspect
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -113,3 +116,26 @@ def test_arguments_of_sentence_transformers_are_taken(encoder):
 def test_arguments_of_sentence_transformers_that_ask_for_another_result_are_refused(encoder, argument, value, words):
     with pytest.raises(ValueError, match=f"^{argument}: .*{words}"):
         encoder.encode(["a seven"], **{argument: value})
+
+
+FORKS = """
+import os, sys
+import numpy as np
+from siglip import habits
+
+def rows():
+    clip, _, _ = habits.create_model_and_transforms(sys.argv[1], precision="fp32")
+    return clip.encode_text(habits.get_tokenizer(sys.argv[1])(["a seven"]))
+
+want = rows()
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(rows(), want) else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert np.array_equal(rows(), want)
+"""
+
+
+def test_a_forked_child_gets_a_model_of_its_own():
+    subprocess.run([sys.executable, "-c", FORKS, DEMO], check=True, timeout=120,
+                   env={**os.environ, "PYTHONPATH": str(pathlib.Path(siglip.__file__).parents[1])})
