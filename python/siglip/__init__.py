@@ -61,6 +61,8 @@ def set_log_level(level: str) -> None:
 
 def _image(item: Any) -> tuple[int, Any, int, int]:
     """(kind, buffer, width, height) of whatever an image may be given as."""
+    if isinstance(item, memoryview) and not item.c_contiguous:
+        return _siglip.FILE, item.tobytes(), 0, 0
     if isinstance(item, (bytes, bytearray, memoryview)):
         return _siglip.FILE, item, 0, 0
     if isinstance(item, (str, os.PathLike)):
