@@ -6,10 +6,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -147,87 +150,109 @@ class TextList {
   std::vector<siglip_text> texts_;
 };
 
-// How many items the next call of the library gets. Python hears of Ctrl-C between calls only, so
-// they are to take about a second; and each begins with decoding that no encoding runs beside, so
-// not much less. They are multiples of what the library gives its engine at once.
-class Slice {
- public:
-  explicit Slice(std::size_t least) : least_(least), size_(least) {}
-  std::size_t size() const { return size_; }
-  void Took(std::chrono::steady_clock::duration time) {
-    if (time < std::chrono::seconds(1)) {
-      size_ *= 2;
-    } else if (time > std::chrono::seconds(2)) {
-      size_ = std::max(least_, size_ / 2 / least_ * least_);
-    }
-  }
+// What one call of the library gets: no more than keeps it busy, since Python hears of Ctrl-C
+// between calls only. It does not grow with the time that earlier calls took: items that fail at
+// once, or are small, tell nothing of those that follow.
+constexpr std::size_t kImagesToEncode = 8;  // what the library gives its engine at once
+constexpr std::size_t kOtherItems = 32;     // likewise of texts; and enough for many threads
+constexpr std::size_t kProductsToClassify = std::size_t{1} << 28;  // some tenths of a second
 
- private:
-  const std::size_t least_;
-  std::size_t size_;
+// What a list call of the library answered.
+struct ListAnswer {
+  Error error;
+  std::vector<Error> item_errors;
 };
 
-constexpr std::size_t kImagesPerEngineCall = 8;  // of embed_images
-constexpr std::size_t kItemsPerEngineCall = 32;  // of everything else
+// One that another thread waits for. The destructor waits too. REQUIRES: of it, the GIL.
+class PendingAnswer {
+ public:
+  PendingAnswer() = default;
+  PendingAnswer(const PendingAnswer&) = delete;
+  PendingAnswer& operator=(const PendingAnswer&) = delete;
+  ~PendingAnswer() {
+    if (!is_pending()) return;
+    const nb::gil_scoped_release release;
+    future_.wait();
+  }
 
-// Runs call(begin, count) over 0..total in slices, without the GIL, and after(begin, count, error)
-// with it. An empty list is one call too: it may be refused.
-template <class Call, class After>
-void RunSliced(std::size_t total, std::size_t least, const Call& call, const After& after) {
-  Slice slice(least);
+  // Nothing is pending afterwards if there is no thread to be had.
+  template <class Work>
+  void Start(const Work& work) {
+    try {
+      future_ = std::async(std::launch::async, work);
+    } catch (const std::system_error&) {
+    }
+  }
+  bool is_pending() const { return future_.valid(); }
+  ListAnswer Get() { return future_.get(); }
+
+ private:
+  std::future<ListAnswer> future_;
+};
+
+// Runs a list call, call(begin, count, item_errors), for `per_call` items at a time, without the
+// GIL. While they are quick, two are under way at a time: the second one's items are decoded while
+// the engine works for the first. If `failures`, a dict, is given, it gets {index: message};
+// otherwise the first bad item raises. An empty list is one call too: it may be refused.
+template <class Call>
+void RunList(nb::list items, nb::object failures, std::size_t per_call, const Call& call) {
+  const std::size_t total = items.size();
+  const auto run = [&](std::size_t begin) {
+    std::vector<siglip_error*> raw(std::min(per_call, total - begin));
+    ListAnswer answer;
+    answer.item_errors.resize(raw.size());
+    answer.error.reset(call(begin, raw.size(), raw.data()));
+    for (std::size_t i = 0; i < raw.size(); ++i) answer.item_errors[i].reset(raw[i]);
+    return answer;
+  };
+  PendingAnswer pending[2];
+  bool quick = false;
   std::size_t begin = 0;
   do {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
-    const std::size_t count = std::min(slice.size(), total - begin);
-    siglip_error* error = nullptr;
+    PendingAnswer& now = pending[begin / per_call % 2];
+    PendingAnswer& next = pending[(begin / per_call + 1) % 2];
+    ListAnswer answer;
     {
-      nb::gil_scoped_release release;
+      const nb::gil_scoped_release release;
       const auto start = std::chrono::steady_clock::now();
-      error = call(begin, count);
-      slice.Took(std::chrono::steady_clock::now() - start);
+      if (quick && total - begin > per_call) {
+        next.Start([&run, begin, per_call] { return run(begin + per_call); });
+      }
+      answer = now.is_pending() ? now.Get() : run(begin);
+      quick = std::chrono::steady_clock::now() - start < std::chrono::seconds(1);
     }
-    after(begin, count, error);
-    begin += count;
+    if (answer.error != nullptr) Raise(answer.error.get());
+    for (std::size_t i = 0; i < answer.item_errors.size(); ++i) {
+      const siglip_error* const error = answer.item_errors[i].get();
+      if (error == nullptr) continue;
+      const std::size_t index = begin + i;
+      if (failures.is_none()) {
+        Raise(error, "item " + std::to_string(index) + " of " + std::to_string(total) + ": ");
+      }
+      const nb::object why = items[index];
+      failures[nb::int_(index)] = nb::isinstance<nb::str>(why) ? why : Message(error);
+    }
+    begin += per_call;
   } while (begin < total);
 }
 
-// Runs a list call, call(begin, count, item_errors). If `failures`, a dict, is given, it gets
-// {index: message}; otherwise the first bad item raises.
+// Runs call(begin, count) over rows of arrays, `per_call` at a time, without the GIL.
 template <class Call>
-void RunList(nb::list items, nb::object failures, std::size_t least, const Call& call) {
-  const std::size_t total = items.size();
-  std::vector<siglip_error*> raw;
-  RunSliced(
-      total, least,
-      [&](std::size_t begin, std::size_t count) {
-        raw.assign(count, nullptr);
-        return call(begin, count, raw.data());
-      },
-      [&](std::size_t begin, std::size_t count, siglip_error* error) {
-        const std::vector<Error> errors(raw.begin(), raw.end());
-        Check(error);
-        for (std::size_t i = 0; i < count; ++i) {
-          if (errors[i] == nullptr) continue;
-          const std::size_t index = begin + i;
-          if (failures.is_none()) {
-            Raise(errors[i].get(),
-                  "item " + std::to_string(index) + " of " + std::to_string(total) + ": ");
-          }
-          const nb::object why = items[index];
-          failures[nb::int_(index)] = nb::isinstance<nb::str>(why) ? why : Message(errors[i].get());
-        }
-      });
-}
-
-// Runs a call over rows of arrays, call(begin, count).
-template <class Call>
-void RunRows(std::size_t total, const Call& call) {
-  RunSliced(total, kItemsPerEngineCall, call,
-            [&](std::size_t begin, std::size_t, siglip_error* raw) {
-              const Error error(raw);
-              if (error == nullptr) return;
-              Raise(error.get(), begin == 0 ? "" : "from row " + std::to_string(begin) + " on: ");
-            });
+void RunRows(std::size_t total, std::size_t per_call, const Call& call) {
+  std::size_t begin = 0;
+  do {
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    Error error;
+    {
+      const nb::gil_scoped_release release;
+      error.reset(call(begin, std::min(per_call, total - begin)));
+    }
+    if (error != nullptr) {
+      Raise(error.get(), begin == 0 ? "" : "from row " + std::to_string(begin) + " on: ");
+    }
+    begin += per_call;
+  } while (begin < total);
 }
 
 // Row `index` of rows of `bytes` bytes each.
@@ -246,7 +271,9 @@ class Classifier {
     const std::size_t answer_bytes = num_labels_ * sizeof(double);
     const Buffer input = Input(rows, total * row_bytes);
     const Buffer output = Output(probabilities, total * answer_bytes);
-    RunRows(total, [&](std::size_t begin, std::size_t count) {
+    const std::size_t products = std::max<std::size_t>(1, num_labels_ * embedding_size_);
+    const std::size_t per_call = std::max<std::size_t>(1, kProductsToClassify / products);
+    RunRows(total, per_call, [&](std::size_t begin, std::size_t count) {
       return siglip_classify(classifier_.get(), Row<const float>(input, begin, row_bytes), count,
                              Row<double>(output, begin, answer_bytes));
     });
@@ -309,7 +336,7 @@ class Model {
   void EmbedImages(nb::list items, nb::object rows, nb::object failures) {
     const ImageList images(items);
     const Buffer output = Output(rows, images.size() * embedding_bytes());
-    RunList(items, failures, kImagesPerEngineCall,
+    RunList(items, failures, kImagesToEncode,
             [&](std::size_t begin, std::size_t count, siglip_error** errors) {
               return siglip_embed_images(get(), images.data() + begin, count,
                                          Row<float>(output, begin, embedding_bytes()), errors);
@@ -318,7 +345,7 @@ class Model {
   void Preprocess(nb::list items, nb::object pixels, nb::object failures) {
     const ImageList images(items);
     const Buffer output = Output(pixels, images.size() * pixel_bytes());
-    RunList(items, failures, kItemsPerEngineCall,
+    RunList(items, failures, kOtherItems,
             [&](std::size_t begin, std::size_t count, siglip_error** errors) {
               return siglip_preprocess(get(), images.data() + begin, count,
                                        Row<float>(output, begin, pixel_bytes()), errors);
@@ -329,7 +356,7 @@ class Model {
     const ImageList images(items);
     const Buffer output = Output(pixels, images.size() * patch_bytes());
     const Buffer grids = Output(shapes, images.size() * kShapeBytes);
-    RunList(items, failures, kItemsPerEngineCall,
+    RunList(items, failures, kOtherItems,
             [&](std::size_t begin, std::size_t count, siglip_error** errors) {
               return siglip_preprocess_patches(
                   get(), images.data() + begin, count, Row<float>(output, begin, patch_bytes()),
@@ -339,7 +366,7 @@ class Model {
   void EmbedTexts(nb::list items, nb::object rows, nb::object failures) {
     const TextList texts(items);
     const Buffer output = Output(rows, texts.size() * embedding_bytes());
-    RunList(items, failures, kItemsPerEngineCall,
+    RunList(items, failures, kOtherItems,
             [&](std::size_t begin, std::size_t count, siglip_error** errors) {
               return siglip_embed_texts(get(), texts.data() + begin, count,
                                         Row<float>(output, begin, embedding_bytes()), errors);
@@ -348,7 +375,7 @@ class Model {
   void Tokenize(nb::list items, nb::object ids, nb::object failures) {
     const TextList texts(items);
     const Buffer output = Output(ids, texts.size() * id_bytes());
-    RunList(items, failures, kItemsPerEngineCall,
+    RunList(items, failures, kOtherItems,
             [&](std::size_t begin, std::size_t count, siglip_error** errors) {
               return siglip_tokenize(get(), texts.data() + begin, count,
                                      Row<std::int64_t>(output, begin, id_bytes()), errors);
@@ -357,7 +384,7 @@ class Model {
   void EncodePixels(nb::object pixels, std::size_t total, nb::object rows) {
     const Buffer input = Input(pixels, total * pixel_bytes());
     const Buffer output = Output(rows, total * embedding_bytes());
-    RunRows(total, [&](std::size_t begin, std::size_t count) {
+    RunRows(total, kImagesToEncode, [&](std::size_t begin, std::size_t count) {
       return siglip_encode_pixels(get(), Row<const float>(input, begin, pixel_bytes()), count,
                                   Row<float>(output, begin, embedding_bytes()));
     });
@@ -366,7 +393,7 @@ class Model {
     const Buffer input = Input(pixels, total * patch_bytes());
     const Buffer grids = Input(shapes, total * kShapeBytes);
     const Buffer output = Output(rows, total * embedding_bytes());
-    RunRows(total, [&](std::size_t begin, std::size_t count) {
+    RunRows(total, kImagesToEncode, [&](std::size_t begin, std::size_t count) {
       return siglip_encode_patches(get(), Row<const float>(input, begin, patch_bytes()),
                                    Row<const std::int64_t>(grids, begin, kShapeBytes), count,
                                    Row<float>(output, begin, embedding_bytes()));
@@ -375,7 +402,7 @@ class Model {
   void EncodeTokens(nb::object ids, std::size_t total, nb::object rows) {
     const Buffer input = Input(ids, total * id_bytes());
     const Buffer output = Output(rows, total * embedding_bytes());
-    RunRows(total, [&](std::size_t begin, std::size_t count) {
+    RunRows(total, kOtherItems, [&](std::size_t begin, std::size_t count) {
       return siglip_encode_tokens(get(), Row<const std::int64_t>(input, begin, id_bytes()), count,
                                   Row<float>(output, begin, embedding_bytes()));
     });

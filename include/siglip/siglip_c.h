@@ -71,14 +71,19 @@ void siglip_error_free(siglip_error* error);
 
 typedef struct siglip_model siglip_model;
 
-/* Zero and NULL mean the default. Begin with `siglip_options options = SIGLIP_OPTIONS_INIT;`. */
+/* Zero and NULL mean the default. Begin with `siglip_options options = SIGLIP_OPTIONS_INIT;`.
+ *
+ * precision: of a CPU "fp32" or "int16", of a GPU "bf16", "fp16" or "fp8"; "auto" is bf16 on a GPU,
+ *            and on a CPU int16 where it is faster and a check at load finds it near enough to fp32.
+ * device:    "cpu", "cuda" (the first GPU) or "cuda:N[,N...]"; "auto" is the first GPU where there is
+ *            one, the GPU engine is installed and the precision is not a CPU's, and else the CPU. */
 typedef struct siglip_options {
   size_t struct_size;    /* sizeof(siglip_options) */
   int32_t num_threads;   /* of the engine, and of preprocessing; 0 = one per core */
   int32_t pillow;        /* whose resize is reproduced: 12 or 13 (default) */
   int64_t max_pixels;    /* width * height of an image; default: Pillow's limit, 178,956,970 */
-  const char* precision; /* "auto" (default), "fp32" or "int16" */
-  const char* device;    /* "auto" (default) or "cpu" */
+  const char* precision; /* "auto" (default) or another of the above */
+  const char* device;    /* "auto" (default) or another of the above */
   const char* isa; /* instruction set: "auto" (default), "avx512", "avx2", ...; one per process */
   const char* cache_dir; /* keeps packed weights between starts, and shares them; default: none */
   int64_t max_patches;   /* NaFlex only: patches of an image; default: what the checkpoint says */

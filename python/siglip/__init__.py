@@ -61,6 +61,8 @@ def set_log_level(level: str) -> None:
 
 def _image(item: Any) -> tuple[int, Any, int, int]:
     """(kind, buffer, width, height) of whatever an image may be given as."""
+    if isinstance(item, memoryview) and not item.c_contiguous:
+        return _siglip.FILE, item.tobytes(), 0, 0
     if isinstance(item, (bytes, bytearray, memoryview)):
         return _siglip.FILE, item, 0, 0
     if isinstance(item, (str, os.PathLike)):
@@ -123,7 +125,11 @@ class Model:
         """Opens a Hugging Face snapshot folder.
 
         threads: of the engine and of preprocessing; 0 = one per core.
-        precision: "auto", "fp32" or "int16".
+        precision: of a CPU "fp32" or "int16", of a GPU "bf16", "fp16" or "fp8"; "auto" is bf16 on a GPU, and on a CPU
+            int16 where it is faster and a check at load finds it near enough to fp32.
+        device: "cpu", "cuda" (the first GPU) or "cuda:0,1"; "auto" is the first GPU where there is one, the GPU engine is
+            installed and the precision is not a CPU's, and else the CPU.
+        isa: instruction set of a CPU, "avx2" say; "auto" is the best one.
         pillow: whose resize is reproduced, 13 or 12.
         max_pixels: width * height above which an image is refused; 0 = Pillow's limit.
         cache_dir: keeps packed weights, which later starts and other processes map; "" = none.

@@ -7,6 +7,7 @@ in Ray's arrays, null in Spark's tables); the job goes on.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ class ImageEmbedder:
 @functools.lru_cache(maxsize=1)
 def _open(directory: str, options: tuple[tuple[str, Any], ...]) -> Model:
     return Model(directory, **dict(options))
+
+
+# A child opens its own: its parent's has its threads there.
+os.register_at_fork(after_in_child=_open.cache_clear)
 
 
 def _embed_frames(frames: Iterator[pandas.DataFrame], *, directory: str, column: str,

@@ -52,6 +52,11 @@ def _open(directory: str, precision: str, device: str) -> Model:
     return model
 
 
+# A child opens its own: its parent's have their threads there.
+os.register_at_fork(after_in_child=_open.cache_clear)
+os.register_at_fork(after_in_child=_opened.clear)
+
+
 class OpenClipModel:
     """What create_model_and_transforms gives."""
 
@@ -75,24 +80,32 @@ class OpenClipModel:
 
 
 def create_model_and_transforms(
-        model_name: str, pretrained: str | None = None, precision: str | None = None, device: Any = None,
-        jit: bool = False, *, force_quick_gelu: bool = False, force_custom_text: bool = False,
+        model_name: str, pretrained: str | None = None, *, load_weights: bool = True, precision: str | None = None,
+        device: Any = None, jit: bool = False, force_quick_gelu: bool = False, force_custom_text: bool = False,
         force_patch_dropout: float | None = None, force_image_size: Any = None, force_context_length: int | None = None,
-        image_mean: Any = None, image_std: Any = None, image_interpolation: str | None = None,
-        image_resize_mode: str | None = None, aug_cfg: Any = None, pretrained_image: bool = False,
-        pretrained_hf: bool = True, cache_dir: str | None = None, output_dict: bool | None = None,
+        force_naflex_vision: bool = False, image_mean: Any = None, image_std: Any = None,
+        image_interpolation: str | None = None, image_resize_mode: str | None = None, aug_cfg: Any = None,
+        pretrained_image: bool = False, pretrained_text: bool = True, pretrained_hf: bool = True,
+        pretrained_image_path: str | None = None, pretrained_text_path: str | None = None, cache_dir: str | None = None,
+        output_dict: bool | None = None, load_weights_only: bool = True, weights_only: bool = True,
 ) -> tuple[OpenClipModel, Callable[[Any], npt.NDArray[np.float32]], Callable[[Any], npt.NDArray[np.float32]]]:
     """(model, preprocess, preprocess): the transforms of training and of validation are the same here.
+
+    The arguments are those of open_clip 2 and 3. The third one differs between these, so they are taken by name only.
 
     pretrained: a tag, which says nothing here; a file of weights is refused.
     precision, device: those of siglip.Model, and its defaults; a torch.device is taken too.
     """
-    del jit, force_custom_text, force_patch_dropout, pretrained_hf, cache_dir, output_dict
+    # pretrained_image to pretrained_hf tell what a tower begins with, before the checkpoint's weights are loaded.
+    del jit, force_custom_text, force_patch_dropout, pretrained_image, pretrained_text, pretrained_hf, cache_dir
+    del output_dict, load_weights_only, weights_only
     if pretrained and os.path.exists(pretrained) and not os.path.samefile(pretrained, model_name):
         raise ValueError(f"pretrained: expected a tag, got the file {pretrained!r}; weights are those of the folder")
+    _refuse("weights are those of the folder", load_weights=(load_weights, True),
+            pretrained_image_path=(pretrained_image_path, None), pretrained_text_path=(pretrained_text_path, None))
     _refuse("it is as the checkpoint's config.json says", force_quick_gelu=(force_quick_gelu, False),
             force_image_size=(force_image_size, None), force_context_length=(force_context_length, None),
-            pretrained_image=(pretrained_image, False))
+            force_naflex_vision=(force_naflex_vision, False))
     _refuse("it is as the checkpoint's preprocessor_config.json says", image_mean=(image_mean, None),
             image_std=(image_std, None), image_interpolation=(image_interpolation, None),
             image_resize_mode=(image_resize_mode, None), aug_cfg=(aug_cfg, None))
@@ -132,15 +145,29 @@ def _is_one(sentences: Any) -> bool:
 class SentenceTransformer:
     """encode() of texts, PIL images, or both mixed. A text is a str, so a path is a pathlib.Path."""
 
-    def __init__(self, model_name_or_path: str, device: Any = None, cache_folder: str | None = None,
-                 trust_remote_code: bool = False, revision: str | None = None, local_files_only: bool = False,
-                 token: bool | str | None = None, **options: Any) -> None:
-        """options: those of siglip.Model. Nothing is downloaded: cache_folder to token say nothing here."""
-        del cache_folder, trust_remote_code, revision, local_files_only, token
+    def __init__(self, model_name_or_path: str, *, modules: Any = None, device: Any = None,
+                 prompts: dict[str, str] | None = None, default_prompt_name: str | None = None,
+                 similarity_fn_name: str | None = None, cache_folder: str | None = None, trust_remote_code: bool = False,
+                 revision: str | None = None, local_files_only: bool = False, token: bool | str | None = None,
+                 truncate_dim: int | None = None, model_kwargs: dict[str, Any] | None = None,
+                 tokenizer_kwargs: dict[str, Any] | None = None, config_kwargs: dict[str, Any] | None = None,
+                 model_card_data: Any = None, backend: str = "torch", **options: Any) -> None:
+        """options: those of siglip.Model.
+
+        truncate_dim: so many first columns, where a call does not say how many.
+        cache_folder to token, model_card_data, backend: say nothing here, where nothing is downloaded.
+        """
+        del cache_folder, trust_remote_code, revision, local_files_only, token, model_card_data, backend
+        _refuse("a checkpoint has no named prompts", prompts=(prompts or None, None),
+                default_prompt_name=(default_prompt_name, None))
+        _refuse("it is as the checkpoint says", modules=(modules, None), model_kwargs=(model_kwargs or None, None),
+                tokenizer_kwargs=(tokenizer_kwargs or None, None), config_kwargs=(config_kwargs or None, None))
+        _refuse("there is no other", similarity_fn_name=(similarity_fn_name or "cosine", "cosine"))
         self.model = Model(model_name_or_path, device="auto" if device is None else str(device), **options)
+        self.truncate_dim = truncate_dim
 
     def get_sentence_embedding_dimension(self) -> int:
-        return self.model.embedding_size
+        return min(self.truncate_dim or self.model.embedding_size, self.model.embedding_size)
 
     def encode(self, sentences: Any, prompt_name: str | None = None, prompt: str | None = None, batch_size: int = 32,
                show_progress_bar: bool | None = None, output_value: str | None = "sentence_embedding",
@@ -150,7 +177,7 @@ class SentenceTransformer:
         """[N, D]; [D] for one that is not in a list.
 
         prompt: is put before each text.
-        truncate_dim: so many first columns, before normalising.
+        truncate_dim: so many first columns, before normalising; None: as the encoder was made.
         batch_size, show_progress_bar, chunk_size: not needed here.
         """
         del batch_size, show_progress_bar, chunk_size
@@ -166,7 +193,7 @@ class SentenceTransformer:
         rows = np.empty((len(items), self.model.embedding_size), np.float32)
         rows[is_text] = self.model.embed_texts([(prompt or "") + x for x in items if isinstance(x, str)])
         rows[~is_text] = self.model.embed_images([x for x in items if not isinstance(x, str)])
-        rows = rows[:, :truncate_dim]
+        rows = rows[:, :(self.truncate_dim if truncate_dim is None else truncate_dim) or None]
         if normalize_embeddings:
             rows = normalized(rows)
         return rows[0] if one else rows

@@ -331,6 +331,19 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
+      .add_option(
+          "--max-inflight-input-bytes", flags.service.max_input_bytes,
+          "Bytes of accepted requests' inputs; a request that does not fit beside others is "
+          "refused with 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option(
+          "--max-inflight-output-bytes", flags.service.max_output_bytes,
+          "Bytes of what the steps of accepted requests make, pixels and embeddings; likewise")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
       .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
                   "Memory for images being decoded at a time; a larger one runs alone")
       ->check(CLI::PositiveNumber)

@@ -33,16 +33,19 @@ struct ServiceOptions {
                                          "trace",
                                          "logging"};
 
-  // Requests between the door and their answer. 16 times the 60 of the reference load: enough to
-  // keep every stage full, while the last in the queue still gets an answer and not a timeout.
+  // --max-inflight-requests: between the door and their answer. 16 times the 60 of the reference
+  // load: enough to keep every stage full, while the last in the queue still gets an answer and not
+  // a timeout.
   std::int64_t max_inflight_requests = 1024;
-  // Encoded inputs of requests in flight: 64 bodies of 64 MiB, the server's own limit of a body.
+  // --max-inflight-input-bytes: encoded inputs of requests in flight, 64 bodies of 64 MiB, the
+  // server's own limit of a body.
   std::int64_t max_input_bytes = std::int64_t{4} << 30;
-  // Outputs of steps that wait for the next step or for the client to read: some 2400 images of
-  // 384 x 384 between preprocessing and the encoder.
+  // --max-inflight-output-bytes: outputs of steps that wait for the next step or for the client to
+  // read: some 2400 images of 384 x 384 between preprocessing and the encoder.
   std::int64_t max_output_bytes = std::int64_t{4} << 30;
-  // Working set of the images that are decoded at a time, by what their heads declare. One picture
-  // of Pillow's limit, 179 Mpx, takes 0.5 to 1.6 GB: a larger one than this runs alone.
+  // --max-decode-bytes: working set of the images that are decoded at a time, by what their heads
+  // declare. One picture of Pillow's limit, 179 Mpx, takes 0.5 to 1.6 GB: a larger one than this
+  // runs alone.
   std::int64_t max_running_cost_bytes = std::int64_t{1} << 30;
   // Answers kept for models with response_cache, with --cache-config local,size=N; 0 = none.
   std::int64_t cache_bytes = 0;

@@ -1,8 +1,10 @@
 """The load balancers of deploy/ in front of three real servers: one is killed, one is drained, under load, and every
-request that a client sent is answered, with the bytes of the embedding."""
+request that a client sent is answered, with the bytes of the embedding. Streams last, however long they are silent."""
 
 import collections
+import contextlib
 import pathlib
+import queue
 import re
 import shutil
 import socket
@@ -12,6 +14,7 @@ import threading
 import time
 import urllib.request
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
@@ -118,19 +121,37 @@ def await_ready(url, process):
     raise AssertionError("the balancer has no server")
 
 
+@contextlib.contextmanager
+def balanced(balancer, folder, options, hurry=False):
+    """Three servers and a balancer: yields the servers, and the URLs of the balancer's two ports.
+
+    hurry: the balancer's time-outs of 40 to 75 s are 2 s.
+    """
+    servers = [load_clients().start_server(["--threads", "1", *options]) for _ in range(3)]
+    running = [server.process for server in servers]
+    try:
+        ports = free_port(), free_port()
+        command = balancer(folder, servers, ports)
+        if hurry:
+            config = next(pathlib.Path(word) for word in command if pathlib.Path(word).parent == folder)
+            config.write_text(re.sub(r"\b[4-7][0-9]s\b", "2s", config.read_text()))
+        running.append(subprocess.Popen(command))
+        urls = [f"127.0.0.1:{port}" for port in ports]
+        await_ready(urls[0], running[-1])
+        yield servers, urls
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize("balancer", [haproxy, envoy], ids=lambda balancer: balancer.__name__)
 def test_no_request_is_lost(balancer, tmp_path):
-    servers = [load_clients().start_server(["--threads", "1", "--drain-delay-secs", "3"]) for _ in range(3)]
-    killed, drained, last = servers
-    ports = free_port(), free_port()
-    process = None
-    try:
+    with balanced(balancer, tmp_path, ["--drain-delay-secs", "3"]) as (servers, urls):
+        killed, drained, last = servers
         with httpclient.InferenceServerClient(last.http) as client:
             expected = [client.infer("embed_image", image_input(httpclient, index)).as_numpy("EMBEDDING")
                         for index in range(len(PICTURES))]
-        process = subprocess.Popen(balancer(tmp_path, servers, ports))
-        urls = [f"127.0.0.1:{port}" for port in ports]
-        await_ready(urls[0], process)
         loads = [Load(httpclient, urls[0], expected), Load(grpcclient, urls[1], expected)]
         for disturb in (lambda: None, killed.process.kill, drained.process.terminate):
             disturb()
@@ -143,8 +164,42 @@ def test_no_request_is_lost(balancer, tmp_path):
         print(f"{balancer.__name__}: {loads[0].answers} HTTP and {loads[1].answers} gRPC answers")
         for load in loads:
             assert not load.failures, collections.Counter(load.failures)
-    finally:
-        for running in [process, *(server.process for server in servers)]:
-            if running is not None:
-                running.kill()
-                running.wait()
+
+
+def outlast_time_outs(channel):
+    """Returns when the balancer has given up a call whose one message does not come, twice one after the other: whoever
+    was silent meanwhile was so for longer than its time-outs."""
+    for _ in range(2):
+        over = threading.Event()
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        try:
+            with pytest.raises(grpc.RpcError) as error:
+                call((b"" for _ in iter(over.wait, True)), timeout=60)
+            assert error.value.code() != grpc.StatusCode.DEADLINE_EXCEEDED, "the balancer waited for ever"
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("balancer", [haproxy, envoy], ids=lambda balancer: balancer.__name__)
+def test_streams_last(balancer, tmp_path):
+    """tritonclient keeps its half of a stream open; a Watch says nothing until the server's health changes."""
+    with contextlib.ExitStack() as stack:
+        servers, urls = stack.enter_context(balanced(balancer, tmp_path, ["--drain-delay-secs", "1"], hurry=True))
+        client = stack.enter_context(grpcclient.InferenceServerClient(urls[1]))
+        channel = stack.enter_context(grpc.insecure_channel(urls[1]))
+        want = client.infer("embed_image", image_input(grpcclient, 0)).as_numpy("EMBEDDING")
+        health = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        assert next(health) == b"\x08\x01", "SERVING"
+        answers = queue.SimpleQueue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for _ in range(3):
+            client.async_stream_infer("embed_image", image_input(grpcclient, 0))
+            result, error = answers.get(timeout=60)
+            assert error is None, error
+            assert np.array_equal(result.as_numpy("EMBEDDING"), want)
+            outlast_time_outs(channel)
+        client.stop_stream()
+        assert answers.empty(), "the stream ended by itself"
+        for server in servers:
+            server.process.terminate()
+        assert next(health) == b"\x08\x02", "NOT_SERVING"

@@ -151,22 +151,45 @@ def test_a_second_sigterm_ends_what_the_first_waits_for(serve):
     connection.close()
 
 
-def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, tmp_path):
-    """A batch that waits for an hour for others, over both doors."""
+@pytest.fixture(name="patient")
+def patient_fixture(tmp_path):
+    """A repository whose batches of texts wait for an hour for others."""
     repository = tmp_path / "repository"
     for model in ("embed_text", "siglip_text"):
         shutil.copytree(ROOT / "model_repository" / model, repository / model)
     config = repository / "siglip_text/config.pbtxt"
     config.write_text(re.sub(r"max_queue_delay_microseconds: *\d+", f"max_queue_delay_microseconds: {LONG}000000",
                              config.read_text()))
-    urls = serve("--model-repository", repository, "--exit-timeout-secs", "1")
-    body = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
-    connection = post(urls, "embed_text", body, len(body))
+    return repository
+
+
+ONE_TEXT = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
+
+
+def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, patient):
+    """A batch that waits, over both doors."""
+    urls = serve("--model-repository", patient, "--exit-timeout-secs", "1")
+    connection = post(urls, "embed_text", ONE_TEXT, len(ONE_TEXT))
     client = grpcclient.InferenceServerClient(urls.grpc)
     client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
     while waiting(urls, "siglip_text") < 2:
         pass
     assert end(urls) == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("option, words", [
+    ("--max-inflight-input-bytes", "the memory for inputs of requests in flight: .* the limit of all is 5"),
+    ("--max-inflight-output-bytes", "the memory for requests in flight: model 'siglip_text' .* the limit of all is 5")])
+def test_what_requests_in_flight_hold_is_the_operators_choice(serve, patient, option, words):
+    """One alone may be larger; beside one that waits nothing fits."""
+    urls = serve("--model-repository", patient, option, 5)
+    connection = post(urls, "embed_text", ONE_TEXT, len(ONE_TEXT))
+    while waiting(urls, "siglip_text") < 1:
+        pass
+    for client, module in clients(urls):
+        with pytest.raises(InferenceServerException, match=words):
+            client.infer("embed_text", [text_input(module, ["seven"])])
     connection.close()
 
 

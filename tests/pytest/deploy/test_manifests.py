@@ -68,7 +68,7 @@ def test_the_chart_renders_what_kubernetes_takes(case):
 
 
 @pytest.mark.parametrize("values", [
-    {"replica": 2}, {"server": {"precision": "int8"}}, {"server": {"device": "gpu"}}, {"server": {"drainDelaySeconds": "10"}},
+    {"replica": 2}, {"server": {"precision": "int8"}}, {"server": {"device": "gpu"}}, {"server": {"memoryMiB": {"inputs": "1Gi"}}}, {"server": {"drainDelaySeconds": "10"}},
     {"model": {"path": "/so400m"}}, {"disruptionBudget": {"minAvailable": 1}}, {"autoscaling": {"target": 32}}], ids=str)
 def test_wrong_values_are_refused(values):
     with pytest.raises(helm_python.HelmError):
@@ -112,6 +112,26 @@ def test_the_cache_holds_every_checkpoint():
     for pod in (pod_of(render_chart.render({})), runtime["spec"]):
         cache = next(volume for volume in pod["volumes"] if volume["name"] == "cache")
         assert int(cache["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30 >= wanted
+
+
+LARGEST_PICTURE = 1.6e9  # bytes: of Pillow's limit of pixels; one that is larger than its share is decoded alone
+PROCESS = 2**30  # the program, its decode workers, what the heap does not give back
+
+
+@pytest.mark.parametrize("pod", [
+    pod_of(render_chart.render({})), pod_of((DEPLOY / "kubernetes/cpu.yaml").read_text()),
+    pod_of((DEPLOY / "kubernetes/gpu.yaml").read_text()),
+    yaml.safe_load((DEPLOY / "kserve/serving-runtime.yaml").read_text())["spec"]], ids=["chart", "cpu", "gpu", "kserve"])
+def test_no_client_can_have_a_pod_killed_for_its_memory(pod):
+    """Beside the float32 weights of so400m, which `auto` takes where int16 fails its self-check. Sizes: docs/models.md."""
+    options = dict(argument.split("=", 1) for argument in pod["containers"][0]["args"][1:])
+    held = sum(int(options[f"--{name}"]) * times for name, times in (
+        ("max-inflight-input-bytes", 1), ("max-inflight-output-bytes", 1), ("http-max-buffered-size", 2),
+        ("grpc-memory-quota", 1))) + max(int(options["--max-decode-bytes"]), LARGEST_PICTURE)
+    models = (ROOT / "docs/models.md").read_text()
+    weights = max(map(float, re.findall(r"^\| siglip2?-so400m.*\| ([0-9.]+) GB \| [0-9.]+ GB \|", models, re.MULTILINE))) * 1e9
+    limit = int(pod["containers"][0]["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+    assert held + weights + PROCESS <= limit
 
 
 def test_gpus_are_asked_for_and_found():

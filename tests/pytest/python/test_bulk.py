@@ -51,6 +51,31 @@ def test_the_embedder_for_spark_is_pickled_to_another_process(tmp_path):
         assert second["embedding"][i] is None and kind in second["error"][i]
 
 
+# What Spark's daemon does: its workers are forks of one process, which may have embedded something itself.
+FORKS = EXECUTOR.split("with open")[0] + """
+import os
+import numpy as np
+from siglip import bulk
+
+embed = bulk.pandas_embedder(sys.argv[1], "picture", threads=1, precision="fp32")
+
+def row():
+    frame, = embed([Frame(picture=[sys.argv[2]])])
+    return frame["embedding"][0]
+
+want = row()
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(row(), want) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_worker_opens_a_model_of_its_own():
+    subprocess.run([sys.executable, "-c", FORKS, DEMO, ROOT / "data/demo/examples/seven.png"], check=True, timeout=120,
+                   env={**os.environ, "PYTHONPATH": str(pathlib.Path(siglip.__file__).parents[1])})
+
+
 def test_a_null_in_a_batch_of_ray_is_an_error_of_its_row():
     embedder = bulk.ImageEmbedder(DEMO, precision="fp32")
     answer = embedder({"id": np.arange(3), "bytes": np.array([PICTURE, None, float("nan")], dtype=object)})

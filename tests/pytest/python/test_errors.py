@@ -78,6 +78,20 @@ def test_items_that_are_no_image_fail_alone(model):
             model.embed_images([PICTURE, item])
 
 
+def test_memory_of_any_kind_is_read(model):
+    file = PICTURE.read_bytes()
+    wide = bytearray(2 * len(file))
+    wide[::2] = file
+    released = memoryview(file)
+    released.release()
+    failures = {}
+    rows = model.embed_images([file, memoryview(wide)[::2], released, memoryview(file)[::2]], failures)
+    assert list(failures) == [2, 3] and "released" in failures[2]
+    assert np.array_equal(rows[:2], np.repeat(model.embed_images([file]), 2, 0)) and np.isnan(rows[2:]).all()
+    with pytest.raises(ValueError, match="released"):
+        model.embed_images([file, released])
+
+
 def test_items_that_are_no_text_fail_alone(model):
     for item in (None, b"a", 7):
         failures = {}

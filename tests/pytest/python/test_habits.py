@@ -1,7 +1,10 @@
 """siglip.habits: the calls of open_clip and of sentence-transformers, with the arguments that they take."""
 
 import inspect
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,18 +41,25 @@ def test_the_habit_of_open_clip(model):
 
 def test_arguments_of_open_clip_that_change_nothing_are_taken(model):
     clip, _, preprocess = habits.create_model_and_transforms(
-        DEMO, pretrained="webli", precision="fp32", device="cpu", jit=True, force_custom_text=True,
-        pretrained_hf=False, cache_dir="/nonexistent", output_dict=True)
+        DEMO, pretrained="webli", load_weights=True, precision="fp32", device="cpu", jit=True, force_custom_text=True,
+        pretrained_image=True, pretrained_text=False, pretrained_hf=False, cache_dir="/nonexistent", output_dict=True,
+        load_weights_only=False, weights_only=False)
     assert "fp32" in clip.model.engine and clip.model.engine.startswith("cpu")
     assert np.array_equal(clip.encode_image(preprocess(EXAMPLES[0])[None]), model.embed_images(EXAMPLES[:1]))
     tokenizer = habits.get_tokenizer(DEMO, context_length=model.text_length, cache_dir="/nonexistent")
     assert np.array_equal(tokenizer("a seven", context_length=model.text_length), model.tokenize(["a seven"]))
-    again, _, _ = habits.create_model_and_transforms(DEMO, DEMO, "fp32", "cpu")
+    again, _, _ = habits.create_model_and_transforms(DEMO, DEMO, precision="fp32", device="cpu")
     assert again.model is clip.model, "get_tokenizer opened another one"
+    for third in ("fp32", True):  # the precision until open_clip 2, load_weights since
+        with pytest.raises(TypeError, match="positional"):
+            habits.create_model_and_transforms(DEMO, "webli", third)
 
 
 @pytest.mark.parametrize("arguments, words", [
     ({"pretrained": str(ROOT / "models/demo/model.safetensors")}, "pretrained: expected a tag"),
+    ({"load_weights": False}, "load_weights: expected True, got False; weights are those of the folder"),
+    ({"pretrained_text_path": "a"}, "pretrained_text_path: expected None, got 'a'"),
+    ({"force_naflex_vision": True}, "force_naflex_vision: expected False, got True; .*config.json"),
     ({"force_quick_gelu": True}, "force_quick_gelu: expected False, got True; .*config.json"),
     ({"force_image_size": 384}, "force_image_size: expected None, got 384; .*config.json"),
     ({"image_mean": (0.5, 0.5, 0.5)}, "image_mean: expected None, .*preprocessor_config.json"),
@@ -95,11 +105,35 @@ def test_arguments_of_sentence_transformers_are_taken(encoder):
     assert np.array_equal(short, habits.normalized(want[:, :8]))
     assert encoder.encode("a seven", truncate_dim=8).shape == (8,)
     same = habits.SentenceTransformer(DEMO, device="cpu", cache_folder="/nonexistent", local_files_only=True,
-                                      trust_remote_code=True, revision="main", token="", precision="fp32")
+                                      trust_remote_code=True, revision="main", token="", precision="fp32", prompts={},
+                                      similarity_fn_name="cosine", model_kwargs={}, backend="onnx", truncate_dim=None)
     assert np.array_equal(same.encode(["a seven"]), want)
     # Theirs, in their order: positions count too.
     assert list(inspect.signature(encoder.encode).parameters)[:5] == [
         "sentences", "prompt_name", "prompt", "batch_size", "show_progress_bar"]
+
+
+def test_an_encoder_may_be_made_to_truncate(encoder):
+    want = encoder.encode(["a seven"], truncate_dim=8, normalize_embeddings=True)
+    short = habits.SentenceTransformer(DEMO, precision="fp32", truncate_dim=8)
+    assert short.get_sentence_embedding_dimension() == 8
+    assert np.array_equal(short.encode(["a seven"], normalize_embeddings=True), want)
+    assert short.encode(["a seven"], truncate_dim=4).shape == (1, 4)
+    short.truncate_dim = 10_000
+    width = encoder.get_sentence_embedding_dimension()
+    assert short.get_sentence_embedding_dimension() == width and short.encode(["a seven"]).shape == (1, width)
+
+
+@pytest.mark.parametrize("argument, value, words", [
+    ("modules", ["x"], "as the checkpoint says"),
+    ("prompts", {"query": "q: "}, "no named prompts"),
+    ("default_prompt_name", "query", "no named prompts"),
+    ("similarity_fn_name", "dot", "expected 'cosine', got 'dot'"),
+    ("model_kwargs", {"torch_dtype": "float16"}, "as the checkpoint says"),
+])
+def test_an_encoder_that_would_give_another_result_is_not_made(argument, value, words):
+    with pytest.raises(ValueError, match=f"^{argument}: .*{words}"):
+        habits.SentenceTransformer(DEMO, **{argument: value})
 
 
 @pytest.mark.parametrize("argument, value, words", [
@@ -113,3 +147,26 @@ def test_arguments_of_sentence_transformers_are_taken(encoder):
 def test_arguments_of_sentence_transformers_that_ask_for_another_result_are_refused(encoder, argument, value, words):
     with pytest.raises(ValueError, match=f"^{argument}: .*{words}"):
         encoder.encode(["a seven"], **{argument: value})
+
+
+FORKS = """
+import os, sys
+import numpy as np
+from siglip import habits
+
+def rows():
+    clip, _, _ = habits.create_model_and_transforms(sys.argv[1], precision="fp32")
+    return clip.encode_text(habits.get_tokenizer(sys.argv[1])(["a seven"]))
+
+want = rows()
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(rows(), want) else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert np.array_equal(rows(), want)
+"""
+
+
+def test_a_forked_child_gets_a_model_of_its_own():
+    subprocess.run([sys.executable, "-c", FORKS, DEMO], check=True, timeout=120,
+                   env={**os.environ, "PYTHONPATH": str(pathlib.Path(siglip.__file__).parents[1])})

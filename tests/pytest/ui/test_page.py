@@ -53,6 +53,25 @@ def test_other_labels_and_another_template_change_the_bars(page):
     assert shown == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_label_is_put_in_as_it_is(page):
+    labels = ["cash $$", "$&", "$' and $`", "{label}", "{text} x"]
+    show_pictures(page, [SEVEN])
+    page.set("#labels", "\n".join(labels))
+    page.set("#template", "{label}, a {text}")
+    page.wait(f"document.querySelectorAll('[data-label]').length === {len(labels)}")
+    assert_bars(page, classified([SEVEN], labels, "{label}, a {text}"))
+
+
+def test_a_template_without_a_place_for_the_label_is_told(page):
+    show_pictures(page, [SEVEN])
+    page.set("#template", "A picture.")
+    page.wait("document.querySelector('#status').textContent === 'The text around a label needs {text} or {label} in it.'")
+    assert page.js("document.querySelectorAll('[data-label]').length") == 0
+    page.set("#template", TEMPLATE)
+    page.wait(f"document.querySelectorAll('[data-label]').length === {len(LABELS)}")
+    assert_bars(page, classified([SEVEN]))
+
+
 def test_what_the_screen_reader_is_told(page):
     show_pictures(page, [SEVEN])
     page.wait("document.querySelector('#status').textContent.startsWith('seven.png: seven, ')")
