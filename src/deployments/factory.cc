@@ -236,7 +236,6 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
 
   Deployment deployment;
   const std::string embed_model = ParameterOf(config, "embed_model");
-  const int max_batch_size = options_.model.max_batch_size;
   if (step == "image_process") config.parameters["pillow"] = absl::StrCat(pixels.pixels.pillow);
   if (step == "image_process" && options_.decode_workers != nullptr) {
     deployment.step = MakeImageProcessStep(pixels, *options_.decode_workers);
@@ -246,10 +245,10 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
     deployment.step = of_model ? MakeImageProcessStep(model) : MakeImageProcessStep(pixels);
     deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   } else if (step == "vision") {
-    deployment.step = MakeVisionStep(model, max_batch_size);
+    deployment.step = MakeVisionStep(model);
     SetDevice(model->info(), deployment);
   } else if (step == "text") {
-    deployment.step = MakeTextStep(model, max_batch_size);
+    deployment.step = MakeTextStep(model);
     SetDevice(model->info(), deployment);
   } else if (step == "embed_image") {
     DescribeCheckpoint(model->info(), config);

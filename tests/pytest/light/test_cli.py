@@ -109,6 +109,32 @@ def test_a_dry_run_tells_the_doors_that_open(siglip, demo):
     assert result.stdout.splitlines()[-1] == "would listen on http [::1]:8000, grpc [::]:8001", result.stderr
 
 
+@pytest.mark.parametrize("model, old, new, line", [
+    ("siglip_text", "max_batch_size: 32", "max_batch_size: -1", "max_batch_size: 32"),
+    ("embed_image", 'string_value: "embed_image"', 'string_value: "fly"', 'key: "step"'),
+    ("siglip_vision_process", "TYPE_STRING dims: [ 1 ]", "TYPE_STRING dims: [ 2 ]", "TYPE_STRING"),
+    ("siglip_vision", 'value: "PIXEL_VALUES"', 'value: "OTHER"', "ensemble_scheduling"),
+    ("siglip_vision_model", 'name: "siglip_vision_model"', 'name: "other"', "name:"),
+])
+def test_an_error_of_a_configuration_has_file_and_line(siglip, demo, tmp_path, model, old, new, line):
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    config = repository / model / "config.pbtxt"
+    text = config.read_text()
+    assert old in text
+    number = next(i for i, content in enumerate(text.splitlines(), 1) if line in content)
+    config.write_text(text.replace(old, new, 1))
+    result = siglip("serve", "--model", demo, "--model-repository", repository, "--dry-run")
+    assert result.returncode == 1 and f"{config}:{number}: " in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("repository", [[], ["--model-repository", "model_repository"]])
+def test_a_smaller_pass_than_the_deployments_batches_is_no_error(siglip, demo, repository):
+    result = siglip("serve", "--model", demo, *repository, "--engine-batch-size", "3", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall("^siglip_(?:vision_model|text) .*max batch 32", result.stdout, re.MULTILINE)) == 2, result.stdout
+
+
 def test_a_dry_run_tells_the_pixels_of_a_deployment(siglip, demo, tmp_path):
     repository = tmp_path / "models"
     shutil.copytree(ROOT / "model_repository", repository)
