@@ -179,14 +179,16 @@ void SetDevice(const ModelInfo& info, Deployment& deployment) {
 
 }  // namespace
 
+std::string DeploymentsFactory::FolderOf(const ModelConfig& config) const {
+  if (!options_.model_override.empty()) return options_.model_override;
+  const std::string folder = ParameterOf(config, "checkpoint");
+  return folder.empty() || folder[0] == '/' ? folder : absl::StrCat(config.directory, "/", folder);
+}
+
 absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelConfig& config) {
-  std::string folder = options_.model_override;
+  const std::string folder = FolderOf(config);
   if (folder.empty()) {
-    folder = ParameterOf(config, "checkpoint");
-    if (folder.empty()) {
-      return ConfigError(config, "parameters.checkpoint", "expected a snapshot folder, got none");
-    }
-    if (folder[0] != '/') folder = absl::StrCat(config.directory, "/", folder);
+    return ConfigError(config, "parameters.checkpoint", "expected a snapshot folder, got none");
   }
   ModelOptions options = options_.model;
   const std::string patches = ParameterOf(config, "max_num_patches");
