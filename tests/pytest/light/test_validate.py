@@ -198,6 +198,14 @@ def test_sample_imagenet_makes_what_validate_reads(siglip, demo, tmp_path):
     assert result.returncode == 3 and "expected 25 images, found 20" in result.stderr
 
 
+def test_sample_imagenet_without_images_is_a_failure(siglip, tmp_path):
+    (tmp_path / "source/train/other").mkdir(parents=True)
+    shutil.copy(DATA / "LOC_synset_mapping.txt", tmp_path / "source")
+    result = siglip("sample-imagenet", tmp_path / "source", tmp_path / "out")
+    assert result.returncode == 1 and "found none" in result.stderr, result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_bench_knn_runs(siglip):
     result = siglip("bench", "knn", "--rows", "3000", "--queries", "100", "--width", "64", "--json")
     assert result.returncode == 0, result.stderr
