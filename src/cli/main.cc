@@ -10,6 +10,7 @@
 #include "base/bus_error.h"
 #include "base/log.h"
 #include "cli/choices.h"
+#include "cli/command_words.h"
 #include "cli/commands.h"
 #include "cli/version.h"
 #include "workers/decode_worker.h"
@@ -22,7 +23,7 @@ std::string FirstUnknown(const CLI::App& app) {
     if (std::string unknown = FirstUnknown(*command); !unknown.empty()) return unknown;
   }
   const std::vector<std::string> unknown = app.remaining();
-  return unknown.empty() ? std::string() : unknown.front();
+  return unknown.empty() ? std::string() : siglip::cli::Unmarked(unknown.front());
 }
 
 // What the program and every command of it take; CLI11's fallthrough would hand positional words to
@@ -66,8 +67,9 @@ int Main(int argc, char** argv) {
   siglip::cli::AddSampleImagenetCommand(app, run);
   siglip::cli::AddBenchCommand(app, run);
   AddCommonFlags(app, log_level);
+  siglip::cli::TakeMarkedWords(app);
   try {
-    app.parse(argc, argv);
+    app.parse(siglip::cli::MarkedWords(argc, argv));
   } catch (const CLI::ParseError& error) {
     // A misspelt option is also a missing one; the word itself tells more.
     const std::string unknown = FirstUnknown(app);

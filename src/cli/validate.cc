@@ -169,6 +169,7 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
       ->add_option("--template", flags->options.templates,
                    "Prompt with {text} or {label}; repeatable")
       ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->capture_default_str();
   command->add_flag("--no-padding", flags->options.unpadded,

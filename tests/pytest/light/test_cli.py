@@ -80,6 +80,28 @@ def test_a_wrong_word_is_named(siglip, arguments, message):
     assert result.returncode == 2 and message in result.stdout + result.stderr
 
 
+def test_words_are_taken_as_they_stand(siglip, demo, tmp_path):
+    for name in ("[2020]", "2020", "-x.png"):
+        path = tmp_path / name if name.endswith(".png") else tmp_path / name / "picture.png"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(EXAMPLES / "seven.png", path)
+
+    def names(*arguments):
+        result = subprocess.run([str(SIGLIP), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+        return [[row.get("image"), row.get("text")] for row in map(json.loads, result.stdout.splitlines())]
+
+    embed = ["embed", "--model", str(demo)]
+    assert names("classify", "--model", str(demo), "--labels", "seven,star", "[2020]") == [["[2020]/picture.png", None]]
+    assert names(*embed, "[2020]", "--", "-x.png") == [["[2020]/picture.png", None], ["-x.png", None]]
+    assert names(*embed, "--text", "[a, b]", "--text=[c,d]", "--text=", "2020") == [
+        ["2020/picture.png", None], [None, "[a, b]"], [None, "[c,d]"], [None, ""]]
+    result = siglip("validate", "--model", demo, "--data", "data/demo", "--template", "[{text}, a photo]")
+    assert result.returncode == 0 and result.stdout.count("[{text}, a photo]") >= 1, result.stderr
+    result = siglip("serve", "--model", demo, "--dry-run", "--load-model", "a", "[b]")
+    assert result.returncode == 2 and 'unknown argument "[b]"' in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("arguments, code, message", [
     (["--api-key-file", "nofile"], 1, "nofile"),
     (["--api-key-file", "EMPTY"], 2, "expected a key"),
