@@ -16,4 +16,8 @@ namespace siglip::cli {
 absl::Status CheckOutputPlaces(std::span<const std::string> outputs,
                                std::span<const std::string> lists, const bulk::NameList& inputs);
 
+// `path`: a folder for files, made if it is not there; "" is none. InvalidArgument if it is
+// something else, or lies in no folder.
+absl::Status CheckOutputFolder(const std::string& path);
+
 }  // namespace siglip::cli
