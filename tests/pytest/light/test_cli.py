@@ -8,9 +8,13 @@ import resource
 import shutil
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
+from conftest import serving
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
@@ -311,6 +315,26 @@ def test_a_bad_item_fails_alone_and_is_listed(siglip, demo, pictures, tmp_path):
     failures = [json.loads(line) for line in (tmp_path / "out.npy.failures.jsonl").read_text().splitlines()]
     assert [failure["name"] for failure in failures] == [str(pictures / "broken.jpg")]
     assert failures[0]["error"]
+
+
+def test_a_limit_of_pixels_moves_downwards(siglip, demo, tmp_path):
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (40, 30)).save(picture)
+    for command in (["embed"], ["classify", "--labels", "a,b"]):
+        assert siglip(*command, "--model", demo, picture, "--max-pixels", 1200).returncode == 0
+        result = siglip(*command, "--model", demo, picture, "--max-pixels", 1199)
+        assert result.returncode == 1 and "too large" in result.stderr, result.stderr
+        for wrong in (0, 178_956_971):
+            assert siglip(*command, "--model", demo, picture, "--max-pixels", wrong).returncode == 2
+    for pixels, workers, code in ((1200, "1", 200), (1199, "1", 400), (1199, "off", 400)):
+        with serving(demo, "--max-pixels", str(pixels), "--decode-workers", workers) as urls:
+            request = urllib.request.Request(f"http://{urls['http']}/v2/models/embed_image/infer", picture.read_bytes(), {
+                "Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"})
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    assert answer.status == code
+            except urllib.error.HTTPError as error:
+                assert error.code == code and b"too large" in error.read()
 
 
 def test_only_bad_items_is_exit_code_1(siglip, demo, tmp_path):
