@@ -1,5 +1,8 @@
 // The program `siglip`: parses the command line and runs one subcommand.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -87,11 +90,25 @@ int Main(int argc, char** argv) {
   return run();
 }
 
+// A standard descriptor that the caller closed goes to the first file that is opened, and whatever
+// is printed later ends in that file. So each is held by a /dev/null that is open the wrong way
+// round: reading and printing fail as on a closed one. Lines for stderr have nobody to tell. False
+// if the system has no /dev/null.
+bool HoldStandardDescriptors() {
+  constexpr int kModes[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+  for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
+    if (::fcntl(descriptor, F_GETFD) >= 0) continue;
+    // The lowest free number is handed out, which is this one.
+    if (::open("/dev/null", kModes[descriptor]) != descriptor) return false;
+  }
+  return true;
+}
+
 // What could not be printed (disk full, reader gone) is no success.
 int Flushed(int exit_code) {
   std::cout.flush();
   if (std::fflush(stdout) == 0 && std::cout && std::ferror(stdout) == 0) return exit_code;
-  if (exit_code != siglip::cli::kSuccess) return exit_code;
+  if (exit_code == siglip::cli::kFailure || exit_code == siglip::cli::kUsage) return exit_code;
   std::cerr << "error: stdout: writing failed (disk full, or reader gone?)\n";
   return siglip::cli::kFailure;
 }
@@ -99,6 +116,7 @@ int Flushed(int exit_code) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (!HoldStandardDescriptors()) return siglip::cli::kFailure;
   // Not a subcommand: nobody types it, and nothing else may run before the sandbox is entered.
   if (argc == 2 && argv[1] == siglip::kDecodeWorkerArgument) return siglip::RunDecodeWorker();
   try {

@@ -199,6 +199,51 @@ def test_names_neither_forge_lines_nor_move_cursors(siglip, demo, tmp_path):
     assert len(table.splitlines()) == 2 and "\x1b" not in table
 
 
+def run_without(descriptors, *arguments):
+    """The program with standard descriptors closed, as a shell's `<&- >&- 2>&-` does it: its exit code."""
+    def close():
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return subprocess.run([str(SIGLIP), *map(str, arguments)], cwd=ROOT, preexec_fn=close, timeout=300, check=False,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+
+@pytest.mark.parametrize("descriptors", [[2], [1, 2], [0, 1, 2], [0], [0, 2]])
+def test_lines_for_closed_descriptors_end_in_no_file(siglip, demo, pictures, tmp_path, descriptors):
+    broken = pictures / "broken.png"
+    broken.write_bytes(b"no picture")
+    whole, rows = tmp_path / "whole.npy", tmp_path / "rows.npy"
+    command = ["embed", "-q", "--model", demo, pictures, broken, "-o"]
+    assert siglip(*command, whole).returncode == 3
+    assert run_without(descriptors, *command, rows) == 3
+    for name in ("", ".names.txt", ".failures.jsonl"):
+        assert pathlib.Path(f"{rows}{name}").read_bytes() == pathlib.Path(f"{whole}{name}").read_bytes(), name
+
+
+@pytest.mark.parametrize("descriptors", [[2], [0, 1, 2]])
+def test_a_cache_outlives_closed_descriptors(siglip, demo, pictures, tmp_path, descriptors):
+    data = tmp_path / "data"
+    for split in ("train", "valid"):
+        for label in ("n00000001", "n00000002"):
+            shutil.copytree(ROOT / "data/demo" / split / label, data / split / label)
+    (data / "valid/n00000001/broken.JPEG").write_bytes(b"no picture")
+    (data / "LOC_synset_mapping.txt").write_text("n00000001 one\nn00000002 two\n")
+    command = ["validate", "-q", "--model", demo, "--data", data, "--cache"]
+    assert siglip(*command, tmp_path / "whole").returncode == 3
+    # What is lost on stdout is a failure.
+    assert run_without(descriptors, *command, tmp_path / "cache") == (1 if 1 in descriptors else 3)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "cache" / path.name).read_bytes() == path.read_bytes(), path
+
+
+def test_closed_descriptors_are_read_and_written_in_vain(demo):
+    assert run_without([1], "--version") == 1
+    assert run_without([1], "embed", "--model", demo, "--text", "a") == 1
+    assert run_without([2], "--version") == 0
+    assert run_without([0], "embed", "--model", demo, "--texts-from", "-") == 1
+
+
 def test_what_cannot_be_printed_is_a_failure(siglip, demo):
     del siglip
     for arguments in (["--version"], ["embed", "--help"], ["inspect", demo]):
