@@ -57,7 +57,8 @@ int Main(int argc, char** argv) {
   app.fallthrough(false);
   app.footer(
       "Exit codes: 0 success, 1 failure, 2 wrong command line, 3 done but some items failed.\n"
-      "`siglip COMMAND --help` shows a command's options.");
+      "`siglip COMMAND --help` shows a command's options. Of outputs, - is standard output for\n"
+      "`embed -o` alone; lists of inputs may come from it (--files-from -, --texts-from -).");
   siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   siglip::cli::RunCommand run;
   siglip::cli::AddServeCommand(app, run);

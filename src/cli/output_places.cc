@@ -61,7 +61,12 @@ absl::Status CheckOutputPlaces(std::span<const std::string> outputs,
                                std::span<const std::string> lists, const bulk::NameList& inputs) {
   std::vector<OutputPlace> places;
   for (const std::string& path : outputs) {
-    if (path.empty() || path == "-") continue;
+    if (path.empty()) continue;
+    if (path == "-") {
+      return absl::InvalidArgumentError(
+          "output -: expected a file, since stdout has other lines already (./- is one of that "
+          "name)");
+    }
     absl::StatusOr<OutputPlace> place = LookAt(path);
     if (!place.ok()) return place.status();
     for (const OutputPlace& other : places) {

@@ -10,7 +10,7 @@
 
 namespace siglip::cli {
 
-// `outputs`: files that will be replaced; "" and "-" are none. InvalidArgument if one is a folder,
+// `outputs`: files that will be replaced; "" is none. InvalidArgument if one is "-" or a folder,
 // lies in no folder, or is another of them, one of `lists` or one of `inputs`: what it holds would
 // be lost. Symlinks are followed.
 absl::Status CheckOutputPlaces(std::span<const std::string> outputs,

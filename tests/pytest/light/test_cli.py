@@ -306,6 +306,10 @@ def test_outputs_never_replace_inputs(siglip, demo, pictures, tmp_path):
         (["embed", "--model", demo, pictures, "-o", rows, "--failures", rows], "are one file"),
         (["embed", "--model", demo, pictures, "-o", rows, "--failures", f"{rows}.meta.json"], "are one file"),
         (["embed", "--model", demo, pictures, "-o", tmp_path / "folder.npy"], "is a folder"),
+        (["embed", "--model", demo, pictures, "--failures", "-"], "output -: expected a file"),
+        (["classify", "--model", demo, "--labels", "a", pictures, "--failures", "-"], "output -: expected a file"),
+        (["validate", "--model", demo, "--data", ROOT / "data/demo", "--json", "-"], "output -: expected a file"),
+        (["index", rows, "-o", "-"], "output -: expected a file"),
         (["embed", "--model", demo, pictures, "-o", rows, "--failures", tmp_path / "no/f"], "there is no folder"),
         (["index", rows, "-o", f"{rows}.names.txt"], "would be lost"),
     ):
