@@ -84,7 +84,8 @@ absl::Status Complete(const ModelConfig& config, const char* field,
       return ConfigError(
           config, field,
           absl::StrCat("'", expected[i].name, "': dims ", ShapeText(dims),
-                       " differ from the checkpoint's ", ShapeText(expected[i].dims)));
+                       " differ from the checkpoint's ", ShapeText(expected[i].dims)),
+          expected[i].name);
     }
     dims = expected[i].dims;
   }
