@@ -1,6 +1,8 @@
 #include "cli/command_words.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <utility>
 
 namespace siglip::cli {
 namespace {

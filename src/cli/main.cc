@@ -98,7 +98,11 @@ int Main(int argc, char** argv) {
 bool HoldStandardDescriptors() {
   constexpr int kModes[] = {O_WRONLY, O_RDONLY, O_WRONLY};
   for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
-    if (::fcntl(descriptor, F_GETFD) >= 0) continue;
+    const int flags = ::fcntl(descriptor, F_GETFD);
+    // What is closed on exec was not inherited, but opened by a library before main: an eventfd
+    // that libgrpc tries is left open if its number is 0.
+    if (flags >= 0 && (flags & FD_CLOEXEC) == 0) continue;
+    if (flags >= 0) ::close(descriptor);
     // The lowest free number is handed out, which is this one.
     if (::open("/dev/null", kModes[descriptor]) != descriptor) return false;
   }

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -237,6 +238,38 @@ def test_a_cache_outlives_closed_descriptors(siglip, demo, pictures, tmp_path, d
         assert (tmp_path / "cache" / path.name).read_bytes() == path.read_bytes(), path
 
 
+def test_a_server_runs_with_closed_descriptors(demo, tmp_path):
+    log, picture = tmp_path / "log", EXAMPLES / "seven.png"
+    with serving(demo) as urls:
+        expected = embed_over_http(urls["http"], picture)
+
+    def close():
+        for descriptor in range(3):
+            os.close(descriptor)
+
+    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(demo), "--http-port", "0", "--grpc-port", "0", "--metrics-port",
+                                "0", "--http-address", "127.0.0.1", "--log-file", str(log)], cwd=ROOT, preexec_fn=close)
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := re.search(r"listening http=(\S+:\d+)", log.read_text() if log.exists() else "")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert embed_over_http(found[1], picture) == expected
+        # No socket and no file has a number that somebody prints to.
+        assert {os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)} == {"/dev/null"}
+    finally:
+        process.terminate()
+    assert process.wait(timeout=40) == 0
+
+
+def embed_over_http(address, picture):
+    """What embed_image answers to the raw picture: its head and bytes."""
+    request = urllib.request.Request(f"http://{address}/v2/models/embed_image/infer", picture.read_bytes(), {
+        "Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read()
+
+
 def test_closed_descriptors_are_read_and_written_in_vain(demo):
     assert run_without([1], "--version") == 1
     assert run_without([1], "embed", "--model", demo, "--text", "a") == 1
@@ -377,13 +410,12 @@ def test_a_limit_of_pixels_moves_downwards(siglip, demo, tmp_path):
             assert siglip(*command, "--model", demo, picture, "--max-pixels", wrong).returncode == 2
     for pixels, workers, code in ((1200, "1", 200), (1199, "1", 400), (1199, "off", 400)):
         with serving(demo, "--max-pixels", str(pixels), "--decode-workers", workers) as urls:
-            request = urllib.request.Request(f"http://{urls['http']}/v2/models/embed_image/infer", picture.read_bytes(), {
-                "Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"})
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    assert answer.status == code
-            except urllib.error.HTTPError as error:
-                assert error.code == code and b"too large" in error.read()
+            if code == 200:
+                assert embed_over_http(urls["http"], picture)
+                continue
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                embed_over_http(urls["http"], picture)
+            assert refused.value.code == code and b"too large" in refused.value.read()
 
 
 def test_only_bad_items_is_exit_code_1(siglip, demo, tmp_path):
