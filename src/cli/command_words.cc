@@ -18,14 +18,37 @@ std::size_t MarkPlace(std::string_view word) {
   return misread ? value : std::string_view::npos;
 }
 
+// True for an option of any command whose value is the next word.
+bool TakesNextWord(const CLI::App& app, const std::string& word) {
+  if (!word.starts_with('-')) return false;
+  const CLI::Option* const option = app.get_option_no_throw(word);
+  if (option != nullptr && option->get_items_expected_min() > 0) return true;
+  const std::vector<const CLI::App*> commands =
+      app.get_subcommands([](const CLI::App*) { return true; });
+  return std::any_of(commands.begin(), commands.end(),
+                     [&word](const CLI::App* command) { return TakesNextWord(*command, word); });
+}
+
+// By CLI11's names for what it makes of a word.
+bool IsNumberOrSwitch(const CLI::Option& option) {
+  const std::string type = option.get_type_name();
+  for (const char* name : {"INT", "UINT", "FLOAT", "BOOLEAN"}) {
+    if (type == name || type.starts_with(std::string(name) + ":")) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
-std::vector<std::string> MarkedWords(int argc, const char* const* argv) {
+std::vector<std::string> MarkedWords(const CLI::App& app, int argc, const char* const* argv) {
   std::vector<std::string> words;
   bool options = true;
+  bool is_value = false;
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
-    if (options && word == "--") {
+    const bool was_value = is_value;
+    is_value = options && !was_value && TakesNextWord(app, word);
+    if (options && !was_value && word == "--") {
       options = false;
       continue;
     }
@@ -47,9 +70,9 @@ void TakeMarkedWords(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
     // Before what else looks at the value.
     option->transform(CLI::Validator(
-        [](std::string& word) {
+        [needs_text = IsNumberOrSwitch(*option)](std::string& word) {
           word = Unmarked(word);
-          return std::string();
+          return std::string(needs_text && word.empty() ? "expected a value, got none" : "");
         },
         ""));
   }

@@ -11,6 +11,8 @@ using testing::ElementsAre;
 struct Parsed {
   std::vector<std::string> paths, texts, lists;
   std::string one = "default";
+  int number = 1;
+  bool on = true;
   bool flag = false;
 };
 
@@ -28,9 +30,11 @@ Parsed Parse(std::vector<const char*> words) {
   command->add_option("--list", parsed.lists);
   command->add_option_group("group")->add_option("--one", parsed.one);
   command->add_flag("--flag", parsed.flag);
+  command->add_option("--number", parsed.number);
+  command->add_option("--on", parsed.on);
   TakeMarkedWords(app);
   words.insert(words.begin(), {"program", "c"});
-  app.parse(MarkedWords(static_cast<int>(words.size()), words.data()));
+  app.parse(MarkedWords(app, static_cast<int>(words.size()), words.data()));
   return parsed;
 }
 
@@ -60,15 +64,32 @@ TEST(CommandWordsTest, BehindTwoDashesNothingIsAnOption) {
   EXPECT_TRUE(Parse({"++", "--flag"}).flag);
 }
 
+TEST(CommandWordsTest, TwoDashesMayBeAValue) {
+  const Parsed parsed = Parse({"--text", "--", "--text", "--text", "--one", "--", "--", "--text"});
+  EXPECT_THAT(parsed.texts, ElementsAre("--", "--text"));
+  EXPECT_EQ(parsed.one, "--");
+  EXPECT_THAT(parsed.paths, ElementsAre("--text"));
+}
+
+TEST(CommandWordsTest, NumbersAndSwitchesAreNotEmpty) {
+  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
+           {"--number="}, {"--number", ""}, {"--on="}, {"--on", ""}}) {
+    EXPECT_THROW(Parse(words), CLI::ValidationError) << words[0];
+  }
+  EXPECT_EQ(Parse({"--number=0"}).number, 0);
+  EXPECT_FALSE(Parse({"--on=false"}).on);
+}
+
 TEST(CommandWordsTest, QuotesAndCommasStay) {
   EXPECT_THAT(Parse({"\"a b\"", "'c'", "a,b", "=", "]["}).paths,
               ElementsAre("\"a b\"", "'c'", "a,b", "=", "]["));
 }
 
 TEST(CommandWordsTest, UnmarkedIsWhatWasTyped) {
+  const CLI::App app;
   const char* words[] = {"program", "[x]", "--a=", "--b=[y]", "--", "-z"};
   std::vector<std::string> typed;
-  for (const std::string& word : MarkedWords(6, words)) typed.push_back(Unmarked(word));
+  for (const std::string& word : MarkedWords(app, 6, words)) typed.push_back(Unmarked(word));
   EXPECT_THAT(typed, ElementsAre("-z", "--b=[y]", "--a=", "[x]"));
 }
 

@@ -73,7 +73,7 @@ int Main(int argc, char** argv) {
   AddCommonFlags(app, log_level);
   siglip::cli::TakeMarkedWords(app);
   try {
-    app.parse(siglip::cli::MarkedWords(argc, argv));
+    app.parse(siglip::cli::MarkedWords(app, argc, argv));
   } catch (const CLI::ParseError& error) {
     // A misspelt option is also a missing one; the word itself tells more.
     const std::string unknown = FirstUnknown(app);

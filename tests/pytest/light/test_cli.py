@@ -67,6 +67,7 @@ def test_the_log_level_stands_before_and_after_the_command(siglip, demo):
     ["embed", "--model", "x", "--text", "a", "--isa", "foo"], ["embed", "--model", "x", "--text", "a", "--device", "foo"],
     ["bench", "engine", "--model", "x", "--seconds", "-5"], ["bench", "preprocess", "x", "--seconds", "nan"],
     ["bench", "server", "--text", "a", "--url", "http://localhost:8000", "--protocol", "http"],
+    ["serve", "--model", "models/demo", "--dry-run", "--http-port="], ["serve", "--model", "models/demo", "--dry-run", "--allow-http", ""],
     ["bench", "server", "--text", "a", "--url", "localhost"], ["validate", "--data", "x", "--url", "http://localhost:8000"],
 ])
 def test_wrong_command_line_is_exit_code_2(siglip, arguments):
