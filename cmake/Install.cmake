@@ -1,6 +1,6 @@
 # `cmake --install`: the program (component program), libsiglip.so (library), headers with the CMake package and
-# pkg-config files (dev), the GPU engine's modules (cuda). `cpack -G DEB` makes a Debian package of each but the last;
-# docs/packages.md.
+# pkg-config files (dev), the module for Parquet (parquet), the GPU engine's modules (cuda). `cpack -G DEB` makes a Debian
+# package of each but the last two; docs/packages.md.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -32,6 +32,12 @@ if(SIGLIP_BUILD_PROGRAM)
   install(FILES packaging/siglip.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
           RENAME siglip COMPONENT program)
   install(FILES packaging/siglip.service DESTINATION lib/systemd/system COMPONENT program)
+endif()
+
+# Where the program looks for it (src/bulk). Arrow itself stays where it was found.
+if(SIGLIP_BUILD_PROGRAM AND TARGET siglip_parquet)
+  set_target_properties(siglip_parquet PROPERTIES INSTALL_RPATH ${arrow_folder})
+  install(TARGETS siglip_parquet LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT parquet)
 endif()
 
 # Beside libsiglip.so; the program looks there too (src/engine/cuda).

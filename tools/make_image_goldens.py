@@ -403,6 +403,18 @@ def tiff_files():
     FILES["predictor.tif"] = tiff(13, 5, {258: [8] * 3, 259: [8], 262: [2], 277: [3], 317: [2]}, z)
 
 
+def ycbcr_tiff_files():
+    """Compressed YCbCr around the size of a block of its chroma; no tag stands for 2x2."""
+    rng = np.random.default_rng(12)
+    for across, down in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (None, None)):
+        sx, sy = across or 2, down or 2
+        for width, height in {(sx, sy), (max(sx - 1, 1), sy), (sx, max(sy - 1, 1)), (sx + 1, sy)}:
+            blocks = -(-width // sx) * -(-height // sy)
+            data = zlib.compress(rng.integers(0, 256, blocks * (sx * sy + 2), np.uint8).tobytes())
+            tags = {258: [8] * 3, 259: [8], 262: [6], 277: [3], 284: [1]} | ({530: [sx, sy]} if across else {})
+            FILES[f"ycbcr_{f'{sx}{sy}' if across else 'untold'}_{width}x{height}.tif"] = tiff(width, height, tags, data)
+
+
 def odd_tiff_files():
     """Metadata that Pillow computes with, and lists of offsets."""
     rng = np.random.default_rng(8)
@@ -501,7 +513,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, odd_png_files, jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, odd_tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, odd_png_files, jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

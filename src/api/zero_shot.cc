@@ -36,6 +36,9 @@ std::string FillTemplate(std::string_view text_template, std::string_view label)
 }
 
 absl::Status CheckTemplates(const std::vector<std::string>& templates) {
+  if (templates.empty()) {
+    return absl::InvalidArgumentError("templates: expected at least one, got none");
+  }
   for (const std::string& text_template : templates) {
     if (FillTemplate(text_template, "") == text_template) {
       return absl::InvalidArgumentError(absl::StrCat(

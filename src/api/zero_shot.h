@@ -15,15 +15,16 @@ namespace siglip {
 // Replaces every {text} and {label} of `text_template` by `label`.
 std::string FillTemplate(std::string_view text_template, std::string_view label);
 
-// InvalidArgument for one without a place for the label: every label would have the same text.
+// InvalidArgument for none, and for one without a place for the label: every label would have the
+// same text.
 absl::Status CheckTemplates(const std::vector<std::string>& templates);
 
 // Thread-compatible.
 class ZeroShotClassifier {
  public:
   // Embeds each label in each template; a label's vector is the mean of its normalised text
-  // embeddings, normalised again. InvalidArgument: see CheckTemplates. REQUIRES: neither list is
-  // empty.
+  // embeddings, normalised again. InvalidArgument: see CheckTemplates. REQUIRES: `labels` is
+  // not empty.
   static absl::StatusOr<ZeroShotClassifier> Create(Model& model, std::vector<std::string> labels,
                                                    const std::vector<std::string>& templates);
 

@@ -39,6 +39,13 @@ TEST(ZeroShotTest, SeveralTemplatesAverageNormalisedEmbeddings) {
   EXPECT_NEAR(classifier->Probabilities(image)[0], 1 / (1 + std::exp(-x / std::hypot(x, y))), 1e-6);
 }
 
+TEST(ZeroShotTest, WithoutATemplateThereIsNoClassifier) {
+  FakeModel model;
+  EXPECT_EQ(CheckTemplates({}).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ZeroShotClassifier::Create(model, {"ab"}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ZeroShotTest, ABadLabelIsNamed) {
   FakeModel model;
   const auto classifier = ZeroShotClassifier::Create(model, {"ok", "\xff"}, {"{text}"});

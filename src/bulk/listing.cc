@@ -16,6 +16,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/byte_order_mark.h"
 #include "base/status_macros.h"
 
 namespace siglip::bulk {

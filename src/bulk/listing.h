@@ -12,9 +12,6 @@
 
 namespace siglip::bulk {
 
-// What some editors begin a text file with; no part of its first line.
-inline constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
-
 // What an input is, by its extension alone: nothing is opened.
 enum class InputKind { kImage, kTar, kParquet };
 InputKind KindOf(std::string_view path);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "bulk/parquet_module.h"
 
@@ -14,14 +15,19 @@ namespace {
 
 constexpr char kModule[] = "libsiglip_parquet.so";
 
-// Beside the program, and in the build's folder beside the program's: no path of the machine that
-// built it.
+// From the program's folder; CMake says where `cmake --install` puts both.
+constexpr char kInstalledLibraries[] = SIGLIP_INSTALLED_LIBRARIES;
+
+// Beside the program, where its libraries are installed, and in the build's folder beside the
+// program's: no path of the machine that built it.
 std::vector<std::string> Places() {
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return {};
   const std::filesystem::path folder = program.parent_path();
-  return {(folder / kModule).string(), (folder.parent_path() / "bulk" / kModule).string()};
+  return {(folder / kModule).string(),
+          (folder / kInstalledLibraries / kModule).lexically_normal().string(),
+          (folder.parent_path() / "bulk" / kModule).string()};
 }
 
 // The module stays loaded; loading it again only counts.
@@ -37,9 +43,10 @@ absl::StatusOr<const ParquetFunctions*> Load() {
     if (entry != nullptr) return entry();
     return absl::UnimplementedError(absl::StrCat(place, ": expected ", kParquetEntry, " in it"));
   }
-  return absl::UnimplementedError(
-      "Parquet is not built in: this siglip was configured without Apache Arrow "
-      "(tools/setup/install.sh venv arrow, then configure again)");
+  return absl::UnimplementedError(absl::StrCat(
+      "Parquet is not there: found no ", absl::StrJoin(Places(), ", "),
+      ", which is built where Apache Arrow is found (tools/setup/install.sh venv arrow, then "
+      "configure, build and install again)"));
 }
 
 }  // namespace

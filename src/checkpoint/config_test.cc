@@ -156,6 +156,36 @@ TEST(PreprocessorConfigTest, WhatWouldChangeThePixelsIsRefusedByName) {
   EXPECT_THAT(error(R"({"image_mean":true})"), HasSubstr("image_mean"));
 }
 
+// What SiglipImageProcessorPil of transformers 5 does with each: tests/oracle/engine_oracle.py.
+TEST(PreprocessorConfigTest, AnotherFrameAfterTheResizeIsRefusedByName) {
+  const auto error = [](const std::string& more) {
+    const auto config =
+        ParsePreprocessorConfig("{\"size\":{\"height\":48,\"width\":48}," + more + "}", "p.json");
+    return config.ok() ? "parsed" : std::string(config.status().message());
+  };
+  for (const char* same : {"48", "[48,48]", R"({"height":48,"width":48})"}) {
+    EXPECT_EQ(error(absl::StrCat(R"("do_center_crop":true,"crop_size":)", same)), "parsed");
+    EXPECT_EQ(error(absl::StrCat(R"("do_pad":true,"pad_size":)", same)), "parsed");
+  }
+  for (const char* other : {"50", "[48,50]", R"({"height":50,"width":50})",
+                            R"({"height":48,"width":46})", R"({"shortest_edge":48})"}) {
+    EXPECT_THAT(error(absl::StrCat(R"("do_center_crop":true,"crop_size":)", other)),
+                HasSubstr("\"do_center_crop\": true is supported with a \"crop_size\" equal to"));
+    EXPECT_THAT(error(absl::StrCat(R"("do_pad":true,"pad_size":)", other)), HasSubstr("pad_size"));
+    for (const char* off : {"false", "null"}) {
+      EXPECT_EQ(error(absl::StrCat(R"("do_center_crop":)", off, R"(,"crop_size":)", other,
+                                   R"(,"do_pad":)", off, R"(,"pad_size":)", other)),
+                "parsed");
+    }
+  }
+  EXPECT_THAT(error(R"("do_center_crop":true)"), HasSubstr("got none"));
+  EXPECT_EQ(error(R"("do_pad":true)"), "parsed");
+  EXPECT_TRUE(ParseNaflexPreprocessorConfig(
+                  R"({"do_center_crop":true,"crop_size":50,"do_pad":true,"pad_size":50})", "p.json")
+                  .ok())
+      << "its processor has neither step";
+}
+
 TEST(PreprocessorConfigTest, OneNumberMayStandForThreeAndAListForASize) {
   const auto config =
       ParsePreprocessorConfig(R"({"image_mean":0.25,"image_std":0.75,"size":[45,45]})", "p.json");

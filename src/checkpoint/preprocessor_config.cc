@@ -88,6 +88,31 @@ void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config
   ReadTriple(fields, root, "image_std", 1e-9, config.image_std);
 }
 
+// S, [S, S] or {"height": S, "width": S}.
+bool IsSquareOf(std::int64_t side, const json& size) {
+  return size == json(side) || size == json::array({side, side}) ||
+         size == json({{"height", side}, {"width", side}});
+}
+
+// transformers crops and pads after the resize if it is told to. To the size of the resize that
+// changes nothing, and padding to no size is padding to the largest picture of the batch.
+void RefuseOtherFrame(JsonFields& fields, const json& root, const PreprocessorConfig& config) {
+  bool crop = false, pad = false;
+  fields.Read("do_center_crop", crop);
+  fields.Read("do_pad", pad);
+  const auto refuse = [&](const char* step, const char* key) {
+    fields.Fail(absl::StrCat("\"", step, "\": true is supported with a \"", key,
+                             "\" equal to \"size\", ", config.image_size, ", alone, got ",
+                             root.contains(key) ? ShortDump(root[key]) : "none"));
+  };
+  if (crop && (!fields.Has("crop_size") || !IsSquareOf(config.image_size, root["crop_size"]))) {
+    refuse("do_center_crop", "crop_size");
+  }
+  if (pad && fields.Has("pad_size") && !IsSquareOf(config.image_size, root["pad_size"])) {
+    refuse("do_pad", "pad_size");
+  }
+}
+
 absl::StatusOr<PreprocessorConfig> FixedResolutionFrom(const json& root,
                                                        const std::string& source) {
   JsonFields fields(root, source);
@@ -99,6 +124,8 @@ absl::StatusOr<PreprocessorConfig> FixedResolutionFrom(const json& root,
   if (fields.Has("size")) {
     SIGLIP_RETURN_IF_ERROR(ReadSize(root["size"], source + ": size", config.image_size));
   }
+  RefuseOtherFrame(fields, root, config);
+  SIGLIP_RETURN_IF_ERROR(fields.status());
   return config;
 }
 

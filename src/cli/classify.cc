@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "api/zero_shot.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
@@ -39,9 +38,6 @@ struct ClassifyFlags {
   int top = 5;
   PipelineOptions pipeline;
 };
-
-// A few lines; this only bounds a wrong file.
-constexpr std::uint64_t kMaxTemplatesBytes = 1 << 20;
 
 absl::StatusOr<std::vector<std::string>> AllLabels(const ClassifyFlags& flags) {
   return flags.labels_file.empty() ? ParseLabels(flags.labels) : ReadLabels(flags.labels_file);
@@ -126,9 +122,9 @@ absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
 
 int Classify(ClassifyFlags flags) {
   if (!flags.templates_file.empty()) {
-    const auto text = ReadInputFile(flags.templates_file, kMaxTemplatesBytes);
-    if (!text.ok()) return Fail(text.status());
-    flags.templates = absl::StrSplit(*text, '\n', absl::SkipWhitespace());
+    auto templates = Usage(ReadTemplates(flags.templates_file));
+    if (!templates.ok()) return Fail(templates.status());
+    flags.templates = *std::move(templates);
   }
   const auto counts = ClassifyAll(flags);
   if (!counts.ok()) return Fail(counts.status());

@@ -86,6 +86,7 @@ absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, cons
       {"image_size", info.image_size},
       {"max_patches", info.max_patches},
       {"pillow", flags.model.options.pillow},
+      {"max_pixels", info.pixels.max_pixels},
       {"embedding_size", info.embedding_size},
       {"dtype", flags.output.dtype == bulk::DType::kFloat32 ? "float32" : "float16"},
       {"normalized", flags.normalize},

@@ -9,10 +9,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "base/byte_order_mark.h"
 #include "base/file_map.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "bulk/listing.h"
 #include "bulk/row_format.h"
 
 namespace siglip::cli {
@@ -20,7 +20,21 @@ namespace {
 
 // A million labels of a line each; this only bounds a wrong file.
 constexpr std::uint64_t kMaxLabelsBytes = 64u << 20;
+// A few lines; this only bounds a wrong file.
+constexpr std::uint64_t kMaxTemplatesBytes = 1 << 20;
 constexpr int kBarColumns = 30;
+
+// The lines of a text file that are not blank, without what editors put around them.
+absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
+                                                   std::uint64_t max_bytes) {
+  SIGLIP_ASSIGN_OR_RETURN(std::string text, ReadInputFile(path, max_bytes));
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+  std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
+  for (std::string& line : lines) {
+    if (line.ends_with('\r')) line.pop_back();
+  }
+  return lines;
+}
 
 // The stripped, non-empty ones of `parts`.
 absl::StatusOr<std::vector<std::string>> CheckedLabels(const std::vector<std::string>& parts,
@@ -139,12 +153,16 @@ absl::StatusOr<std::vector<std::string>> ParseLabels(std::string_view list) {
 }
 
 absl::StatusOr<std::vector<std::string>> ReadLabels(const std::string& path) {
-  SIGLIP_ASSIGN_OR_RETURN(std::string text, ReadInputFile(path, kMaxLabelsBytes));
-  if (text.starts_with(bulk::kByteOrderMark)) text.erase(0, bulk::kByteOrderMark.size());
-  std::vector<std::string> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
+  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> lines, ReadLines(path, kMaxLabelsBytes));
   if (!std::all_of(lines.begin(), lines.end(), HasSynset)) return CheckedLabels(lines, path);
   SIGLIP_ASSIGN_OR_RETURN(lines, CheckedLabels(lines, path));
   return WithoutSynsets(lines);
+}
+
+absl::StatusOr<std::vector<std::string>> ReadTemplates(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> lines, ReadLines(path, kMaxTemplatesBytes));
+  if (!lines.empty()) return lines;
+  return absl::InvalidArgumentError(absl::StrCat(path, ": expected templates, got none"));
 }
 
 std::unique_ptr<AnswerWriter> AnswerWriter::Create(std::string_view format) {

@@ -19,6 +19,10 @@ absl::StatusOr<std::vector<std::string>> ParseLabels(std::string_view list);
 // Tinca tinca"), the label is what follows the id. Errors as above, naming the file.
 absl::StatusOr<std::vector<std::string>> ReadLabels(const std::string& path);
 
+// One template a line; a byte order mark, the '\r' of lines that end with "\r\n", and blank lines
+// are no part of any. InvalidArgument, naming the file, if none is left.
+absl::StatusOr<std::vector<std::string>> ReadTemplates(const std::string& path);
+
 struct ScoredLabel {
   std::string_view label;
   double probability = 0;

@@ -35,9 +35,28 @@ TEST(LabelsTest, FilesHoldALabelALineOrSynsets) {
   EXPECT_EQ(*FromFile("n02012849 crane\nn01440764 tench\nn03126707 crane\n"),
             (Labels{"crane (n02012849)", "tench", "crane (n03126707)"}));
   EXPECT_FALSE(FromFile("n01440764 tench\nn01440764 tench\n").ok());
-  EXPECT_EQ(*FromFile("\xef\xbb\xbf" "cat\ndog\n"), (Labels{"cat", "dog"}));
+  EXPECT_EQ(*FromFile("\xef\xbb\xbf"
+                      "cat\ndog\n"),
+            (Labels{"cat", "dog"}));
   EXPECT_FALSE(FromFile("\n").ok());
   EXPECT_FALSE(ReadLabels("/nonexistent").ok());
+}
+
+TEST(LabelsTest, OfTemplatesOnlyTheLinesAreTaken) {
+  const std::string path = testing::TempDir() + "templates_test.txt";
+  const auto read = [&path](const std::string& content) {
+    std::ofstream(path) << content;
+    return ReadTemplates(path);
+  };
+  EXPECT_EQ(*read("\xef\xbb\xbf"
+                  "a {text}\r\n \r\n\n {label} b \r\nc {text}"),
+            (Labels{"a {text}", " {label} b ", "c {text}"}));
+  for (const char* content : {"", "\n \r\n", "\xef\xbb\xbf"}) {
+    EXPECT_EQ(read(content).status().code(), absl::StatusCode::kInvalidArgument) << content;
+    EXPECT_NE(read(content).status().message().find(path), std::string::npos);
+  }
+  std::filesystem::remove(path);
+  EXPECT_FALSE(ReadTemplates("/nonexistent").ok());
 }
 
 std::string All(std::string_view format) {

@@ -1,5 +1,8 @@
 // The program `siglip`: parses the command line and runs one subcommand.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -10,6 +13,7 @@
 #include "base/bus_error.h"
 #include "base/log.h"
 #include "cli/choices.h"
+#include "cli/command_words.h"
 #include "cli/commands.h"
 #include "cli/version.h"
 #include "workers/decode_worker.h"
@@ -22,7 +26,7 @@ std::string FirstUnknown(const CLI::App& app) {
     if (std::string unknown = FirstUnknown(*command); !unknown.empty()) return unknown;
   }
   const std::vector<std::string> unknown = app.remaining();
-  return unknown.empty() ? std::string() : unknown.front();
+  return unknown.empty() ? std::string() : siglip::cli::Unmarked(unknown.front());
 }
 
 // What the program and every command of it take; CLI11's fallthrough would hand positional words to
@@ -53,7 +57,8 @@ int Main(int argc, char** argv) {
   app.fallthrough(false);
   app.footer(
       "Exit codes: 0 success, 1 failure, 2 wrong command line, 3 done but some items failed.\n"
-      "`siglip COMMAND --help` shows a command's options.");
+      "`siglip COMMAND --help` shows a command's options. Of outputs, - is standard output for\n"
+      "`embed -o` alone; lists of inputs may come from it (--files-from -, --texts-from -).");
   siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   siglip::cli::RunCommand run;
   siglip::cli::AddServeCommand(app, run);
@@ -66,8 +71,9 @@ int Main(int argc, char** argv) {
   siglip::cli::AddSampleImagenetCommand(app, run);
   siglip::cli::AddBenchCommand(app, run);
   AddCommonFlags(app, log_level);
+  siglip::cli::TakeMarkedWords(app);
   try {
-    app.parse(argc, argv);
+    app.parse(siglip::cli::MarkedWords(app, argc, argv));
   } catch (const CLI::ParseError& error) {
     // A misspelt option is also a missing one; the word itself tells more.
     const std::string unknown = FirstUnknown(app);
@@ -85,11 +91,29 @@ int Main(int argc, char** argv) {
   return run();
 }
 
+// A standard descriptor that the caller closed goes to the first file that is opened, and whatever
+// is printed later ends in that file. So each is held by a /dev/null that is open the wrong way
+// round: reading and printing fail as on a closed one. Lines for stderr have nobody to tell. False
+// if the system has no /dev/null.
+bool HoldStandardDescriptors() {
+  constexpr int kModes[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+  for (int descriptor = STDIN_FILENO; descriptor <= STDERR_FILENO; ++descriptor) {
+    const int flags = ::fcntl(descriptor, F_GETFD);
+    // What is closed on exec was not inherited, but opened by a library before main: an eventfd
+    // that libgrpc tries is left open if its number is 0.
+    if (flags >= 0 && (flags & FD_CLOEXEC) == 0) continue;
+    if (flags >= 0) ::close(descriptor);
+    // The lowest free number is handed out, which is this one.
+    if (::open("/dev/null", kModes[descriptor]) != descriptor) return false;
+  }
+  return true;
+}
+
 // What could not be printed (disk full, reader gone) is no success.
 int Flushed(int exit_code) {
   std::cout.flush();
   if (std::fflush(stdout) == 0 && std::cout && std::ferror(stdout) == 0) return exit_code;
-  if (exit_code != siglip::cli::kSuccess) return exit_code;
+  if (exit_code == siglip::cli::kFailure || exit_code == siglip::cli::kUsage) return exit_code;
   std::cerr << "error: stdout: writing failed (disk full, or reader gone?)\n";
   return siglip::cli::kFailure;
 }
@@ -97,6 +121,7 @@ int Flushed(int exit_code) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (!HoldStandardDescriptors()) return siglip::cli::kFailure;
   // Not a subcommand: nobody types it, and nothing else may run before the sandbox is entered.
   if (argc == 2 && argv[1] == siglip::kDecodeWorkerArgument) return siglip::RunDecodeWorker();
   try {

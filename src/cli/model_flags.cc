@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/cuda/device_flag.h"
+#include "image/preprocess.h"
 #include "kernels/target.h"
 
 namespace siglip::cli {
@@ -65,6 +66,12 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")
       ->check(CLI::IsMember({12, 13}))
       ->capture_default_str();
+  // What decoders are bounded by stays: the limit is moved downwards alone.
+  command
+      .add_option("--max-pixels", flags.options.max_pixels,
+                  "Width x height of an image at most; larger ones are refused from their head")
+      ->check(CLI::Range(std::int64_t{1}, kPillowMaxPixels))
+      ->default_str(absl::StrCat(kPillowMaxPixels, ", Pillow's limit"));
   command
       .add_option("--max-patches", flags.options.max_patches,
                   "NaFlex checkpoints: patches that an image is shown in at most; 0 = what the "

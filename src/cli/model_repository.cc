@@ -46,8 +46,9 @@ absl::StatusOr<ModelConfig> ReadModel(const fs::path& folder, const std::string&
   const std::string folder_name = folder.filename().string();
   if (config.name.empty()) config.name = folder_name;
   if (config.name != folder_name) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": name: expected \"", folder_name, "\" like the folder, got \"", config.name, "\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ":", config.lines["name"], ": name: expected \"", folder_name,
+                     "\" like the folder, got \"", config.name, "\""));
   }
   config.source = path;
   config.directory = folder.string();
@@ -189,6 +190,7 @@ absl::StatusOr<std::unique_ptr<ModelRepository>> BuiltInRepository(const std::st
         ModelConfig config,
         ParseModelConfig(text, absl::StrCat("built-in ", std::string(built_in.name))));
     config.source = "built-in";
+    config.lines.clear();  // nobody sees its text
     config.versions = {1};
     configs.push_back(std::move(config));
   }

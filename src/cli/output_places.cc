@@ -48,11 +48,25 @@ std::string_view ExtensionOf(std::string_view path) {
 
 }  // namespace
 
+absl::Status CheckOutputFolder(const std::string& path) {
+  std::error_code error;
+  if (path.empty() || std::filesystem::is_directory(path, error)) return absl::OkStatus();
+  if (std::filesystem::exists(std::filesystem::symlink_status(path, error))) {
+    return absl::InvalidArgumentError(absl::StrCat("output ", path, ": is no folder"));
+  }
+  return LookAt(path).status();
+}
+
 absl::Status CheckOutputPlaces(std::span<const std::string> outputs,
                                std::span<const std::string> lists, const bulk::NameList& inputs) {
   std::vector<OutputPlace> places;
   for (const std::string& path : outputs) {
-    if (path.empty() || path == "-") continue;
+    if (path.empty()) continue;
+    if (path == "-") {
+      return absl::InvalidArgumentError(
+          "output -: expected a file, since stdout has other lines already (./- is one of that "
+          "name)");
+    }
     absl::StatusOr<OutputPlace> place = LookAt(path);
     if (!place.ok()) return place.status();
     for (const OutputPlace& other : places) {

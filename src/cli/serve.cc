@@ -127,6 +127,7 @@ absl::StatusOr<std::unique_ptr<DecodeWorkers>> StartDecodeWorkers(const ServeFla
 // What the page can search; null without --search-index. It must have been made by the checkpoint
 // that is served, as far as that is known.
 absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
+                                                        const DeploymentsFactory& factory,
                                                         const ServiceImpl& service) {
   if (flags.search_index.empty()) return nullptr;
   SIGLIP_ASSIGN_OR_RETURN(
@@ -134,15 +135,14 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
       PictureIndex::Open(flags.search_index, {.root = flags.search_root,
                                               .num_threads = flags.model.options.num_threads,
                                               .ef = flags.search_ef}));
-  if (!flags.model.directory.empty()) {
-    SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(flags.model.directory));
-  }
+  const auto door = service.GetModelConfig("embed_image", "");
+  const std::string checkpoint = door.ok() ? factory.FolderOf(**door) : flags.model.directory;
+  if (!checkpoint.empty()) SIGLIP_RETURN_IF_ERROR(index->CheckCheckpoint(checkpoint));
   for (const IndexRow& row : service.RepositoryIndex(true)) {
     const auto config = service.GetModelConfig(row.name, row.version);
     if (!config.ok()) continue;
     if (const auto pixels = PixelsOf(**config)) index->WarnOfOtherPixels(*pixels);
   }
-  const auto door = service.GetModelConfig("embed_image", "");
   if (door.ok() && (*door)->outputs[0].dims != std::vector<std::int64_t>{index->width()}) {
     return absl::InvalidArgumentError(absl::StrCat(
         flags.search_index, ": expected rows of ", absl::StrJoin((*door)->outputs[0].dims, ","),
@@ -242,7 +242,8 @@ absl::Status ServeAll(ServeFlags& flags) {
   flags.service.server_version = SIGLIP_VERSION;
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceImpl> service,
                           ServiceImpl::Open(std::move(repository), factory, clock, flags.service));
-  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<PictureIndex> index, OpenIndex(flags, *service));
+  SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<PictureIndex> index,
+                          OpenIndex(flags, factory, *service));
   if (flags.dry_run) return PrintPlan(*service, factory, flags.server, index.get());
   return RunUntilSignal(flags, std::move(server), *service, index.get(), signals);
 }

@@ -12,6 +12,7 @@ CLI::Option* AddList(CLI::App& command, const char* names, std::vector<std::stri
                      const char* text) {
   return command.add_option(names, list, text)
       ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 

@@ -1,9 +1,11 @@
 // `siglip validate`: the accuracy table of a checkpoint or a running server on an ImageNet folder.
 
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -64,10 +66,21 @@ absl::Status CheckFlags(const ValidateFlags& flags) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPlaces(const ValidateFlags& flags) {
+  std::vector<std::string> outputs = {flags.json, flags.predictions, flags.html, flags.failures};
+  SIGLIP_RETURN_IF_ERROR(CheckOutputFolder(flags.embeddings));
+  std::error_code error;
+  // Of a folder that is still to be made no file is another output.
+  if (std::filesystem::is_directory(flags.embeddings, error)) {
+    for (std::string& file : EmbeddingFiles(flags.options, flags.embeddings)) {
+      outputs.push_back(std::move(file));
+    }
+  }
+  return CheckOutputPlaces(outputs, {}, {});
+}
+
 absl::StatusOr<Validation> RunValidation(const ValidateFlags& flags) {
-  const std::string outputs[] = {flags.json, flags.predictions, flags.embeddings, flags.html,
-                                 flags.failures};
-  SIGLIP_RETURN_IF_ERROR(Usage(CheckOutputPlaces(outputs, {}, {})));
+  SIGLIP_RETURN_IF_ERROR(Usage(CheckPlaces(flags)));
   SIGLIP_ASSIGN_OR_RETURN(ImagenetFolder folder, OpenImagenetFolder(flags.data));
   std::unique_ptr<Model> model;
   std::unique_ptr<Embedder> embedder;
@@ -169,6 +182,7 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
       ->add_option("--template", flags->options.templates,
                    "Prompt with {text} or {label}; repeatable")
       ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->capture_default_str();
   command->add_flag("--no-padding", flags->options.unpadded,

@@ -203,6 +203,20 @@ std::string PredictionsJsonl(const Validation& validation) {
   return lines;
 }
 
+std::vector<std::string> EmbeddingFiles(const ValidationOptions& options,
+                                        const std::string& directory) {
+  std::vector<std::string> rows = {"train.npy", "valid.npy", "text_unpadded.npy"};
+  for (std::size_t t = 0; t < options.templates.size(); ++t) {
+    rows.push_back(absl::StrCat("text_", t, ".npy"));
+  }
+  std::vector<std::string> files = {directory + "/classes.txt"};
+  for (const std::string& name : rows) {
+    files.push_back(absl::StrCat(directory, "/", name));
+    files.push_back(files.back() + ".names.txt");
+  }
+  return files;
+}
+
 absl::Status SaveEmbeddings(const Validation& validation, const std::string& directory) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);

@@ -33,5 +33,8 @@ std::string ValidationHtml(const Validation& validation);
 // train.npy, valid.npy, text_N.npy per template, text_unpadded.npy (float32, rows named beside them
 // in *.names.txt) and classes.txt, whose lines are the labels of the text rows.
 absl::Status SaveEmbeddings(const Validation& validation, const std::string& directory);
+// What it writes, by its path.
+std::vector<std::string> EmbeddingFiles(const ValidationOptions& options,
+                                        const std::string& directory);
 
 }  // namespace siglip::cli

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "deployments/built_in_configs.h"
 #include "deployments/factory.h"
+#include "serving/config_check.h"
 #include "serving/item_errors.h"
 #include "serving/service_impl.h"
 
@@ -519,7 +520,20 @@ TEST_F(DeploymentsTest, WrongConfigsAreLoadErrorsThatNameBothSides) {
               HasSubstr("checkpoint"));
   EXPECT_THAT(error([](ModelConfig& c) { c.parameters["pillow"] = "11"; }), HasSubstr("12 or 13"));
   EXPECT_THAT(error([](ModelConfig& c) { c.inputs[0].name = "X"; }), HasSubstr("PIXEL_VALUES"));
-  EXPECT_THAT(error([](ModelConfig& c) { c.max_batch_size = 33; }), HasSubstr("max_batch_size"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.max_batch_size = -1; }), HasSubstr("max_batch_size"));
+}
+
+TEST_F(DeploymentsTest, ATowersBatchMayBeMoreThanAPassOfItsModel) {
+  DeploymentsOptions options;
+  options.model.max_batch_size = 2;
+  options.open = OpenBytes;
+  DeploymentsFactory factory(std::move(options));
+  for (ModelConfig& config : Six()) {
+    if (config.is_ensemble() || config.max_batch_size != 4) continue;
+    const auto deployment = factory.Make(config);
+    ASSERT_TRUE(deployment.ok()) << deployment.status();
+    EXPECT_TRUE(CheckCompleted(config, *deployment).ok()) << config.name;
+  }
 }
 
 TEST(BuiltInConfigsTest, AreTheSixFiles) {

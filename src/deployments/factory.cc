@@ -84,7 +84,8 @@ absl::Status Complete(const ModelConfig& config, const char* field,
       return ConfigError(
           config, field,
           absl::StrCat("'", expected[i].name, "': dims ", ShapeText(dims),
-                       " differ from the checkpoint's ", ShapeText(expected[i].dims)));
+                       " differ from the checkpoint's ", ShapeText(expected[i].dims)),
+          expected[i].name);
     }
     dims = expected[i].dims;
   }
@@ -179,14 +180,16 @@ void SetDevice(const ModelInfo& info, Deployment& deployment) {
 
 }  // namespace
 
+std::string DeploymentsFactory::FolderOf(const ModelConfig& config) const {
+  if (!options_.model_override.empty()) return options_.model_override;
+  const std::string folder = ParameterOf(config, "checkpoint");
+  return folder.empty() || folder[0] == '/' ? folder : absl::StrCat(config.directory, "/", folder);
+}
+
 absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelConfig& config) {
-  std::string folder = options_.model_override;
+  const std::string folder = FolderOf(config);
   if (folder.empty()) {
-    folder = ParameterOf(config, "checkpoint");
-    if (folder.empty()) {
-      return ConfigError(config, "parameters.checkpoint", "expected a snapshot folder, got none");
-    }
-    if (folder[0] != '/') folder = absl::StrCat(config.directory, "/", folder);
+    return ConfigError(config, "parameters.checkpoint", "expected a snapshot folder, got none");
   }
   ModelOptions options = options_.model;
   const std::string patches = ParameterOf(config, "max_num_patches");
@@ -236,7 +239,6 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
 
   Deployment deployment;
   const std::string embed_model = ParameterOf(config, "embed_model");
-  const int max_batch_size = options_.model.max_batch_size;
   if (step == "image_process") config.parameters["pillow"] = absl::StrCat(pixels.pixels.pillow);
   if (step == "image_process" && options_.decode_workers != nullptr) {
     deployment.step = MakeImageProcessStep(pixels, *options_.decode_workers);
@@ -246,10 +248,10 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
     deployment.step = of_model ? MakeImageProcessStep(model) : MakeImageProcessStep(pixels);
     deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   } else if (step == "vision") {
-    deployment.step = MakeVisionStep(model, max_batch_size);
+    deployment.step = MakeVisionStep(model);
     SetDevice(model->info(), deployment);
   } else if (step == "text") {
-    deployment.step = MakeTextStep(model, max_batch_size);
+    deployment.step = MakeTextStep(model);
     SetDevice(model->info(), deployment);
   } else if (step == "embed_image") {
     DescribeCheckpoint(model->info(), config);

@@ -39,6 +39,9 @@ class DeploymentsFactory final : public DeploymentFactory {
 
   absl::StatusOr<Deployment> Make(ModelConfig& config) override;
 
+  // The checkpoint that a deployment of `config` is of; empty if it names none.
+  std::string FolderOf(const ModelConfig& config) const;
+
   // A line per opened checkpoint, for `serve --dry-run`.
   std::vector<std::string> DescribeModels() const;
 

@@ -195,8 +195,7 @@ class InWorkersStep final : public ImageProcessStep {
 
 class VisionStep final : public Step {
  public:
-  VisionStep(std::shared_ptr<Model> model, int max_batch_size)
-      : model_(std::move(model)), max_batch_size_(max_batch_size) {}
+  explicit VisionStep(std::shared_ptr<Model> model) : model_(std::move(model)) {}
 
   absl::Status Run(std::span<Item* const> items) override {
     std::vector<ImagePixels> images;
@@ -214,7 +213,7 @@ class VisionStep final : public Step {
     return images.empty() ? absl::OkStatus() : model_->EncodePixels(images, rows);
   }
   absl::Status Health() const override { return model_->Health(); }
-  int MaxBatchItems() const override { return max_batch_size_; }
+  int MaxBatchItems() const override { return std::numeric_limits<int>::max(); }
   absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
 
  private:
@@ -230,13 +229,11 @@ class VisionStep final : public Step {
   }
 
   const std::shared_ptr<Model> model_;
-  const int max_batch_size_;
 };
 
 class TextStep final : public Step {
  public:
-  TextStep(std::shared_ptr<Model> model, int max_batch_size)
-      : model_(std::move(model)), max_batch_size_(max_batch_size) {}
+  explicit TextStep(std::shared_ptr<Model> model) : model_(std::move(model)) {}
 
   absl::Status Run(std::span<Item* const> items) override {
     std::vector<const std::int64_t*> texts;
@@ -252,7 +249,7 @@ class TextStep final : public Step {
     return model_->EncodeTokens(texts, model_->info().text_length, rows);
   }
   absl::Status Health() const override { return model_->Health(); }
-  int MaxBatchItems() const override { return max_batch_size_; }
+  int MaxBatchItems() const override { return std::numeric_limits<int>::max(); }
   absl::StatusOr<std::int64_t> EstimateCost(const Item&) const override { return 0; }
 
  private:
@@ -268,7 +265,6 @@ class TextStep final : public Step {
   }
 
   const std::shared_ptr<Model> model_;
-  const int max_batch_size_;
 };
 
 }  // namespace
@@ -285,12 +281,12 @@ std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers&
   return std::make_shared<InWorkersStep>(info, workers);
 }
 
-std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model, int max_batch_size) {
-  return std::make_shared<VisionStep>(std::move(model), max_batch_size);
+std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model) {
+  return std::make_shared<VisionStep>(std::move(model));
 }
 
-std::shared_ptr<Step> MakeTextStep(std::shared_ptr<Model> model, int max_batch_size) {
-  return std::make_shared<TextStep>(std::move(model), max_batch_size);
+std::shared_ptr<Step> MakeTextStep(std::shared_ptr<Model> model) {
+  return std::make_shared<TextStep>(std::move(model));
 }
 
 }  // namespace siglip

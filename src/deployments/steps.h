@@ -18,9 +18,9 @@ std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info);
 // The same in `workers`, which outlive it: items end at their time, and with their client.
 std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers);
 // The same tensors -> EMBEDDING [D]. An item whose shape is not one of 1..N patches fails alone.
-// `max_batch_size`: what the model was opened for.
-std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model, int max_batch_size);
+// Any number of items: the model splits what is more than one pass through a tower.
+std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model);
 // INPUT_IDS int64 [T] -> EMBEDDING [D].
-std::shared_ptr<Step> MakeTextStep(std::shared_ptr<Model> model, int max_batch_size);
+std::shared_ptr<Step> MakeTextStep(std::shared_ptr<Model> model);
 
 }  // namespace siglip

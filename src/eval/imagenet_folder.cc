@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "base/byte_order_mark.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "text/canonicalize.h"
@@ -100,6 +101,7 @@ absl::StatusOr<std::vector<LabelledImage>> ReadSplit(const std::string& split,
 
 absl::StatusOr<std::vector<ImagenetClass>> ParseSynsetMapping(std::string_view content,
                                                               const std::string& path) {
+  if (content.starts_with(kByteOrderMark)) content.remove_prefix(kByteOrderMark.size());
   std::map<std::string, std::string> texts;
   int line_number = 0;
   // Lines as Python's text files have them.

@@ -33,8 +33,9 @@ struct ImagenetFolder {
 
 // The lines of LOC_synset_mapping.txt, read as Python would: lines end with \n, \r or both and are
 // split as str.split() does, at Unicode's white space too; the first word is the label, the rest,
-// joined by single spaces, the text. Blank lines are skipped. Sorted by label.
-// InvalidArgument names `path` and the line: no text, a label twice, not UTF-8, no classes at all.
+// joined by single spaces, the text. Blank lines and a byte order mark are skipped. Sorted by
+// label. InvalidArgument names `path` and the line: no text, a label twice, not UTF-8, no classes
+// at all.
 absl::StatusOr<std::vector<ImagenetClass>> ParseSynsetMapping(std::string_view content,
                                                               const std::string& path);
 

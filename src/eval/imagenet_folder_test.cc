@@ -52,6 +52,16 @@ TEST(SynsetMappingTest, LinesEndAsInPythonsTextFiles) {
   EXPECT_EQ((*classes)[2].text, "three more");
 }
 
+TEST(SynsetMappingTest, AByteOrderMarkIsNoPartOfTheFirstLabel) {
+  const auto classes = ParseSynsetMapping(
+      "\xef\xbb\xbf"
+      "n1 one\r\nn2 two\r\n",
+      "m");
+  ASSERT_TRUE(classes.ok()) << classes.status();
+  ASSERT_EQ(classes->size(), 2u);
+  EXPECT_EQ((*classes)[0].label, "n1");
+}
+
 TEST(SynsetMappingTest, WrongLinesAreNamed) {
   EXPECT_THAT(std::string(ParseSynsetMapping("a b\nlonely\n", "map").status().message()),
               HasSubstr("map:2: expected a label and a text"));

@@ -62,6 +62,26 @@ absl::Status PlaceAll(std::span<const std::string> files, const std::string& fol
   return absl::OkStatus();
 }
 
+// None if the class has no folder.
+absl::StatusOr<std::vector<std::string>> FilesOfClass(const std::string& images,
+                                                      const std::string& label) {
+  const std::string folder = images + "/" + label;
+  std::error_code ignored;
+  if (!fs::is_directory(folder, ignored)) return std::vector<std::string>();
+  return ListFiles(folder);
+}
+
+// Before anything is written.
+absl::Status CheckImages(const std::vector<ImagenetClass>& classes, const std::string& images,
+                         const std::string& mapping) {
+  for (const ImagenetClass& c : classes) {
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOfClass(images, c.label));
+    if (!files.empty()) return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat(images, ": expected images in folders named as the ",
+                                          classes.size(), " labels of ", mapping, ", found none"));
+}
+
 absl::Status PrepareOutput(const SampleOptions& options, const std::string& mapping) {
   std::error_code error;
   for (const char* split : {"/train", "/valid"}) {
@@ -108,15 +128,11 @@ absl::StatusOr<SampleResult> SampleImagenet(const SampleOptions& options) {
       options.mapping.empty() ? options.source + "/LOC_synset_mapping.txt" : options.mapping;
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<ImagenetClass> classes, ReadSynsetMapping(mapping));
   SIGLIP_ASSIGN_OR_RETURN(const std::string images, FindImages(options.source));
+  SIGLIP_RETURN_IF_ERROR(CheckImages(classes, images, mapping));
   SIGLIP_RETURN_IF_ERROR(PrepareOutput(options, mapping));
   SampleResult result;
   for (const ImagenetClass& c : classes) {
-    const std::string folder = images + "/" + c.label;
-    std::vector<std::string> files;
-    std::error_code ignored;
-    if (fs::is_directory(folder, ignored)) {
-      SIGLIP_ASSIGN_OR_RETURN(files, ListFiles(folder));
-    }
+    SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> files, FilesOfClass(images, c.label));
     SIGLIP_RETURN_IF_ERROR(SampleClass(options, c.label, std::move(files), result));
   }
   return result;

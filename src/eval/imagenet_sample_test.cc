@@ -67,6 +67,17 @@ TEST_F(ImagenetSampleTest, TakesDisjointImagesAndSaysWhatLacks) {
   EXPECT_EQ(folder->valid.size(), 22u);
 }
 
+TEST_F(ImagenetSampleTest, WithoutAnImageNothingIsWritten) {
+  std::ofstream(root_ + "/others") << "m1 one\nm2 two\n";
+  SampleOptions options;
+  options.source = root_ + "/full";
+  options.mapping = root_ + "/others";
+  options.output = root_ + "/none";
+  const auto result = SampleImagenet(options);
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kNotFound) << result.status();
+  EXPECT_FALSE(fs::exists(options.output));
+}
+
 TEST_F(ImagenetSampleTest, TheSeedDecides) {
   EXPECT_EQ(Sample("a", 1), Sample("b", 1, true));
   EXPECT_NE(Sample("c", 1), Sample("d", 2));

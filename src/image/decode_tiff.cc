@@ -474,6 +474,16 @@ absl::Status DecodeStrips(TIFF* tiff, const MemoryFile& file, const TiffLayout& 
   return absl::OkStatus();
 }
 
+// libtiff 4.7 refuses what is smaller than a block of its chroma; 4.5 reads on past the picture.
+absl::Status CheckSubsampling(TIFF* tiff, const TiffLayout& layout) {
+  std::uint16_t columns = 1;
+  std::uint16_t rows = 1;
+  TIFFGetFieldDefaulted(tiff, TIFFTAG_YCBCRSUBSAMPLING, &columns, &rows);
+  if (layout.width >= columns && layout.height >= rows) return absl::OkStatus();
+  return BadImage(kFormat, absl::StrCat("YCbCr subsampling ", columns, "x", rows,
+                                        " of a picture of ", layout.width, "x", layout.height));
+}
+
 // Subsampled YCbCr: libtiff's own conversion to RGBA.
 absl::Status DecodeAsRgba(TIFF* tiff, const MemoryFile& file, const TiffLayout& layout,
                           Target& target) {
@@ -574,6 +584,7 @@ absl::StatusOr<RgbImage> DecodeCompressed(std::string_view bytes, const TiffLayo
     as_rgba = false;
   }
   if (as_rgba) {
+    SIGLIP_RETURN_IF_ERROR(CheckSubsampling(tiff.get(), layout));
     Target target(layout, false);
     SIGLIP_RETURN_IF_ERROR(DecodeAsRgba(tiff.get(), file, layout, target));
     return target.Finish();

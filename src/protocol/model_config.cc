@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
+#include <string>
+#include <utility>
 
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
@@ -9,6 +12,7 @@
 #include <google/protobuf/util/json_util.h>
 
 #include "base/status_macros.h"
+#include "protocol/field_lines.h"
 #include "protocol/proto_json.h"
 #include "protocol/text.h"
 
@@ -116,12 +120,14 @@ absl::StatusOr<DynamicBatching> FromWire(const inference::ModelDynamicBatching& 
   batching.max_queue_delay_us = wire.max_queue_delay_microseconds();
   batching.preserve_ordering = wire.preserve_ordering();
   SIGLIP_ASSIGN_OR_RETURN(batching.priority_levels,
-                          Level(wire.priority_levels(), "priority_levels"));
-  SIGLIP_ASSIGN_OR_RETURN(batching.default_priority_level,
-                          Level(wire.default_priority_level(), "default_priority_level"));
+                          Level(wire.priority_levels(), "dynamic_batching.priority_levels"));
+  SIGLIP_ASSIGN_OR_RETURN(
+      batching.default_priority_level,
+      Level(wire.default_priority_level(), "dynamic_batching.default_priority_level"));
   batching.default_queue_policy = FromWire(wire.default_queue_policy());
   for (const auto& [level, policy] : wire.priority_queue_policy()) {
-    SIGLIP_ASSIGN_OR_RETURN(const std::uint32_t key, Level(level, "priority_queue_policy"));
+    SIGLIP_ASSIGN_OR_RETURN(const std::uint32_t key,
+                            Level(level, "dynamic_batching.priority_queue_policy"));
     batching.priority_queue_policy[key] = FromWire(policy);
   }
   return batching;
@@ -251,6 +257,21 @@ absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
   return config;
 }
 
+// ":<line>" of the field that an error of FromWire begins with, and of the element that it names
+// next ("input 'X': ..."); nothing if the text has no such field.
+std::string LineOfError(std::string_view message, const std::map<std::string, int>& lines) {
+  std::string field(message.substr(0, message.find_first_of(" :")));
+  auto found = lines.find(field);
+  const std::string_view rest = message.substr(field.size());
+  if (rest.starts_with(" '")) {
+    const std::string_view name = rest.substr(2, rest.find("':") - 2);
+    if (const auto named = lines.find(Concat(field, ".", name)); named != lines.end()) {
+      found = named;
+    }
+  }
+  return found == lines.end() ? std::string() : Concat(":", found->second);
+}
+
 // Overlays by position where the counts agree (fields that the struct does not know survive), else
 // anew.
 template <class Repeated>
@@ -368,12 +389,18 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_
   parser.RecordErrorsTo(&errors);
   parser.SetRecursionLimit(32);  // the deepest of Triton's fields is 7 down
   google::protobuf::io::ArrayInputStream input(text.data(), static_cast<int>(text.size()));
+  google::protobuf::TextFormat::ParseInfoTree tree;
+  parser.WriteLocationsTo(&tree);
   inference::ModelConfig wire;
   if (!parser.Parse(&input, &wire)) return errors.status();
+  std::map<std::string, int> lines = FieldLines(wire, tree);
   absl::StatusOr<ModelConfig> config = FromWire(wire);
   if (!config.ok()) {
-    return absl::InvalidArgumentError(Concat(path, ": ", config.status().message()));
+    const absl::string_view message = config.status().message();
+    return absl::InvalidArgumentError(
+        Concat(path, LineOfError({message.data(), message.size()}, lines), ": ", message));
   }
+  config->lines = std::move(lines);
   config->source = std::string(path);
   const std::size_t slash = path.rfind('/');
   config->directory = slash == std::string_view::npos ? "." : std::string(path.substr(0, slash));

@@ -69,16 +69,25 @@ TEST(ModelConfig, ErrorsNameFileLineAndColumn) {
 
 TEST(ModelConfig, WhatCannotBeHonouredIsRefused) {
   EXPECT_THAT(ParseModelConfig("sequence_batching {}", "c").status().message(),
-              HasSubstr("c: sequence_batching is not supported"));
+              HasSubstr("c:1: sequence_batching is not supported"));
   EXPECT_THAT(ParseModelConfig("input { name: 'X' }", "c").status().message(),
-              HasSubstr("input 'X': data_type is missing"));
+              HasSubstr("c:1: input 'X': data_type is missing"));
+  EXPECT_THAT(
+      ParseModelConfig("input {\n name: 'X' data_type: TYPE_FP32 }\ninput { name: 'Y' }", "c")
+          .status()
+          .message(),
+      HasSubstr("c:3: input 'Y': data_type is missing"));
+  EXPECT_THAT(ParseModelConfig("dynamic_batching {\n priority_levels: 4294967296 }", "c")
+                  .status()
+                  .message(),
+              HasSubstr("c:2: dynamic_batching.priority_levels: expected at most"));
   const std::pair<const char*, const char*> fields[] = {
-      {"batch_input { kind: BATCH_ITEM_SHAPE }", "c: batch_input is"},
-      {"batch_output { target_name: 'X' }", "c: batch_output is"},
-      {"input { name: 'X' reshape { shape: 1 } }", "c: input 'X': reshape is"},
-      {"input { name: 'X' is_shape_tensor: true }", "c: input 'X': is_shape_tensor is"},
-      {"output { name: 'Y' reshape { } }", "c: output 'Y': reshape is"},
-      {"output { name: 'Y' label_filename: 'labels.txt' }", "c: output 'Y': label_filename is"}};
+      {"batch_input { kind: BATCH_ITEM_SHAPE }", "c:1: batch_input is"},
+      {"batch_output { target_name: 'X' }", "c:1: batch_output is"},
+      {"input { name: 'X' reshape { shape: 1 } }", "c:1: input 'X': reshape is"},
+      {"input { name: 'X' is_shape_tensor: true }", "c:1: input 'X': is_shape_tensor is"},
+      {"output { name: 'Y' reshape { } }", "c:1: output 'Y': reshape is"},
+      {"output { name: 'Y' label_filename: 'labels.txt' }", "c:1: output 'Y': label_filename is"}};
   for (const auto& [text, error] : fields) {
     EXPECT_THAT(ParseModelConfig(text, "c").status().message(),
                 HasSubstr(std::string(error) + " not supported"));
@@ -105,6 +114,33 @@ TEST(ModelConfig, TheVersionPolicyReachesTheStruct) {
   EXPECT_EQ(of("latest { num_versions: 2 }").version_policy_latest, 2U);
   EXPECT_EQ(of("all { }").version_policy_latest, 0U);
   EXPECT_THAT(of("specific { versions: [ 3, 1 ] }").version_policy_specific, ElementsAre(3, 1));
+}
+
+TEST(ModelConfig, FieldsKnowTheirLines) {
+  const auto config = ParseModelConfig(kFull, "c");
+  ASSERT_TRUE(config.ok());
+  const std::map<std::string, int>& lines = config->lines;
+  EXPECT_EQ(lines.at("max_batch_size"), 4);
+  EXPECT_EQ(lines.at("input.X"), 5);
+  EXPECT_EQ(lines.at("output.dims"), 6);
+  EXPECT_EQ(lines.at("instance_group.count"), 7);
+  EXPECT_EQ(lines.at("dynamic_batching"), 8);
+  EXPECT_EQ(lines.at("dynamic_batching.max_queue_delay_microseconds"), 10);
+  EXPECT_EQ(lines.at("parameters.checkpoint"), 13);
+  EXPECT_EQ(lines.at("model_warmup.count"), 14);
+  EXPECT_EQ(lines.at("model_warmup.inputs.X"), 15);
+  EXPECT_FALSE(lines.contains("platform"));
+  const auto several = ParseModelConfig(
+      "parameters { key: 'a' value { string_value: '' } }\n"
+      "parameters { key: 'b' value { string_value: '' } }\n"
+      "input [ { name: 'X' data_type: TYPE_FP32 },\n { name: 'Y' data_type: TYPE_FP32 } ]",
+      "c");
+  ASSERT_TRUE(several.ok()) << several.status();
+  EXPECT_EQ(several->lines.at("parameters"), 1);
+  EXPECT_EQ(several->lines.at("parameters.b"), 2);
+  EXPECT_EQ(several->lines.at("input"), 3);
+  EXPECT_EQ(several->lines.at("input.Y"), 4);
+  EXPECT_FALSE(several->lines.contains("input.data_type")) << "of which?";
 }
 
 TEST(ModelConfig, RenderingKeepsUnknownToUsAndOverlaysTheRest) {

@@ -23,10 +23,23 @@ constexpr std::int64_t kMaxRowBytes = std::int64_t{1} << 30;
 // Threads per model: more is a typing error.
 constexpr int kMaxInstances = 1024;
 
+// ":<line>", or nothing.
+std::string LineText(const ModelConfig& config, std::string_view field, std::string_view item) {
+  std::string path = absl::StrCat(AbslView(field), ".", AbslView(item));
+  while (true) {
+    const auto found = config.lines.find(path);
+    if (found != config.lines.end()) return absl::StrCat(":", found->second);
+    const std::size_t dot = path.rfind('.');
+    if (dot == std::string::npos) return {};
+    path.resize(dot);
+  }
+}
+
 absl::Status CheckKind(const ModelConfig& c) {
   if (!IsModelName(c.name)) {
-    return absl::InvalidArgumentError(absl::StrCat(c.source, ": name: expected ", kModelNameRule,
-                                                   ", got '", LogSafe(c.name), "'"));
+    return absl::InvalidArgumentError(absl::StrCat(c.source, LineText(c, "name", {}),
+                                                   ": name: expected ", kModelNameRule, ", got '",
+                                                   LogSafe(c.name), "'"));
   }
   if (c.is_ensemble()) {
     if (!c.backend.empty()) {
@@ -74,17 +87,20 @@ absl::Status CheckTensors(const ModelConfig& c, std::string_view field,
       return ConfigError(c, field, "expected a name for each tensor, got none");
     if (!names.insert(tensor.name).second) {
       return ConfigError(c, field,
-                         absl::StrCat("expected each tensor once, got '", tensor.name, "' twice"));
+                         absl::StrCat("expected each tensor once, got '", tensor.name, "' twice"),
+                         tensor.name);
     }
     if (tensor.optional) {
       return ConfigError(c, field,
-                         absl::StrCat("'", tensor.name, "': optional inputs are not supported"));
+                         absl::StrCat("'", tensor.name, "': optional inputs are not supported"),
+                         tensor.name);
     }
     for (const std::int64_t dim : tensor.dims) {
       if (dim == -1 || dim > 0) continue;
       return ConfigError(c, field,
                          absl::StrCat("'", tensor.name, "': expected dims > 0 or -1, got ",
-                                      ShapeText(tensor.dims)));
+                                      ShapeText(tensor.dims)),
+                         tensor.name);
     }
   }
   return absl::OkStatus();
@@ -197,12 +213,14 @@ absl::Status CheckFixed(const ModelConfig& c, std::string_view field, const Tens
   if (!count || *count == 0) {
     return ConfigError(
         c, field,
-        absl::StrCat("'", tensor.name, "': expected fixed dims, got ", ShapeText(tensor.dims)));
+        absl::StrCat("'", tensor.name, "': expected fixed dims, got ", ShapeText(tensor.dims)),
+        tensor.name);
   }
   if (*count > kMaxRowBytes / 8) {
     return ConfigError(c, field,
                        absl::StrCat("'", tensor.name, "': expected a row of at most ", kMaxRowBytes,
-                                    " bytes, got dims ", ShapeText(tensor.dims)));
+                                    " bytes, got dims ", ShapeText(tensor.dims)),
+                       tensor.name);
   }
   return absl::OkStatus();
 }
@@ -217,9 +235,11 @@ bool IsModelName(std::string_view name) {
          });
 }
 
-absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text) {
-  return absl::InvalidArgumentError(absl::StrCat(config.source, ": model '", config.name,
-                                                 "': ", AbslView(field), ": ", AbslView(text)));
+absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text,
+                         std::string_view item) {
+  return absl::InvalidArgumentError(absl::StrCat(config.source, LineText(config, field, item),
+                                                 ": model '", config.name, "': ", AbslView(field),
+                                                 ": ", AbslView(text)));
 }
 
 absl::Status CheckConfig(const ModelConfig& config) {
@@ -247,14 +267,16 @@ absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deploym
     if (input.datatype == DataType::kBytes && ElementCount(input.dims) != 1) {
       return ConfigError(config, "input",
                          absl::StrCat("'", input.name, "': expected dims [1] for BYTES, got ",
-                                      ShapeText(input.dims)));
+                                      ShapeText(input.dims)),
+                         input.name);
     }
   }
   for (const TensorConfig& output : config.outputs) {
     SIGLIP_RETURN_IF_ERROR(CheckFixed(config, "output", output));
     if (output.datatype == DataType::kBytes) {
       return ConfigError(config, "output",
-                         absl::StrCat("'", output.name, "': BYTES outputs are not supported"));
+                         absl::StrCat("'", output.name, "': BYTES outputs are not supported"),
+                         output.name);
     }
   }
   if (deployment.step != nullptr && config.max_batch_size > deployment.step->MaxBatchItems()) {

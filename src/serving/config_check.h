@@ -20,8 +20,11 @@ bool IsModelName(std::string_view name);
 inline constexpr char kModelNameRule[] =
     "1 to 128 letters of ASCII, digits, '.', '_' and '-', and no dot first";
 
-// InvalidArgument "<source>: model '<name>': <field>: <text>".
-absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text);
+// InvalidArgument "<source>:<line>: model '<name>': <field>: <text>". The line is that of the field
+// (of several of them, of the one that is named `item`), else that of what it is part of, and is
+// left out where the source has neither.
+absl::Status ConfigError(const ModelConfig& config, std::string_view field, std::string_view text,
+                         std::string_view item = {});
 
 // Before the model is made: what needs no checkpoint.
 absl::Status CheckConfig(const ModelConfig& config);

@@ -94,6 +94,9 @@ struct ModelConfig {
 
   // Where it came from: the path of config.pbtxt, or "built-in". For errors.
   std::string source = {};
+  // Lines of `source`, from 1, by the path of the field that stands there: "max_batch_size",
+  // "dynamic_batching.priority_levels", "input" and "input.X". Empty if it has none.
+  std::map<std::string, int> lines = {};
   // Folder of config.pbtxt: relative paths of parameters start here.
   std::string directory = {};
   // The whole message as parsed, serialised: fields that this struct does not know are rendered

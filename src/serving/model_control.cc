@@ -170,6 +170,7 @@ absl::Status ModelControl::Make(ModelConfig config) {
   }
   model->statistics->SetLoadDuration(static_cast<double>(parts_.clock->NowNs() - start_ns) * 1e-9);
   SIGLIP_LOG_INFO("model_loaded name={} version={}", model->name, model->version);
+  if (parts_.options.control_mode == ModelControlMode::kPoll) made_.insert(model->name);
   parts_.registry->Finish(std::move(model));
   return absl::OkStatus();
 }
@@ -260,7 +261,12 @@ void ModelControl::UnloadDependents(const std::string& name) {
                                             "' which has no loaded version");
     SIGLIP_LOG_WARN("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
                     LogSafe(reason));
-    TakeOut(ensemble->name, reason);
+    if (parts_.options.control_mode == ModelControlMode::kPoll) {
+      // Nobody asked for it: readiness waits until its step is back, as Triton's does.
+      parts_.registry->Unload(ensemble->name, reason, false);
+    } else {
+      TakeOut(ensemble->name, reason);
+    }
     UnloadDependents(ensemble->name);
   }
 }
@@ -347,14 +353,35 @@ void ModelControl::Poll() {
     parts_.registry->Forget(name);
     UnloadDependents(name);
   }
-  for (const std::string& name : names) {
-    const std::uint64_t stamp = parts_.repository->Stamp(name);
+  // Before anything is loaded: what changes meanwhile is for the next poll.
+  std::map<std::string, std::uint64_t> stamps;
+  for (const std::string& name : names) stamps[name] = parts_.repository->Stamp(name);
+  made_.clear();
+  for (const auto& [name, stamp] : stamps) {
     const auto known = stamps_.find(name);
     if (known != stamps_.end() && known->second == stamp) continue;
     stamps_[name] = stamp;
+    if (made_.contains(name)) continue;  // as a step of an ensemble
     Names under_way;
     // A failure is logged and shown by the index; an older model serves on.
     static_cast<void>(LoadNow(name, std::nullopt, under_way));
+  }
+  LoadWaitingEnsembles();
+}
+
+// An ensemble that lacked a step, or did not fit one, has not changed itself when the step comes.
+void ModelControl::LoadWaitingEnsembles() {
+  // Each round is for what the one before it loaded, so it ends.
+  while (!made_.empty()) {
+    const Names made = std::exchange(made_, {});
+    for (const auto& [name, stamp] : stamps_) {
+      if (parts_.registry->table()->ready().contains(name)) continue;
+      const auto config = parts_.repository->Read(name);
+      const auto has = [&config](const std::string& step) { return HasStep(*config, step); };
+      if (!config.ok() || std::none_of(made.begin(), made.end(), has)) continue;
+      Names under_way;
+      static_cast<void>(LoadNow(name, std::nullopt, under_way));
+    }
   }
 }
 

@@ -74,6 +74,7 @@ class ModelControl {
   absl::Status UnloadNow(const std::string& name, bool unload_dependents);
   void RemakeDependents(const std::string& name);
   void UnloadDependents(const std::string& name);
+  void LoadWaitingEnsembles();
   bool InRepository(const std::string& name) const;
   // Ends serving it on purpose. Of a model that a load request alone described, the name goes too.
   void TakeOut(const std::string& name, const std::string& reason);
@@ -83,6 +84,7 @@ class ModelControl {
 
   const Parts parts_;
   std::map<std::string, std::uint64_t> stamps_;  // poll mode: as they were loaded
+  Names made_;                                   // poll mode: loaded since it was last looked at
   Mutex mu_;
   CondVar wake_;
   bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;

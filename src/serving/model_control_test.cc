@@ -269,42 +269,107 @@ TEST_F(ModelControlTest, UnloadAndReloadLoseNoRequest) {
   EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "m=READY", "m2=UNAVAILABLE/unloaded"));
 }
 
-TEST_F(ModelControlTest, PollingFollowsTheFiles) {
-  ModelRegistry registry;
-  FakeRepository repository(files_);
-  ThreadPool pool(1);
-  ModelControl control({.registry = &registry,
-                        .repository = &repository,
-                        .factory = &factory_,
-                        .clock = &clock_,
-                        .output_budget = std::make_shared<MemoryBudget>(1 << 20),
-                        .forward_pool = &pool,
-                        .cache = nullptr,
-                        .options = {.control_mode = ModelControlMode::kPoll}});
-  ASSERT_TRUE(control.LoadInitial().ok());
-  const auto names = [&registry] {
+// The control alone, polled by hand.
+class PollTest : public ModelControlTest {
+ protected:
+  ~PollTest() override { registry_.StopAll(); }
+
+  std::string Names() const {
     std::string text;
-    for (const auto& [name, model] : registry.table()->ready()) text += name + " ";
+    for (const auto& [name, model] : registry_.table()->ready()) text += name + " ";
     return text;
-  };
-  EXPECT_EQ(names(), "e m m2 ");
+  }
+
+  ModelRegistry registry_;
+  FakeRepository repository_{files_};
+  ThreadPool pool_{1};
+  ModelControl control_{
+      {.registry = &registry_,
+       .repository = &repository_,
+       .factory = &factory_,
+       .clock = &clock_,
+       .output_budget = std::make_shared<MemoryBudget>(1 << 20),
+       .forward_pool = &pool_,
+       .cache = nullptr,
+       .options = {.exit_on_error = false, .control_mode = ModelControlMode::kPoll}}};
+};
+
+TEST_F(PollTest, FollowsTheFiles) {
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  EXPECT_EQ(Names(), "e m m2 ");
   EXPECT_EQ(factory_.made, 2);
-  control.Poll();
+  control_.Poll();
   EXPECT_EQ(factory_.made, 2) << "nothing changed";
   files_.Put(FloatConfig("m"));
   files_.Put(FloatConfig("n"));
-  control.Poll();
-  EXPECT_EQ(names(), "e m m2 n ");
+  control_.Poll();
+  EXPECT_EQ(Names(), "e m m2 n ");
   EXPECT_EQ(factory_.made, 4);
   ModelConfig broken = FloatConfig("n");
   broken.parameters["broken"] = "";
   files_.Put(broken);
   files_.models.erase("m2");
-  control.Poll();
-  EXPECT_EQ(names(), "m n ") << "the old n serves on; e went with its step";
-  control.Poll();
-  EXPECT_EQ(names(), "m n ");
-  registry.StopAll();
+  control_.Poll();
+  EXPECT_EQ(Names(), "m n ") << "the old n serves on; e went with its step";
+  control_.Poll();
+  EXPECT_EQ(Names(), "m n ");
+}
+
+TEST_F(PollTest, AnEnsembleIsBackWithItsStep) {
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  auto step = files_.models.extract("m2");
+  control_.Poll();
+  EXPECT_EQ(Names(), "m ");
+  EXPECT_FALSE(registry_.AllReady()) << "e is in the repository and is not served";
+  files_.models.insert(std::move(step));
+  control_.Poll();
+  EXPECT_EQ(Names(), "e m m2 ");
+  EXPECT_TRUE(registry_.AllReady());
+}
+
+TEST_F(PollTest, AnEnsembleIsBackWhenItsStepFitsAgain) {
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  ModelConfig small = FloatConfig("m");
+  small.max_batch_size = 3;
+  files_.Put(small);
+  control_.Poll();
+  EXPECT_EQ(Names(), "m m2 ");
+  EXPECT_FALSE(registry_.AllReady());
+  files_.Put(FloatConfig("m"));
+  control_.Poll();
+  EXPECT_EQ(Names(), "e m m2 ");
+  EXPECT_TRUE(registry_.AllReady());
+}
+
+TEST_F(PollTest, StepsMayComeAfterTheirEnsembles) {
+  // Of ensembles of ensembles too.
+  ModelConfig over = TwoSteps();
+  over.name = "a";
+  over.ensemble_steps[0].model_name = "e";
+  files_.Put(over);
+  auto first = files_.models.extract("m");
+  auto second = files_.models.extract("m2");
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  EXPECT_EQ(Names(), "");
+  files_.models.insert(std::move(second));
+  control_.Poll();
+  EXPECT_EQ(Names(), "m2 ");
+  EXPECT_FALSE(registry_.AllReady());
+  files_.models.insert(std::move(first));
+  control_.Poll();
+  EXPECT_EQ(Names(), "a e m m2 ");
+  EXPECT_TRUE(registry_.AllReady());
+  EXPECT_EQ(factory_.made, 2);
+}
+
+TEST_F(PollTest, StepsThatComeWithTheirEnsembleAreMadeOnce) {
+  const Files all = files_;
+  files_.models.clear();
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  files_ = all;
+  control_.Poll();
+  EXPECT_EQ(Names(), "e m m2 ");
+  EXPECT_EQ(factory_.made, 2);
 }
 
 TEST_F(ModelControlTest, LoadsUnderLoadAnswerEveryRequest) {

@@ -9,6 +9,7 @@ architectures of odd widths, heads, MLPs, grids, text lengths and files (sharded
 filters), every third of them NaFlex. Each with every instruction set of this machine. Bar: relative L2 error at most twice that of transformers'
 float32 run (tiny and random ones: of the largest of five, see theirs; below FLOOR the ratio of two rounding errors says
 nothing); cosine >= 0.999999 on well-conditioned weights; and the same bits whatever the batch and the threads.
+First, which preprocessors that crop or pad are refused.
 """
 
 import argparse
@@ -211,6 +212,37 @@ def compare_random(seed, isas):
         return compare(folder, f"seed {seed} {dtype} outliers {outliers}", isas, outliers)
 
 
+def check_frames():
+    """A crop or pad after the resize is refused where it changes transformers' pixels (or it fails), and only there."""
+    demo = ROOT / "models/demo"
+    plain = json.loads((demo / "preprocessor_config.json").read_text())
+    side, wrong = plain["size"]["height"], []
+    sizes = [None, side, side + 2, [side, side], [side, side + 2], {"height": side, "width": side},
+             {"height": side, "width": side - 2}, {"shortest_edge": side}]
+    cases = [{step: enabled, **({} if size is None else {key: size})}
+             for step, key in (("do_center_crop", "crop_size"), ("do_pad", "pad_size"))
+             for enabled in (True, False, None) for size in sizes]
+    picture = [Image.open(demo / "../../data/demo/examples/red_circle.jpg").convert("RGB")]
+    processor = transformers.models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil
+    expected = processor.from_pretrained(demo)(picture, return_tensors="np")["pixel_values"]
+    for case in cases:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = pathlib.Path(temporary)
+            for path in demo.iterdir():
+                (folder / path.name).symlink_to(path)
+            (folder / "preprocessor_config.json").unlink()
+            (folder / "preprocessor_config.json").write_text(json.dumps(plain | case))
+            try:
+                same = np.array_equal(processor.from_pretrained(folder)(picture, return_tensors="np")["pixel_values"], expected)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                same = False
+            run = subprocess.run([SIGLIP, "inspect", folder], capture_output=True, text=True)
+            if (run.returncode == 0) != same:
+                wrong.append(f"frame {case}: transformers {'ignores' if same else 'follows or refuses'} it, here {run.stdout}")
+    print(f"{len(cases)} frames of the preprocessor, {len(wrong)} other than transformers'", *wrong, sep="\n", flush=True)
+    return not wrong
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="*", choices=checkpoints.SIZES, default=["tiny", "base-224", "siglip2-naflex-tiny"])
@@ -222,7 +254,8 @@ def main():
     args = parser.parse_args()
     isas = instruction_sets(args.isa)
     checkpoints.mend_interpolation()
-    failed = [size for size in args.size if not compare_named(size, args.layers, isas, args.orders or (5 if "tiny" in size else 1))]
+    failed = [] if check_frames() else ["frames"]
+    failed += [size for size in args.size if not compare_named(size, args.layers, isas, args.orders or (5 if "tiny" in size else 1))]
     failed += [seed for seed in range(args.seed, args.seed + args.random) if not compare_random(seed, isas)]
     print(f"failed: {failed}" if failed else "all within the bar")
     return 1 if failed else 0

@@ -47,6 +47,23 @@ def test_parquet_is_built_in():
     assert f"parquet: Arrow {pa.__version__}" in result.stdout
 
 
+def test_an_installed_program_finds_it(tmp_path):
+    for component in ("program", "parquet"):
+        subprocess.run(["cmake", "--install", SIGLIP.parents[2], "--prefix", tmp_path / "prefix", "--component", component],
+                       check=True, capture_output=True)
+    moved = (tmp_path / "prefix").rename(tmp_path / "moved")
+    program = moved / "bin/siglip"
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert f"parquet: Arrow {pa.__version__}" in result.stdout
+    out = tmp_path / "out.parquet"
+    command = list(map(str, [program, "embed", "-q", "--model", ROOT / "models/demo", "--text", "a", "-o", out]))
+    assert subprocess.run(command, check=False).returncode == 0 and pq.read_table(out).num_rows == 1
+    (module,) = moved.rglob("libsiglip_parquet.so")
+    module.unlink()
+    result = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and str(module) in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("type", [pa.binary(), pa.large_binary()])
 @pytest.mark.parametrize("row_group_size", [7, 1000])
 def test_a_column_of_bytes_gives_the_rows_of_the_files(rows, tmp_path, type, row_group_size):

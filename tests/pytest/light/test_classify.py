@@ -135,6 +135,30 @@ def test_wrong_flags_are_exit_code_2(arguments):
     assert run_siglip("classify", "--model", DEMO, EXAMPLES, *arguments).returncode == 2
 
 
+def test_a_templates_file_is_its_lines_alone(tmp_path):
+    naflex = ROOT / "tests/golden/naflex"  # its tokenizer drops neither a byte order mark nor a '\r'
+    answers = []
+    for name, content in (("lf", "a photo of {text}.\n{label}\n"), ("crlf", "\ufeffa photo of {text}.\r\n\r\n{label}\r\n")):
+        (tmp_path / name).write_bytes(content.encode())
+        result = run_siglip("classify", "--model", naflex, "--labels", "seven,three", "--templates-from", tmp_path / name,
+                            EXAMPLES / "seven.png")
+        assert result.returncode == 0, result.stderr
+        answers.append(result.stdout)
+    assert answers[0] == answers[1]
+    named = run_siglip("classify", "--model", naflex, "--labels", "seven,three", "--template", "a photo of {text}.",
+                       "--template", "{label}", EXAMPLES / "seven.png")
+    assert answers[0] == named.stdout
+
+
+@pytest.mark.parametrize("content", ["", "\n \r\n", "\ufeff\n"])
+def test_a_templates_file_without_templates_is_refused(tmp_path, content):
+    (tmp_path / "templates").write_text(content, encoding="utf-8")
+    result = run_siglip("classify", "--model", DEMO, "--labels", "seven,three", "--templates-from", tmp_path / "templates",
+                        EXAMPLES / "seven.png")
+    assert result.returncode == 2 and f"{tmp_path / 'templates'}: expected templates" in result.stderr, result.stderr
+    assert not result.stdout
+
+
 @pytest.mark.parametrize("arguments", [["--labels", "a,a"], ["--labels", ","], ["--labels", "a", "--template", "no place"]])
 def test_bad_labels_and_templates_are_named(arguments):
     result = run_siglip("classify", "--model", DEMO, EXAMPLES, *arguments)

@@ -8,9 +8,14 @@ import resource
 import shutil
 import subprocess
 import threading
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
+from conftest import serving
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SIGLIP = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
@@ -62,6 +67,7 @@ def test_the_log_level_stands_before_and_after_the_command(siglip, demo):
     ["embed", "--model", "x", "--text", "a", "--isa", "foo"], ["embed", "--model", "x", "--text", "a", "--device", "foo"],
     ["bench", "engine", "--model", "x", "--seconds", "-5"], ["bench", "preprocess", "x", "--seconds", "nan"],
     ["bench", "server", "--text", "a", "--url", "http://localhost:8000", "--protocol", "http"],
+    ["serve", "--model", "models/demo", "--dry-run", "--http-port="], ["serve", "--model", "models/demo", "--dry-run", "--allow-http", ""],
     ["bench", "server", "--text", "a", "--url", "localhost"], ["validate", "--data", "x", "--url", "http://localhost:8000"],
 ])
 def test_wrong_command_line_is_exit_code_2(siglip, arguments):
@@ -78,6 +84,28 @@ def test_wrong_command_line_is_exit_code_2(siglip, arguments):
 def test_a_wrong_word_is_named(siglip, arguments, message):
     result = siglip(*arguments)
     assert result.returncode == 2 and message in result.stdout + result.stderr
+
+
+def test_words_are_taken_as_they_stand(siglip, demo, tmp_path):
+    for name in ("[2020]", "2020", "-x.png"):
+        path = tmp_path / name if name.endswith(".png") else tmp_path / name / "picture.png"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(EXAMPLES / "seven.png", path)
+
+    def names(*arguments):
+        result = subprocess.run([str(SIGLIP), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stderr
+        return [[row.get("image"), row.get("text")] for row in map(json.loads, result.stdout.splitlines())]
+
+    embed = ["embed", "--model", str(demo)]
+    assert names("classify", "--model", str(demo), "--labels", "seven,star", "[2020]") == [["[2020]/picture.png", None]]
+    assert names(*embed, "[2020]", "--", "-x.png") == [["[2020]/picture.png", None], ["-x.png", None]]
+    assert names(*embed, "--text", "[a, b]", "--text=[c,d]", "--text=", "2020") == [
+        ["2020/picture.png", None], [None, "[a, b]"], [None, "[c,d]"], [None, ""]]
+    result = siglip("validate", "--model", demo, "--data", "data/demo", "--template", "[{text}, a photo]")
+    assert result.returncode == 0 and result.stdout.count("[{text}, a photo]") >= 1, result.stderr
+    result = siglip("serve", "--model", demo, "--dry-run", "--load-model", "a", "[b]")
+    assert result.returncode == 2 and 'unknown argument "[b]"' in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("arguments, code, message", [
@@ -107,6 +135,32 @@ def test_a_dry_run_tells_the_doors_that_open(siglip, demo):
     result = siglip("serve", "--model", demo, "--dry-run", "--http-address", "::1", "--grpc-address", "[::]",
                     "--allow-metrics", "false")
     assert result.stdout.splitlines()[-1] == "would listen on http [::1]:8000, grpc [::]:8001", result.stderr
+
+
+@pytest.mark.parametrize("model, old, new, line", [
+    ("siglip_text", "max_batch_size: 32", "max_batch_size: -1", "max_batch_size: 32"),
+    ("embed_image", 'string_value: "embed_image"', 'string_value: "fly"', 'key: "step"'),
+    ("siglip_vision_process", "TYPE_STRING dims: [ 1 ]", "TYPE_STRING dims: [ 2 ]", "TYPE_STRING"),
+    ("siglip_vision", 'value: "PIXEL_VALUES"', 'value: "OTHER"', "ensemble_scheduling"),
+    ("siglip_vision_model", 'name: "siglip_vision_model"', 'name: "other"', "name:"),
+])
+def test_an_error_of_a_configuration_has_file_and_line(siglip, demo, tmp_path, model, old, new, line):
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    config = repository / model / "config.pbtxt"
+    text = config.read_text()
+    assert old in text
+    number = next(i for i, content in enumerate(text.splitlines(), 1) if line in content)
+    config.write_text(text.replace(old, new, 1))
+    result = siglip("serve", "--model", demo, "--model-repository", repository, "--dry-run")
+    assert result.returncode == 1 and f"{config}:{number}: " in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("repository", [[], ["--model-repository", "model_repository"]])
+def test_a_smaller_pass_than_the_deployments_batches_is_no_error(siglip, demo, repository):
+    result = siglip("serve", "--model", demo, *repository, "--engine-batch-size", "3", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall("^siglip_(?:vision_model|text) .*max batch 32", result.stdout, re.MULTILINE)) == 2, result.stdout
 
 
 def test_a_dry_run_tells_the_pixels_of_a_deployment(siglip, demo, tmp_path):
@@ -145,6 +199,83 @@ def test_names_neither_forge_lines_nor_move_cursors(siglip, demo, tmp_path):
     assert siglip("embed", "-q", "--overwrite", "--model", demo, name, "-o", rows).returncode == 0
     table = siglip("search", "--model", demo, rows, "--text", "a", "--format", "table").stdout
     assert len(table.splitlines()) == 2 and "\x1b" not in table
+
+
+def run_without(descriptors, *arguments):
+    """The program with standard descriptors closed, as a shell's `<&- >&- 2>&-` does it: its exit code."""
+    def close():
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return subprocess.run([str(SIGLIP), *map(str, arguments)], cwd=ROOT, preexec_fn=close, timeout=300, check=False,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+
+@pytest.mark.parametrize("descriptors", [[2], [1, 2], [0, 1, 2], [0], [0, 2]])
+def test_lines_for_closed_descriptors_end_in_no_file(siglip, demo, pictures, tmp_path, descriptors):
+    broken = pictures / "broken.png"
+    broken.write_bytes(b"no picture")
+    whole, rows = tmp_path / "whole.npy", tmp_path / "rows.npy"
+    command = ["embed", "-q", "--model", demo, pictures, broken, "-o"]
+    assert siglip(*command, whole).returncode == 3
+    assert run_without(descriptors, *command, rows) == 3
+    for name in ("", ".names.txt", ".failures.jsonl"):
+        assert pathlib.Path(f"{rows}{name}").read_bytes() == pathlib.Path(f"{whole}{name}").read_bytes(), name
+
+
+@pytest.mark.parametrize("descriptors", [[2], [0, 1, 2]])
+def test_a_cache_outlives_closed_descriptors(siglip, demo, pictures, tmp_path, descriptors):
+    data = tmp_path / "data"
+    for split in ("train", "valid"):
+        for label in ("n00000001", "n00000002"):
+            shutil.copytree(ROOT / "data/demo" / split / label, data / split / label)
+    (data / "valid/n00000001/broken.JPEG").write_bytes(b"no picture")
+    (data / "LOC_synset_mapping.txt").write_text("n00000001 one\nn00000002 two\n")
+    command = ["validate", "-q", "--model", demo, "--data", data, "--cache"]
+    assert siglip(*command, tmp_path / "whole").returncode == 3
+    # What is lost on stdout is a failure.
+    assert run_without(descriptors, *command, tmp_path / "cache") == (1 if 1 in descriptors else 3)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "cache" / path.name).read_bytes() == path.read_bytes(), path
+
+
+def test_a_server_runs_with_closed_descriptors(demo, tmp_path):
+    log, picture = tmp_path / "log", EXAMPLES / "seven.png"
+    with serving(demo) as urls:
+        expected = embed_over_http(urls["http"], picture)
+
+    def close():
+        for descriptor in range(3):
+            os.close(descriptor)
+
+    process = subprocess.Popen([str(SIGLIP), "serve", "--model", str(demo), "--http-port", "0", "--grpc-port", "0", "--metrics-port",
+                                "0", "--http-address", "127.0.0.1", "--log-file", str(log)], cwd=ROOT, preexec_fn=close)
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := re.search(r"listening http=(\S+:\d+)", log.read_text() if log.exists() else "")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert embed_over_http(found[1], picture) == expected
+        # No socket and no file has a number that somebody prints to.
+        assert {os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)} == {"/dev/null"}
+    finally:
+        process.terminate()
+    assert process.wait(timeout=40) == 0
+
+
+def embed_over_http(address, picture):
+    """What embed_image answers to the raw picture: its head and bytes."""
+    request = urllib.request.Request(f"http://{address}/v2/models/embed_image/infer", picture.read_bytes(), {
+        "Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read()
+
+
+def test_closed_descriptors_are_read_and_written_in_vain(demo):
+    assert run_without([1], "--version") == 1
+    assert run_without([1], "embed", "--model", demo, "--text", "a") == 1
+    assert run_without([2], "--version") == 0
+    assert run_without([0], "embed", "--model", demo, "--texts-from", "-") == 1
 
 
 def test_what_cannot_be_printed_is_a_failure(siglip, demo):
@@ -209,6 +340,10 @@ def test_outputs_never_replace_inputs(siglip, demo, pictures, tmp_path):
         (["embed", "--model", demo, pictures, "-o", rows, "--failures", rows], "are one file"),
         (["embed", "--model", demo, pictures, "-o", rows, "--failures", f"{rows}.meta.json"], "are one file"),
         (["embed", "--model", demo, pictures, "-o", tmp_path / "folder.npy"], "is a folder"),
+        (["embed", "--model", demo, pictures, "--failures", "-"], "output -: expected a file"),
+        (["classify", "--model", demo, "--labels", "a", pictures, "--failures", "-"], "output -: expected a file"),
+        (["validate", "--model", demo, "--data", ROOT / "data/demo", "--json", "-"], "output -: expected a file"),
+        (["index", rows, "-o", "-"], "output -: expected a file"),
         (["embed", "--model", demo, pictures, "-o", rows, "--failures", tmp_path / "no/f"], "there is no folder"),
         (["index", rows, "-o", f"{rows}.names.txt"], "would be lost"),
     ):
@@ -263,6 +398,25 @@ def test_a_bad_item_fails_alone_and_is_listed(siglip, demo, pictures, tmp_path):
     failures = [json.loads(line) for line in (tmp_path / "out.npy.failures.jsonl").read_text().splitlines()]
     assert [failure["name"] for failure in failures] == [str(pictures / "broken.jpg")]
     assert failures[0]["error"]
+
+
+def test_a_limit_of_pixels_moves_downwards(siglip, demo, tmp_path):
+    picture = tmp_path / "p.png"
+    Image.new("RGB", (40, 30)).save(picture)
+    for command in (["embed"], ["classify", "--labels", "a,b"]):
+        assert siglip(*command, "--model", demo, picture, "--max-pixels", 1200).returncode == 0
+        result = siglip(*command, "--model", demo, picture, "--max-pixels", 1199)
+        assert result.returncode == 1 and "too large" in result.stderr, result.stderr
+        for wrong in (0, 178_956_971):
+            assert siglip(*command, "--model", demo, picture, "--max-pixels", wrong).returncode == 2
+    for pixels, workers, code in ((1200, "1", 200), (1199, "1", 400), (1199, "off", 400)):
+        with serving(demo, "--max-pixels", str(pixels), "--decode-workers", workers) as urls:
+            if code == 200:
+                assert embed_over_http(urls["http"], picture)
+                continue
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                embed_over_http(urls["http"], picture)
+            assert refused.value.code == code and b"too large" in refused.value.read()
 
 
 def test_only_bad_items_is_exit_code_1(siglip, demo, tmp_path):

@@ -1,10 +1,12 @@
 """`siglip search` against numpy on the files that `siglip embed` wrote; `siglip index` against `siglip search`."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 SEVEN = "data/demo/examples/seven.png"
 STAR = "data/demo/examples/blue_star.png"
@@ -89,6 +91,24 @@ def test_rows_of_other_patches_are_searched_with_a_warning(siglip, tmp_path):
         done = siglip(*command)
         assert done.returncode == 0 and "rows_max_patches=50 model_max_patches=100" in done.stderr, done.stderr
         assert "rows_of" not in siglip(*command, "--max-patches", 50).stderr
+
+
+def test_rows_of_another_checkpoint_are_refused_whatever_names_it(siglip, demo, index, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(demo, other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-4] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    for checkpoint, code in ((demo, 0), (other, 1)):
+        for config in repository.glob("*/config.pbtxt"):
+            text = re.sub(r'(key: "checkpoint" value \{ string_value: )"[^"]*"', rf'\1"{checkpoint}"', config.read_text())
+            config.write_text(text)
+        for serve in (["--model", checkpoint], ["--model-repository", repository]):
+            done = siglip("serve", *serve, "--search-index", index, "--dry-run")
+            assert done.returncode == code, (serve, done.stderr)
+            assert code == 0 or "checkpoint" in done.stderr, done.stderr
 
 
 def test_bad_queries_fail_alone(siglip, demo, index, tmp_path):

@@ -105,6 +105,23 @@ def test_damaged_images_and_missing_classes_are_listed(siglip, demo, tmp_path):
     assert report["rows"][0]["top1"] <= 24 / 29
 
 
+def test_embeddings_are_saved_again_and_beside_other_files(siglip, demo, tmp_path):
+    data, saved = small_data(tmp_path / "data"), tmp_path / "saved"
+    command = ["validate", "-q", "--model", demo, "--data", data, "--save-embeddings"]
+    assert siglip(*command, saved).returncode == 0
+    first = {path.name: path.read_bytes() for path in saved.iterdir()}
+    (saved / "train.npy").write_bytes(b"")
+    (saved / "notes").write_text("of somebody")
+    assert siglip(*command, saved).returncode == 0
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == first | {"notes": b"of somebody"}
+    for arguments, message in (([saved, "--json", saved / "classes.txt"], "are one file"),
+                               ([saved, "--html", saved / "valid.npy.names.txt"], "are one file"),
+                               ([saved / "notes"], "is no folder"), ([tmp_path / "no/saved"], "there is no folder")):
+        result = siglip(*command, *arguments)
+        assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == first | {"notes": b"of somebody"}
+
+
 @pytest.mark.parametrize("arguments, code, says", [
     (["--data", DATA], 2, "either --model"),
     (["--data", DATA, "--model", "m", "--url", "localhost:1"], 2, "either --model"),
@@ -196,6 +213,14 @@ def test_sample_imagenet_makes_what_validate_reads(siglip, demo, tmp_path):
     assert siglip("validate", "--model", demo, "--data", tmp_path / "out").returncode == 0
     result = siglip("sample-imagenet", source, tmp_path / "more", "--train", "10", "--valid", "15")
     assert result.returncode == 3 and "expected 25 images, found 20" in result.stderr
+
+
+def test_sample_imagenet_without_images_is_a_failure(siglip, tmp_path):
+    (tmp_path / "source/train/other").mkdir(parents=True)
+    shutil.copy(DATA / "LOC_synset_mapping.txt", tmp_path / "source")
+    result = siglip("sample-imagenet", tmp_path / "source", tmp_path / "out")
+    assert result.returncode == 1 and "found none" in result.stderr, result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_bench_knn_runs(siglip):
