@@ -151,8 +151,9 @@ def test_a_second_sigterm_ends_what_the_first_waits_for(serve):
     connection.close()
 
 
-def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, tmp_path):
-    """A batch that waits for an hour for others, over both doors."""
+@pytest.mark.parametrize("over", ["http", "grpc", "both"])
+def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, tmp_path, over):
+    """A batch that waits for an hour for others."""
     repository = tmp_path / "repository"
     for model in ("embed_text", "siglip_text"):
         shutil.copytree(ROOT / "model_repository" / model, repository / model)
@@ -160,14 +161,19 @@ def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, tmp_path):
     config.write_text(re.sub(r"max_queue_delay_microseconds: *\d+", f"max_queue_delay_microseconds: {LONG}000000",
                              config.read_text()))
     urls = serve("--model-repository", repository, "--exit-timeout-secs", "1")
-    body = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
-    connection = post(urls, "embed_text", body, len(body))
-    client = grpcclient.InferenceServerClient(urls.grpc)
-    client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
-    while waiting(urls, "siglip_text") < 2:
+    sent = []
+    if over != "grpc":
+        body = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
+        sent.append(post(urls, "embed_text", body, len(body)))
+    if over != "http":
+        client = grpcclient.InferenceServerClient(urls.grpc)
+        client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
+        sent.append(client)
+    while waiting(urls, "siglip_text") < len(sent):
         pass
     assert end(urls) == 1
-    connection.close()
+    for connection in sent:
+        connection.close()
 
 
 def test_clients_that_only_wait_do_not_hold_up_the_end(serve):
