@@ -297,8 +297,8 @@ class InferenceService final : public RawInferenceService {
           if (!model.empty()) {
             SIGLIP_RETURN_IF_ERROR(service_.GetModelMetadata(model, "").status());
           }
-          SIGLIP_RETURN_IF_ERROR(state_.tracer.Update(model, ToTraceSettings(request)));
-          response = TraceSettingsToProto(state_.tracer.Get(model));
+          SIGLIP_RETURN_IF_ERROR(state_.tracer->Update(model, ToTraceSettings(request)));
+          response = TraceSettingsToProto(state_.tracer->Get(model));
           return absl::OkStatus();
         });
   }

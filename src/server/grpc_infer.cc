@@ -106,7 +106,7 @@ CallFacts FactsOf(const grpc::CallbackServerContext& context, const DoorState& s
 }
 
 void StartTrace(DoorState& state, InferRequest& request) {
-  request.trace = state.tracer.Sample(request.model_name);
+  request.trace = state.tracer->Sample(request.model_name);
   if (request.trace == nullptr) return;
   request.trace_id = request.trace->NextId();
   request.trace->Stamp("GRPC_WAITREAD_END");
