@@ -307,10 +307,8 @@ class InferenceService final : public RawInferenceService {
     return Run<inference::LogSettingsRequest, inference::LogSettingsResponse>(
         {context, bytes, answer}, Api::kLogging,
         [&](const auto& request, auto& response) -> absl::Status {
-          SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings,
-                                  ChangedLogSettings(CurrentLog(), request));
-          if (!request.settings().empty()) ChangeLog(settings);
-          response = LogSettingsToProto(CurrentLog());
+          SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings, ApplyLogSettings(request));
+          response = LogSettingsToProto(settings);
           return absl::OkStatus();
         });
   }

@@ -221,10 +221,9 @@ HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& reques
       if (request.method == "GET") return JsonResponse(LogSettingsJson(CurrentLog()));
       const auto body = ParseLogBody(request.body->view());
       if (!body.ok()) return StatusResponse(body.status());
-      const auto settings = ChangedLogSettings(CurrentLog(), *body);
+      const auto settings = ApplyLogSettings(*body);
       if (!settings.ok()) return StatusResponse(settings.status());
-      ChangeLog(*settings);
-      return JsonResponse(LogSettingsJson(CurrentLog()));
+      return JsonResponse(LogSettingsJson(*settings));
     }
     case RouteKind::kIndex: {
       if (route.named_repository) return StatusResponse(RepositoryNameRefused());
