@@ -73,8 +73,8 @@ class AnswerOnce {
     PendingCounter& pending_;
   };
 
-  const Owed
-      owed_;  // first, so the last to go: the door may end then, and what `answer_` holds is its
+  // First, so the last to go: the door may end then, with what `answer_` holds of it.
+  const Owed owed_;
   const std::function<void(InferResponse)> answer_;
   std::atomic<bool> answered_{false};
 };
