@@ -65,6 +65,8 @@ class SettingsSink final : public spdlog::sinks::sink {
     MutexLock lock(mu_);
     return settings_;
   }
+  // Held over a whole change: from what is set to the logger's level.
+  Mutex& change_mu() { return change_mu_; }
 
  private:
   bool Wanted(spdlog::level::level_enum level) const SIGLIP_REQUIRES(mu_) {
@@ -93,6 +95,7 @@ class SettingsSink final : public spdlog::sinks::sink {
     }
   }
 
+  Mutex change_mu_;
   mutable Mutex mu_;
   LogSettings settings_ SIGLIP_GUARDED_BY(mu_);
   std::shared_ptr<spdlog::sinks::sink> target_ SIGLIP_GUARDED_BY(mu_);
@@ -101,6 +104,17 @@ class SettingsSink final : public spdlog::sinks::sink {
 std::shared_ptr<SettingsSink> CurrentSink() {
   const auto& sinks = spdlog::default_logger_raw()->sinks();
   return sinks.empty() ? nullptr : std::dynamic_pointer_cast<SettingsSink>(sinks[0]);
+}
+
+bool ApplyTo(SettingsSink& sink, const LogSettings& settings) {
+  if (!sink.Change(settings)) return false;
+  // Lines that nobody wants are not even formatted.
+  spdlog::default_logger_raw()->set_level(settings.verbose_level > 0 ? spdlog::level::debug
+                                          : settings.info            ? spdlog::level::info
+                                          : settings.warning         ? spdlog::level::warn
+                                          : settings.error           ? spdlog::level::err
+                                                                     : spdlog::level::off);
+  return true;
 }
 
 }  // namespace
@@ -119,14 +133,19 @@ void ConfigureLog(LogLevel level) {
 
 bool ChangeLog(const LogSettings& settings) {
   const std::shared_ptr<SettingsSink> sink = CurrentSink();
-  if (sink == nullptr || !sink->Change(settings)) return false;
-  // Lines that nobody wants are not even formatted.
-  spdlog::default_logger_raw()->set_level(settings.verbose_level > 0 ? spdlog::level::debug
-                                          : settings.info            ? spdlog::level::info
-                                          : settings.warning         ? spdlog::level::warn
-                                          : settings.error           ? spdlog::level::err
-                                                                     : spdlog::level::off);
-  return true;
+  if (sink == nullptr) return false;
+  MutexLock lock(sink->change_mu());
+  return ApplyTo(*sink, settings);
+}
+
+absl::StatusOr<LogSettings> UpdateLog(
+    const std::function<absl::StatusOr<LogSettings>(LogSettings)>& change) {
+  const std::shared_ptr<SettingsSink> sink = CurrentSink();
+  if (sink == nullptr) return change(LogSettings{});
+  MutexLock lock(sink->change_mu());
+  absl::StatusOr<LogSettings> changed = change(sink->settings());
+  if (changed.ok()) static_cast<void>(ApplyTo(*sink, *changed));
+  return changed.ok() ? sink->settings() : changed;
 }
 
 LogSettings CurrentLog() {

@@ -4,7 +4,10 @@
 // runs.
 
 #include <cstdint>
+#include <functional>
 #include <string>
+
+#include "absl/status/statusor.h"
 
 namespace siglip {
 
@@ -22,6 +25,12 @@ struct LogSettings {
 // False before ConfigureLog, and if the file cannot be opened; then nothing changes. Thread-safe.
 bool ChangeLog(const LogSettings& settings);
 LogSettings CurrentLog();
+
+// Changes what is set now into change(that), as one step: of two that change one setting each, both
+// are kept. What is then set, or the error of `change`, which must not change the log itself.
+// Thread-safe.
+absl::StatusOr<LogSettings> UpdateLog(
+    const std::function<absl::StatusOr<LogSettings>(LogSettings)>& change);
 
 // What a library calls: warnings and errors to stderr, unless ConfigureLog was called. Thread-safe.
 void ConfigureQuietLogOnce();

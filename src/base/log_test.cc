@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -51,6 +53,31 @@ TEST(LogSettings, EachLevelIsSwitchedAlone) {
   settings.file = "README.md/log.txt";
   EXPECT_FALSE(ChangeLog(settings));
   EXPECT_EQ(CurrentLog().file, file);
+  EXPECT_TRUE(ChangeLog({}));
+}
+
+TEST(LogSettings, OfChangesAtOnceNoneIsLost) {
+  ConfigureLog(LogLevel::kError);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([] {
+      for (int change = 0; change < 500; ++change) {
+        const auto changed = UpdateLog([](LogSettings settings) {
+          ++settings.verbose_level;
+          return settings;
+        });
+        EXPECT_TRUE(changed.ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(CurrentLog().verbose_level, 2000);
+  const LogSettings before = CurrentLog();
+  const auto refused = UpdateLog([](const LogSettings&) -> absl::StatusOr<LogSettings> {
+    return absl::InvalidArgumentError("no");
+  });
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CurrentLog(), before);
   EXPECT_TRUE(ChangeLog({}));
 }
 

@@ -97,16 +97,23 @@ absl::Status AppendFile::Overwrite(std::string_view head) {
 }
 
 absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return Error("open", path);
-  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    const bool held = errno == EWOULDBLOCK;
-    const absl::Status status = Error("lock", path);
-    ::close(fd);
-    return held ? absl::UnavailableError(absl::StrCat(path, ": another process is at this job"))
-                : status;
+  while (true) {
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) return Error("open", path);
+    auto lock = std::unique_ptr<FileLock>(new FileLock(fd));
+    if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) return Error("lock", path);
+      return absl::UnavailableError(absl::StrCat(path, ": another process is at this job"));
+    }
+    // Whoever had it may have removed it since it was opened: then it locks nothing, and another
+    // process takes a new file of the name.
+    struct stat mine {};
+    struct stat named {};
+    if (::fstat(fd, &mine) != 0) return Error("stat", path);
+    const bool there = ::stat(path.c_str(), &named) == 0;
+    if (!there && errno != ENOENT) return Error("stat", path);
+    if (there && named.st_ino == mine.st_ino && named.st_dev == mine.st_dev) return lock;
   }
-  return std::unique_ptr<FileLock>(new FileLock(fd));
 }
 
 FileLock::~FileLock() { ::close(fd_); }

@@ -1,10 +1,31 @@
 #include "bulk/append_file.h"
 
+#include <dlfcn.h>
+#include <sys/file.h>
+
+#include <cstdio>
 #include <filesystem>
+#include <string>
 
 #include <gtest/gtest.h>
 
 #include "base/file_map.h"
+
+namespace {
+
+// Moved away by the next flock, before it locks: as by the process that had the lock.
+std::string move_before_lock;
+
+}  // namespace
+
+// In place of the C library's.
+extern "C" int flock(int fd, int operation) noexcept {
+  if (!move_before_lock.empty()) {
+    std::rename(move_before_lock.c_str(), (move_before_lock + ".gone").c_str());
+    move_before_lock.clear();
+  }
+  return reinterpret_cast<int (*)(int, int)>(::dlsym(RTLD_NEXT, "flock"))(fd, operation);
+}
 
 namespace siglip::bulk {
 namespace {
@@ -46,6 +67,14 @@ TEST_F(AppendFileTest, TheLockIsHeldOnce) {
   const auto first = FileLock::Take(path_);
   ASSERT_TRUE(first.ok());
   EXPECT_EQ(FileLock::Take(path_).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(AppendFileTest, ALockOnAFileThatIsGoneIsNone) {
+  move_before_lock = path_;
+  const auto first = FileLock::Take(path_);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(FileLock::Take(path_).status().code(), absl::StatusCode::kUnavailable);
+  std::filesystem::remove(path_ + ".gone");
 }
 
 TEST_F(AppendFileTest, MovesMayBeRepeated) {

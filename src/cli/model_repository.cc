@@ -26,15 +26,42 @@ namespace fs = std::filesystem;
 // The largest published config.pbtxt files have a few hundred kB.
 constexpr std::uint64_t kMaxConfigBytes = 4 << 20;
 
-// Numbered subfolders, ascending. Like Triton, others are no versions.
-std::vector<std::int64_t> ReadVersions(const fs::path& folder) {
-  std::vector<std::int64_t> versions;
+// Whether an entry's error says that there is nothing to serve. Others (EIO, ESTALE) say that
+// nobody knows.
+bool IsNothing(const std::error_code& error) {
+  return error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory ||
+         error == std::errc::permission_denied || error == std::errc::too_many_symbolic_link_levels;
+}
+
+// Sorted. Symlinks to folders are folders; what they lead nowhere to is skipped.
+absl::StatusOr<std::vector<fs::path>> Subfolders(const fs::path& parent) {
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
+  std::vector<fs::path> folders;
+  // Without an error code in its hand the iterator throws.
+  for (fs::directory_iterator it(parent, error); !error && it != fs::directory_iterator();
+       it.increment(error)) {
+    std::error_code entry_error;
+    if (it->is_directory(entry_error)) folders.push_back(it->path());
+    if (entry_error && !IsNothing(entry_error)) {
+      error = entry_error;
+      break;
+    }
+  }
+  if (error) {
+    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", parent.string()));
+  }
+  std::sort(folders.begin(), folders.end());
+  return folders;
+}
+
+// Numbered subfolders, ascending. Like Triton, others are no versions.
+absl::StatusOr<std::vector<std::int64_t>> ReadVersions(const fs::path& folder) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> subfolders, Subfolders(folder));
+  std::vector<std::int64_t> versions;
+  for (const fs::path& subfolder : subfolders) {
+    const std::string name = subfolder.filename().string();
     const auto version = ParseInt<std::int64_t>(name);
-    if (!entry.is_directory(error) || !version || *version < 1 || name[0] == '0') continue;
-    versions.push_back(*version);
+    if (version && *version >= 1 && name[0] != '0') versions.push_back(*version);
   }
   std::sort(versions.begin(), versions.end());
   return versions;
@@ -52,27 +79,12 @@ absl::StatusOr<ModelConfig> ReadModel(const fs::path& folder, const std::string&
   }
   config.source = path;
   config.directory = folder.string();
-  config.versions = ReadVersions(folder);
+  SIGLIP_ASSIGN_OR_RETURN(config.versions, ReadVersions(folder));
   if (config.versions.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         folder.string(), ": expected a version folder, for instance 1/ (it may be empty)"));
   }
   return config;
-}
-
-absl::StatusOr<std::vector<fs::path>> Subfolders(const std::string& repository) {
-  std::error_code error;
-  std::vector<fs::path> folders;
-  for (fs::directory_iterator it(repository, error); !error && it != fs::directory_iterator();
-       it.increment(error)) {
-    if (it->is_directory(error)) folders.push_back(it->path());
-  }
-  if (error) {
-    return absl::NotFoundError(
-        absl::StrCat("model repository ", repository, ": ", error.message()));
-  }
-  std::sort(folders.begin(), folders.end());
-  return folders;
 }
 
 bool IsNaflex(const std::string& checkpoint) {
@@ -83,13 +95,36 @@ bool IsNaflex(const std::string& checkpoint) {
   return config.ok() && config->vision.naflex();
 }
 
-bool HasConfig(const fs::path& folder) {
+absl::StatusOr<bool> IsThere(const fs::path& path) {
   std::error_code error;
-  return fs::exists(folder / "config.pbtxt", error) || fs::exists(folder / "configs", error);
+  const bool there = fs::exists(path, error);
+  if (!error || IsNothing(error)) return there;
+  return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", path.string()));
 }
 
-bool IsModelFolder(const fs::path& folder) {
-  return IsModelName(folder.filename().string()) && HasConfig(folder);
+absl::StatusOr<bool> HasConfig(const fs::path& folder) {
+  SIGLIP_ASSIGN_OR_RETURN(const bool one, IsThere(folder / "config.pbtxt"));
+  return one ? one : IsThere(folder / "configs");
+}
+
+// The folders of a repository, whether they hold models or not.
+absl::StatusOr<std::vector<fs::path>> FoldersOf(const std::string& repository) {
+  absl::StatusOr<std::vector<fs::path>> folders = Subfolders(repository);
+  if (folders.ok()) return folders;
+  return absl::Status(folders.status().code(), absl::StrCat("model repository ", repository, ": ",
+                                                            folders.status().message()));
+}
+
+// Those that hold models.
+absl::StatusOr<std::vector<fs::path>> ModelFoldersOf(const std::string& repository) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, FoldersOf(repository));
+  std::vector<fs::path> models;
+  for (const fs::path& folder : folders) {
+    if (!IsModelName(folder.filename().string())) continue;
+    SIGLIP_ASSIGN_OR_RETURN(const bool has_config, HasConfig(folder));
+    if (has_config) models.push_back(folder);
+  }
+  return models;
 }
 
 }  // namespace
@@ -102,10 +137,11 @@ absl::StatusOr<std::unique_ptr<FolderRepository>> FolderRepository::Open(
   }
   std::map<std::string, std::string> found;
   for (const std::string& repository : repositories) {
-    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, Subfolders(repository));
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, FoldersOf(repository));
     for (const fs::path& folder : folders) {
       const std::string name = folder.filename().string();
-      if (!HasConfig(folder)) {
+      SIGLIP_ASSIGN_OR_RETURN(const bool has_config, HasConfig(folder));
+      if (!has_config) {
         SIGLIP_LOG_WARN("repository folder={} has no config.pbtxt, skipped",
                         LogSafe(folder.string()));
       } else if (!IsModelName(name)) {
@@ -126,38 +162,28 @@ absl::StatusOr<std::unique_ptr<FolderRepository>> FolderRepository::Open(
       new FolderRepository(std::move(repositories), std::move(config_name)));
 }
 
-std::vector<std::string> FolderRepository::Names() const {
+absl::StatusOr<std::vector<std::string>> FolderRepository::Names() const {
   std::vector<std::string> names;
   for (const std::string& repository : repositories_) {
-    const auto folders = Subfolders(repository);
-    if (!folders.ok()) {
-      SIGLIP_LOG_WARN("repository unreadable folder={}", LogSafe(repository));
-      continue;
-    }
-    for (const fs::path& folder : *folders) {
-      if (IsModelFolder(folder)) names.push_back(folder.filename().string());
-    }
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, ModelFoldersOf(repository));
+    for (const fs::path& folder : folders) names.push_back(folder.filename().string());
   }
   std::sort(names.begin(), names.end());
   return names;
 }
 
-std::string FolderRepository::FolderOf(const std::string& name) const {
+absl::StatusOr<std::string> FolderRepository::FolderOf(const std::string& name) const {
   for (const std::string& repository : repositories_) {
-    const auto folders = Subfolders(repository);
-    if (!folders.ok()) continue;
-    for (const fs::path& folder : *folders) {
-      if (folder.filename().string() == name && IsModelFolder(folder)) return folder.string();
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, ModelFoldersOf(repository));
+    for (const fs::path& folder : folders) {
+      if (folder.filename().string() == name) return folder.string();
     }
   }
-  return {};
+  return absl::NotFoundError(absl::StrCat("model '", name, "' is not in the model repository"));
 }
 
 absl::StatusOr<ModelConfig> FolderRepository::Read(const std::string& name) const {
-  const fs::path folder = FolderOf(name);
-  if (folder.empty()) {
-    return absl::NotFoundError(absl::StrCat("model '", name, "' is not in the model repository"));
-  }
+  SIGLIP_ASSIGN_OR_RETURN(const fs::path folder, FolderOf(name));
   std::error_code error;
   const fs::path chosen = folder / "configs" / (config_name_ + ".pbtxt");
   const bool is_chosen = !config_name_.empty() && fs::exists(chosen, error);
@@ -165,10 +191,10 @@ absl::StatusOr<ModelConfig> FolderRepository::Read(const std::string& name) cons
 }
 
 std::uint64_t FolderRepository::Stamp(const std::string& name) const {
-  const std::string folder = FolderOf(name);
+  const absl::StatusOr<std::string> folder = FolderOf(name);
   std::vector<std::string> lines;
   std::error_code error;
-  for (fs::recursive_directory_iterator it(folder, error);
+  for (fs::recursive_directory_iterator it(folder.ok() ? *folder : std::string(), error);
        !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
     const auto file = IdentifyFile(it->path().string());
     lines.push_back(absl::StrCat(it->path().string(), " ", file.ok() ? file->bytes : 0, " ",

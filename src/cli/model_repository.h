@@ -14,13 +14,13 @@ namespace siglip::cli {
 // <repository>/<model>/config.pbtxt of one or more folders, read anew at each call.
 class FolderRepository final : public ModelRepository {
  public:
-  // NotFound for a folder that cannot be read; InvalidArgument if there is no model at all, or one
-  // name in two folders. Folders without a config.pbtxt are skipped with a warning. `config_name`:
-  // <model>/configs/<config_name>.pbtxt where there is one.
+  // An error with the name of a folder that cannot be read; InvalidArgument if there is no model at
+  // all, or one name in two folders. Folders without a config.pbtxt are skipped with a warning.
+  // `config_name`: <model>/configs/<config_name>.pbtxt where there is one.
   static absl::StatusOr<std::unique_ptr<FolderRepository>> Open(
       std::vector<std::string> repositories, std::string config_name = "");
 
-  std::vector<std::string> Names() const override;
+  absl::StatusOr<std::vector<std::string>> Names() const override;
   // Errors name the file; so does a model that has no version folder or whose name differs from its
   // folder's.
   absl::StatusOr<ModelConfig> Read(const std::string& name) const override;
@@ -30,9 +30,9 @@ class FolderRepository final : public ModelRepository {
  private:
   FolderRepository(std::vector<std::string> repositories, std::string config_name)
       : repositories_(std::move(repositories)), config_name_(std::move(config_name)) {}
-  // The folder of a model; empty if there is none. Names are compared with what the repositories
+  // The folder of a model; NotFound if there is none. Names are compared with what the repositories
   // hold, never made part of a path.
-  std::string FolderOf(const std::string& name) const;
+  absl::StatusOr<std::string> FolderOf(const std::string& name) const;
 
   const std::vector<std::string> repositories_;
   const std::string config_name_;

@@ -1,10 +1,33 @@
 #include "cli/model_repository.h"
 
+#include <dirent.h>
+#include <dlfcn.h>
+
+#include <atomic>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+namespace {
+
+// Calls that still succeed; after them a listing fails, as one over a network may. -1: all succeed.
+std::atomic<int> reads_left{-1};
+
+}  // namespace
+
+// In place of the C library's, for libstdc++ too.
+extern "C" dirent* readdir(DIR* folder) {
+  static auto* const real = reinterpret_cast<dirent* (*)(DIR*)>(::dlsym(RTLD_NEXT, "readdir"));
+  if (reads_left == 0) {
+    errno = EIO;
+    return nullptr;
+  }
+  if (reads_left > 0) --reads_left;
+  return real(folder);
+}
 
 namespace siglip::cli {
 namespace {
@@ -26,7 +49,9 @@ class ModelRepositoryTest : public testing::Test {
   std::string Error() {
     const auto repository = FolderRepository::Open({repository_});
     if (!repository.ok()) return std::string(repository.status().message());
-    for (const std::string& name : (*repository)->Names()) {
+    const auto names = (*repository)->Names();
+    if (!names.ok()) return std::string(names.status().message());
+    for (const std::string& name : *names) {
       const auto config = (*repository)->Read(name);
       if (!config.ok()) return std::string(config.status().message());
     }
@@ -42,9 +67,11 @@ TEST_F(ModelRepositoryTest, ModelsAreSortedAndNamedByTheirFolders) {
   std::filesystem::create_directories(repository_ + "/b/007");
   std::filesystem::create_directories(repository_ + "/b/warmup");
   std::filesystem::create_directories(repository_ + "/notes");
+  std::filesystem::create_symlink("nowhere", repository_ + "/dangling");
+  std::filesystem::create_symlink("loop", repository_ + "/loop");
   const auto repository = FolderRepository::Open({repository_});
   ASSERT_TRUE(repository.ok()) << repository.status();
-  EXPECT_THAT((*repository)->Names(), ElementsAre("a", "b"));
+  EXPECT_THAT(*(*repository)->Names(), ElementsAre("a", "b"));
   const auto config = (*repository)->Read("b");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->name, "b");
@@ -66,9 +93,9 @@ TEST_F(ModelRepositoryTest, FollowsTheFolders) {
   std::ofstream(repository_ + "/a/configs/small.pbtxt") << "backend: \"siglip\" max_batch_size: 2";
   EXPECT_EQ(repository.Read("a")->max_batch_size, 2);
   AddModel("b", "backend: \"siglip\"");
-  EXPECT_THAT(repository.Names(), ElementsAre("a", "b"));
+  EXPECT_THAT(*repository.Names(), ElementsAre("a", "b"));
   std::filesystem::remove_all(repository_ + "/a");
-  EXPECT_THAT(repository.Names(), ElementsAre("b"));
+  EXPECT_THAT(*repository.Names(), ElementsAre("b"));
   EXPECT_EQ(repository.Read("a").status().code(), absl::StatusCode::kNotFound);
 }
 
@@ -90,7 +117,7 @@ TEST_F(ModelRepositoryTest, FoldersWhoseNamesNoModelMayHaveAreSkipped) {
   }
   const auto repository = FolderRepository::Open({repository_});
   ASSERT_TRUE(repository.ok()) << repository.status();
-  EXPECT_THAT((*repository)->Names(), ElementsAre("a"));
+  EXPECT_THAT(*(*repository)->Names(), ElementsAre("a"));
   EXPECT_EQ((*repository)->Read("a b").status().code(), absl::StatusCode::kNotFound);
 }
 
@@ -111,6 +138,32 @@ TEST_F(ModelRepositoryTest, WrongRepositoriesAreNamed) {
   EXPECT_THAT(Error(), HasSubstr("version folder"));
   EXPECT_THAT(std::string(FolderRepository::Open({"/nonexistent"}).status().message()),
               HasSubstr("/nonexistent"));
+}
+
+// Whatever is read, in part or not at all: an error, and no exception.
+TEST_F(ModelRepositoryTest, AListingThatBreaksOffIsAnError) {
+  AddModel("a", "backend: \"siglip\"");
+  AddModel("b", "backend: \"siglip\"");
+  const auto repository = FolderRepository::Open({repository_});
+  ASSERT_TRUE(repository.ok()) << repository.status();
+  int reads = 0;
+  for (absl::Status status = absl::InternalError("not read yet"); !status.ok(); ++reads) {
+    ASSERT_LT(reads, 100);
+    reads_left = reads;
+    status = (*repository)->Names().status();
+    reads_left = -1;
+    EXPECT_NE(status.code(), absl::StatusCode::kNotFound) << status;
+  }
+  EXPECT_GT(reads, 4) << "names of two models, . and ..";
+  reads = 0;
+  for (absl::Status status = absl::InternalError("not read yet"); !status.ok(); ++reads) {
+    ASSERT_LT(reads, 100);
+    reads_left = reads;
+    status = (*repository)->Read("b").status();
+    reads_left = -1;
+    EXPECT_NE(status.code(), absl::StatusCode::kNotFound) << status;
+    EXPECT_NE(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  }
 }
 
 }  // namespace

@@ -269,6 +269,11 @@ absl::StatusOr<LogSettings> ChangedLogSettings(LogSettings current,
   return current;
 }
 
+absl::StatusOr<LogSettings> ApplyLogSettings(const inference::LogSettingsRequest& request) {
+  return UpdateLog(
+      [&request](LogSettings current) { return ChangedLogSettings(std::move(current), request); });
+}
+
 inference::LogSettingsResponse LogSettingsToProto(const LogSettings& settings) {
   inference::LogSettingsResponse response;
   auto& out = *response.mutable_settings();

@@ -39,6 +39,8 @@ std::string TraceSettingsJson(const TraceSettingsMap& settings);
 // `current` with the request's changes; Unimplemented for log_file.
 absl::StatusOr<LogSettings> ChangedLogSettings(LogSettings current,
                                                const inference::LogSettingsRequest& request);
+// Changes the process' log so, in one step; what is then set.
+absl::StatusOr<LogSettings> ApplyLogSettings(const inference::LogSettingsRequest& request);
 inference::LogSettingsResponse LogSettingsToProto(const LogSettings& settings);
 std::string LogSettingsJson(const LogSettings& settings);
 

@@ -46,7 +46,7 @@ absl::Status DoorState::Configure(const ServerOptions& options) {
   SIGLIP_ASSIGN_OR_RETURN(grpc_forwarding,
                           HeaderForwarding::Parse(options.grpc_header_forward_pattern));
   SIGLIP_ASSIGN_OR_RETURN(const TraceSettingsMap trace, ParseTraceConfig(options.trace_config));
-  return tracer.Configure(trace);
+  return tracer->Configure(trace);
 }
 
 }  // namespace siglip

@@ -3,6 +3,7 @@
 // What the doors share.
 
 #include <atomic>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "server/access.h"
@@ -33,7 +34,7 @@ struct DoorState {
   RefusalTimes http_refusals;
   RefusalTimes grpc_refusals;
   SharedMemoryRegions regions;
-  Tracer tracer;
+  const std::shared_ptr<Tracer> tracer = Tracer::Create();
   ApiKeys api_keys;
   RestrictedApis http_restricted;
   RestrictedApis grpc_restricted;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <thread>
+#include <vector>
 
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/resource_quota.h>
@@ -11,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/host_port.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "protocol/control.h"
 #include "protocol/messages.h"
 #include "protocol/model_config.h"
@@ -33,6 +36,9 @@ using Kserve = inference::GRPCInferenceService;
 
 // How soon a certificate that was replaced on disk is taken up.
 constexpr unsigned kTlsRefreshSeconds = 1;
+
+// From the end of a drain, when whoever waits for it is told, to the cancelling of what is left.
+constexpr std::chrono::milliseconds kCancelDelay{100};
 
 Reactor* Finish(Context* context, const absl::Status& status) {
   Reactor* reactor = context->DefaultReactor();
@@ -291,8 +297,8 @@ class InferenceService final : public RawInferenceService {
         [&](const auto& request, auto& response) -> absl::Status {
           const std::string& model = request.model_name();
           SIGLIP_RETURN_IF_ERROR(CheckTracedModel(service_, model));
-          SIGLIP_RETURN_IF_ERROR(state_.tracer.Update(model, ToTraceSettings(request)));
-          response = TraceSettingsToProto(state_.tracer.Get(model));
+          SIGLIP_RETURN_IF_ERROR(state_.tracer->Update(model, ToTraceSettings(request)));
+          response = TraceSettingsToProto(state_.tracer->Get(model));
           return absl::OkStatus();
         });
   }
@@ -301,10 +307,8 @@ class InferenceService final : public RawInferenceService {
     return Run<inference::LogSettingsRequest, inference::LogSettingsResponse>(
         {context, bytes, answer}, Api::kLogging,
         [&](const auto& request, auto& response) -> absl::Status {
-          SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings,
-                                  ChangedLogSettings(CurrentLog(), request));
-          if (!request.settings().empty()) ChangeLog(settings);
-          response = LogSettingsToProto(CurrentLog());
+          SIGLIP_ASSIGN_OR_RETURN(const siglip::LogSettings settings, ApplyLogSettings(request));
+          response = LogSettingsToProto(settings);
           return absl::OkStatus();
         });
   }
@@ -395,11 +399,15 @@ void SetLimits(const GrpcLimits& limits, grpc::ServerBuilder& builder) {
 
 struct GrpcServer::Impl {
   Impl(siglip::Service& service, DoorState& state, const ServerOptions& options)
-      : inference(service, state, options), health(service, state) {}
+      : inference(service, state, options), health(service, state) {
+    shut.Add();
+  }
 
   InferenceService inference;
   HealthService health;
   std::unique_ptr<grpc::Server> server;
+  PendingCounter shut;                // zero once the server is, if WaitDrained was called
+  std::vector<std::thread> shutdown;  // WaitDrained's
   int port = 0;
 };
 
@@ -437,7 +445,8 @@ GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 GrpcServer::~GrpcServer() {
   impl_->health.Drain();
-  impl_->server->Shutdown(std::chrono::system_clock::now());
+  impl_->server->Shutdown(std::chrono::system_clock::now());  // nothing more after WaitDrained's
+  for (std::thread& thread : impl_->shutdown) thread.join();
   while (!impl_->inference.pending().WaitZero(std::chrono::steady_clock::now() +
                                               std::chrono::hours(1))) {
   }
@@ -450,12 +459,18 @@ void GrpcServer::BeginDrain() {
   impl_->health.Drain();
 }
 
+// Calls that the service answers in time end by themselves. Shutdown cancels the others, does not
+// tell whether there were any, and then waits for them without end: so it has a thread of its own,
+// and the answer is known before it cancels.
 bool GrpcServer::WaitDrained(std::chrono::steady_clock::time_point deadline) {
   const auto left = deadline - std::chrono::steady_clock::now();
-  // Calls that the service answers in time end by themselves; Shutdown cancels the others at
-  // `deadline`.
-  impl_->server->Shutdown(std::chrono::system_clock::now() + left);
-  return impl_->inference.pending().WaitZero(deadline);
+  const auto cancel_at = std::chrono::system_clock::now() + left + kCancelDelay;
+  const auto shut_down = [impl = impl_.get(), cancel_at](int) {
+    impl->server->Shutdown(cancel_at);
+    impl->shut.Remove();
+  };
+  if (!AddThreads(impl_->shutdown, 1, shut_down).ok()) shut_down(0);
+  return impl_->shut.WaitZero(deadline) && impl_->inference.pending().WaitZero(deadline);
 }
 
 }  // namespace siglip

@@ -26,7 +26,8 @@ class GrpcServer {
   std::uint16_t port() const;
   // Streams without work are ended, new calls are refused once WaitDrained runs.
   void BeginDrain();
-  // True if every call was done before `deadline`; the others are cancelled then.
+  // True if every call was done before `deadline`. Returns then; the others are cancelled a moment
+  // later. Called once at most.
   bool WaitDrained(std::chrono::steady_clock::time_point deadline);
 
  private:

@@ -48,14 +48,11 @@ absl::StatusOr<ParsedGrpcInfer> Parse(const grpc::ByteBuffer& bytes, const Infer
 class AnswerOnce {
  public:
   AnswerOnce(std::function<void(InferResponse)> answer, PendingCounter& pending)
-      : answer_(std::move(answer)), pending_(pending) {
-    pending_.Add();
-  }
+      : owed_(pending), answer_(std::move(answer)) {}
   ~AnswerOnce() {
     InferResponse dropped;
     dropped.status = absl::InternalError("the request was dropped");
     Answer(std::move(dropped));
-    pending_.Remove();
   }
   AnswerOnce(const AnswerOnce&) = delete;
   AnswerOnce& operator=(const AnswerOnce&) = delete;
@@ -65,8 +62,20 @@ class AnswerOnce {
   }
 
  private:
+  class Owed {
+   public:
+    explicit Owed(PendingCounter& pending) : pending_(pending) { pending_.Add(); }
+    ~Owed() { pending_.Remove(); }
+    Owed(const Owed&) = delete;
+    Owed& operator=(const Owed&) = delete;
+
+   private:
+    PendingCounter& pending_;
+  };
+
+  // First, so the last to go: the door may end then, with what `answer_` holds of it.
+  const Owed owed_;
   const std::function<void(InferResponse)> answer_;
-  PendingCounter& pending_;
   std::atomic<bool> answered_{false};
 };
 
@@ -103,7 +112,7 @@ CallFacts FactsOf(const grpc::CallbackServerContext& context, const DoorState& s
 }
 
 void StartTrace(DoorState& state, InferRequest& request) {
-  request.trace = state.tracer.Sample(request.model_name);
+  request.trace = state.tracer->Sample(request.model_name);
   if (request.trace == nullptr) return;
   request.trace_id = request.trace->NextId();
   request.trace->Stamp("GRPC_WAITREAD_END");
@@ -190,6 +199,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
           if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
           if (IsOverloaded(refusal)) Overloaded(*refusals);
           if (status.ok()) unread_ = slow_readers_.Begin(context_, answer_.Length(), sent_);
+          answered_.store(true, std::memory_order_release);
           Finish(status);
         },
         door.pending);
@@ -198,6 +208,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
   void OnDone() override {
+    static_cast<void>(answered_.load(std::memory_order_acquire));
     if (unread_) slow_readers_.End(*unread_);
     if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_END");
     delete this;
@@ -231,6 +242,9 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   const std::shared_ptr<SentBytes> sent_ = std::make_shared<SentBytes>(0);
   const std::int64_t start_ns_ = SteadyNowNs();
   std::shared_ptr<RequestTrace> trace_;
+  // Released before Finish, acquired in OnDone, which gRPC orders anyway: ThreadSanitizer does not
+  // see how.
+  std::atomic<bool> answered_{false};
   // Only ever set; orders nothing else. Shared, since requests may outlive the call.
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
 };
@@ -313,18 +327,18 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
         facts_(FactsOf(context, door.state)),
         grpc_errors_(WantsGrpcErrors(context)) {}
 
-  void Begin(bool draining) {
-    self_ = shared_from_this();
-    registry_.Add(self_);
-    if (draining) return Drain();
-    Read();
+  void Begin() {
+    KeepSelf();
+    registry_.Add(shared_from_this());
+    // After Add: DrainAll knows this stream, or draining began before.
+    if (door_.state.draining.load()) return Drain();
+    Advance();
   }
 
   void BeginRefused(const grpc::Status& status) {
-    self_ = shared_from_this();
+    KeepSelf();
     {
       MutexLock lock(mu_);
-      reading_ = false;
       finished_ = true;
     }
     Finish(status);
@@ -340,8 +354,11 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
 
   void OnReadDone(bool ok) override {
     std::shared_ptr<Slot> slot;
+    grpc::ByteBuffer bytes;
     {
       MutexLock lock(mu_);
+      // Out of the way first: the next message may be read into it from here on.
+      bytes.Swap(&incoming_);
       reading_ = false;
       if (!ok) {
         reads_over_ = true;
@@ -350,12 +367,12 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
         slots_.push_back(slot);
       }
     }
-    if (slot) Run(*std::exchange(incoming_, nullptr), slot);
+    if (slot) Run(bytes, slot);
     Advance();
   }
 
   void OnWriteDone(bool ok) override {
-    door_.slow_readers.End(unread_);
+    EndUnread();
     {
       MutexLock lock(mu_);
       writing_ = false;
@@ -376,8 +393,12 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   void OnDone() override {
-    registry_.Remove(self_);
-    self_.reset();
+    std::shared_ptr<StreamCall> self;
+    {
+      MutexLock lock(mu_);
+      self = std::move(self_);
+    }
+    registry_.Remove(self);
   }
 
  private:
@@ -391,9 +412,26 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     std::shared_ptr<RequestTrace> trace;
   };
 
-  void Read() {
-    incoming_ = std::make_unique<grpc::ByteBuffer>();
-    StartRead(incoming_.get());
+  // At most one of them.
+  struct Operation {
+    bool read = false;
+    std::shared_ptr<const Slot> write = nullptr;
+    std::optional<grpc::Status> finish = std::nullopt;
+  };
+
+  void KeepSelf() {
+    MutexLock lock(mu_);
+    self_ = shared_from_this();
+  }
+
+  void EndUnread() {
+    SlowReaders::Id unread = 0;
+    {
+      MutexLock lock(mu_);
+      unread = unread_;
+    }
+    // May wait, so without the lock.
+    door_.slow_readers.End(unread);
   }
 
   void Run(const grpc::ByteBuffer& bytes, const std::shared_ptr<Slot>& slot) {
@@ -454,40 +492,51 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     Advance();
   }
 
-  // Does the next thing that may be done. At most one of read, write and finish is begun by each
-  // caller, outside the lock; the flags, set under it, keep others from beginning the same.
+  // Does what may be done, until there is no more of it. gRPC lets nothing be begun beside or after
+  // Finish, which may be the call's end: so one thread at a time begins operations, in the order
+  // that they are decided in, and whoever comes meanwhile leaves it to that thread, which looks
+  // again. Callers are reactions, or hold the call.
   void Advance() {
-    bool read = false;
-    std::shared_ptr<Slot> write;
-    bool finish = false;
-    grpc::Status status;
-    {
-      MutexLock lock(mu_);
-      if (finished_) return;
-      const bool ends = !slots_.empty() && slots_.front()->ready && !slots_.front()->end.ok();
-      const bool stop = broken_ || ends || ((reads_over_ || draining_) && slots_.empty());
-      if (stop && !writing_) {
-        finish = finished_ = true;
-        status = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK;
-        if (ends) status = slots_.front()->end;
-      } else if (!writing_ && !slots_.empty() && slots_.front()->ready) {
-        writing_ = true;
-        write = slots_.front();
+    for (bool first = true;; first = false) {
+      Operation next;
+      {
+        MutexLock lock(mu_);
+        if (first && advancing_) return;
+        next = Next();
+        advancing_ = next.read || next.write != nullptr || next.finish;
+        if (!advancing_) return;
       }
-      if (!finish && !reading_ && !reads_over_ && !broken_ && !draining_ &&
-          slots_.size() < kMaxStreamRequests) {
-        read = reading_ = true;
+      if (next.write != nullptr) StartWrite(&next.write->answer);
+      if (next.read) StartRead(&incoming_);
+      if (next.finish) Finish(*next.finish);
+    }
+  }
+
+  Operation Next() SIGLIP_REQUIRES(mu_) {
+    if (finished_) return {};
+    const bool ready = !slots_.empty() && slots_.front()->ready;
+    const bool ends = ready && !slots_.front()->end.ok();
+    const bool stop = broken_ || ends || ((reads_over_ || draining_) && slots_.empty());
+    if (stop && !writing_) {
+      finished_ = true;
+      if (ends) {
+        // What is under way is nobody's any more.
+        cancelled_->store(true, std::memory_order_relaxed);
+        return {.finish = slots_.front()->end};
       }
+      return {.finish = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK};
     }
-    if (write != nullptr) {
-      unread_ = door_.slow_readers.Begin(context_, write->answer.Length(), write->sent);
-      StartWrite(&write->answer);
+    if (!stop && !writing_ && ready) {
+      writing_ = true;
+      const Slot& slot = *slots_.front();
+      unread_ = door_.slow_readers.Begin(context_, slot.answer.Length(), slot.sent);
+      return {.write = slots_.front()};
     }
-    if (read) Read();
-    if (!finish) return;
-    // What is under way is nobody's any more.
-    if (!status.ok()) cancelled_->store(true, std::memory_order_relaxed);
-    Finish(status);
+    if (!reading_ && !reads_over_ && !broken_ && !draining_ && slots_.size() < kMaxStreamRequests) {
+      reading_ = true;
+      return {.read = true};
+    }
+    return {};
   }
 
   grpc::CallbackServerContext& context_;  // until OnDone
@@ -496,14 +545,14 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   const CallFacts facts_;
   const bool grpc_errors_;
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
-  std::shared_ptr<StreamCall> self_;
-  // Being read into; touched by whoever set reading_, then by OnReadDone.
-  std::unique_ptr<grpc::ByteBuffer> incoming_;
-  // Of the write under way; touched by whoever set writing_, then by OnWriteDone.
-  SlowReaders::Id unread_ = 0;
+  // gRPC's while reading_ is set, else guarded by mu_.
+  grpc::ByteBuffer incoming_;
   Mutex mu_;
+  std::shared_ptr<StreamCall> self_ SIGLIP_GUARDED_BY(mu_);
+  SlowReaders::Id unread_ SIGLIP_GUARDED_BY(mu_) = 0;  // of the write under way
   std::deque<std::shared_ptr<Slot>> slots_ SIGLIP_GUARDED_BY(mu_);
-  bool reading_ SIGLIP_GUARDED_BY(mu_) = true;
+  bool advancing_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool reading_ SIGLIP_GUARDED_BY(mu_) = false;
   bool reads_over_ SIGLIP_GUARDED_BY(mu_) = false;
   bool writing_ SIGLIP_GUARDED_BY(mu_) = false;
   bool broken_ SIGLIP_GUARDED_BY(mu_) = false;
@@ -535,7 +584,7 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StartStreamInfer(
     const absl::Status& access) {
   const auto call = std::make_shared<StreamCall>(context, door, registry);
   if (access.ok()) {
-    call->Begin(door.state.draining.load());
+    call->Begin();
   } else {
     call->BeginRefused(ToGrpcStatus(access));
   }

@@ -720,6 +720,25 @@ TEST_F(GrpcTest, DrainEndsIdleStreamsAndFinishesWork) {
   worker.join();
 }
 
+// As a picture that is being decoded, the work ends some time after its call was cancelled.
+TEST_F(GrpcTest, DrainReportsWorkThatDidNotFinish) {
+  service_.hold = true;
+  std::thread client([&] {
+    grpc::ClientContext context;
+    inference::ModelInferResponse response;
+    EXPECT_FALSE(stub_->ModelInfer(&context, Request(), &response).ok());
+  });
+  service_.AwaitHeld(1);
+  std::thread worker([&, request = service_.Take(0)]() mutable {
+    while (!request->is_cancelled()) std::this_thread::sleep_for(milliseconds(5));
+    service_.Finish(std::move(request));
+  });
+  server_->BeginDrain();
+  EXPECT_FALSE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(200)));
+  client.join();
+  worker.join();
+}
+
 TEST(GrpcServer, APortInUseIsNamed) {
   FakeService service;
   DoorState state;

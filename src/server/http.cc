@@ -29,6 +29,7 @@ struct HttpServer::Impl {
   absl::Status LoadTls();
   std::shared_ptr<asio::ssl::context> CurrentTls();
   void Accept();
+  void AcceptLater();
   void OnAccept(boost::system::error_code error, Socket socket);
   void Open(Socket socket);
   void Drain();
@@ -82,11 +83,26 @@ std::shared_ptr<asio::ssl::context> HttpServer::Impl::CurrentTls() {
   return tls;
 }
 
+// Whatever fails, the next connection is awaited: an exception that left out one Accept would shut
+// the door for ever.
 void HttpServer::Impl::Accept() {
-  acceptor.async_accept(asio::make_strand(io),
-                        [this](boost::system::error_code error, Socket socket) {
-                          OnAccept(error, std::move(socket));
-                        });
+  try {
+    acceptor.async_accept(asio::make_strand(io),
+                          [this](boost::system::error_code error, Socket socket) {
+                            OnAccept(error, std::move(socket));
+                          });
+  } catch (const std::exception& error) {
+    SIGLIP_LOG_ERROR("accept failed door={} error=\"{}\"", name, error.what());
+    AcceptLater();
+  }
+}
+
+// Its operation takes less memory than the one that ended, which Asio gives again.
+void HttpServer::Impl::AcceptLater() {
+  retry.expires_after(std::chrono::milliseconds(100));
+  retry.async_wait([this](boost::system::error_code cancelled) {
+    if (!cancelled && acceptor.is_open()) Accept();
+  });
 }
 
 void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) {
@@ -96,22 +112,23 @@ void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) 
   if (error) {
     // Out of descriptors, mostly: trying again at once would spin.
     SIGLIP_LOG_WARN("accept failed door={} error=\"{}\"", name, error.message());
-    retry.expires_after(std::chrono::milliseconds(100));
-    retry.async_wait([this](boost::system::error_code cancelled) {
-      if (!cancelled && acceptor.is_open()) Accept();
-    });
-    return;
+    return AcceptLater();
   }
   Accept();
 }
 
 void HttpServer::Impl::Open(Socket socket) {
   if (registry->size() >= settings.connections) return;
-  auto connection = std::make_shared<HttpConnection>(std::move(socket), CurrentTls(), settings,
-                                                     handler, registry);
-  registry->Add(connection);
-  connection->Start();
-  if (draining) connection->Drain();
+  try {
+    auto connection = std::make_shared<HttpConnection>(std::move(socket), CurrentTls(), settings,
+                                                       handler, registry);
+    registry->Add(connection);
+    connection->Start();
+    if (draining) connection->Drain();
+  } catch (const std::exception& error) {
+    // No memory for it, mostly: that connection is gone, the door is open.
+    SIGLIP_LOG_ERROR("connection dropped door={} error=\"{}\"", name, error.what());
+  }
 }
 
 void HttpServer::Impl::Drain() {

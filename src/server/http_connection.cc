@@ -118,11 +118,9 @@ HttpConnection::HttpConnection(HttpStream::Socket socket, std::shared_ptr<asio::
                                std::shared_ptr<ConnectionRegistry> registry)
     : settings_(settings),
       handler_(handler),
-      registry_(std::move(registry)),
+      entry_(std::move(registry), this),
       stream_(std::move(socket), std::move(tls)),
       buffer_(kBufferBytes) {}
-
-HttpConnection::~HttpConnection() { registry_->Remove(this); }
 
 std::chrono::steady_clock::duration HttpConnection::TransferTimeout(std::size_t bytes) const {
   return TransferTime(settings_.body_timeout, bytes, settings_.body_bytes_per_s);

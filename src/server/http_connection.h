@@ -8,6 +8,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -28,6 +30,20 @@ class ConnectionRegistry {
   std::size_t size() const;
   std::vector<std::shared_ptr<HttpConnection>> All() const;
   bool WaitEmpty(std::chrono::steady_clock::time_point deadline);
+
+  // Removes its connection with its own end.
+  class Entry {
+   public:
+    Entry(std::shared_ptr<ConnectionRegistry> registry, HttpConnection* connection)
+        : registry_(std::move(registry)), connection_(connection) {}
+    ~Entry() { registry_->Remove(connection_); }
+    Entry(const Entry&) = delete;
+    Entry& operator=(const Entry&) = delete;
+
+   private:
+    const std::shared_ptr<ConnectionRegistry> registry_;
+    HttpConnection* const connection_;
+  };
 
  private:
   mutable Mutex mu_;
@@ -76,7 +92,6 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   HttpConnection(HttpStream::Socket socket, std::shared_ptr<boost::asio::ssl::context> tls,
                  const HttpSettings& settings, HttpHandler& handler,
                  std::shared_ptr<ConnectionRegistry> registry);
-  ~HttpConnection();
 
   // Any thread.
   void Start();
@@ -130,7 +145,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
 
   const HttpSettings& settings_;
   HttpHandler& handler_;
-  const std::shared_ptr<ConnectionRegistry> registry_;
+  // Before what uses the server, so the last to go: whoever waits for the registry to be empty then
+  // ends the server, `stream_`'s io_context with it.
+  const ConnectionRegistry::Entry entry_;
   HttpStream stream_;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::empty_body>> head_;

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "server/fake_service.h"
+#include "server/http_connection.h"
 #include "server/kserve_routes.h"
 #include "server/raw_client_for_test.h"
 
@@ -652,6 +653,30 @@ TEST_F(HttpTimeoutTest, ConnectionsOverTheLimitAreClosed) {
   }
   EXPECT_TRUE(RawClient(server_->port()).ClosedByPeer());
   clients.clear();
+}
+
+// Whoever waits for the last connection to go ends what its socket and timers live in.
+TEST(ConnectionRegistryTest, AConnectionStaysUntilAllThatItHadIsGone) {
+  boost::asio::io_context io;
+  FakeService service;
+  DoorState state;
+  KServeHandler handler(service, state, 1 << 20);
+  const HttpSettings settings;
+  const auto registry = std::make_shared<ConnectionRegistry>();
+  std::size_t size_at_end = 0;
+  std::shared_ptr<boost::asio::ssl::context> tls(
+      new boost::asio::ssl::context(boost::asio::ssl::context::tls),
+      [&](boost::asio::ssl::context* context) {
+        size_at_end = registry->size();
+        delete context;
+      });
+  auto connection =
+      std::make_shared<HttpConnection>(HttpStream::Socket(boost::asio::make_strand(io)),
+                                       std::move(tls), settings, handler, registry);
+  registry->Add(connection);
+  connection.reset();
+  EXPECT_EQ(size_at_end, 1);
+  EXPECT_EQ(registry->size(), 0);
 }
 
 TEST(HttpServer, APortInUseIsNamed) {

@@ -221,10 +221,9 @@ HttpResponse KServeHandler::Answer(const Route& route, const HttpRequest& reques
       if (request.method == "GET") return JsonResponse(LogSettingsJson(CurrentLog()));
       const auto body = ParseLogBody(request.body->view());
       if (!body.ok()) return StatusResponse(body.status());
-      const auto settings = ChangedLogSettings(CurrentLog(), *body);
+      const auto settings = ApplyLogSettings(*body);
       if (!settings.ok()) return StatusResponse(settings.status());
-      ChangeLog(*settings);
-      return JsonResponse(LogSettingsJson(CurrentLog()));
+      return JsonResponse(LogSettingsJson(*settings));
     }
     case RouteKind::kIndex: {
       // As Triton, which reads no repository's name there.
@@ -249,10 +248,10 @@ HttpResponse KServeHandler::TraceAnswer(const Route& route, const HttpRequest& r
   if (request.method == "POST") {
     const auto changes = ParseTraceBody(request.body->view());
     if (!changes.ok()) return StatusResponse(changes.status());
-    const absl::Status changed = state_.tracer.Update(model, *changes);
+    const absl::Status changed = state_.tracer->Update(model, *changes);
     if (!changed.ok()) return StatusResponse(changed);
   }
-  return JsonResponse(TraceSettingsJson(state_.tracer.Get(model)));
+  return JsonResponse(TraceSettingsJson(state_.tracer->Get(model)));
 }
 
 HttpResponse KServeHandler::SharedMemoryAnswer(const Route& route, const HttpRequest& request) {
@@ -332,7 +331,7 @@ absl::Status KServeHandler::Infer(const Route& route, HttpRequest& request,
   SIGLIP_ASSIGN_OR_RETURN(ParsedInfer parsed, ParseHttpInfer(input));
   input.body.reset();
   // Starting with the request's trace: it is written when the answer has been sent.
-  std::shared_ptr<RequestTrace> trace = state_.tracer.Sample(parsed.request->model_name);
+  std::shared_ptr<RequestTrace> trace = state_.tracer->Sample(parsed.request->model_name);
   parsed.request->trace = trace;
   parsed.request->done = [exchange, trace = std::move(trace), regions = &state_.regions,
                           binary = std::move(parsed.binary),
@@ -367,7 +366,7 @@ absl::Status KServeHandler::Generate(const Route& route, const HttpRequest& requ
                              .body = std::make_shared<const PaddedBody>(infer),
                              .regions = nullptr};
   SIGLIP_ASSIGN_OR_RETURN(ParsedInfer parsed, ParseHttpInfer(input));
-  std::shared_ptr<RequestTrace> trace = state_.tracer.Sample(parsed.request->model_name);
+  std::shared_ptr<RequestTrace> trace = state_.tracer->Sample(parsed.request->model_name);
   parsed.request->trace = trace;
   parsed.request->done = [exchange, trace = std::move(trace),
                           stream =

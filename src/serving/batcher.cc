@@ -162,18 +162,30 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
   queued.items = MakeItems(*config_, *request);
   queued.request = std::move(request);
   SetEnds(queued);
-  const bool may_wait =
-      std::any_of(queued.items.begin(), queued.items.end(),
-                  [this](const Item& item) { return step_->EstimateMayWait(item); });
-  if (!may_wait) return Admit(std::move(queued));
+  if (!GoesToEstimator(queued)) return Admit(std::move(queued));
   std::call_once(estimator_started_, [this] { estimator_ = std::make_unique<ThreadPool>(1); });
   // std::function must be copyable.
   auto waiting = std::make_shared<QueuedRequest>(std::move(queued));
   estimator_->Submit([this, waiting] {
     const absl::Status status = WhileWaiting(*waiting);
-    if (status.ok()) return Admit(std::move(*waiting));
-    RefuseQueued(context(), std::move(*waiting), status);
+    if (status.ok()) {
+      Admit(std::move(*waiting));
+    } else {
+      RefuseQueued(context(), std::move(*waiting), status);
+    }
+    MutexLock lock(mu_);
+    --estimating_;
   });
+}
+
+bool Batcher::GoesToEstimator(const QueuedRequest& queued) {
+  const bool may_wait =
+      std::any_of(queued.items.begin(), queued.items.end(),
+                  [this](const Item& item) { return step_->EstimateMayWait(item); });
+  MutexLock lock(mu_);
+  if (!may_wait && (!rules_.preserve_ordering || estimating_ == 0)) return false;
+  ++estimating_;
+  return true;
 }
 
 absl::Status Batcher::WhileWaiting(const QueuedRequest& queued) {

@@ -81,6 +81,8 @@ class Batcher final : public Scheduler {
   };
   struct Candidates;
 
+  // Whether the request is judged by estimator_'s thread.
+  bool GoesToEstimator(const QueuedRequest& queued);
   // Judges, and queues or refuses.
   void Admit(QueuedRequest queued);
   absl::Status Accept(QueuedRequest& queued, Taken& gone);
@@ -128,6 +130,8 @@ class Batcher final : public Scheduler {
   // Judges what may take a while, off the threads that serve connections. Made when first needed.
   std::once_flag estimator_started_;
   std::unique_ptr<ThreadPool> estimator_;
+  // Requests there, or on their way. Under preserve_ordering later ones follow them.
+  int estimating_ SIGLIP_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace siglip

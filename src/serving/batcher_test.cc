@@ -624,10 +624,12 @@ TEST(BatcherThreads, TheGoneLeaveWhileAllInstancesWork) {
 // A batcher whose estimates may wait.
 class EstimatingBatcher {
  public:
-  explicit EstimatingBatcher(std::function<void()> during_estimate) {
+  explicit EstimatingBatcher(std::function<void()> during_estimate,
+                             ModelConfig config = FloatConfig()) {
     step_->during_estimate = std::move(during_estimate);
+    step_->hasty = 5;
     batcher = std::make_unique<Batcher>(
-        Batcher::Parts{.config = std::make_shared<const ModelConfig>(FloatConfig()),
+        Batcher::Parts{.config = std::make_shared<const ModelConfig>(std::move(config)),
                        .step = step_,
                        .clock = &clock_,
                        .statistics = &statistics_});
@@ -665,6 +667,38 @@ TEST(BatcherThreads, EstimatesThatMayWaitAreMadeElsewhere) {
   release.set_value();
   EXPECT_TRUE(slow_answer.Wait().status.ok());
   EXPECT_EQ(waiting_answer.Wait().status, absl::CancelledError("Request was cancelled"));
+}
+
+// Neither does what needs no wait overtake it, where order counts.
+TEST(BatcherThreads, PreserveOrderingHoldsWhileEstimatesWait) {
+  ModelConfig config = FloatConfig();
+  config.dynamic_batching = DynamicBatching{.preserve_ordering = true};
+  std::promise<void> release;
+  std::promise<void> begun;
+  EstimatingBatcher estimating(
+      [&, first = true]() mutable {
+        if (!std::exchange(first, false)) return;
+        begun.set_value();
+        release.get_future().wait();
+      },
+      config);
+  std::vector<InferResponse> answers;  // by the one instance, so by one thread
+  std::promise<void> both;
+  const auto send = [&](std::vector<float> values) {
+    auto request = FloatRequest(std::move(values));
+    request->done = [&](InferResponse response) {
+      answers.push_back(std::move(response));
+      if (answers.size() == 2) both.set_value();
+    };
+    estimating.batcher->Enqueue(std::move(request));
+  };
+  send({1, 1});
+  begun.get_future().wait();
+  send({5, 5});
+  release.set_value();
+  both.get_future().wait();
+  EXPECT_THAT(Floats(answers[0].outputs[0]), ElementsAre(2, 2));
+  EXPECT_THAT(Floats(answers[1].outputs[0]), ElementsAre(6, 6));
 }
 
 TEST(BatcherThreads, TheEndRefusesWhatWaitsForItsEstimate) {

@@ -21,11 +21,19 @@ CacheScheduler::CacheScheduler(std::unique_ptr<Scheduler> model,
 
 void CacheScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
   if (request->times.arrival_ns == 0) request->times.arrival_ns = clock_.NowNs();
-  RunOrSubmit(std::move(request), pool_, [this](std::unique_ptr<InferRequest> moved) {
-    // The model stays until Look returns: the request may be answered before.
-    const std::shared_ptr<ModelAccess> models = moved->models;
-    Look(std::move(moved));
-  });
+  RunOrSubmit(
+      std::move(request), pool_,
+      [this](std::unique_ptr<InferRequest> moved) {
+        // The model stays until Look returns: the request may be answered before.
+        const std::shared_ptr<ModelAccess> models = moved->models;
+        Look(std::move(moved));
+      },
+      [this](std::unique_ptr<InferRequest> moved, const absl::Status& status) {
+        moved->times.done_ns = clock_.NowNs();
+        statistics_.RecordFailure(FailureReasonOf(status),
+                                  ElapsedNs(moved->times.arrival_ns, moved->times.done_ns));
+        Refuse(std::move(moved), status);
+      });
 }
 
 void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {

@@ -437,7 +437,9 @@ void EnsembleScheduler::RefuseGone() {
 void EnsembleScheduler::RefuseWaiting(std::unique_ptr<InferRequest> request,
                                       const absl::Status& status) {
   statistics_.AddPending(-1);
-  statistics_.RecordFailure(FailureReasonOf(status), 0);
+  request->times.done_ns = clock_.NowNs();
+  statistics_.RecordFailure(FailureReasonOf(status),
+                            ElapsedNs(request->times.arrival_ns, request->times.done_ns));
   Refuse(std::move(request), status);
 }
 

@@ -16,12 +16,13 @@ constexpr std::size_t kInlineBytes = 32 * 1024;
 }  // namespace
 
 void RunOrSubmit(std::unique_ptr<InferRequest> request, ThreadPool& pool,
-                 std::function<void(std::unique_ptr<InferRequest>)> work) {
+                 std::function<void(std::unique_ptr<InferRequest>)> work,
+                 std::function<void(std::unique_ptr<InferRequest>, absl::Status)> refuse) {
   if (InputBytes(*request) <= kInlineBytes) return work(std::move(request));
   // std::function must be copyable.
   auto shared = std::make_shared<std::unique_ptr<InferRequest>>(std::move(request));
-  pool.Submit([shared, work = std::move(work)] {
-    if (IsCancelled(**shared)) return Refuse(std::move(*shared), CancelledRefusal());
+  pool.Submit([shared, work = std::move(work), refuse = std::move(refuse)] {
+    if (IsCancelled(**shared)) return refuse(std::move(*shared), CancelledRefusal());
     work(std::move(*shared));
   });
 }
@@ -50,10 +51,13 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
     }
     done(std::move(response));
   };
-  RunOrSubmit(std::move(request), pool_, [this](std::unique_ptr<InferRequest> moved) {
-    const std::shared_ptr<ModelAccess> models = moved->models;
-    forwarder_->Forward(std::move(moved), *models);
-  });
+  RunOrSubmit(
+      std::move(request), pool_,
+      [this](std::unique_ptr<InferRequest> moved) {
+        const std::shared_ptr<ModelAccess> models = moved->models;
+        forwarder_->Forward(std::move(moved), *models);
+      },
+      Refuse);
 }
 
 }  // namespace siglip

@@ -15,9 +15,11 @@
 
 namespace siglip {
 
-// Runs `work` with the request: here if its inputs are small, else in the pool.
+// Runs `work` with the request: here if its inputs are small, else in the pool, or `refuse` there
+// if its client has gone meanwhile.
 void RunOrSubmit(std::unique_ptr<InferRequest> request, ThreadPool& pool,
-                 std::function<void(std::unique_ptr<InferRequest>)> work);
+                 std::function<void(std::unique_ptr<InferRequest>)> work,
+                 std::function<void(std::unique_ptr<InferRequest>, absl::Status)> refuse);
 
 // Thread-safe. What is passed by reference is borrowed and outlives the requests.
 class ForwardScheduler final : public Scheduler {

@@ -72,7 +72,7 @@ ModelControl::~ModelControl() {
 
 absl::Status ModelControl::LoadInitial() {
   const ServiceOptions& options = parts_.options;
-  const std::vector<std::string> all = parts_.repository->Names();
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> all, parts_.repository->Names());
   std::vector<std::string> names = all;
   if (options.control_mode == ModelControlMode::kExplicit) {
     names = options.load_models;
@@ -272,8 +272,9 @@ void ModelControl::UnloadDependents(const std::string& name) {
 }
 
 bool ModelControl::InRepository(const std::string& name) const {
-  const std::vector<std::string> names = parts_.repository->Names();
-  return std::find(names.begin(), names.end(), name) != names.end();
+  const absl::StatusOr<std::vector<std::string>> names = parts_.repository->Names();
+  // While it cannot be read nothing is known to be gone.
+  return !names.ok() || std::find(names->begin(), names->end(), name) != names->end();
 }
 
 void ModelControl::TakeOut(const std::string& name, const std::string& reason) {
@@ -342,7 +343,14 @@ void ModelControl::Unload(std::string name, bool unload_dependents,
 }
 
 void ModelControl::Poll() {
-  const std::vector<std::string> names = parts_.repository->Names();
+  const absl::StatusOr<std::vector<std::string>> read = parts_.repository->Names();
+  if (!read.ok()) {
+    // A file system that does not answer (EIO, ESTALE) has not lost its models.
+    SIGLIP_LOG_WARN("repository_unreadable reason=\"{}\", nothing is changed",
+                    LogSafe(Text(read.status())));
+    return;
+  }
+  const std::vector<std::string>& names = *read;
   std::vector<std::string> gone;
   for (const auto& [name, stamp] : stamps_) {
     if (!std::binary_search(names.begin(), names.end(), name)) gone.push_back(name);

@@ -46,6 +46,7 @@ class StepFactory final : public DeploymentFactory {
 // A repository that the test changes. Borrowed state, since the service owns the repository.
 struct Files {
   std::map<std::string, std::pair<ModelConfig, std::uint64_t>> models;
+  bool readable = true;
   void Put(ModelConfig config) {
     auto& [old, stamp] = models[config.name];
     ++stamp;
@@ -56,7 +57,8 @@ struct Files {
 class FakeRepository final : public ModelRepository {
  public:
   explicit FakeRepository(Files& files) : files_(files) {}
-  std::vector<std::string> Names() const override {
+  absl::StatusOr<std::vector<std::string>> Names() const override {
+    if (!files_.readable) return absl::DataLossError("no answer");
     std::vector<std::string> names;
     for (const auto& [name, entry] : files_.models) names.push_back(name);
     return names;
@@ -313,6 +315,14 @@ TEST_F(PollTest, FollowsTheFiles) {
   EXPECT_EQ(Names(), "m n ") << "the old n serves on; e went with its step";
   control_.Poll();
   EXPECT_EQ(Names(), "m n ");
+  files_.readable = false;
+  files_.Put(FloatConfig("m"));
+  control_.Poll();
+  EXPECT_EQ(Names(), "m n ") << "a file system that does not answer has lost nothing";
+  EXPECT_EQ(factory_.made, 4);
+  files_.readable = true;
+  control_.Poll();
+  EXPECT_EQ(factory_.made, 5);
 }
 
 TEST_F(PollTest, AnEnsembleIsBackWithItsStep) {

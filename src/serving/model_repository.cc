@@ -8,7 +8,7 @@
 
 namespace siglip {
 
-std::vector<std::string> ListedModels::Names() const {
+absl::StatusOr<std::vector<std::string>> ListedModels::Names() const {
   std::vector<std::string> names;
   for (const ModelConfig& config : configs_) names.push_back(config.name);
   std::sort(names.begin(), names.end());

@@ -15,8 +15,8 @@ namespace siglip {
 class ModelRepository {
  public:
   virtual ~ModelRepository() = default;
-  // Sorted. Empty if the repository cannot be read.
-  virtual std::vector<std::string> Names() const = 0;
+  // Sorted. An error if the repository cannot be read, or not to its end.
+  virtual absl::StatusOr<std::vector<std::string>> Names() const = 0;
   // The configuration as it is now. NotFound for a name that Names does not give; other errors name
   // the file.
   virtual absl::StatusOr<ModelConfig> Read(const std::string& name) const = 0;
@@ -29,7 +29,7 @@ class ListedModels final : public ModelRepository {
  public:
   // REQUIRES: each name once (CheckNames).
   explicit ListedModels(std::vector<ModelConfig> configs) : configs_(std::move(configs)) {}
-  std::vector<std::string> Names() const override;
+  absl::StatusOr<std::vector<std::string>> Names() const override;
   absl::StatusOr<ModelConfig> Read(const std::string& name) const override;
   std::uint64_t Stamp(const std::string&) const override { return 0; }
 

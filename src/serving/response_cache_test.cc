@@ -228,6 +228,17 @@ TEST_F(CachedServiceTest, LargeRequestsAreCachedToo) {
   EXPECT_EQ(step_->batches().size(), 1u);
 }
 
+TEST_F(CachedServiceTest, ALargeRequestWhoseClientHasGoneIsCounted) {
+  Load(1 << 20, 16384);
+  auto request = FloatRequest(std::vector<float>(16384, 1.0F), nullptr, "m", 16384);
+  request->is_cancelled = [] { return true; };
+  Answered answered(*request);
+  service_->Infer(std::move(request));
+  EXPECT_EQ(answered.Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Statistics().fail.count, 1u);
+  EXPECT_TRUE(step_->batches().empty());
+}
+
 TEST_F(CachedServiceTest, ErrorsAreNotKept) {
   Load(1 << 20);
   EXPECT_FALSE(Infer({-1, 0}).status.ok());

@@ -173,8 +173,9 @@ std::vector<IndexRow> ServiceImpl::RepositoryIndex(bool ready_only) const {
     std::erase_if(rows, [](const IndexRow& row) { return row.state != "READY"; });
     return rows;
   }
-  // What was never loaded has a name alone.
-  for (const std::string& name : repository_->Names()) {
+  // What was never loaded has a name alone, which only the repository knows.
+  const absl::StatusOr<std::vector<std::string>> names = repository_->Names();
+  for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
     const bool known = std::any_of(rows.begin(), rows.end(),
                                    [&name](const IndexRow& row) { return row.name == name; });
     if (!known) rows.push_back({.name = name});

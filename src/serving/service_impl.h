@@ -78,14 +78,15 @@ class ServiceImpl final : public Service {
   std::unique_ptr<ThreadPool> forward_pool_;
   const std::unique_ptr<ModelRepository> repository_;
   const std::shared_ptr<ResponseCache> cache_;  // null without --cache-config
-  ModelRegistry registry_;
-  std::unique_ptr<ModelControl> control_;
   // Set once, when a model's device is lost: readiness turns false. Orders nothing else.
   std::atomic<bool> lost_{false};
   std::atomic<bool> draining_{false};      // a late reader admits one request more: no order needed
   std::atomic<std::int64_t> inflight_{0};  // the count itself is all that is shared
   Mutex idle_mu_;
   CondVar idle_;
+  // After all that requests touch as they leave: its end waits for the last of them.
+  ModelRegistry registry_;
+  std::unique_ptr<ModelControl> control_;
 };
 
 }  // namespace siglip

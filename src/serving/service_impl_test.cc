@@ -195,6 +195,8 @@ TEST_F(ServiceTest, AnEnsemblesQueueIsLeftByTheGone) {
   EXPECT_EQ(answers[1].Wait().status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(answers[2].Wait().status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(answers[3].Wait().status, absl::UnavailableError("Request timeout expired"));
+  EXPECT_EQ(Stats("e").fail.count, 3u);
+  EXPECT_GT(Stats("e").fail.ns, 0u) << "they waited";
   release.set_value();
   EXPECT_TRUE(answers[0].Wait().status.ok());
 }

@@ -135,8 +135,8 @@ bool AppendToArray(const std::string& path, const std::string& values) {
 
 }  // namespace
 
-RequestTrace::RequestTrace(Tracer& tracer, std::string model)
-    : tracer_(tracer), model_(std::move(model)) {}
+RequestTrace::RequestTrace(std::shared_ptr<Tracer> tracer, std::string model)
+    : tracer_(std::move(tracer)), model_(std::move(model)) {}
 
 RequestTrace::~RequestTrace() {
   MutexLock lock(mu_);
@@ -149,7 +149,7 @@ RequestTrace::~RequestTrace() {
     std::stable_sort(span.timestamps.begin(), span.timestamps.end(),
                      [](const auto& a, const auto& b) { return a.second < b.second; });
   }
-  if (!spans_.empty()) tracer_.Write(model_, spans_);
+  if (!spans_.empty()) tracer_->Write(model_, spans_);
 }
 
 void RequestTrace::Stamp(std::string_view name) { Stamp(name, SteadyNowNs()); }
@@ -184,7 +184,7 @@ void RequestTrace::Add(const InferRequest& request) {
 }
 
 std::uint64_t RequestTrace::NextId() {
-  return tracer_.next_id_.fetch_add(1, std::memory_order_relaxed);
+  return tracer_->next_id_.fetch_add(1, std::memory_order_relaxed);
 }
 
 std::string Tracer::Value(const std::string& model, const std::string& key) const {
@@ -293,12 +293,26 @@ std::shared_ptr<RequestTrace> Tracer::Sample(const std::string& model) {
   const auto rate = ParseInt<std::uint64_t>(Value(model, "trace_rate")).value_or(1000);
   if (++settings.seen % rate != 0 || settings.left == 0) return nullptr;
   if (settings.left > 0) --settings.left;
-  return std::make_shared<RequestTrace>(*this, model);
+  return std::make_shared<RequestTrace>(shared_from_this(), model);
+}
+
+Tracer::Place Tracer::NextPlace(const std::string& model) {
+  MutexLock lock(mu_);
+  Place place{.path = Value(model, "trace_file"), .chrome = Value(model, "trace_mode") == "chrome"};
+  Settings& settings = Of(model);
+  const auto frequency = ParseInt<std::uint64_t>(Value(model, "log_frequency")).value_or(0);
+  if (frequency == 0) return place;
+  if (settings.in_file == frequency) {
+    ++settings.file_index;
+    settings.in_file = 0;
+  }
+  ++settings.in_file;
+  absl::StrAppend(&place.path, ".", settings.file_index);
+  return place;
 }
 
 void Tracer::Write(const std::string& model, const std::vector<RequestTrace::Span>& spans) {
-  MutexLock lock(mu_);
-  const bool chrome = Value(model, "trace_mode") == "chrome";
+  const Place place = NextPlace(model);
   std::uint64_t root = 0;
   for (const RequestTrace::Span& span : spans) {
     if (span.parent_id == 0) root = span.id;
@@ -306,21 +320,11 @@ void Tracer::Write(const std::string& model, const std::vector<RequestTrace::Spa
   std::string values;
   for (const RequestTrace::Span& span : spans) {
     absl::StrAppend(&values, values.empty() ? "" : ",",
-                    chrome ? ChromeText(span, root) : TritonText(span));
+                    place.chrome ? ChromeText(span, root) : TritonText(span));
   }
-  std::string path = Value(model, "trace_file");
-  Settings& settings = Of(model);
-  const auto frequency = ParseInt<std::uint64_t>(Value(model, "log_frequency")).value_or(0);
-  if (frequency != 0) {
-    if (settings.in_file == frequency) {
-      ++settings.file_index;
-      settings.in_file = 0;
-    }
-    ++settings.in_file;
-    absl::StrAppend(&path, ".", settings.file_index);
-  }
-  if (!AppendToArray(path, values)) {
-    SIGLIP_LOG_WARN("trace_not_written file={}", LogSafe(path));
+  MutexLock lock(file_mu_);
+  if (!AppendToArray(place.path, values)) {
+    SIGLIP_LOG_WARN("trace_not_written file={}", LogSafe(place.path));
   }
 }
 

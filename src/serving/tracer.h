@@ -24,7 +24,7 @@ class Tracer;
 // it go. Thread-safe.
 class RequestTrace {
  public:
-  RequestTrace(Tracer& tracer, std::string model);
+  RequestTrace(std::shared_ptr<Tracer> tracer, std::string model);
   ~RequestTrace();
   RequestTrace(const RequestTrace&) = delete;
   RequestTrace& operator=(const RequestTrace&) = delete;
@@ -47,7 +47,8 @@ class RequestTrace {
   };
 
  private:
-  Tracer& tracer_;
+  // A request may let its trace go after its answer, when the doors are gone.
+  const std::shared_ptr<Tracer> tracer_;
   const std::string model_;
   Mutex mu_;
   std::vector<Span> spans_ SIGLIP_GUARDED_BY(mu_);
@@ -59,9 +60,11 @@ class RequestTrace {
 // many; 0 = never), trace_file, trace_mode (triton, chrome).
 using TraceSettingsMap = std::map<std::string, std::vector<std::string>>;
 
-// Thread-safe. Outlives the traces.
-class Tracer {
+// Thread-safe. Shared with the traces.
+class Tracer : public std::enable_shared_from_this<Tracer> {
  public:
+  static std::shared_ptr<Tracer> Create() { return std::shared_ptr<Tracer>(new Tracer); }
+
   // Of all models, or of one. A model has what is set for all until it is set for it.
   TraceSettingsMap Get(const std::string& model) const;
   // From a client. An empty list clears a setting: a model then has what is set for all, all have
@@ -83,15 +86,23 @@ class Tracer {
     std::uint64_t in_file = 0;  // of log_frequency
     std::uint64_t file_index = 0;
   };
+  struct Place {
+    std::string path;
+    bool chrome = false;
+  };
+  Tracer() = default;
   static absl::Status Check(const TraceSettingsMap& changes);
   Settings& Of(const std::string& model) SIGLIP_REQUIRES(mu_);
   std::string Value(const std::string& model, const std::string& key) const SIGLIP_REQUIRES(mu_);
   bool TracesWithoutFile(const std::string& model) const SIGLIP_REQUIRES(mu_);
   void StartCounting(const std::string& model, Settings& settings) SIGLIP_REQUIRES(mu_);
+  // Where the next trace of `model` goes, which is counted.
+  Place NextPlace(const std::string& model);
   void Write(const std::string& model, const std::vector<RequestTrace::Span>& spans);
 
   std::atomic<bool> any_{false};  // whether any level is on; a late reader misses one request
   std::atomic<std::uint64_t> next_id_{1};
+  Mutex file_mu_;  // held while a file is appended to; no request waits for it to be sampled
   mutable Mutex mu_;
   TraceSettingsMap configured_ SIGLIP_GUARDED_BY(mu_);  // by the command line
   Settings global_ SIGLIP_GUARDED_BY(mu_);

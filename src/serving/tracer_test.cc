@@ -26,7 +26,7 @@ class TracerTest : public ::testing::Test {
   }
   // One request of `model` through the tracer; true if it was traced.
   bool Request(const std::string& model, const std::string& id = "a\"b") {
-    auto trace = tracer_.Sample(model);
+    auto trace = tracer_->Sample(model);
     if (trace == nullptr) return false;
     InferRequest request;
     request.id = id;
@@ -55,11 +55,11 @@ class TracerTest : public ::testing::Test {
     more["trace_level"] = {"TIMESTAMPS"};
     more["trace_file"] = {file_};
     more.try_emplace("trace_rate", std::vector<std::string>{"1"});
-    return tracer_.Configure(more);
+    return tracer_->Configure(more);
   }
 
   const std::string file_;
-  Tracer tracer_;
+  std::shared_ptr<Tracer> tracer_ = Tracer::Create();
 };
 
 TEST_F(TracerTest, WritesTritonsFormWithEveryHop) {
@@ -102,28 +102,28 @@ TEST_F(TracerTest, RateCountAndFiles) {
   EXPECT_EQ(traced, 3);
   EXPECT_THAT(Text(".0"), HasSubstr("\"id\":3,"));
   EXPECT_THAT(Text(".1"), HasSubstr("\"id\":5,"));
-  ASSERT_TRUE(tracer_.Update("", {{"trace_count", {"1"}}}).ok());
+  ASSERT_TRUE(tracer_->Update("", {{"trace_count", {"1"}}}).ok());
   for (int i = 0; i < 30; ++i) traced += Request("m");
   EXPECT_EQ(traced, 4) << "a change starts the count anew";
 }
 
 TEST_F(TracerTest, AModelHasTheCommonSettingsUntilItHasItsOwn) {
   ASSERT_TRUE(On().ok());
-  ASSERT_TRUE(tracer_.Update("m", {{"trace_level", {"OFF"}}}).ok());
+  ASSERT_TRUE(tracer_->Update("m", {{"trace_level", {"OFF"}}}).ok());
   EXPECT_FALSE(Request("m"));
   EXPECT_TRUE(Request("n"));
-  EXPECT_EQ(tracer_.Get("m").at("trace_level").at(0), "OFF");
-  EXPECT_EQ(tracer_.Get("m").at("trace_rate").at(0), "1");
-  EXPECT_EQ(tracer_.Get("").at("trace_level").at(0), "TIMESTAMPS");
-  ASSERT_TRUE(tracer_.Update("m", {{"trace_level", {}}}).ok());
+  EXPECT_EQ(tracer_->Get("m").at("trace_level").at(0), "OFF");
+  EXPECT_EQ(tracer_->Get("m").at("trace_rate").at(0), "1");
+  EXPECT_EQ(tracer_->Get("").at("trace_level").at(0), "TIMESTAMPS");
+  ASSERT_TRUE(tracer_->Update("m", {{"trace_level", {}}}).ok());
   EXPECT_TRUE(Request("m"));
 }
 
 TEST_F(TracerTest, AModelsCountFollowsThatOfAllUntilItHasItsOwn) {
   ASSERT_TRUE(On().ok());
-  ASSERT_TRUE(tracer_.Update("m", {{"trace_rate", {"1"}}}).ok());
-  ASSERT_TRUE(tracer_.Update("n", {{"trace_count", {"7"}}}).ok());
-  ASSERT_TRUE(tracer_.Update("", {{"trace_count", {"2"}}}).ok());
+  ASSERT_TRUE(tracer_->Update("m", {{"trace_rate", {"1"}}}).ok());
+  ASSERT_TRUE(tracer_->Update("n", {{"trace_count", {"7"}}}).ok());
+  ASSERT_TRUE(tracer_->Update("", {{"trace_count", {"2"}}}).ok());
   int m = 0, n = 0;
   for (int i = 0; i < 10; ++i) {
     m += Request("m");
@@ -135,28 +135,28 @@ TEST_F(TracerTest, AModelsCountFollowsThatOfAllUntilItHasItsOwn) {
 
 TEST_F(TracerTest, WhatIsClearedFallsBackToTheCommandLine) {
   ASSERT_TRUE(On({{"trace_rate", {"100"}}}).ok());
-  ASSERT_TRUE(tracer_.Update("", {{"trace_rate", {"7"}}}).ok());
-  EXPECT_EQ(tracer_.Get("").at("trace_rate").at(0), "7");
-  ASSERT_TRUE(tracer_.Update("", {{"trace_rate", {}}}).ok());
-  EXPECT_EQ(tracer_.Get("").at("trace_rate").at(0), "100");
+  ASSERT_TRUE(tracer_->Update("", {{"trace_rate", {"7"}}}).ok());
+  EXPECT_EQ(tracer_->Get("").at("trace_rate").at(0), "7");
+  ASSERT_TRUE(tracer_->Update("", {{"trace_rate", {}}}).ok());
+  EXPECT_EQ(tracer_->Get("").at("trace_rate").at(0), "100");
 }
 
 TEST_F(TracerTest, LevelsNeedAFileAndStandAlone) {
-  EXPECT_EQ(tracer_.Update("m", {{"trace_level", {"TIMESTAMPS"}}}),
+  EXPECT_EQ(tracer_->Update("m", {{"trace_level", {"TIMESTAMPS"}}}),
             absl::InvalidArgumentError(
                 "Attempting to set invalid trace setting :trace file name is not given"));
-  EXPECT_EQ(tracer_.Get("m").at("trace_level").at(0), "OFF");
+  EXPECT_EQ(tracer_->Get("m").at("trace_level").at(0), "OFF");
   ASSERT_TRUE(On().ok());
-  EXPECT_EQ(tracer_.Update("", {{"trace_level", {"OFF", "TIMESTAMPS"}}}),
+  EXPECT_EQ(tracer_->Update("", {{"trace_level", {"OFF", "TIMESTAMPS"}}}),
             absl::InvalidArgumentError("Expect only one trace level 'OFF' is specified"));
   const absl::Status many =
-      tracer_.Update("", {{"trace_level", std::vector<std::string>(100'000, "TIMESTAMPS")}});
+      tracer_->Update("", {{"trace_level", std::vector<std::string>(100'000, "TIMESTAMPS")}});
   EXPECT_EQ(many.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_LT(many.message().size(), 400u);
 }
 
 TEST_F(TracerTest, WrongSettingsChangeNothing) {
-  const TraceSettingsMap before = tracer_.Get("");
+  const TraceSettingsMap before = tracer_->Get("");
   for (const auto& [key, value] :
        std::vector<std::pair<std::string, std::string>>{{"trace_level", "LOUD"},
                                                         {"trace_rate", "0"},
@@ -165,19 +165,32 @@ TEST_F(TracerTest, WrongSettingsChangeNothing) {
                                                         {"trace_count", "-2"},
                                                         {"log_frequency", "1x"},
                                                         {"trace_color", "red"}}) {
-    EXPECT_EQ(tracer_.Update("", {{key, {value}}, {"trace_count", {"5"}}}).code(),
+    EXPECT_EQ(tracer_->Update("", {{key, {value}}, {"trace_count", {"5"}}}).code(),
               absl::StatusCode::kInvalidArgument)
         << key << value;
   }
-  EXPECT_EQ(tracer_.Update("", {{"trace_file", {"/etc/x"}}}).code(),
+  EXPECT_EQ(tracer_->Update("", {{"trace_file", {"/etc/x"}}}).code(),
             absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(tracer_.Update("", {{"trace_level", {"TENSORS"}}}).code(),
+  EXPECT_EQ(tracer_->Update("", {{"trace_level", {"TENSORS"}}}).code(),
             absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(tracer_.Update("", {{"trace_mode", {"chrome"}}}).code(),
+  EXPECT_EQ(tracer_->Update("", {{"trace_mode", {"chrome"}}}).code(),
             absl::StatusCode::kUnimplemented);
-  EXPECT_TRUE(tracer_.Update("", {{"trace_mode", {"triton"}}}).ok()) << "no change";
-  EXPECT_TRUE(tracer_.Update("m", {{"trace_mode", {}}}).ok());
-  EXPECT_EQ(tracer_.Get(""), before);
+  EXPECT_TRUE(tracer_->Update("", {{"trace_mode", {"triton"}}}).ok()) << "no change";
+  EXPECT_TRUE(tracer_->Update("m", {{"trace_mode", {}}}).ok());
+  EXPECT_EQ(tracer_->Get(""), before);
+}
+
+// Whoever answered last may still hold the request when the doors are gone.
+TEST_F(TracerTest, ATraceMayOutliveItsTracer) {
+  ASSERT_TRUE(On().ok());
+  auto request = std::make_unique<InferRequest>();
+  request->model_name = "late";
+  request->trace = tracer_->Sample("late");
+  ASSERT_NE(request->trace, nullptr);
+  request->done = [this](InferResponse) { tracer_.reset(); };
+  Answer(*request, {});
+  request.reset();
+  EXPECT_THAT(Text(), HasSubstr("\"model_name\":\"late\""));
 }
 
 }  // namespace

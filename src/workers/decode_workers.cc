@@ -164,7 +164,6 @@ DecodeWorkers::~DecodeWorkers() {
 std::size_t DecodeWorkers::ChooseSlot() const {
   std::size_t best = 0;
   int best_cost = INT32_MAX;
-  MutexLock lock(mu_);
   for (std::size_t i = 0; i < header_slot(); ++i) {
     const Slot& slot = slots_[i];
     const int cost = arenas_[i]->num_reserved() + (slot.state == State::kIdle ? 0 : 1) +
@@ -176,9 +175,13 @@ std::size_t DecodeWorkers::ChooseSlot() const {
   return best;
 }
 
-PixelMemory DecodeWorkers::Allocate(std::size_t bytes) {
-  return AllocateFrom(arenas_[ChooseSlot()], bytes);
+DecodeWorkers::Reserved DecodeWorkers::Reserve(std::size_t bytes) {
+  MutexLock lock(mu_);
+  const std::size_t slot = ChooseSlot();
+  return {.slot = slot, .memory = AllocateFrom(arenas_[slot], bytes)};
 }
+
+PixelMemory DecodeWorkers::Allocate(std::size_t bytes) { return Reserve(bytes).memory; }
 
 absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preprocessor,
                                                     std::string_view bytes, float* pixels,
@@ -193,8 +196,7 @@ absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preproce
     arenas_[slot]->MarkWritten(target);
     return size;
   }
-  const std::size_t slot = ChooseSlot();
-  const PixelMemory memory = AllocateFrom(arenas_[slot], pixel_bytes);
+  const auto [slot, memory] = Reserve(pixel_bytes);
   if (memory.owner == nullptr) {
     return WithReason(absl::ResourceExhaustedError("image: no memory for its pixels"), "no_memory");
   }

@@ -94,8 +94,14 @@ class DecodeWorkers {
   // The worker of this slot once nobody else has it.
   absl::StatusOr<WorkerProcess*> Acquire(std::size_t slot, const WaitLimit& limit);
   void Release(std::size_t slot, bool replace);
-  // Any worker that decodes, the likeliest to be free.
-  std::size_t ChooseSlot() const;
+  // Memory of the worker that is likeliest to be free; `slot` is which. One step: whoever comes at
+  // the same time sees it taken.
+  struct Reserved {
+    std::size_t slot = 0;
+    PixelMemory memory = {};
+  };
+  Reserved Reserve(std::size_t bytes);
+  std::size_t ChooseSlot() const SIGLIP_REQUIRES(mu_);
   // Sends the picture and waits. Errors are those of Preprocess, with payload.
   absl::StatusOr<Reply> Exchange(const Request& request);
   // Makes an end of the worker after it had begun: logs it, and says what the request is told.

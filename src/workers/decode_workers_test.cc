@@ -490,6 +490,41 @@ void UseEach(DecodeWorkers& workers) {
   }
 }
 
+// The first place of an arena is where its first place was before.
+TEST(DecodeWorkersTest, PlacesThatAreTakenAtOnceAreOfIdleWorkersEach) {
+  const auto workers = StartWorkers(2);
+  std::set<std::byte*> firsts;
+  {
+    const PixelMemory a = workers->Allocate(sizeof(Outcome::pixels));
+    const PixelMemory b = workers->Allocate(sizeof(Outcome::pixels));
+    firsts = {a.bytes.data(), b.bytes.data()};
+  }
+  std::atomic<int> arrived{0};
+  const auto meet = [&arrived](int all) {
+    ++arrived;
+    // Not a wait in the kernel, which wakes one after the other.
+    for (int spins = 0; arrived < all; ++spins) {
+      if (spins > 1000) std::this_thread::yield();
+    }
+  };
+  int shared = 0;
+  PixelMemory* other = nullptr;
+  const auto take = [&](bool judge) {
+    for (int round = 0; round < 20'000; ++round) {
+      meet(6 * round + 2);
+      PixelMemory mine = workers->Allocate(sizeof(Outcome::pixels));
+      if (!judge) other = &mine;
+      meet(6 * round + 4);
+      if (judge && std::set{mine.bytes.data(), other->bytes.data()} != firsts) ++shared;
+      meet(6 * round + 6);
+    }
+  };
+  std::thread second(take, false);
+  take(true);
+  second.join();
+  EXPECT_EQ(shared, 0);
+}
+
 TEST(DecodeWorkersTest, NothingLeaksWhenWorkersEnd) {
   const auto workers = StartWorkers(2);
   ExpectWorks(*workers);

@@ -166,16 +166,21 @@ def patient_fixture(tmp_path):
 ONE_TEXT = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
 
 
-def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, patient):
-    """A batch that waits, over both doors."""
+@pytest.mark.parametrize("over", ["http", "grpc", "both"])
+def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, patient, over):
     urls = serve("--model-repository", patient, "--exit-timeout-secs", "1")
-    connection = post(urls, "embed_text", ONE_TEXT, len(ONE_TEXT))
-    client = grpcclient.InferenceServerClient(urls.grpc)
-    client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
-    while waiting(urls, "siglip_text") < 2:
+    sent = []
+    if over != "grpc":
+        sent.append(post(urls, "embed_text", ONE_TEXT, len(ONE_TEXT)))
+    if over != "http":
+        client = grpcclient.InferenceServerClient(urls.grpc)
+        client.async_infer("embed_text", [text_input(grpcclient, ["seven"])], callback=lambda result, error: None)
+        sent.append(client)
+    while waiting(urls, "siglip_text") < len(sent):
         pass
     assert end(urls) == 1
-    connection.close()
+    for connection in sent:
+        connection.close()
 
 
 @pytest.mark.parametrize("option, words", [
