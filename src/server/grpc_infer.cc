@@ -199,7 +199,6 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
           if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
           if (IsOverloaded(refusal)) Overloaded(*refusals);
           if (status.ok()) unread_ = slow_readers_.Begin(context_, answer_.Length(), sent_);
-          answered_.store(true, std::memory_order_release);
           Finish(status);
         },
         door.pending);
@@ -208,7 +207,6 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
   void OnDone() override {
-    static_cast<void>(answered_.load(std::memory_order_acquire));
     if (unread_) slow_readers_.End(*unread_);
     if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_END");
     delete this;
@@ -242,9 +240,6 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   const std::shared_ptr<SentBytes> sent_ = std::make_shared<SentBytes>(0);
   const std::int64_t start_ns_ = SteadyNowNs();
   std::shared_ptr<RequestTrace> trace_;
-  // Released before Finish, acquired in OnDone, which gRPC orders anyway: ThreadSanitizer does not
-  // see how.
-  std::atomic<bool> answered_{false};
   // Only ever set; orders nothing else. Shared, since requests may outlive the call.
   const std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);
 };

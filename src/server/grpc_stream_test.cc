@@ -141,7 +141,7 @@ class GrpcStreamTest : public ::testing::Test {
 // An answer that is there before the next message is read: writes and reads end on several threads
 // at once.
 TEST_F(GrpcStreamTest, RequestsThatAreRefusedAtOnceAreAllAnsweredInOrder) {
-  RunStreams("nope", 8, 15'000);
+  RunStreams("nope", 8, 6000);
 }
 
 TEST_F(GrpcStreamTest, RequestsThatModelsAnswerAreAllAnsweredInOrder) {
