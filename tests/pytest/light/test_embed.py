@@ -239,6 +239,16 @@ def test_rows_behind_a_symlink_are_found(siglip, demo, folder, rows, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+def test_a_failures_list_that_cannot_be_written_is_told_first(siglip, demo, folder, tmp_path):
+    out = tmp_path / "out.npy"
+    assert siglip("embed", "--model", demo, folder, "-o", out).returncode == 0
+    before = contents(tmp_path)
+    result = siglip("embed", "--model", demo, "--text", "other", "-o", out, "--failures", "/proc/nope")
+    assert result.returncode == 1 and "/proc/nope" in result.stderr
+    for name, content in before.items():
+        assert contents(tmp_path)[name] == content
+
+
 def test_a_full_disk_is_an_error_and_a_later_run_goes_on(siglip, demo, folder, rows, tmp_path):
     out = tmp_path / "out.npy"
     limit = rows.nbytes // 2
