@@ -249,6 +249,17 @@ def test_a_failures_list_that_cannot_be_written_is_told_first(siglip, demo, fold
         assert contents(tmp_path)[name] == content
 
 
+def test_symlinks_to_nothing_are_failures(siglip, demo, folder, rows, tmp_path):
+    copy, out = tmp_path / "copy", tmp_path / "out.npy"
+    shutil.copytree(folder, copy)
+    (copy / "broken.jpg").symlink_to("nowhere")
+    (copy / "broken.tar").symlink_to("nowhere")
+    assert siglip("embed", "--model", demo, copy, "-o", out).returncode == 3
+    np.testing.assert_array_equal(np.load(out), rows)
+    failures = [json.loads(line)["name"] for line in open(f"{out}.failures.jsonl", encoding="utf-8")]
+    assert failures == [f"{copy}/broken.jpg", f"{copy}/broken.tar"]
+
+
 def test_a_full_disk_is_an_error_and_a_later_run_goes_on(siglip, demo, folder, rows, tmp_path):
     out = tmp_path / "out.npy"
     limit = rows.nbytes // 2
