@@ -124,5 +124,16 @@ TEST_F(ItemSourceTest, TheFingerprintSeesNamesOrderAndArchives) {
   EXPECT_NE(ItemsFingerprint(text), ItemsFingerprint(joined));
 }
 
+TEST_F(ItemSourceTest, TheFingerprintTellsInputsFromTexts) {
+  JobItems three_files, one_file;
+  for (const char* name : {"a", "texts", "b"}) three_files.inputs.Add(name);
+  one_file.inputs.Add("a");
+  for (const char* text : {"b", "texts"}) one_file.texts.Add(text);
+  EXPECT_NE(ItemsFingerprint(three_files), ItemsFingerprint(one_file));
+  one_file.texts = {};
+  for (const char* text : {"texts", "b"}) one_file.texts.Add(text);
+  EXPECT_NE(ItemsFingerprint(three_files), ItemsFingerprint(one_file));
+}
+
 }  // namespace
 }  // namespace siglip::bulk

@@ -25,7 +25,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Raised when older manifests cannot be read any more.
-constexpr int kManifestVersion = 1;
+constexpr int kManifestVersion = 2;
 constexpr std::uint64_t kMaxManifestBytes = 1 << 20;
 
 enum class Format { kNpy, kJsonl, kParquet };

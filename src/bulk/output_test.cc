@@ -270,8 +270,8 @@ TEST_P(OutputTest, ADamagedManifestOrPartIsNamed) {
   }
   const std::string manifest = path_ + ".parts/manifest.json";
   const std::string text = ReadFile(manifest, 1 << 20).value_or("");
-  for (const char* damaged : {"", "[]", "{\"manifest\":1}", "{\"manifest\":2}",
-                              R"({"manifest":1,"job":{"dtype":"float32"},"complete":3})"}) {
+  for (const char* damaged : {"", "[]", "{\"manifest\":2}", "{\"manifest\":1}",
+                              R"({"manifest":2,"job":{"dtype":"float32"},"complete":3})"}) {
     ASSERT_TRUE(WriteFileAtomically(manifest, damaged).ok());
     const auto output = Open();
     ASSERT_FALSE(output.ok()) << damaged;

@@ -260,6 +260,16 @@ def test_symlinks_to_nothing_are_failures(siglip, demo, folder, rows, tmp_path):
     assert failures == [f"{copy}/broken.jpg", f"{copy}/broken.tar"]
 
 
+def test_an_output_in_the_checkpoints_folder_makes_no_other_checkpoint(siglip, demo, folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(demo, model)
+    out = model / "out.npy"
+    assert siglip("embed", "--model", model, folder, "-o", out).returncode == 0
+    assert siglip("embed", "--model", model, folder, "--keep-finished", "-o", out).returncode == 0
+    result = siglip("search", "--model", model, out, "--text", "seven")
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_full_disk_is_an_error_and_a_later_run_goes_on(siglip, demo, folder, rows, tmp_path):
     out = tmp_path / "out.npy"
     limit = rows.nbytes // 2
