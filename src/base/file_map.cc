@@ -20,6 +20,9 @@
 namespace siglip {
 namespace {
 
+// What is copied at once.
+constexpr std::size_t kCopyBytes = 1 << 16;
+
 class FileDescriptor {
  public:
   explicit FileDescriptor(int fd) : fd_(fd) {}
@@ -64,6 +67,50 @@ absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
   }
   return OpenFile{std::move(fd), static_cast<std::uint64_t>(info.st_size), IdentityOf(info)};
 }
+
+// A new file beside `path`, which takes its place; without that it goes again.
+class FileBeside {
+ public:
+  static absl::StatusOr<FileBeside> Create(const std::string& path) {
+    static std::atomic<unsigned> count{0};  // relaxed: it only tells the process's files apart
+    std::string temporary =
+        absl::StrCat(path, ".tmp.", ::getpid(), ".", count.fetch_add(1, std::memory_order_relaxed));
+    // What lies there is of a process that had this number and was killed, or a trap.
+    ::unlink(temporary.c_str());
+    auto fd = std::make_unique<FileDescriptor>(
+        ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+    if (fd->get() < 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot create '", temporary, "'"));
+    }
+    return FileBeside(path, std::move(temporary), std::move(fd));
+  }
+  FileBeside(FileBeside&&) noexcept = default;
+  ~FileBeside() {
+    if (fd_ != nullptr) ::unlink(temporary_.c_str());
+  }
+
+  int fd() const { return fd_->get(); }
+  const std::string& name() const { return temporary_; }
+  // All was written.
+  absl::Status TakePlace() && {
+    if (::fsync(fd()) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot flush '", temporary_, "'"));
+    }
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) {
+      return absl::ErrnoToStatus(errno, absl::StrCat("cannot rename to '", path_, "'"));
+    }
+    fd_.reset();
+    return absl::OkStatus();
+  }
+
+ private:
+  FileBeside(std::string path, std::string temporary, std::unique_ptr<FileDescriptor> fd)
+      : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
+
+  std::string path_;
+  std::string temporary_;
+  std::unique_ptr<FileDescriptor> fd_;  // none: moved from, or in its place
+};
 
 absl::Status WriteAll(int fd, std::string_view content, const std::string& path) {
   while (!content.empty()) {
@@ -170,24 +217,23 @@ absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t
 }
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content) {
-  static std::atomic<unsigned> count{0};  // relaxed: it only tells the process's files apart
-  const std::string temporary =
-      absl::StrCat(path, ".tmp.", ::getpid(), ".", count.fetch_add(1, std::memory_order_relaxed));
-  // What lies there is of a process that had this number and was killed, or a trap.
-  ::unlink(temporary.c_str());
-  FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (fd.get() < 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot create '", temporary, "'"));
+  SIGLIP_ASSIGN_OR_RETURN(FileBeside file, FileBeside::Create(path));
+  SIGLIP_RETURN_IF_ERROR(WriteAll(file.fd(), content, file.name()));
+  return std::move(file).TakePlace();
+}
+
+absl::Status CopyFileAtomically(const std::string& from, const std::string& to) {
+  SIGLIP_ASSIGN_OR_RETURN(const OpenFile source, OpenRegularFile(from));
+  SIGLIP_ASSIGN_OR_RETURN(FileBeside file, FileBeside::Create(to));
+  std::string block(kCopyBytes, '\0');
+  while (true) {
+    const ssize_t n = ::read(source.fd->get(), block.data(), block.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read '", from, "'"));
+    if (n == 0) return std::move(file).TakePlace();
+    SIGLIP_RETURN_IF_ERROR(WriteAll(
+        file.fd(), std::string_view(block).substr(0, static_cast<std::size_t>(n)), file.name()));
   }
-  absl::Status status = WriteAll(fd.get(), content, temporary);
-  if (status.ok() && ::fsync(fd.get()) != 0) {
-    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot flush '", temporary, "'"));
-  }
-  if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
-    status = absl::ErrnoToStatus(errno, absl::StrCat("cannot rename to '", path, "'"));
-  }
-  if (!status.ok()) ::unlink(temporary.c_str());
-  return status;
 }
 
 std::optional<std::string> ReplaceablePath(const std::string& path) {
@@ -204,6 +250,16 @@ absl::Status WriteOutputFile(const std::string& path, std::string_view content) 
   FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
   if (fd.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
   return WriteAll(fd.get(), content, path);
+}
+
+absl::Status CheckOutputFile(const std::string& path) {
+  if (const auto target = ReplaceablePath(path)) return FileBeside::Create(*target).status();
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    return absl::FailedPreconditionError(absl::StrCat("'", path, "' is a folder"));
+  }
+  if (::access(path.c_str(), W_OK) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, absl::StrCat("cannot write '", path, "'"));
 }
 
 }  // namespace siglip

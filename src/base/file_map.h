@@ -68,11 +68,18 @@ absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t
 // Writes to `path` atomically: a temporary file beside it, flushed, then renamed over it.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content);
 
+// The same with the content of a regular file, which may lie on another file system.
+absl::Status CopyFileAtomically(const std::string& from, const std::string& to);
+
 // Where to put what replaces the output that a person named: `path`, or the file behind its
 // symlinks. Nothing if it is no file (a pipe, a terminal, /dev/null): that stays and is written to.
 std::optional<std::string> ReplaceablePath(const std::string& path);
 
 // Writes there: atomically where something is replaced.
 absl::Status WriteOutputFile(const std::string& path, std::string_view content);
+
+// Whether that could be done now. Nothing is changed: a file is made beside it and goes again, and
+// a pipe is not opened.
+absl::Status CheckOutputFile(const std::string& path);
 
 }  // namespace siglip

@@ -67,6 +67,35 @@ TEST_F(FileMapTest, AnOutputIsMadeBehindItsSymlinks) {
   EXPECT_EQ(ReadFile(file, 5).value_or(""), "hallo");
 }
 
+TEST_F(FileMapTest, AnOutputIsLookedAtWithoutAChange) {
+  const std::string folder = Path("look");
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directory(folder);
+  ASSERT_TRUE(WriteFileAtomically(folder + "/old", "kept").ok());
+  ASSERT_EQ(::mkfifo((folder + "/pipe").c_str(), 0600), 0);
+  for (const char* name : {"/old", "/new", "/pipe"}) {
+    EXPECT_TRUE(CheckOutputFile(folder + name).ok()) << name;
+  }
+  EXPECT_TRUE(CheckOutputFile("/dev/null").ok());
+  for (const std::string& wrong : {folder, folder + "/none/x", std::string("/proc/nope")}) {
+    const absl::Status status = CheckOutputFile(wrong);
+    EXPECT_NE(status.message().find(wrong), std::string::npos) << wrong << ": " << status;
+  }
+  EXPECT_EQ(ReadFile(folder + "/old", 10).value_or(""), "kept");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 2);
+  std::filesystem::remove_all(folder);
+}
+
+TEST_F(FileMapTest, ACopyIsWholeOrNotThere) {
+  const std::string content(200'000, 'x');
+  const std::string from = Path("from"), to = Path("to");
+  ASSERT_TRUE(WriteFileAtomically(from, content).ok());
+  ASSERT_TRUE(CopyFileAtomically(from, to).ok());
+  EXPECT_EQ(ReadFile(to, 1 << 20).value_or(""), content);
+  EXPECT_FALSE(CopyFileAtomically("/nonexistent", to).ok());
+  EXPECT_EQ(ReadFile(to, 1 << 20).value_or(""), content);
+}
+
 TEST_F(FileMapTest, UnlinkedFileStaysReadable) {
   const std::string path = Path("b");
   ASSERT_TRUE(WriteFileAtomically(path, "x").ok());

@@ -24,14 +24,6 @@ absl::Status Error(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " '", path, "'"));
 }
 
-absl::Status FlushFile(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return Error("open", path);
-  const absl::Status status = ::fsync(fd) == 0 ? absl::OkStatus() : Error("flush", path);
-  ::close(fd);
-  return status;
-}
-
 }  // namespace
 
 absl::StatusOr<AppendFile> AppendFile::Open(const std::string& path, std::uint64_t bytes) {
@@ -42,8 +34,8 @@ absl::StatusOr<AppendFile> AppendFile::Open(const std::string& path, std::uint64
   if (::fstat(fd, &info) != 0) return Error("stat", path);
   if (static_cast<std::uint64_t>(info.st_size) < bytes) {
     return absl::DataLossError(absl::StrCat(path, ": expected at least ", bytes,
-                                            " bytes written by the earlier run, got ",
-                                            info.st_size));
+                                            " bytes written by the earlier run, got ", info.st_size,
+                                            ": --overwrite begins anew"));
   }
   if (::ftruncate(fd, static_cast<off_t>(bytes)) != 0) return Error("cut", path);
   if (::lseek(fd, 0, SEEK_END) < 0) return Error("seek", path);
@@ -131,11 +123,8 @@ absl::Status MoveIfThere(const std::string& from, const std::string& to) {
   std::error_code error;
   std::filesystem::rename(from, to, error);
   if (error == std::errc::cross_device_link) {
-    const std::string beside = to + ".tmp";
-    std::filesystem::copy_file(from, beside, std::filesystem::copy_options::overwrite_existing,
-                               error);
-    if (!error) SIGLIP_RETURN_IF_ERROR(FlushFile(beside));
-    if (!error) std::filesystem::rename(beside, to, error);
+    SIGLIP_RETURN_IF_ERROR(CopyFileAtomically(from, to));
+    std::filesystem::remove(from, error);
   }
   if (error) {
     return absl::InternalError(

@@ -60,7 +60,9 @@ TEST_F(AppendFileTest, OpeningCutsToTheLengthAndGoesOnThere) {
 }
 
 TEST_F(AppendFileTest, AShorterFileIsDataLoss) {
-  EXPECT_EQ(AppendFile::Open(path_, 1).status().code(), absl::StatusCode::kDataLoss);
+  const absl::Status status = AppendFile::Open(path_, 1).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(status.message().find("--overwrite begins anew"), std::string::npos) << status;
 }
 
 TEST_F(AppendFileTest, TheLockIsHeldOnce) {
@@ -82,6 +84,20 @@ TEST_F(AppendFileTest, MovesMayBeRepeated) {
   EXPECT_TRUE(MoveIfThere(path_ + ".from", path_).ok());
   EXPECT_TRUE(MoveIfThere(path_ + ".from", path_).ok());
   EXPECT_EQ(Contents(), "x");
+}
+
+TEST_F(AppendFileTest, AMoveToAnotherFileSystemTouchesNoOtherFile) {
+  const std::string to = "/dev/shm/siglip_append_file_test";
+  ASSERT_TRUE(WriteFileAtomically(path_, "moved").ok());
+  if (!WriteFileAtomically(to, "old").ok() || !WriteFileAtomically(to + ".tmp", "not ours").ok() ||
+      IdentifyFile(path_)->device == IdentifyFile(to)->device) {
+    GTEST_SKIP() << "/dev/shm is no other file system";
+  }
+  EXPECT_TRUE(MoveIfThere(path_, to).ok());
+  EXPECT_EQ(ReadFile(to, 100).value_or("?"), "moved");
+  EXPECT_EQ(ReadFile(to + ".tmp", 100).value_or("?"), "not ours");
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  for (const char* end : {"", ".tmp"}) std::filesystem::remove(to + end);
 }
 
 TEST_F(AppendFileTest, WhatCannotBeLookedForIsNotTakenForMoved) {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "bulk/half.h"
 
@@ -28,6 +29,7 @@ struct Meta {
   std::int64_t images = 0;
   std::int64_t texts = 0;
   std::string checkpoint;
+  std::string names_sha256;  // of the file of names; "": not told by earlier versions
   PixelSettings pixels;
 };
 
@@ -67,14 +69,18 @@ absl::StatusOr<Meta> ReadMeta(const std::string& npy) {
   const auto checkpoint = json.find("checkpoint_sha256");
   if (checkpoint == json.end() || !checkpoint->is_string()) return wrong();
   meta.checkpoint = checkpoint->get<std::string>();
+  if (const auto names = json.find("names_sha256"); names != json.end()) {
+    if (!names->is_string()) return wrong();
+    meta.names_sha256 = names->get<std::string>();
+  }
   meta.pixels = {.pillow = std::max<std::int64_t>(number("pillow", 1000), 0),
                  .max_patches = std::max<std::int64_t>(number("max_patches", 1 << 20), 0)};
   return meta;
 }
 
-// Appends the first `count` of the `total` names beside `npy`.
-absl::Status ReadNames(const std::string& npy, std::int64_t count, std::int64_t total,
-                       NameList& names) {
+// Appends the names of the pictures, the first of those beside `npy`.
+absl::Status ReadNames(const std::string& npy, const Meta& meta, NameList& names) {
+  const std::int64_t count = meta.images, total = meta.images + meta.texts;
   const std::string path = Beside(npy, ".names.txt");
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxNamesBytes));
   std::int64_t line = 0;
@@ -92,9 +98,17 @@ absl::Status ReadNames(const std::string& npy, std::int64_t count, std::int64_t 
     }
     begin = end + 1;
   }
-  if (line == total) return absl::OkStatus();
+  if (line != total) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": expected ", total, " names, as many as rows, got ", line));
+  }
+  if (meta.names_sha256.empty()) return absl::OkStatus();
+  Sha256 hash;
+  hash.Add(text);
+  if (hash.Hex() == meta.names_sha256) return absl::OkStatus();
   return absl::DataLossError(
-      absl::StrCat(path, ": expected ", total, " names, as many as rows, got ", line));
+      absl::StrCat(path, ": expected the names that siglip embed wrote with these rows (SHA-256 ",
+                   meta.names_sha256, ", as the .meta.json says), got others"));
 }
 
 std::int64_t BytesOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
@@ -164,7 +178,7 @@ absl::Status EmbeddedRows::Add(const std::string& path) {
         path, ": expected rows of the same checkpoint as the files before it (", width_,
         " numbers, ", checkpoint_, "), got ", meta.width, " numbers, ", meta.checkpoint));
   }
-  SIGLIP_RETURN_IF_ERROR(ReadNames(path, meta.images, total, names_));
+  SIGLIP_RETURN_IF_ERROR(ReadNames(path, meta, names_));
   width_ = meta.width;
   checkpoint_ = std::move(meta.checkpoint);
   if (std::find(pixels_.begin(), pixels_.end(), meta.pixels) == pixels_.end()) {

@@ -147,5 +147,16 @@ TEST_F(EmbeddedRowsTest, DamagedFilesAreNamed) {
   EXPECT_THAT(ErrorOf(path), HasSubstr("expected 4 names, as many as rows, got 3"));
 }
 
+TEST_F(EmbeddedRowsTest, NamesOfAnotherJobAreRefusedIfTheMetaDataTell) {
+  const std::string path = Write("a.npy", 0, 3);
+  fs::copy_file(Write("other.npy", 5, 3) + ".names.txt", path + ".names.txt",
+                fs::copy_options::overwrite_existing);
+  EXPECT_THAT(ErrorOf(path), HasSubstr("a.npy.names.txt: expected the names"));
+  auto meta = nlohmann::json::parse(ReadFile(path + ".meta.json", 1 << 20).value_or(""));
+  meta.erase("names_sha256");  // of an earlier version
+  ASSERT_TRUE(WriteFileAtomically(path + ".meta.json", meta.dump()).ok());
+  EXPECT_EQ(ErrorOf(path), "");
+}
+
 }  // namespace
 }  // namespace siglip::bulk

@@ -10,9 +10,9 @@
 
 namespace siglip::bulk {
 
-// Of a snapshot folder: the name, size and every byte of each *.json, *.model and *.safetensors
-// file. Weights go through ContentHash, which is several times as fast as SHA-256. A checkpoint
-// that is made to be taken for another one may be.
+// Of a snapshot folder: the name, size and every byte of each file that loading it reads, and of
+// nothing else that lies there. Weights go through ContentHash, which is several times as fast as
+// SHA-256. A checkpoint that is made to be taken for another one may be.
 absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder);
 
 // Of the pictures' rows in order, file by file: width, kind of numbers, size, first MiB and 256

@@ -1,5 +1,6 @@
 #include "bulk/item_source.h"
 
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -76,10 +77,20 @@ class JobSource final : public ItemSource {
             {++input_, 0}};
   }
 
+  // A pipe would be waited for, and could not be gone back in.
+  absl::StatusOr<std::unique_ptr<Archive>> Open(InputKind kind) const {
+    std::error_code error;
+    const std::filesystem::file_status there = std::filesystem::status(path_, error);
+    if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
+      return absl::FailedPreconditionError(absl::StrCat("'", path_, "' is not a regular file"));
+    }
+    return kind == InputKind::kTar ? OpenTar(path_) : OpenParquet(path_, items_.columns);
+  }
+
   // False: the archive itself is the failed item.
   bool OpenArchive(InputKind kind, Item& item) {
     path_ = std::string(items_.inputs[input_]);
-    auto archive = kind == InputKind::kTar ? OpenTar(path_) : OpenParquet(path_, items_.columns);
+    auto archive = Open(kind);
     if (!archive.ok()) {
       item = {Item::Kind::kImage, path_, std::nullopt, archive.status(), {++input_, 0}};
       return false;

@@ -1,5 +1,7 @@
 #include "bulk/item_source.h"
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -122,6 +124,26 @@ TEST_F(ItemSourceTest, TheFingerprintSeesNamesOrderAndArchives) {
   JobItems text;
   text.texts.Add("ab");
   EXPECT_NE(ItemsFingerprint(text), ItemsFingerprint(joined));
+}
+
+TEST_F(ItemSourceTest, TheFingerprintTellsInputsFromTexts) {
+  JobItems three_files, one_file;
+  for (const char* name : {"a", "texts", "b"}) three_files.inputs.Add(name);
+  one_file.inputs.Add("a");
+  for (const char* text : {"b", "texts"}) one_file.texts.Add(text);
+  EXPECT_NE(ItemsFingerprint(three_files), ItemsFingerprint(one_file));
+  one_file.texts = {};
+  for (const char* text : {"texts", "b"}) one_file.texts.Add(text);
+  EXPECT_NE(ItemsFingerprint(three_files), ItemsFingerprint(one_file));
+}
+
+TEST_F(ItemSourceTest, APipeIsNoArchiveAndIsNotWaitedFor) {
+  items_ = {};
+  for (const char* name : {"pipe.tar", "pipe.parquet"}) {
+    ASSERT_EQ(::mkfifo((folder_ + name).c_str(), 0600), 0);
+    items_.inputs.Add(folder_ + name);
+  }
+  EXPECT_EQ(Read({}), (std::vector<std::string>{"pipe.tar!", "pipe.parquet!"}));
 }
 
 }  // namespace

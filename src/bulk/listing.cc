@@ -29,6 +29,8 @@ constexpr std::array<std::string_view, 9> kTarExtensions = {
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"};
 constexpr std::string_view kAnyDepth = "**/";
 constexpr std::size_t kReadBytes = 1 << 16;
+// Each may be a walk over the disk; more braces than these are a slip.
+constexpr std::size_t kMaxPatterns = 4096;
 
 template <std::size_t N>
 bool EndsWithAny(std::string_view path, const std::array<std::string_view, N>& extensions) {
@@ -52,18 +54,22 @@ std::optional<FileType> TypeOf(const std::string& path) {
   return TypeOfMode(info.st_mode);
 }
 
+// A folder is not followed, nor a device taken. What cannot be looked at, a symlink to nothing,
+// say, counts as a file: whoever reads it says so.
+FileType TypeBehind(const std::string& symlink) {
+  return TypeOf(symlink).value_or(FileType::kFile) == FileType::kFile ? FileType::kFile
+                                                                      : FileType::kOther;
+}
+
 // Only what the listing leaves open is asked for: symlinks, and file systems without types.
 FileType TypeOfEntry(const dirent& entry, const std::string& path) {
   if (entry.d_type == DT_REG) return FileType::kFile;
   if (entry.d_type == DT_DIR) return FileType::kFolder;
-  if (entry.d_type == DT_LNK) {
-    return TypeOf(path) == FileType::kFile ? FileType::kFile : FileType::kOther;
-  }
+  if (entry.d_type == DT_LNK) return TypeBehind(path);
   if (entry.d_type != DT_UNKNOWN) return FileType::kOther;
   struct stat info {};
-  if (::lstat(path.c_str(), &info) != 0) return FileType::kOther;
-  if (!S_ISLNK(info.st_mode)) return TypeOfMode(info.st_mode);
-  return TypeOf(path) == FileType::kFile ? FileType::kFile : FileType::kOther;
+  if (::lstat(path.c_str(), &info) != 0) return FileType::kFile;
+  return S_ISLNK(info.st_mode) ? TypeBehind(path) : TypeOfMode(info.st_mode);
 }
 
 using OnFile = std::function<void(const std::string& path)>;
@@ -121,7 +127,7 @@ absl::Status AppendFolder(const std::string& folder, NameList& names) {
 // What glob(3) matches. A folder that cannot be read matches nothing.
 absl::StatusOr<std::vector<std::string>> Glob(const std::string& pattern) {
   glob_t found{};
-  const int error = ::glob(pattern.c_str(), GLOB_BRACE, nullptr, &found);
+  const int error = ::glob(pattern.c_str(), 0, nullptr, &found);
   const std::unique_ptr<glob_t, void (*)(glob_t*)> freed(&found, ::globfree);
   if (error == GLOB_NOSPACE) {
     return absl::ResourceExhaustedError(absl::StrCat(pattern, ": too many matches for the memory"));
@@ -139,7 +145,13 @@ bool MatchesAtAnyDepth(const std::string& pattern, std::string_view relative) {
   }
 }
 
-absl::Status AppendAnyDepth(const std::string& pattern, NameList& names) {
+struct Match {
+  std::string path;
+  bool is_file;  // else it is not known yet what it is
+};
+
+// Appends the files below the folders of `pattern`, which has no braces.
+absl::Status AppendAnyDepth(const std::string& pattern, std::vector<Match>& matches) {
   const std::size_t middle = pattern.find(kAnyDepth);
   const std::string rest = pattern.substr(middle + kAnyDepth.size());
   if (absl::StrContains(rest, "**") || rest.empty()) {
@@ -158,25 +170,94 @@ absl::Status AppendAnyDepth(const std::string& pattern, NameList& names) {
         folder, [](std::string_view) { return true; },
         [&](const std::string& path) {
           if (!MatchesAtAnyDepth(rest, std::string_view(path).substr(skipped))) return;
-          names.Add(base.empty() ? path.substr(skipped) : path);
+          matches.push_back({base.empty() ? path.substr(skipped) : path, true});
         }));
   }
   return absl::OkStatus();
 }
 
+// A {a,b} in a pattern.
+struct Braces {
+  std::size_t begin = 0, end = 0;    // of the text that a choice takes the place of
+  std::vector<std::string> choices;  // which may have braces of their own
+};
+
+// That which opens at `begin`. As in a shell, braces without a comma or an end are no braces.
+std::optional<Braces> BracesAt(const std::string& pattern, std::size_t begin) {
+  Braces braces{begin, 0, {}};
+  int depth = 1;
+  std::size_t choice = begin + 1;
+  for (std::size_t i = choice; i < pattern.size(); ++i) {
+    const char c = pattern[i];
+    if (c == '\\') ++i;  // what follows it is itself
+    if (c == '{') ++depth;
+    if (depth == 1 && (c == ',' || c == '}')) {
+      braces.choices.push_back(pattern.substr(choice, i - choice));
+      choice = i + 1;
+    }
+    if (c != '}' || --depth > 0) continue;
+    braces.end = choice;
+    return braces.choices.size() > 1 ? std::optional(std::move(braces)) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::optional<Braces> FirstBraces(const std::string& pattern) {
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] == '\\') {
+      ++i;
+    } else if (pattern[i] == '{') {
+      if (auto braces = BracesAt(pattern, i)) return braces;
+    }
+  }
+  return std::nullopt;
+}
+
+// The patterns that one with {a,b} stands for.
+absl::StatusOr<std::vector<std::string>> ExpandBraces(const std::string& pattern) {
+  std::vector<std::string> expanded, open = {pattern};
+  while (!open.empty()) {
+    const std::string next = std::move(open.back());
+    open.pop_back();
+    const std::optional<Braces> braces = FirstBraces(next);
+    if (!braces.has_value()) {
+      expanded.push_back(next);
+    } else {
+      for (const std::string& choice : braces->choices) {
+        open.push_back(
+            absl::StrCat(next.substr(0, braces->begin), choice, next.substr(braces->end)));
+      }
+    }
+    if (expanded.size() + open.size() > kMaxPatterns) {
+      return absl::InvalidArgumentError(absl::StrCat(pattern, ": expected braces for at most ",
+                                                     kMaxPatterns, " patterns, got more"));
+    }
+  }
+  return expanded;
+}
+
+// In byte order, and each once however many of the braces' patterns it matches.
 absl::Status AppendPattern(const std::string& pattern, NameList& names) {
   const std::size_t before = names.size();
-  if (absl::StrContains(pattern, std::string(kAnyDepth))) {
-    SIGLIP_RETURN_IF_ERROR(AppendAnyDepth(pattern, names));
-  } else {
-    SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> matches, Glob(pattern));
-    std::sort(matches.begin(), matches.end());
-    for (const std::string& match : matches) {
-      if (TypeOf(match) == FileType::kFolder) {
-        SIGLIP_RETURN_IF_ERROR(AppendFolder(match, names));
-      } else {
-        names.Add(match);
-      }
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> patterns, ExpandBraces(pattern));
+  std::vector<Match> matches;
+  for (const std::string& plain : patterns) {
+    if (absl::StrContains(plain, std::string(kAnyDepth))) {
+      SIGLIP_RETURN_IF_ERROR(AppendAnyDepth(plain, matches));
+      continue;
+    }
+    SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> found, Glob(plain));
+    for (std::string& path : found) matches.push_back({std::move(path), false});
+  }
+  std::sort(matches.begin(), matches.end(),
+            [](const Match& a, const Match& b) { return a.path < b.path; });
+  const auto end = std::unique(matches.begin(), matches.end(),
+                               [](const Match& a, const Match& b) { return a.path == b.path; });
+  for (auto match = matches.begin(); match != end; ++match) {
+    if (!match->is_file && TypeOf(match->path) == FileType::kFolder) {
+      SIGLIP_RETURN_IF_ERROR(AppendFolder(match->path, names));
+    } else {
+      names.Add(match->path);
     }
   }
   if (names.size() > before) return absl::OkStatus();

@@ -22,11 +22,12 @@ bool HasImageExtension(std::string_view path);
 // Appends to `names`:
 //   a file         as it is, whatever its extension
 //   a folder       its image files and tar archives, walked recursively, in byte order of their
-//                  paths; symlinks to files are followed, to folders not. Parquet files are not
-//                  taken: beside webdataset shards they hold captions
-//   a pattern      what matches it, in byte order: * ? [] {a,b}, and one ** for any depth of
-//                  folders; folders that match are walked. A file that has the pattern as its name
-//                  wins
+//                  paths; symlinks to files are followed, to folders not, and what leads nowhere
+//                  is listed, so that reading it fails. Parquet files are not taken: beside
+//                  webdataset shards they hold captions
+//   a pattern      what matches it, each once, in byte order: * ? [], one ** for any depth of
+//                  folders, and {a,b} of all these, as shells have it; folders that match are
+//                  walked. A file that has the pattern as its name wins
 // NotFound names what is not there, PermissionDenied the folder that cannot be read. Files are not
 // touched: the file type comes with the folder's listing.
 absl::Status ListInputs(const std::vector<std::string>& paths, NameList& names);

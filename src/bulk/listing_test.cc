@@ -58,8 +58,21 @@ TEST_F(ListingTest, SymlinksToFilesAreFollowedToFoldersNot) {
   Touch("real/a.jpg");
   fs::create_symlink("real/a.jpg", folder_ + "/link.jpg");
   fs::create_directory_symlink("real", folder_ + "/other");
-  fs::create_symlink("nowhere", folder_ + "/broken.jpg");
+  fs::create_directory_symlink("real", folder_ + "/folder.jpg");
+  fs::create_symlink("/dev/null", folder_ + "/device.jpg");
   EXPECT_EQ(List({""}), (Names{"link.jpg", "real/a.jpg"}));
+}
+
+TEST_F(ListingTest, SymlinksThatLeadNowhereAreListedSoThatTheyFail) {
+  Touch("a.jpg");
+  fs::create_symlink("nowhere", folder_ + "/broken.jpg");
+  fs::create_symlink("nowhere", folder_ + "/broken.tar");
+  fs::create_symlink("nowhere", folder_ + "/broken.txt");
+  fs::create_symlink("loop.jpg", folder_ + "/loop.jpg");
+  const Names expected{"a.jpg", "broken.jpg", "broken.tar", "loop.jpg"};
+  EXPECT_EQ(List({""}), expected);
+  EXPECT_EQ(List({"**/*.{jpg,tar}"}), expected);
+  EXPECT_EQ(List({"*.{jpg,tar}"}), expected);
 }
 
 TEST_F(ListingTest, PatternsMatchFilesAndFolders) {
@@ -74,6 +87,28 @@ TEST_F(ListingTest, PatternsMatchFilesAndFolders) {
   EXPECT_EQ(List({"deep/**/x*.jpg"}), (Names{"deep/er/x3.jpg", "deep/x4.jpg"}));
   EXPECT_EQ(List({"**/er/*"}), (Names{"deep/er/x3.jpg"}));
   EXPECT_TRUE(status_.ok());
+}
+
+TEST_F(ListingTest, BracesGoWithEveryOtherPattern) {
+  for (const char* name : {"a/1.jpg", "a/deep/2.png", "b/3.jpg", "b/deep/4.bmp", "c/5.jpg",
+                           "{}.jpg", "{c.jpg", "c,}.jpg"}) {
+    Touch(name);
+  }
+  EXPECT_EQ(List({"**/*.{png,bmp}"}), (Names{"a/deep/2.png", "b/deep/4.bmp"}));
+  EXPECT_EQ(List({"{b,a}/**/*.{jpg,png}"}), (Names{"a/1.jpg", "a/deep/2.png", "b/3.jpg"}));
+  EXPECT_EQ(List({"{a/**,{b,c}}/*.jpg"}), (Names{"a/1.jpg", "b/3.jpg", "c/5.jpg"}));
+  EXPECT_EQ(List({"a/**/{1*,*.jpg,2*}"}), (Names{"a/1.jpg", "a/deep/2.png"}));  // each once
+  EXPECT_EQ(List({"{a,c}/[15].{jpg,}"}), (Names{"a/1.jpg", "c/5.jpg"}));
+  EXPECT_EQ(List({"{}.*"}), (Names{"{}.jpg"}));
+  EXPECT_EQ(List({"{c.*"}), (Names{"{c.jpg"}));
+  EXPECT_EQ(List({"c,}.*"}), (Names{"c,}.jpg"}));
+  EXPECT_EQ(List({"\\{c.*"}), (Names{"{c.jpg"}));
+  EXPECT_EQ(List({"[{]c.*"}), (Names{"{c.jpg"}));
+  EXPECT_TRUE(status_.ok()) << status_;
+  std::string many = "*";
+  for (int i = 0; i < 40; ++i) many += "{a,b}";
+  List({many});
+  EXPECT_EQ(status_.code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ListingTest, APatternWithoutMatchAndAMissingFileAreNamed) {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file_map.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "bulk/append_file.h"
 #include "bulk/parquet.h"
@@ -24,7 +25,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Raised when older manifests cannot be read any more.
-constexpr int kManifestVersion = 1;
+constexpr int kManifestVersion = 2;
 constexpr std::uint64_t kMaxManifestBytes = 1 << 20;
 
 enum class Format { kNpy, kJsonl, kParquet };
@@ -53,6 +54,13 @@ absl::StatusOr<Json> ReadJson(const std::string& path) {
         path, ": expected a JSON object, got something else: --overwrite begins anew"));
   }
   return json;
+}
+
+absl::StatusOr<std::string> FileSha256(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(const FileMap map, FileMap::Open(path));
+  Sha256 hash;
+  hash.Add({reinterpret_cast<const char*>(map.bytes().data()), map.bytes().size()});
+  return hash.Hex();
 }
 
 // "dtype was "float32", is now "float16"", for every member of `job` that `old` has otherwise.
@@ -148,6 +156,7 @@ class FileOutput final : public Output {
       SIGLIP_ASSIGN_OR_RETURN(const bool finished, IsThere(path_));
       if (finished && !begun) return OpenFinished();
     }
+    if (failures_named_) SIGLIP_RETURN_IF_ERROR(CheckOutputFile(failures_path_));
     std::error_code error;
     std::filesystem::create_directory(folder_, error);
     if (error) {
@@ -209,7 +218,11 @@ class FileOutput final : public Output {
     if (format_ == Format::kParquet) {
       SIGLIP_RETURN_IF_ERROR(WriteParquet(Table(), Part("table.parquet")));
     }
-    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(Part("meta.json"), Dump(Meta(), 2)));
+    Json meta = Meta();
+    if (format_ == Format::kNpy) {
+      SIGLIP_ASSIGN_OR_RETURN(meta["names_sha256"], FileSha256(names_->path()));
+    }
+    SIGLIP_RETURN_IF_ERROR(WriteFileAtomically(Part("meta.json"), Dump(meta, 2)));
     complete_ = true;
     SIGLIP_RETURN_IF_ERROR(WriteManifest());
     return Publish();
@@ -322,12 +335,10 @@ class FileOutput final : public Output {
   }
 
   // Moves the parts to their places. May be stopped and repeated: the output itself comes last, and
-  // the folder goes after it.
+  // the folder goes after it. Failures come first: theirs is the only place that may be on another
+  // file system, and if they cannot be moved the old output is still whole.
   absl::Status Publish() {
     std::error_code error;
-    if (format_ == Format::kNpy) {
-      SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("names.txt"), NamesPath(path_)));
-    }
     if (failures_named_) {
       SIGLIP_RETURN_IF_ERROR(MoveToOutput(Part("failures.jsonl"), failures_path_));
     } else if (counts_.failures > 0) {
@@ -335,12 +346,27 @@ class FileOutput final : public Output {
     } else {
       std::filesystem::remove(failures_path_, error);  // of an older job
     }
+    if (format_ == Format::kNpy) {
+      SIGLIP_RETURN_IF_ERROR(RemoveOldRows());
+      SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("names.txt"), NamesPath(path_)));
+    }
     SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("meta.json"), MetaPath(path_)));
     const bool table = format_ == Format::kParquet;
     SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part(table ? "table.parquet" : "rows"), path_));
     SIGLIP_RETURN_IF_ERROR(FlushFolderOf(path_));
     RemoveFolder();
     return absl::OkStatus();
+  }
+
+  // So that no reader finds an older job's rows beside this one's names: rather none for a moment.
+  absl::Status RemoveOldRows() {
+    SIGLIP_ASSIGN_OR_RETURN(const bool to_come, IsThere(Part("rows")));
+    if (!to_come) return absl::OkStatus();
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+    if (!error) return absl::OkStatus();
+    return absl::InternalError(
+        absl::StrCat("cannot remove the old '", path_, "': ", error.message()));
   }
 
   // What is open would stay on NFS under another name, and the folder with it. The lock goes last:
@@ -392,7 +418,12 @@ absl::Status CheckOutputName(const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<Output>> Output::Open(const OutputOptions& options, const Json& job,
                                                      const Json& about) {
-  if (IsStdout(options.path)) return std::make_unique<StdoutOutput>(options);
+  if (IsStdout(options.path)) {
+    if (!options.failures_path.empty()) {
+      SIGLIP_RETURN_IF_ERROR(CheckOutputFile(options.failures_path));
+    }
+    return std::make_unique<StdoutOutput>(options);
+  }
   SIGLIP_ASSIGN_OR_RETURN(const Format format, FormatOf(options.path));
   auto output = std::make_unique<FileOutput>(BehindSymlinks(options), format, job, about);
   SIGLIP_RETURN_IF_ERROR(output->Open(options.overwrite, options.keep_finished));

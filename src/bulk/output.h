@@ -7,7 +7,8 @@
 // stopped.
 //
 // OUTPUT.parts/ holds rows, names.txt, failures.jsonl, manifest.json, lock. When all is done they
-// move to OUTPUT, OUTPUT.names.txt (.npy only), the failures file and OUTPUT.meta.json.
+// move to the failures file, OUTPUT.names.txt (.npy only), OUTPUT.meta.json and OUTPUT, in this
+// order. An old OUTPUT.npy goes before new names come.
 
 #include <cstdint>
 #include <memory>
@@ -58,7 +59,8 @@ class Output {
   // An old output at `path` stays until the new one is finished, unless keep_finished.
   // Errors: InvalidArgument (extension), AlreadyExists (keep_finished, and it is of another job),
   // FailedPrecondition (begun with another `job`: names what differs), Unavailable (another process
-  // is at it), DataLoss (files of the earlier run are damaged), Unimplemented (no Parquet).
+  // is at it), DataLoss (files of the earlier run are damaged), Unimplemented (no Parquet), that of
+  // failures_path if it cannot be written.
   static absl::StatusOr<std::unique_ptr<Output>> Open(const OutputOptions& options,
                                                       const nlohmann::ordered_json& job,
                                                       const nlohmann::ordered_json& about);

@@ -27,9 +27,10 @@ class OutputTest : public testing::TestWithParam<std::string> {
   ~OutputTest() override { fs::remove_all(folder_); }
 
   absl::StatusOr<std::unique_ptr<Output>> Open(const Json& job = {{"dtype", "float32"}},
-                                               bool overwrite = false, bool keep_finished = false) {
+                                               bool overwrite = false, bool keep_finished = false,
+                                               const std::string& failures_path = "") {
     return Output::Open({.path = path_,
-                         .failures_path = "",
+                         .failures_path = failures_path,
                          .width = 2,
                          .overwrite = overwrite,
                          .keep_finished = keep_finished},
@@ -145,6 +146,71 @@ TEST_P(OutputTest, StoppedWhileMovingFilesItMovesTheRest) {
   EXPECT_EQ(Files(), expected);
 }
 
+TEST_P(OutputTest, AFailuresListThatCannotBeMadeEndsTheJobBeforeItBegins) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  const auto output = Open({{"dtype", "float32"}}, false, false, "/proc/nope");
+  ASSERT_FALSE(output.ok());
+  EXPECT_NE(output.status().message().find("/proc/nope"), std::string::npos) << output.status();
+  const std::string list = folder_ + "failures";
+  ASSERT_TRUE(Open({{"dtype", "float32"}}, false, false, list).ok());
+  EXPECT_EQ(Files().count(list), 0u);  // looking leaves nothing behind
+}
+
+TEST_P(OutputTest, AFailuresListThatCannotBeMovedLeavesTheOldOutputWhole) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+  }
+  const auto old = Files();
+  const std::string list = folder_ + "failures";
+  {
+    auto output = Open({{"dtype", "float16"}}, false, false, list);
+    ASSERT_TRUE(output.ok()) << output.status();
+    ASSERT_TRUE((*output)->AddFailure("other", "bad").ok());
+    ASSERT_TRUE((*output)->AddRow(Item::Kind::kImage, "another", std::vector<float>{1, 2}).ok());
+    fs::create_directories(list + "/in the way");
+    EXPECT_FALSE((*output)->Finish().ok());
+  }
+  auto files = Files();
+  for (const auto& [name, content] : old) EXPECT_EQ(files.at(name), content) << name;
+  fs::remove_all(list);
+  const auto output = Open({{"dtype", "float16"}}, false, false, list);
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_TRUE((*output)->finished());
+  files = Files();
+  EXPECT_EQ(files.at(list), "{\"name\":\"other\",\"error\":\"bad\"}\n");
+  EXPECT_NE(files.at(path_), old.at(path_));
+}
+
+// Whatever a kill or an error leaves, no reader finds the rows of one job beside the names of
+// another. Where names lie in the rows' file, the old one stays until the new one takes its place.
+TEST_P(OutputTest, OldRowsAreGoneBeforeNewNamesCome) {
+  SIGLIP_SKIP_WITHOUT_PARQUET();
+  {
+    auto output = Open();
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+  }
+  const std::string old = Files().at(path_);
+  auto output = Open({{"dtype", "float16"}});
+  ASSERT_TRUE((*output)->AddRow(Item::Kind::kImage, "another", std::vector<float>{1, 2}).ok());
+  fs::remove(path_ + ".meta.json");
+  fs::create_directories(path_ + ".meta.json/in the way");
+  EXPECT_FALSE((*output)->Finish().ok());
+  output->reset();
+  if (GetParam() == ".npy") {
+    EXPECT_EQ(Files().at(path_ + ".names.txt"), "\"another\"\n");
+    EXPECT_FALSE(fs::exists(path_));
+  } else {
+    EXPECT_EQ(Files().at(path_), old);
+  }
+  fs::remove_all(path_ + ".meta.json");
+  EXPECT_TRUE(Open({{"dtype", "float16"}}).ok());
+  EXPECT_NE(Files().at(path_), old);
+}
+
 TEST_P(OutputTest, AnotherJobIsRefusedByNameUntilOverwritten) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
   {
@@ -209,8 +275,8 @@ TEST_P(OutputTest, ADamagedManifestOrPartIsNamed) {
   }
   const std::string manifest = path_ + ".parts/manifest.json";
   const std::string text = ReadFile(manifest, 1 << 20).value_or("");
-  for (const char* damaged : {"", "[]", "{\"manifest\":1}", "{\"manifest\":2}",
-                              R"({"manifest":1,"job":{"dtype":"float32"},"complete":3})"}) {
+  for (const char* damaged : {"", "[]", "{\"manifest\":2}", "{\"manifest\":1}",
+                              R"({"manifest":2,"job":{"dtype":"float32"},"complete":3})"}) {
     ASSERT_TRUE(WriteFileAtomically(manifest, damaged).ok());
     const auto output = Open();
     ASSERT_FALSE(output.ok()) << damaged;

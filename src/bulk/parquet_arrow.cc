@@ -98,6 +98,15 @@ absl::StatusOr<std::string> FindImageColumn(const std::string& path, const arrow
                    ColumnsText(schema)));
 }
 
+// Columns are looked up by name.
+absl::Status CheckNamedOnce(const std::string& path, const arrow::Schema& schema,
+                            const std::string& name) {
+  const std::size_t count = schema.GetAllFieldIndices(name).size();
+  if (count == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(path, ": expected one column \"", name, "\", got ",
+                                                 count, " in ", ColumnsText(schema)));
+}
+
 std::optional<std::string> BytesAt(const arrow::Array& array, std::int64_t row) {
   if (array.IsNull(row)) return std::nullopt;
   if (array.type_id() == arrow::Type::LARGE_BINARY ||
@@ -135,9 +144,9 @@ class ParquetImages final : public Archive {
       std::shared_ptr<arrow::Schema> schema;
       SIGLIP_RETURN_IF_ARROW_ERROR(path_, reader_->GetSchema(&schema));
       SIGLIP_ASSIGN_OR_RETURN(columns_.image, FindImageColumn(path_, *schema, columns_.image));
-      if (!columns_.id.empty() && schema->GetFieldByName(columns_.id) == nullptr) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            path_, ": expected an id column \"", columns_.id, "\", got ", ColumnsText(*schema)));
+      SIGLIP_RETURN_IF_ERROR(CheckNamedOnce(path_, *schema, columns_.image));
+      if (!columns_.id.empty()) {
+        SIGLIP_RETURN_IF_ERROR(CheckNamedOnce(path_, *schema, columns_.id));
       }
       std::vector<int> row_groups(static_cast<std::size_t>(reader_->num_row_groups()));
       for (std::size_t i = 0; i < row_groups.size(); ++i) row_groups[i] = static_cast<int>(i);

@@ -2,6 +2,7 @@
 #include <archive_entry.h>
 
 #include <cstddef>
+#include <fstream>
 #include <new>
 #include <utility>
 
@@ -106,7 +107,12 @@ class Tar final : public Archive {
   // An archive without its end marker is whole to Python's tarfile and to GNU tar, and some writers
   // leave it out; but one that was cut between two members looks the same.
   absl::StatusOr<bool> End() const {
-    if (::archive_filter_bytes(reader_.get(), 0) - header_offset_ < kEndBytes) {
+    const la_int64_t end = ::archive_filter_bytes(reader_.get(), 0);
+    if (GoesOnAfter(end)) {
+      SIGLIP_LOG_WARN(
+          "archive={} goes on after its end mark, behind {} members: read up to there, as tar does",
+          LogSafe(path_), num_members_);
+    } else if (end - header_offset_ < kEndBytes) {
       SIGLIP_LOG_WARN(
           "archive={} ends after {} members without the two zero blocks of a whole tar: cut?",
           LogSafe(path_), num_members_);
@@ -114,6 +120,20 @@ class Tar final : public Archive {
     if (num_damaged_ == 0) return false;
     return absl::DataLossError(absl::StrCat(path_, ": expected headers of members, got ",
                                             num_damaged_, " damaged blocks"));
+  }
+
+  // Whether more than zeros follows. Looked for in plain archives alone: of a compressed one the
+  // rest would have to be unpacked.
+  bool GoesOnAfter(la_int64_t end) const {
+    if (::archive_filter_code(reader_.get(), 0) != ARCHIVE_FILTER_NONE) return false;
+    std::ifstream rest(path_, std::ios::binary);
+    rest.seekg(end);
+    std::string block(kBlockBytes, '\0');
+    while (rest.read(block.data(), static_cast<std::streamsize>(block.size())), rest.gcount() > 0) {
+      block.resize(static_cast<std::size_t>(rest.gcount()));
+      if (block.find_first_not_of('\0') != std::string::npos) return true;
+    }
+    return false;
   }
 
   // Raw bytes as they stand in the header; pax headers hold UTF-8, which the C locale refuses.

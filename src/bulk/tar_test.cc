@@ -151,6 +151,18 @@ TEST_F(TarTest, AnArchiveWithoutItsEndIsWholeAndMayBeCutSoItWarns) {
   }
 }
 
+TEST_F(TarTest, WhatFollowsTheEndIsNotReadButTold) {
+  const std::string a = Member("a.jpg", "A"), b = Member("b.jpg", "B");
+  for (const std::string& archive : {a + kEnd + b + kEnd, a + kEnd + std::string(300'000, '\0') + b,
+                                     a + std::string(512, '\0') + b + kEnd}) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(Read(archive), (Images{"a.jpg=A"}));
+    const std::string log = testing::internal::GetCapturedStdout();
+    EXPECT_NE(log.find(path_ + " goes on after its end mark, behind 1 members"), std::string::npos)
+        << log;
+  }
+}
+
 TEST_F(TarTest, WhatIsNoTarIsRefused) {
   EXPECT_EQ(Read("not a tar"), (Images{"!"}));
   EXPECT_EQ(Read(""), (Images{"!"}));

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -36,6 +37,24 @@ std::string Header(std::size_t embedding_size) {
   std::string header(kMagic);
   AppendNumber(static_cast<std::uint64_t>(embedding_size), header);
   return header;
+}
+
+struct CacheRecord {
+  std::string_view key;
+  std::size_t bytes = 0;  // of all of it
+};
+
+// The record that `bytes` begin with, if it is whole. Zeros, of which a power loss leaves many, are
+// told at once, as no key is empty.
+std::optional<CacheRecord> CacheRecordAt(std::string_view bytes, std::size_t embedding_size) {
+  if (bytes.size() < sizeof(std::uint32_t)) return std::nullopt;
+  const std::size_t key_bytes = NumberAt<std::uint32_t>(bytes, 0);
+  if (key_bytes == 0 || key_bytes > EmbeddingCache::kMaxKeyBytes) return std::nullopt;
+  const std::size_t checked = sizeof(std::uint32_t) + key_bytes + embedding_size * sizeof(float);
+  if (bytes.size() < checked + sizeof(std::uint64_t)) return std::nullopt;
+  if (Fnv(bytes.substr(0, checked)) != NumberAt<std::uint64_t>(bytes, checked)) return std::nullopt;
+  return CacheRecord{bytes.substr(sizeof(std::uint32_t), key_bytes),
+                     checked + sizeof(std::uint64_t)};
 }
 
 absl::Status SystemError(const std::string& path) {
@@ -83,18 +102,17 @@ absl::Status EmbeddingCache::Load() {
     return absl::FailedPreconditionError(absl::StrCat(
         "cache ", path_, ": expected a cache of embeddings of ", embedding_size_, " floats"));
   }
-  std::size_t at = header.size();
-  const std::size_t row_bytes = embedding_size_ * sizeof(float);
-  while (bytes.size() - at >= sizeof(std::uint32_t)) {
-    const std::size_t key_bytes = NumberAt<std::uint32_t>(bytes, at);
-    const std::size_t checked = sizeof(std::uint32_t) + key_bytes + row_bytes;
-    if (key_bytes > kMaxKeyBytes || bytes.size() - at < checked + sizeof(std::uint64_t)) break;
-    if (Fnv(bytes.substr(at, checked)) != NumberAt<std::uint64_t>(bytes, at + checked)) break;
-    const std::size_t key_at = at + sizeof(std::uint32_t);
-    offsets_[std::string(bytes.substr(key_at, key_bytes))] = key_at + key_bytes;
-    at += checked + sizeof(std::uint64_t);
+  end_ = header.size();
+  for (std::size_t at = header.size(); at < bytes.size();) {
+    const std::optional<CacheRecord> record = CacheRecordAt(bytes.substr(at), embedding_size_);
+    if (!record.has_value()) {
+      ++at;  // damaged: the next record may begin anywhere
+      continue;
+    }
+    offsets_[std::string(record->key)] = at + sizeof(std::uint32_t) + record->key.size();
+    at += record->bytes;
+    end_ = at;
   }
-  end_ = at;
   if (::ftruncate(fd_, static_cast<off_t>(end_)) != 0) return SystemError(path_);
   return absl::OkStatus();
 }
@@ -108,7 +126,7 @@ bool EmbeddingCache::Find(const std::string& key, std::span<float> out) const {
 }
 
 absl::Status EmbeddingCache::Add(const std::string& key, std::span<const float> embedding) {
-  SIGLIP_CHECK(embedding.size() == embedding_size_ && key.size() <= kMaxKeyBytes);
+  SIGLIP_CHECK(embedding.size() == embedding_size_ && !key.empty() && key.size() <= kMaxKeyBytes);
   std::string record;
   AppendNumber(static_cast<std::uint32_t>(key.size()), record);
   record += key;

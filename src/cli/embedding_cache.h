@@ -15,8 +15,8 @@
 namespace siglip::cli {
 
 // Confined to one thread; one process at a time per file, by a lock. A record is on its way to disk
-// when Add returned: killing the process loses nothing. A torn or damaged record (power loss) ends
-// what is believed; the file is cut there when it is opened. Memory: the keys.
+// when Add returned: killing the process loses nothing. A torn or damaged record (power loss) is
+// passed over; when the file is opened it is cut behind its last whole record. Memory: the keys.
 class EmbeddingCache {
  public:
   // Opens or makes `directory`/`identity`.embeddings. FailedPrecondition: another process has it
@@ -31,7 +31,7 @@ class EmbeddingCache {
   std::size_t size() const { return offsets_.size(); }
   // Copies the embedding of `key`; false if there is none. REQUIRES: out.size() == embedding_size.
   bool Find(const std::string& key, std::span<float> out) const;
-  // REQUIRES: embedding.size() == embedding_size, key.size() <= kMaxKeyBytes.
+  // REQUIRES: embedding.size() == embedding_size, 0 < key.size() <= kMaxKeyBytes.
   absl::Status Add(const std::string& key, std::span<const float> embedding);
 
   static constexpr std::size_t kMaxKeyBytes = 1 << 16;

@@ -48,8 +48,8 @@ TEST_F(EmbeddingCacheTest, KeepsWhatWasAddedAndTheLatestOfAKey) {
   EXPECT_TRUE(Find(*cache, "c").empty());
 }
 
-// Whatever prefix of the file a power loss leaves, and whichever byte it spoils, only whole records
-// are believed, and the file can be added to.
+// Whatever prefix of the file a power loss leaves, and whichever byte it spoils, whole records and
+// no others are believed, and the file can be added to.
 TEST_F(EmbeddingCacheTest, ATornOrDamagedRecordIsLeftOut) {
   {
     const auto cache = Open();
@@ -75,11 +75,17 @@ TEST_F(EmbeddingCacheTest, ATornOrDamagedRecordIsLeftOut) {
   for (std::size_t bytes = 0; bytes < content.size(); ++bytes) {
     check(content.substr(0, bytes), bytes < 16 + record ? 0 : 1);
   }
-  for (std::size_t i = 16 + record; i < content.size(); ++i) {
+  for (std::size_t i = 16; i < content.size(); ++i) {
     std::string damaged = content;
     damaged[i] = static_cast<char>(damaged[i] ^ 0x55);
     check(damaged, 1);
+    EXPECT_EQ(Find(*Open(), "b").empty(), i >= 16 + record) << i;
   }
+  // A hole of zeros, as file systems leave them.
+  std::string hole = content;
+  hole.insert(16 + record, 100'000, '\0');
+  check(hole, 2);
+  check(content + std::string(100'000, '\0'), 2);
 }
 
 TEST_F(EmbeddingCacheTest, AForeignFileAndASecondProcessAreRefused) {

@@ -56,7 +56,8 @@ std::optional<IndexHead> ParseHead(std::string_view line) {
 // `rows_path` as seen from the folder of `index`.
 absl::StatusOr<std::string> RowsPathFrom(const std::string& index, const std::string& rows_path) {
   std::error_code error;
-  const fs::path folder = fs::weakly_canonical(fs::absolute(index, error).parent_path(), error);
+  const std::string file = ReplaceablePath(index).value_or(index);
+  const fs::path folder = fs::weakly_canonical(fs::absolute(file, error).parent_path(), error);
   const fs::path rows = fs::canonical(rows_path, error);
   if (error) return absl::NotFoundError(absl::StrCat(rows_path, ": ", error.message()));
   const std::string path = rows.lexically_proximate(folder).string();
@@ -68,6 +69,18 @@ absl::StatusOr<std::string> RowsPathFrom(const std::string& index, const std::st
 
 std::string_view View(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// Where the rows are that `index` names: seen from its folder, or from that of a symlink to it,
+// where earlier versions looked.
+std::string RowsPathOf(const std::string& index, const std::string& named) {
+  std::error_code error;
+  const fs::path file = fs::canonical(index, error);
+  const std::string beside_file = (file.parent_path() / named).string();
+  const std::string beside_name = (fs::path(index).parent_path() / named).string();
+  return !error && (fs::exists(beside_file, error) || !fs::exists(beside_name, error))
+             ? beside_file
+             : beside_name;
 }
 
 // The file without its SHA-256, which is right.
@@ -144,7 +157,7 @@ absl::StatusOr<OpenedIndex> OpenIndexFile(const std::string& path) {
     return absl::DataLossError(absl::StrCat(
         path, ": expected rows, rows_sha256, images and embedding_size in its second line"));
   }
-  const std::string rows_path = (fs::path(path).parent_path() / head->rows_path).string();
+  const std::string rows_path = RowsPathOf(path, head->rows_path);
   OpenedIndex index;
   absl::StatusOr<std::unique_ptr<bulk::EmbeddedRows>> rows = bulk::EmbeddedRows::Open(rows_path);
   if (!rows.ok()) {

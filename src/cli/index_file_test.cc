@@ -86,6 +86,26 @@ TEST_F(IndexFileTest, OpensWithItsRowsAndMovesWithThem) {
   check(moved + "a.index");
 }
 
+TEST_F(IndexFileTest, ASymlinkToItIsReadAndWrittenAsTheFileBehindIt) {
+  fs::create_directories(folder_ + "links/deep");
+  const std::string link = folder_ + "links/deep/b.index";
+  ASSERT_TRUE(WriteIndex(folder_ + "a.index").ok());
+  fs::create_symlink("../../a.index", link);
+  EXPECT_TRUE(OpenIndexFile(link).ok()) << OpenIndexFile(link).status();
+  ASSERT_TRUE(WriteIndex(link).ok());
+  EXPECT_TRUE(fs::is_symlink(link));
+  for (const std::string& path : {link, folder_ + "a.index"}) {
+    EXPECT_TRUE(OpenIndexFile(path).ok()) << OpenIndexFile(path).status();
+  }
+  // Earlier versions wrote what is seen from the link's folder.
+  fs::create_directories(folder_ + "links/far");
+  fs::rename(folder_ + "rows", folder_ + "links/rows");
+  fs::rename(folder_ + "a.index", folder_ + "links/far/a.index");
+  fs::remove(link);
+  fs::create_symlink("deep/../far/a.index", folder_ + "links/b.index");
+  EXPECT_TRUE(OpenIndexFile(folder_ + "links/b.index").ok());
+}
+
 TEST_F(IndexFileTest, OtherRowsThanItsOwnAreRefused) {
   ASSERT_TRUE(WriteIndex(folder_ + "a.index").ok());
   for (const int count : {100, 101}) {

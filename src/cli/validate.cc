@@ -100,29 +100,28 @@ absl::StatusOr<Validation> RunValidation(const ValidateFlags& flags) {
   return Validate(*embedder, cache.get(), std::move(folder), flags.options);
 }
 
-absl::Status WriteReports(const ValidateFlags& flags, const Validation& validation) {
-  if (!flags.json.empty()) {
-    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.json, ValidationJson(validation)));
-  }
+// Each that was asked for, whatever becomes of the others; what fails is printed.
+int WriteReports(const ValidateFlags& flags, const Validation& validation) {
+  int exit_code = kSuccess;
+  const auto wrote = [&exit_code](const absl::Status& status) {
+    if (!status.ok()) exit_code = Fail(status);
+  };
+  if (!flags.json.empty()) wrote(WriteOutputFile(flags.json, ValidationJson(validation)));
   if (!flags.predictions.empty()) {
     const bool csv = absl::EndsWith(flags.predictions, ".csv");
-    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(
-        flags.predictions, csv ? PredictionsCsv(validation) : PredictionsJsonl(validation)));
+    wrote(WriteOutputFile(flags.predictions,
+                          csv ? PredictionsCsv(validation) : PredictionsJsonl(validation)));
   }
-  if (!flags.embeddings.empty()) {
-    SIGLIP_RETURN_IF_ERROR(SaveEmbeddings(validation, flags.embeddings));
-  }
-  if (!flags.html.empty()) {
-    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.html, ValidationHtml(validation)));
-  }
+  if (!flags.embeddings.empty()) wrote(SaveEmbeddings(validation, flags.embeddings));
+  if (!flags.html.empty()) wrote(WriteOutputFile(flags.html, ValidationHtml(validation)));
   if (!flags.failures.empty()) {
     std::string lines;
     for (const FailedItem& item : validation.failures) {
       lines += bulk::FailureLine(item.name, item.error);
     }
-    SIGLIP_RETURN_IF_ERROR(WriteOutputFile(flags.failures, lines));
+    wrote(WriteOutputFile(flags.failures, lines));
   }
-  return absl::OkStatus();
+  return exit_code;
 }
 
 int RunValidate(const ValidateFlags& flags) {
@@ -133,8 +132,8 @@ int RunValidate(const ValidateFlags& flags) {
   for (const FailedItem& item : validation->failures) {
     SayFailed(item.name, item.error);
   }
-  if (const absl::Status status = WriteReports(flags, *validation); !status.ok()) {
-    return Fail(status);
+  if (const int exit_code = WriteReports(flags, *validation); exit_code != kSuccess) {
+    return exit_code;
   }
   if (validation->failures.empty()) return kSuccess;
   std::cerr << validation->failures.size() << " images failed and were left out\n";

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "cli/progress.h"
 #include "eval/nearest.h"
@@ -46,26 +47,35 @@ class CachedEmbedding {
                        .total = items.size(),
                        .done = items.size() - missing.size(),
                        .quiet = !show_progress_});
-    absl::Status cached;
     const auto take = [&](std::size_t j, const absl::Status& status, std::span<const float> row) {
       progress.Advance();
       const std::size_t i = wanted[j];
       result.statuses[i] = status;
       if (!status.ok()) return;
       std::copy(row.begin(), row.end(), Row(result, i).begin());
-      if (cache_ != nullptr && !keys[i].empty() && cached.ok()) cached = cache_->Add(keys[i], row);
+      Keep(keys[i], row);
     };
     if (!missing.empty()) SIGLIP_RETURN_IF_ERROR(embed(missing, take));
-    SIGLIP_RETURN_IF_ERROR(cached);
     return result;
   }
 
  private:
+  // A full disk costs what later runs would have found, not this one.
+  void Keep(const std::string& key, std::span<const float> row) {
+    if (cache_ == nullptr || key.empty() || !writable_) return;
+    const absl::Status status = cache_->Add(key, row);
+    if (status.ok()) return;
+    writable_ = false;
+    SIGLIP_LOG_WARN("embeddings are not kept any more: {}",
+                    LogSafe({status.message().data(), status.message().size()}));
+  }
+
   std::span<float> Row(Result& result, std::size_t i) const {
     return std::span(result.rows).subspan(i * width_, width_);
   }
 
   EmbeddingCache* const cache_;
+  bool writable_ = true;
   const std::size_t width_;
   const bool show_progress_;
 };

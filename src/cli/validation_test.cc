@@ -1,5 +1,8 @@
 #include "cli/validation.h"
 
+#include <sys/resource.h>
+
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -108,6 +111,25 @@ TEST_F(ValidationTest, ASecondRunTakesEverythingFromTheCache) {
   EXPECT_EQ(model_.batches().size(), batches);
   EXPECT_EQ(first->valid.rows, second->valid.rows);
   EXPECT_EQ(MarkdownTable(*first), MarkdownTable(*second));
+}
+
+TEST_F(ValidationTest, ACacheThatCannotBeWrittenCostsOnlyWhatItWouldHaveKept) {
+  auto cache = EmbeddingCache::Open(root_ + "/cache", "id", 2);
+  ASSERT_TRUE(cache.ok());
+  const auto expected = Run();
+  ASSERT_TRUE(expected.ok());
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit little{100, limit.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &little), 0);
+  const auto validation = Run(cache->get());
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::signal(SIGXFSZ, handler);
+  ASSERT_TRUE(validation.ok()) << validation.status();
+  EXPECT_LE((*cache)->size(), 3u);
+  EXPECT_EQ(MarkdownTable(*validation), MarkdownTable(*expected));
+  EXPECT_EQ(validation->valid.rows, expected->valid.rows);
 }
 
 TEST_F(ValidationTest, ReportsEscapeWhatTheDataSays) {

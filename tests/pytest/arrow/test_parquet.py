@@ -99,6 +99,32 @@ def test_a_column_as_hugging_face_writes_it(rows, tmp_path):
     assert names_of(out) == [f"{tmp_path}/in.parquet/{file.name}" for file in FILES]
 
 
+def test_a_name_of_two_columns_is_refused(rows, tmp_path):
+    def write(name, columns, names):
+        pq.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / name)
+        return tmp_path / name
+
+    numbers, pictures = pa.array(range(len(FILES))), pa.array(images(), pa.binary())
+    one_of_two = write("a.parquet", [numbers, pictures], ["image", "image"])
+    both = write("b.parquet", [pictures, pictures], ["image", "image"])
+    ids = write("c.parquet", [pictures, numbers, numbers], ["image", "id", "id"])
+    out = tmp_path / "out.npy"
+    for file, arguments, column in [
+        (one_of_two, [], "image"),
+        (one_of_two, ["--image-column", "image"], "image"),
+        (both, ["--image-column", "image"], "image"),
+        (ids, ["--id-column", "id"], "id"),
+    ]:
+        result = embed(file, *arguments, "-o", out)
+        assert result.returncode == 1, (result.returncode, result.stderr)
+        assert str(file) in result.stderr and f'"{column}"' in result.stderr and f"{column}, {column}" in (
+            result.stderr.replace(" int64", "").replace(" binary", "")
+        )
+    # Columns that are not read may have what names they like.
+    assert embed(ids, "-o", out).returncode == 0
+    np.testing.assert_array_equal(np.load(out), rows)
+
+
 def test_nulls_and_bad_images_fail_alone(rows, tmp_path):
     table = pa.table({"image": [images()[0], None, b"no image", images()[1]]})
     pq.write_table(table, tmp_path / "in.parquet")

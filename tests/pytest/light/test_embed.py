@@ -239,6 +239,37 @@ def test_rows_behind_a_symlink_are_found(siglip, demo, folder, rows, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+def test_a_failures_list_that_cannot_be_written_is_told_first(siglip, demo, folder, tmp_path):
+    out = tmp_path / "out.npy"
+    assert siglip("embed", "--model", demo, folder, "-o", out).returncode == 0
+    before = contents(tmp_path)
+    result = siglip("embed", "--model", demo, "--text", "other", "-o", out, "--failures", "/proc/nope")
+    assert result.returncode == 1 and "/proc/nope" in result.stderr
+    for name, content in before.items():
+        assert contents(tmp_path)[name] == content
+
+
+def test_symlinks_to_nothing_are_failures(siglip, demo, folder, rows, tmp_path):
+    copy, out = tmp_path / "copy", tmp_path / "out.npy"
+    shutil.copytree(folder, copy)
+    (copy / "broken.jpg").symlink_to("nowhere")
+    (copy / "broken.tar").symlink_to("nowhere")
+    assert siglip("embed", "--model", demo, copy, "-o", out).returncode == 3
+    np.testing.assert_array_equal(np.load(out), rows)
+    failures = [json.loads(line)["name"] for line in open(f"{out}.failures.jsonl", encoding="utf-8")]
+    assert failures == [f"{copy}/broken.jpg", f"{copy}/broken.tar"]
+
+
+def test_an_output_in_the_checkpoints_folder_makes_no_other_checkpoint(siglip, demo, folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(demo, model)
+    out = model / "out.npy"
+    assert siglip("embed", "--model", model, folder, "-o", out).returncode == 0
+    assert siglip("embed", "--model", model, folder, "--keep-finished", "-o", out).returncode == 0
+    result = siglip("search", "--model", model, out, "--text", "seven")
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_full_disk_is_an_error_and_a_later_run_goes_on(siglip, demo, folder, rows, tmp_path):
     out = tmp_path / "out.npy"
     limit = rows.nbytes // 2
