@@ -45,6 +45,11 @@ std::optional<std::string> Field(const http::fields& fields, std::string_view na
   return std::string(View(it->value()));
 }
 
+bool HasControls(std::string_view text) {
+  return std::any_of(text.begin(), text.end(),
+                     [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; });
+}
+
 std::size_t CountField(const http::fields& fields, http::field name) {
   return static_cast<std::size_t>(fields.count(name));
 }
@@ -183,8 +188,9 @@ void HttpConnection::ReadHead() {
   head_->header_limit(settings_.head_bytes);
   head_->body_limit(boost::none);  // checked in CheckHead, with an answer
   stream_.plain().expires_after(settings_.head_timeout);
+  head_buffer_.Begin();
   http::async_read_header(
-      stream_, buffer_, *head_,
+      stream_, head_buffer_, *head_,
       [self = shared_from_this()](Error error, std::size_t) { self->OnHead(error); });
 }
 
@@ -231,6 +237,7 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
             Concat("request has ", fields, " header fields, the limit is ", settings_.head_fields)};
   }
   // Anything that two servers in a row could frame differently is refused (request smuggling).
+  if (head_buffer_.has_folds()) return {400, "malformed HTTP request: a header field is folded"};
   const std::size_t codings = CountField(head, http::field::transfer_encoding);
   const std::size_t lengths = CountField(head, http::field::content_length);
   if (lengths > 1 || codings > 1 || (lengths == 1 && codings == 1)) {
@@ -346,8 +353,11 @@ void HttpConnection::ReadChunkedBody() {
   chunked_->body_limit(settings_.body_bytes);
   chunk_count_ = 0;
   out_of_room_ = false;
-  on_chunk_ = [this](std::uint64_t, beast::string_view, Error& error) {
-    if (++chunk_count_ > settings_.chunks) error = http::make_error_code(http::error::bad_chunk);
+  on_chunk_ = [this](std::uint64_t, beast::string_view extensions, Error& error) {
+    // Beast lets any byte into a quoted string; a line feed there ends the line for others.
+    if (++chunk_count_ > settings_.chunks || HasControls(View(extensions))) {
+      error = http::make_error_code(http::error::bad_chunk);
+    }
   };
   chunked_->on_chunk_header(on_chunk_);
   body_start_ = std::chrono::steady_clock::now();
