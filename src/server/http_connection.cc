@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <limits>
 #include <new>
 
 #include <boost/asio/dispatch.hpp>
@@ -209,6 +210,7 @@ void HttpConnection::OnHead(Error error) {
   keep_alive_ = head_->get().keep_alive();
   is_head_method_ = head_->get().method() == http::verb::head;
   target_ = std::string(View(head_->get().target()));
+  body_limit_ = std::min(settings_.body_bytes, handler_.BodyLimit(target_));
   const auto [status, text] = CheckHead();
   if (status != 0) return Refuse(status, text);
   if (const auto challenge = CheckAuthorization()) {
@@ -258,11 +260,16 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
     return {417, Concat("unknown expectation '", *expect, "'")};
   }
   const auto length = head_->content_length();
-  if (length && *length > settings_.body_bytes) {
-    return {400, Concat("request body of ", *length, " bytes is larger than the limit of ",
-                        settings_.body_bytes, " bytes; use --http-max-input-size to raise it")};
+  if (length && *length > body_limit_) {
+    return {400, TooLarge(Concat("request body of ", *length, " bytes"))};
   }
   return {0, ""};
+}
+
+std::string HttpConnection::TooLarge(std::string_view body) const {
+  return Concat(body, " is larger than the limit of ", body_limit_, " bytes",
+                body_limit_ < settings_.body_bytes ? " of this path"
+                                                   : "; use --http-max-input-size to raise it");
 }
 
 void HttpConnection::TakeHead() {
@@ -350,7 +357,7 @@ bool HttpConnection::HoldBody(std::size_t bytes) {
 void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
   head_.reset();
-  chunked_->body_limit(settings_.body_bytes);
+  chunked_->body_limit(body_limit_);
   chunk_count_ = 0;
   out_of_room_ = false;
   on_chunk_ = [this](std::uint64_t, beast::string_view extensions, Error& error) {
@@ -385,10 +392,7 @@ void HttpConnection::OnChunked(Error error) {
   if (chunk_count_ > settings_.chunks) {
     return Refuse(400, Concat("request body has more than ", settings_.chunks, " chunks"));
   }
-  if (error == http::error::body_limit) {
-    return Refuse(400, Concat("request body is larger than the limit of ", settings_.body_bytes,
-                              " bytes; use --http-max-input-size to raise it"));
-  }
+  if (error == http::error::body_limit) return Refuse(400, TooLarge("request body"));
   if (error.category() == http::make_error_code(http::error::bad_chunk).category() &&
       error != http::error::partial_message && error != http::error::end_of_stream) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
@@ -574,6 +578,10 @@ HttpResponse HttpConnection::OwnOverload(std::string_view text) const {
 
 HttpResponse HttpHandler::Refusal(std::string_view, int status, std::string_view text) const {
   return ErrorResponse(status, text);
+}
+
+std::size_t HttpHandler::BodyLimit(std::string_view) const {
+  return std::numeric_limits<std::size_t>::max();
 }
 
 HttpResponse ErrorResponse(int status, std::string_view text) {

@@ -134,6 +134,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void OnHead(Error error);
   // The status and text of a refusal that the head alone decides; status 0 = none.
   std::pair<int, std::string> CheckHead() const;
+  // Of a body, "request body of N bytes" or without a number.
+  std::string TooLarge(std::string_view body) const;
   std::optional<HttpChallenge> CheckAuthorization() const;
   // What routes read of the head, into `request_`.
   void TakeHead();
@@ -177,6 +179,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::shared_ptr<PaddedBody> body_;
   MemoryBudget::Hold body_hold_;  // until the body is complete
   bool out_of_room_ = false;      // of a chunked body
+  std::size_t body_limit_ = 0;    // of the target's route
   std::chrono::steady_clock::time_point body_start_;
   std::size_t body_bytes_read_ = 0;
   std::weak_ptr<HttpExchange> exchange_;

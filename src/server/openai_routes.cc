@@ -35,6 +35,13 @@ constexpr std::size_t kMaxUrls = 32;
 
 std::string_view PathOf(std::string_view target) { return target.substr(0, target.find('?')); }
 
+// The route of `path`; null if it is none of this door's.
+const RouteRow* FindOpenAiRow(std::string_view path) {
+  const auto* const row = std::find_if(std::begin(kOpenAiRoutes), std::end(kOpenAiRoutes),
+                                       [&](const RouteRow& r) { return r.path == path; });
+  return row == std::end(kOpenAiRoutes) ? nullptr : row;
+}
+
 bool IsOpenAiPath(std::string_view path) { return path == "/v1" || path.starts_with("/v1/"); }
 
 HttpResponse StatusRefusal(const absl::Status& status) {
@@ -308,19 +315,23 @@ HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
   return response;
 }
 
+std::size_t OpenAiHandler::BodyLimit(std::string_view target) const {
+  const RouteRow* const row = FindOpenAiRow(PathOf(target));
+  if (row == nullptr) return others_.BodyLimit(target);
+  return ReadsBody(*row) ? HttpHandler::BodyLimit(target) : kUnreadBodyBytes;
+}
+
 void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string path(PathOf(request.target));
-  const auto* const row = std::find_if(std::begin(kOpenAiRoutes), std::end(kOpenAiRoutes),
-                                       [&](const RouteRow& r) { return r.path == path; });
-  const bool known = row != std::end(kOpenAiRoutes);
-  if (!known && !IsOpenAiPath(path)) {
+  const RouteRow* const row = FindOpenAiRow(path);
+  if (row == nullptr && !IsOpenAiPath(path)) {
     return others_.Handle(std::move(request), std::move(exchange));
   }
   const auto answer = [&](HttpResponse response) {
     exchange->Respond([response = std::move(response)]() mutable { return std::move(response); });
   };
   try {
-    if (!known) return answer(Refusal(path, 404, "Not Found"));
+    if (row == nullptr) return answer(Refusal(path, 404, "Not Found"));
     if (request.method != row->method) {
       HttpResponse refusal = Refusal(path, 405, "Method Not Allowed");
       refusal.headers.emplace_back("Allow", std::string(row->method));
