@@ -140,8 +140,9 @@ class EmbeddingsJob {
   HttpExchange& exchange() { return *exchange_; }
 
   // Calls `then` when `count` images have come, unless one has not: that is the answer.
-  // REQUIRES: before the first is fetched.
-  void ExpectImages(std::size_t count, std::function<void()> then) {
+  // `body_hold` counts the body until then. REQUIRES: before the first is fetched.
+  void ExpectImages(std::size_t count, MemoryBudget::Hold body_hold, std::function<void()> then) {
+    body_hold_ = std::move(body_hold);
     images_.resize(request_.items.size());
     image_statuses_.resize(request_.items.size());
     pending_images_ = count;
@@ -154,12 +155,12 @@ class EmbeddingsJob {
     if (image.ok()) images_[item] = *std::move(image);
     // Acquire-release: the last one sees every image.
     if (pending_images_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-    const std::function<void()> then = std::exchange(then_, nullptr);
-    for (std::size_t i = 0; i < images_.size(); ++i) {
-      if (!image_statuses_[i].ok()) return Refuse(ItemStatus(i, image_statuses_[i]));
-      if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
+    // On the fetching thread, which has no answer of its own for a lack of memory.
+    try {
+      SendImages();
+    } catch (const std::bad_alloc&) {
+      Refuse(OverloadedError("no memory for the request"));
     }
-    then();
   }
 
   // REQUIRES: before the first is sent.
@@ -183,6 +184,16 @@ class EmbeddingsJob {
   }
 
  private:
+  void SendImages() {
+    const std::function<void()> then = std::exchange(then_, nullptr);
+    for (std::size_t i = 0; i < images_.size(); ++i) {
+      if (!image_statuses_[i].ok()) return Refuse(ItemStatus(i, image_statuses_[i]));
+      if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
+    }
+    body_hold_ = MemoryBudget::Hold();  // the service counts it from here on
+    then();
+  }
+
   void Take(const std::vector<std::size_t>& indices, const InferResponse& response) {
     const OutputTensor& output = response.outputs.at(0);
     const std::size_t row_bytes = output.data.size() / indices.size();
@@ -224,6 +235,7 @@ class EmbeddingsJob {
   std::vector<FetchedImage> images_;           // by item; the items' bytes are views of them
   std::vector<absl::Status> image_statuses_;
   std::atomic<std::size_t> pending_images_{0};
+  MemoryBudget::Hold body_hold_;  // while images are awaited
   std::function<void()> then_;
 };
 
@@ -373,6 +385,7 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
   for (const auto& [name, value] : request.headers) {
     state_.http_forwarding.Forward(name, value, forwarded);
   }
+  const std::size_t body_bytes = parsed.storage_bytes;
   // The items, as they are while URLs are fetched.
   const std::vector<EmbeddingItem> items = parsed.items;
   auto job = std::make_shared<EmbeddingsJob>(std::move(parsed),
@@ -383,7 +396,8 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
     Send(service_, job, parts, forwarded);
     return absl::OkStatus();
   }
-  job->ExpectImages(static_cast<std::size_t>(urls),
+  SIGLIP_ASSIGN_OR_RETURN(MemoryBudget::Hold hold, fetcher_->HoldRequest(body_bytes));
+  job->ExpectImages(static_cast<std::size_t>(urls), std::move(hold),
                     [&service = service_, job, parts = std::move(parts),
                      forwarded = std::move(forwarded)] { Send(service, job, parts, forwarded); });
   for (std::size_t i = 0; i < items.size(); ++i) {
