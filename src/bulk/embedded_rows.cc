@@ -62,13 +62,17 @@ absl::StatusOr<Meta> ReadMeta(const std::string& npy) {
   // Rows times width times four stay far below 2^63.
   meta.images = number("images", std::int64_t{1} << 38);
   meta.texts = number("texts", std::int64_t{1} << 38);
-  const std::string dtype = json.value("dtype", nlohmann::json()).dump();
+  const auto text_of = [&json](const char* name) -> const std::string* {
+    const auto found = json.find(name);
+    return found == json.end() ? nullptr : found->get_ptr<const std::string*>();
+  };
+  const std::string* const dtype = text_of("dtype");
+  const std::string* const checkpoint = text_of("checkpoint_sha256");
   if (meta.width < 1 || meta.images < 0 || meta.texts < 0) return wrong();
-  if (dtype != "\"float32\"" && dtype != "\"float16\"") return wrong();
-  meta.dtype = dtype == "\"float32\"" ? DType::kFloat32 : DType::kFloat16;
-  const auto checkpoint = json.find("checkpoint_sha256");
-  if (checkpoint == json.end() || !checkpoint->is_string()) return wrong();
-  meta.checkpoint = checkpoint->get<std::string>();
+  if (dtype == nullptr || checkpoint == nullptr) return wrong();
+  if (*dtype != "float32" && *dtype != "float16") return wrong();
+  meta.dtype = *dtype == "float32" ? DType::kFloat32 : DType::kFloat16;
+  meta.checkpoint = *checkpoint;
   if (const auto names = json.find("names_sha256"); names != json.end()) {
     if (!names->is_string()) return wrong();
     meta.names_sha256 = names->get<std::string>();

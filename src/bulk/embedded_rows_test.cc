@@ -134,6 +134,13 @@ TEST_F(EmbeddedRowsTest, DamagedFilesAreNamed) {
     ASSERT_TRUE(WriteFileAtomically(path + ".meta.json", damaged).ok());
     EXPECT_THAT(ErrorOf(path), HasSubstr(".meta.json: expected what")) << damaged;
   }
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  ASSERT_TRUE(
+      WriteFileAtomically(path + ".meta.json", R"({"embedding_size":2,"images":3,"texts":1,)"
+                                               R"("checkpoint_sha256":"a","dtype":)" +
+                                                   deep + "}")
+          .ok());
+  EXPECT_THAT(ErrorOf(path), HasSubstr(".meta.json: expected what"));
   for (const char* other :
        {R"({"dtype":"float32","embedding_size":2,"images":4,"texts":1,"checkpoint_sha256":"a"})",
         R"({"dtype":"float16","embedding_size":4,"images":3,"texts":1,"checkpoint_sha256":"a"})"}) {

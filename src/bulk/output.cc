@@ -27,6 +27,8 @@ using Json = nlohmann::ordered_json;
 // Raised when older manifests cannot be read any more.
 constexpr int kManifestVersion = 2;
 constexpr std::uint64_t kMaxManifestBytes = 1 << 20;
+// A manifest nests 2 deep. What differs is printed, which recurses.
+constexpr int kMaxDepth = 16;
 
 enum class Format { kNpy, kJsonl, kParquet };
 
@@ -48,8 +50,13 @@ std::string Dump(const Json& json, int indent) {
 
 absl::StatusOr<Json> ReadJson(const std::string& path) {
   SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxManifestBytes));
-  Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) {
+  bool is_deep = false;
+  const auto descend = [&is_deep](int depth, Json::parse_event_t, const Json&) {
+    is_deep = is_deep || depth > kMaxDepth;
+    return !is_deep;
+  };
+  Json json = Json::parse(text, descend, false);
+  if (is_deep || !json.is_object()) {
     return absl::DataLossError(absl::StrCat(
         path, ": expected a JSON object, got something else: --overwrite begins anew"));
   }

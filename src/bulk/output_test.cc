@@ -282,6 +282,9 @@ TEST_P(OutputTest, ADamagedManifestOrPartIsNamed) {
     ASSERT_FALSE(output.ok()) << damaged;
     EXPECT_NE(output.status().message().find(manifest), std::string::npos) << output.status();
   }
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  ASSERT_TRUE(WriteFileAtomically(manifest, R"({"manifest":1,"job":{"dtype":)" + deep + "}}").ok());
+  EXPECT_EQ(Open().status().code(), absl::StatusCode::kDataLoss);
   ASSERT_TRUE(WriteFileAtomically(manifest, text).ok());
   fs::resize_file(path_ + ".parts/rows", 1);
   EXPECT_EQ(Open().status().code(), absl::StatusCode::kDataLoss);

@@ -120,8 +120,9 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
   command
       .add_option(
           "--http-max-buffered-size", server.http_max_buffered_bytes,
-          "Bytes of bodies being received, of all connections, and as many of answers' text "
-          "being written; more are refused with 503")
+          "Bytes of bodies being received or waiting for images behind URLs, and of these images, "
+          "of all connections, and as many of answers' text being written; more are refused with "
+          "503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command.add_option("--http-max-connections", server.http_max_connections)

@@ -9,6 +9,8 @@
 
 #include "gtest/gtest.h"
 
+#include <zlib.h>
+
 namespace siglip {
 namespace {
 
@@ -109,6 +111,64 @@ TEST(Hostile, PacketsOfJpeg2000AreLimited) {
   const CodestreamSpec many = {.layers = 65535, .precincts = smallest};
   EXPECT_EQ(DecodeRgb(Codestream(many), kPillowMaxPixels).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+std::string Deflated(const std::string& text) {
+  uLongf size = compressBound(text.size());
+  std::string packed(size, '\0');
+  EXPECT_EQ(compress(reinterpret_cast<Bytef*>(packed.data()), &size,
+                     reinterpret_cast<const Bytef*>(text.data()), text.size()),
+            Z_OK);
+  packed.resize(size);
+  return packed;
+}
+
+std::string PngChunkOf(const std::string& type, const std::string& body) {
+  const std::string named = type + body;
+  const auto crc = crc32_z(0, reinterpret_cast<const Bytef*>(named.data()), named.size());
+  return Be(body.size(), 4) + named + Be(crc, 4);
+}
+
+// One grey pixel, `between` before its data.
+std::string PngWith(const std::string& between) {
+  return "\x89PNG\r\n\x1a\n" +
+         PngChunkOf("IHDR", Be(1, 4) + Be(1, 4) + std::string("\10\0\0\0\0", 5)) + between +
+         PngChunkOf("IDAT", Deflated(std::string(2, '\0'))) + PngChunkOf("IEND", "");
+}
+
+// JP2 boxes whose header says `palettes` times that the picture is grey and has a palette of
+// `entries` colours.
+std::string Jp2OfPalettes(int palettes, std::uint32_t entries, std::uint32_t colors) {
+  const std::string grey = Be(64, 4) + Be(64, 4) + Be(1, 2) + std::string("\7\7\0\0", 4);
+  std::string palette = Be(entries, 2) + std::string("\3\7\7\7", 4);
+  for (std::uint32_t i = 0; i < entries; ++i) palette += Be(i % colors, 3);
+  std::string boxes;
+  for (int i = 0; i < palettes; ++i) boxes += Box("ihdr", grey) + Box("pclr", palette);
+  return Box("jP  ", "\r\n\x87\n") + Box("ftyp", "jp2 " + Be(0, 4) + "jp2 ") + Box("jp2h", boxes) +
+         Box("jp2c", Codestream({}));
+}
+
+// 64 MiB, as much as a door takes. Each entry was compared with the 256 colours before it: half a
+// minute of a door's thread.
+TEST(Hostile, PalettesOfJpeg2000AreReadInTimeThatGrowsWithTheirBytes) {
+  EXPECT_FALSE(IsRefused(Jp2OfPalettes(340, 65535, 256)));
+  EXPECT_TRUE(IsRefused(Jp2OfPalettes(2, 65535, 257)));
+  EXPECT_FALSE(IsRefused(Jp2OfPalettes(1, 256, 256)));
+}
+
+// A door's thread reads the head, and a kilobyte inflates to a megabyte: the verdict on what does
+// not fit any more is the decoder's, which proves that the head's reader has not inflated it.
+TEST(Hostile, TheHeadOfAPngIsReadWithoutInflating) {
+  const std::string packed = Deflated(std::string((1 << 20) + 1, '\0'));
+  const std::string method(2, '\0');  // the end of a name and the method
+  EXPECT_TRUE(DecodeRgb(PngWith(""), kPillowMaxPixels).ok());
+  for (const std::string& chunk :
+       {PngChunkOf("iCCP", "a" + method + packed), PngChunkOf("zTXt", "a" + method + packed),
+        PngChunkOf("iTXt", "a" + std::string("\0\1\0\0\0", 5) + packed)}) {
+    EXPECT_FALSE(IsRefused(PngWith(chunk)));
+    EXPECT_EQ(DecodeRgb(PngWith(chunk), kPillowMaxPixels).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
 }
 
 std::string Le(std::uint64_t value, int bytes) {

@@ -5,6 +5,7 @@
 
 #include "base/status_macros.h"
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 
 #include <algorithm>
@@ -150,19 +151,14 @@ absl::Status ReadPaletteBox(std::string_view s, Jp2Header& header, const ColorSt
   }
   s.remove_prefix(3 + channels);
   if (s.size() < entries * channels) return Cut();
-  // Equal colours share one entry, so later ones move down: Pillow's getcolor().
-  std::string seen;
-  std::size_t count = 0;
+  // Equal colours share one entry, so later ones move down: Pillow's getcolor(). A palette may come
+  // after each of many image headers, so each colour is looked up once.
+  absl::flat_hash_set<std::string_view> seen;
   for (std::size_t i = 0; i < entries; ++i) {
     const std::string_view color = s.substr(i * channels, channels);
-    bool is_known = false;
-    for (std::size_t j = 0; j < count && !is_known; ++j) {
-      is_known = std::string_view(seen).substr(j * channels, channels) == color;
-    }
-    if (is_known) continue;
-    if (count == 256) return BadImage(kFormat, "palette of more than 256 colours");
-    std::memcpy(header.palette.rgb[count++], color.data(), 3);
-    seen.append(color);
+    if (!seen.insert(color).second) continue;
+    if (seen.size() > 256) return BadImage(kFormat, "palette of more than 256 colours");
+    std::memcpy(header.palette.rgb[seen.size() - 1], color.data(), 3);
   }
   header.mode = header.mode == "L" ? "P" : "PA";
   return absl::OkStatus();

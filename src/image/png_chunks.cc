@@ -279,6 +279,16 @@ absl::Status HandleBody(std::string_view type, std::string_view s, PngState& sta
   return s.size() < least ? TooShort(type, least, s.size()) : absl::OkStatus();
 }
 
+absl::Status TakeBody(ByteReader& reader, const PngChunk& chunk, std::string_view* body) {
+  const std::optional<std::string_view> s = reader.ReadExactly(chunk.length);
+  if (!s) {
+    return BadImage(kFormat, absl::StrCat("chunk ", std::string(chunk.type), ": expected ",
+                                          chunk.length, " bytes, got ", reader.remaining()));
+  }
+  *body = *s;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<PngChunk> ReadPngChunkHead(ByteReader& reader) {
@@ -308,13 +318,17 @@ absl::StatusOr<PngEvent> ReadPngChunkBody(ByteReader& reader, const PngChunk& ch
     SIGLIP_RETURN_IF_ERROR(CheckSequence(*sequence, state, false));
     return PngEvent::kImageData;
   }
-  const std::optional<std::string_view> s = reader.ReadExactly(chunk.length);
-  if (!s) {
-    return BadImage(kFormat, absl::StrCat("chunk ", std::string(chunk.type), ": expected ",
-                                          chunk.length, " bytes, got ", reader.remaining()));
+  SIGLIP_RETURN_IF_ERROR(TakeBody(reader, chunk, body));
+  SIGLIP_RETURN_IF_ERROR(HandleBody(chunk.type, *body, state));
+  return PngEvent::kRead;
+}
+
+absl::StatusOr<PngEvent> SkimPngChunkBody(ByteReader& reader, const PngChunk& chunk,
+                                          PngState& state, std::string_view* body) {
+  if (chunk.type != "iCCP" && chunk.type != "zTXt" && chunk.type != "iTXt") {
+    return ReadPngChunkBody(reader, chunk, state, body);
   }
-  *body = *s;
-  SIGLIP_RETURN_IF_ERROR(HandleBody(chunk.type, *s, state));
+  SIGLIP_RETURN_IF_ERROR(TakeBody(reader, chunk, body));
   return PngEvent::kRead;
 }
 

@@ -57,6 +57,11 @@ absl::StatusOr<PngChunk> ReadPngChunkHead(ByteReader& reader);
 absl::StatusOr<PngEvent> ReadPngChunkBody(ByteReader& reader, const PngChunk& chunk,
                                           PngState& state, std::string_view* body);
 
+// The same for who wants the picture's size alone: what may be compressed (iCCP, zTXt, iTXt) is
+// consumed and neither looked at nor counted. Accepts all that ReadPngChunkBody does, and more.
+absl::StatusOr<PngEvent> SkimPngChunkBody(ByteReader& reader, const PngChunk& chunk,
+                                          PngState& state, std::string_view* body);
+
 // Compares the 4 bytes at the reader with the checksum of type and body.
 absl::Status CheckPngCrc(ByteReader& reader, const PngChunk& chunk, std::string_view body);
 

@@ -95,6 +95,7 @@ struct RgbImage {
 };
 
 // InvalidArgument if it is no image that we open, with what was found; "too large" past max_pixels.
+// Nothing is inflated to learn it: decoding may find more that is wrong.
 absl::StatusOr<ImageHeader> ReadImageHeader(std::string_view bytes, std::int64_t max_pixels);
 
 // Whether ReadImageHeader gives these bytes to a codec library. All other heads are read by code of

@@ -3,6 +3,7 @@
 // Which parts of the protocol a client may use only with a secret header, and which headers become
 // request parameters.
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <optional>
@@ -35,6 +36,12 @@ struct RouteRow {
   std::optional<Api> api =
       {};  // the part that it belongs to; nothing = none, it is never restricted
 };
+
+// What a route that reads no body takes of one all the same: some clients send {} along.
+inline constexpr std::size_t kUnreadBodyBytes = 4096;
+
+// Whether requests that fit `row` say something in their bodies.
+constexpr bool ReadsBody(const RouteRow& row) { return row.method != "GET"; }
 
 // Thread-safe after Parse.
 class RestrictedApis {

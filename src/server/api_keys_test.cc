@@ -239,6 +239,55 @@ TEST_F(EveryRouteTest, ARefusedRequestsBodyIsNotRead) {
   EXPECT_EQ(refused.Header("Connection"), "close");
 }
 
+TEST_F(EveryRouteTest, ARouteThatReadsNoBodyTakesNoLargeOne) {
+  ServerOptions options;
+  options.api_key_file = GoodFile();
+  Start(options);
+  const std::string right = std::string("Authorization: Bearer ") + kKey + "\r\n";
+  for (const RouteRow& row : Routes()) {
+    if (ReadsBody(row)) {
+      EXPECT_NE(row.api, Api::kHealth) << "what needs no key reads no body";
+      continue;
+    }
+    // Whatever the method, for that changes nothing about the key.
+    for (const char* method : {"GET", "POST"}) {
+      for (const char* body :
+           {"Content-Length: 67108864\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1001\r\n"}) {
+        SCOPED_TRACE(std::string(method) + " " + PathOf(row) + " " + body);
+        RawClient client(server_->ports().http);
+        const RawResponse refused =
+            client.Ask(std::string(method) + " " + PathOf(row) + " HTTP/1.1\r\nHost: x\r\n" +
+                       (row.api == Api::kHealth ? "" : right) + body);
+        EXPECT_EQ(refused.status, 400);
+        EXPECT_THAT(refused.body, HasSubstr("larger than the limit of 4096 bytes of this path"));
+        EXPECT_EQ(refused.Header("Connection"), "close");
+      }
+    }
+  }
+}
+
+TEST_F(EveryRouteTest, WhoHasNoKeyTakesNoRoomFromThoseWhoHave) {
+  ServerOptions options;
+  options.api_key_file = GoodFile();
+  options.http_max_buffered_bytes = 1 << 20;
+  Start(options);
+  // Each sends nearly as much as all bodies may hold, and keeps its connection.
+  std::vector<std::unique_ptr<RawClient>> strangers;
+  for (const char* body :
+       {"Content-Length: 1048576\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n100000\r\n"}) {
+    strangers.push_back(std::make_unique<RawClient>(server_->ports().http));
+    strangers.back()->Send("GET /v2/health/live HTTP/1.1\r\nHost: x\r\n" + std::string(body) +
+                           std::string(1'000'000, 'x'));
+  }
+  const std::string body(900'000, ' ');
+  const std::string request =
+      "POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nAuthorization: "
+      "Bearer " +
+      std::string(kKey) + "\r\nContent-Length: 900000\r\n\r\n" + body;
+  for (const auto& stranger : strangers) EXPECT_EQ(stranger->Receive().status, 400);
+  EXPECT_EQ(RawClient(server_->ports().http).Ask(request).status, 400) << "broken JSON, no 503";
+}
+
 TEST_F(EveryRouteTest, GrpcNeedsAKeyForEveryCallButHealth) {
   ServerOptions options;
   options.api_key_file = GoodFile();

@@ -86,6 +86,9 @@ class HttpHandler {
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
   // What the server itself refuses, in the form that clients of `target` read. As Handle.
   virtual HttpResponse Refusal(std::string_view target, int status, std::string_view text) const;
+  // How large a body for `target` may be where that is less than the server's own limit. Asked
+  // before any of it is read, also of clients that may do nothing else. As Handle.
+  virtual std::size_t BodyLimit(std::string_view target) const;
 };
 
 // A request as far as it is known before its body is read. Borrows from the request.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <limits>
 #include <new>
 
 #include <boost/asio/dispatch.hpp>
@@ -56,6 +57,11 @@ std::string_view PathOfTarget(std::string_view target) {
   const std::size_t end = target.find_first_of("/?#");
   if (end == 0 || target.empty()) return {};
   return end == std::string_view::npos ? "/" : target.substr(end);
+}
+
+bool HasControls(std::string_view text) {
+  return std::any_of(text.begin(), text.end(),
+                     [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; });
 }
 
 std::size_t CountField(const http::fields& fields, http::field name) {
@@ -194,8 +200,9 @@ void HttpConnection::ReadHead() {
   head_->header_limit(settings_.head_bytes);
   head_->body_limit(boost::none);  // checked in CheckHead, with an answer
   stream_.plain().expires_after(settings_.head_timeout);
+  head_buffer_.Begin();
   http::async_read_header(
-      stream_, buffer_, *head_,
+      stream_, head_buffer_, *head_,
       [self = shared_from_this()](Error error, std::size_t) { self->OnHead(error); });
 }
 
@@ -216,6 +223,7 @@ void HttpConnection::OnHead(Error error) {
   is_head_method_ = head_->get().method() == http::verb::head;
   // Whatever is asked of a target, is asked of this one.
   target_ = std::string(PathOfTarget(View(head_->get().target())));
+  body_limit_ = std::min(settings_.body_bytes, handler_.BodyLimit(target_));
   const auto [status, text] = CheckHead();
   if (status != 0) return Refuse(status, text);
   if (const auto challenge = CheckAuthorization()) {
@@ -244,6 +252,7 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
             Concat("request has ", fields, " header fields, the limit is ", settings_.head_fields)};
   }
   // Anything that two servers in a row could frame differently is refused (request smuggling).
+  if (head_buffer_.has_folds()) return {400, "malformed HTTP request: a header field is folded"};
   const std::size_t codings = CountField(head, http::field::transfer_encoding);
   const std::size_t lengths = CountField(head, http::field::content_length);
   if (lengths > 1 || codings > 1 || (lengths == 1 && codings == 1)) {
@@ -265,11 +274,16 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
     return {417, Concat("unknown expectation '", *expect, "'")};
   }
   const auto length = head_->content_length();
-  if (length && *length > settings_.body_bytes) {
-    return {400, Concat("request body of ", *length, " bytes is larger than the limit of ",
-                        settings_.body_bytes, " bytes; use --http-max-input-size to raise it")};
+  if (length && *length > body_limit_) {
+    return {400, TooLarge(Concat("request body of ", *length, " bytes"))};
   }
   return {0, ""};
+}
+
+std::string HttpConnection::TooLarge(std::string_view body) const {
+  return Concat(body, " is larger than the limit of ", body_limit_, " bytes",
+                body_limit_ < settings_.body_bytes ? " of this path"
+                                                   : "; use --http-max-input-size to raise it");
 }
 
 void HttpConnection::TakeHead() {
@@ -357,11 +371,14 @@ bool HttpConnection::HoldBody(std::size_t bytes) {
 void HttpConnection::ReadChunkedBody() {
   chunked_.emplace(std::move(*head_));
   head_.reset();
-  chunked_->body_limit(settings_.body_bytes);
+  chunked_->body_limit(body_limit_);
   chunk_count_ = 0;
   out_of_room_ = false;
-  on_chunk_ = [this](std::uint64_t, beast::string_view, Error& error) {
-    if (++chunk_count_ > settings_.chunks) error = http::make_error_code(http::error::bad_chunk);
+  on_chunk_ = [this](std::uint64_t, beast::string_view extensions, Error& error) {
+    // Beast lets any byte into a quoted string; a line feed there ends the line for others.
+    if (++chunk_count_ > settings_.chunks || HasControls(View(extensions))) {
+      error = http::make_error_code(http::error::bad_chunk);
+    }
   };
   chunked_->on_chunk_header(on_chunk_);
   body_start_ = std::chrono::steady_clock::now();
@@ -389,10 +406,7 @@ void HttpConnection::OnChunked(Error error) {
   if (chunk_count_ > settings_.chunks) {
     return Refuse(400, Concat("request body has more than ", settings_.chunks, " chunks"));
   }
-  if (error == http::error::body_limit) {
-    return Refuse(400, Concat("request body is larger than the limit of ", settings_.body_bytes,
-                              " bytes; use --http-max-input-size to raise it"));
-  }
+  if (error == http::error::body_limit) return Refuse(400, TooLarge("request body"));
   if (error.category() == http::make_error_code(http::error::bad_chunk).category() &&
       error != http::error::partial_message && error != http::error::end_of_stream) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
@@ -584,6 +598,10 @@ HttpResponse HttpConnection::OwnOverload(std::string_view text) const {
 
 HttpResponse HttpHandler::Refusal(std::string_view, int status, std::string_view text) const {
   return ErrorResponse(status, text);
+}
+
+std::size_t HttpHandler::BodyLimit(std::string_view) const {
+  return std::numeric_limits<std::size_t>::max();
 }
 
 HttpResponse ErrorResponse(int status, std::string_view text) {

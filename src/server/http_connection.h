@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -85,6 +86,41 @@ struct PaddedBeastBody {
   };
 };
 
+// A beast DynamicBuffer: the buffer that it borrows, with an eye on what is consumed. Beast joins
+// lines of a head that are folded (RFC 9112, 5.2) before anyone can see them.
+class HeadBuffer {
+ public:
+  using const_buffers_type = boost::beast::flat_buffer::const_buffers_type;
+  using mutable_buffers_type = boost::beast::flat_buffer::mutable_buffers_type;
+
+  explicit HeadBuffer(boost::beast::flat_buffer& buffer) : buffer_(buffer) {}
+
+  // Of the head that comes next.
+  void Begin() { at_line_start_ = has_folds_ = false; }
+  // Whether a line of the head begins with white space.
+  bool has_folds() const { return has_folds_; }
+
+  std::size_t size() const { return buffer_.size(); }
+  std::size_t max_size() const { return buffer_.max_size(); }
+  std::size_t capacity() const { return buffer_.capacity(); }
+  const_buffers_type data() const { return buffer_.cdata(); }
+  mutable_buffers_type prepare(std::size_t bytes) { return buffer_.prepare(bytes); }
+  void commit(std::size_t bytes) { buffer_.commit(bytes); }
+  void consume(std::size_t bytes) {
+    const std::string_view head(static_cast<const char*>(data().data()), bytes);
+    for (const char c : head) {
+      has_folds_ = has_folds_ || (at_line_start_ && (c == ' ' || c == '\t'));
+      at_line_start_ = c == '\n';
+    }
+    buffer_.consume(bytes);
+  }
+
+ private:
+  boost::beast::flat_buffer& buffer_;
+  bool at_line_start_ = false;
+  bool has_folds_ = false;
+};
+
 // Everything but the constructor and the registry runs on the connection's strand.
 class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
  public:
@@ -113,6 +149,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void OnHead(Error error);
   // The status and text of a refusal that the head alone decides; status 0 = none.
   std::pair<int, std::string> CheckHead() const;
+  // Of a body, "request body of N bytes" or without a number.
+  std::string TooLarge(std::string_view body) const;
   std::optional<HttpChallenge> CheckAuthorization() const;
   // What routes read of the head, into `request_`.
   void TakeHead();
@@ -150,6 +188,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   const ConnectionRegistry::Entry entry_;
   HttpStream stream_;
   boost::beast::flat_buffer buffer_;
+  HeadBuffer head_buffer_{buffer_};
   std::optional<boost::beast::http::request_parser<boost::beast::http::empty_body>> head_;
   std::optional<boost::beast::http::request_parser<PaddedBeastBody>> chunked_;
   std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
@@ -157,6 +196,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::shared_ptr<PaddedBody> body_;
   MemoryBudget::Hold body_hold_;  // until the body is complete
   bool out_of_room_ = false;      // of a chunked body
+  std::size_t body_limit_ = 0;    // of the target's route
   std::chrono::steady_clock::time_point body_start_;
   std::size_t body_bytes_read_ = 0;
   std::weak_ptr<HttpExchange> exchange_;

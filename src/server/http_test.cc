@@ -183,15 +183,23 @@ TEST_F(HttpTest, AmbiguousFramingIsRefused) {
        {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
         "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
-        "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", "Content-Length: 5, 5\r\n\r\nhello",
-        "Content-Length: +5\r\n\r\nhello", "Content-Length: -5\r\n\r\n",
-        "Content-Length: 0x5\r\n\r\nhello", "Content-Length: 5 5\r\n\r\nhello",
-        "Content-Length: 99999999999999999999999\r\n\r\n", "Content-Length : 5\r\n\r\nhello",
+        "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "Content-Length: 5, 5\r\n\r\nhello",
+        "Content-Length: +5\r\n\r\nhello",
+        "Content-Length: -5\r\n\r\n",
+        "Content-Length: 0x5\r\n\r\nhello",
+        "Content-Length: 5 5\r\n\r\nhello",
+        "Content-Length: 99999999999999999999999\r\n\r\n",
+        "Content-Length : 5\r\n\r\nhello",
         "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "Content-Length: 5\r\nX: \x01\r\n\r\nhello"}) {
+        "Content-Length: 5\r\nX: \x01\r\n\r\nhello",
+        "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        "Content-Length:\r\n\t5\r\n\r\nhello",
+        "Content-Length: 5\r\nX: a\r\n b\r\n\r\nhello",
+        "Content-Length: 5\r\nX:\r\n \r\n\r\nhello"}) {
     ExpectRefusedAndClosed(start + headers, 400);
   }
   ExpectRefusedAndClosed("POST /v2 HTTP/1.1\r\n\r\n", 400);                       // no Host
@@ -207,9 +215,29 @@ TEST_F(HttpTest, BadChunksAreRefused) {
   for (const char* chunks :
        {"-2\r\nab\r\n0\r\n\r\n", "+2\r\nab\r\n0\r\n\r\n", "0x2\r\nab\r\n0\r\n\r\n",
         "2;\nx\r\nab\r\n0\r\n\r\n", "2\r\nabc\r\n0\r\n\r\n", "FFFFFFFFFFFFFFFF\r\n", "\r\n\r\n",
-        "10000000000000002\r\nab\r\n0\r\n\r\n", "G\r\n\r\n"}) {
+        "10000000000000002\r\nab\r\n0\r\n\r\n", "G\r\n\r\n", "2;a=\"\n\"\r\n{}\r\n0\r\n\r\n",
+        "2;a=\"\r\"\r\n{}\r\n0\r\n\r\n", "2;a=\"\x01\"\r\n{}\r\n0\r\n\r\n",
+        "2;a=\"\x7f\"\r\n{}\r\n0\r\n\r\n", "2\r\n{}\r\n0;a=\"\n\"\r\n\r\n"}) {
     ExpectRefusedAndClosed(start + chunks, 400);
   }
+  RawClient client(server_->port());
+  std::ostringstream extended;
+  extended << start << std::hex << kJson.size() << ";a=b;c=\"d\te\"\r\n"
+           << kJson << "\r\n0;f\r\n\r\n";
+  EXPECT_EQ(client.Ask(extended.str()).status, 200) << "extensions are ignored";
+}
+
+// Each head is looked at by itself, however its bytes arrive.
+TEST_F(HttpTest, AFoldIsFoundInPiecesAndForgotten) {
+  const std::string folded = "GET /v2/health/live HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n";
+  RawClient pieces(server_->port());
+  for (const char byte : folded) pieces.Send({&byte, 1});
+  EXPECT_EQ(pieces.Receive().status, 400);
+  RawClient many(server_->port());
+  many.Send(Get("/v2/health/live") + Get("/v2/health/live") + folded);
+  EXPECT_EQ(many.Receive().status, 200);
+  EXPECT_EQ(many.Receive().status, 200);
+  EXPECT_EQ(many.Receive().status, 400);
 }
 
 TEST_F(HttpTest, ChunksCountAgainstTheLimits) {

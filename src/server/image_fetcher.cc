@@ -14,8 +14,10 @@
 
 #include <curl/curl.h>
 
+#include "base/log.h"
 #include "base/status_macros.h"
 #include "protocol/text.h"
+#include "serving/overload.h"
 
 namespace siglip {
 namespace {
@@ -200,6 +202,15 @@ struct ImageFetcher::Transfer {
 
   bool SetUp();
   absl::Status StatusOf(CURLcode code) const;
+  // Gives `done` what `make` says. Memory that fails there costs this transfer, not the thread.
+  template <class Make>
+  void Finish(Make make) {
+    try {
+      done(make());
+    } catch (const std::bad_alloc&) {
+      SIGLIP_LOG_ERROR("image_fetch_dropped reason=\"no memory\"");
+    }
+  }
 
   const ImageFetchOptions* options = nullptr;
   std::string url;
@@ -304,10 +315,10 @@ absl::StatusOr<std::unique_ptr<ImageFetcher>> ImageFetcher::Start(ImageFetchOpti
 
 ImageFetcher::ImageFetcher(ImageFetchOptions options, ImageHosts hosts,
                            std::unique_ptr<Multi> multi)
-    : options_(std::move(options)),
-      hosts_(std::move(hosts)),
-      multi_(std::move(multi)),
-      thread_([this] { Run(); }) {}
+    : options_(std::move(options)), hosts_(std::move(hosts)), multi_(std::move(multi)) {
+  running_.reserve(static_cast<std::size_t>(options_.max_running));
+  thread_ = std::thread([this] { Run(); });
+}
 
 ImageFetcher::~ImageFetcher() { End(); }
 
@@ -318,6 +329,15 @@ void ImageFetcher::End() {
   }
   curl_multi_wakeup(multi_->handle);
   if (thread_.joinable()) thread_.join();
+}
+
+absl::StatusOr<MemoryBudget::Hold> ImageFetcher::HoldRequest(std::size_t bytes) const {
+  MemoryBudget::Hold hold;
+  if (options_.budget != nullptr &&
+      !options_.budget->TryGrow(hold, static_cast<std::int64_t>(bytes))) {
+    return OverloadedError("Exceeds the memory for requests whose images are being fetched");
+  }
+  return hold;
 }
 
 void ImageFetcher::Fetch(std::string url, std::function<bool()> is_cancelled, Done done) {
@@ -360,13 +380,12 @@ void ImageFetcher::Run() {
     MutexLock lock(mu_);
     left.swap(waiting_);
   }
+  const auto ending = [] { return absl::UnavailableError("the server is shutting down"); };
   for (auto& transfer : running_) {
     curl_multi_remove_handle(multi_->handle, transfer->easy);
-    left.push_back(std::move(transfer));
+    transfer->Finish(ending);
   }
-  for (auto& transfer : left) {
-    transfer->done(absl::UnavailableError("the server is shutting down"));
-  }
+  for (auto& transfer : left) transfer->Finish(ending);
 }
 
 void ImageFetcher::StartWaiting() {
@@ -379,7 +398,8 @@ void ImageFetcher::StartWaiting() {
       waiting_.pop_front();
     }
     if (!next->SetUp() || curl_multi_add_handle(multi_->handle, next->easy) != CURLM_OK) {
-      next->done(absl::ResourceExhaustedError("no memory to fetch the image of a URL"));
+      next->Finish(
+          [] { return absl::ResourceExhaustedError("no memory to fetch the image of a URL"); });
       continue;
     }
     running_.push_back(std::move(next));
@@ -395,13 +415,13 @@ void ImageFetcher::EndFinished() {
                                     [easy](const auto& t) { return t->easy == easy; });
     const std::unique_ptr<Transfer> transfer = std::move(*found);
     running_.erase(found);
-    absl::Status status = transfer->StatusOf(code);
+    // `message` goes with it; the handle still knows its answer.
     curl_multi_remove_handle(multi_->handle, easy);
-    if (status.ok()) {
-      transfer->done(std::move(transfer->image));
-    } else {
-      transfer->done(std::move(status));
-    }
+    transfer->Finish([&]() -> absl::StatusOr<FetchedImage> {
+      absl::Status status = transfer->StatusOf(code);
+      if (!status.ok()) return status;
+      return std::move(transfer->image);
+    });
   }
 }
 
@@ -411,7 +431,7 @@ void ImageFetcher::EndCancelled() {
   });
   for (auto it = gone; it != running_.end(); ++it) {
     curl_multi_remove_handle(multi_->handle, (*it)->easy);
-    (*it)->done(absl::CancelledError("Request was cancelled"));
+    (*it)->Finish([] { return absl::CancelledError("Request was cancelled"); });
   }
   running_.erase(gone, running_.end());
 }

@@ -74,6 +74,8 @@ class ImageFetcher {
 
   // Whether the URL may be fetched, as ImageHosts::Check. At once.
   absl::Status Check(const std::string& url) const { return hosts_.Check(url); }
+  // Counts what a request keeps while its images come, beside them. Overloaded: there is no room.
+  absl::StatusOr<MemoryBudget::Hold> HoldRequest(std::size_t bytes) const;
   // The body of a 200, on the fetching thread; or, at once on this one, Unavailable if too many
   // wait. InvalidArgument: what the URL's server did wrong. `is_cancelled` ends it early.
   // `done` must not block.

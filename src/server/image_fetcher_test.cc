@@ -277,6 +277,17 @@ TEST_F(ImageFetcherTest, CancelledAndLeftOverOnesAreAnswered) {
   EXPECT_TRUE(absl::IsUnavailable(left.get().status()));
 }
 
+TEST_F(ImageFetcherTest, MemoryThatFailsAfterAnImageCostsThatImage) {
+  Start();
+  std::promise<void> failed;
+  fetcher_->Fetch(origin_ + "/a", {}, [&failed](const absl::StatusOr<FetchedImage>&) {
+    failed.set_value();
+    throw std::bad_alloc();
+  });
+  failed.get_future().wait();
+  EXPECT_TRUE(Begin(origin_ + "/b").get().ok()) << "the thread goes on";
+}
+
 TEST(ImageFetcherStart, WrongOptionsAreNamed) {
   EXPECT_THAT(std::string(ImageFetcher::Start({.allow = {"a/b"}}).status().message()),
               HasSubstr("a/b"));

@@ -158,6 +158,7 @@ Route FindRoute(std::string_view target) {
     Route route{.kind = candidate.kind,
                 .method = candidate.row.method,
                 .api = *candidate.row.api,
+                .reads_body = ReadsBody(candidate.row),
                 .cuda = candidate.row.path.starts_with("/v2/cuda")};
     if (Fits(candidate.row.path, path, route)) return route;
   }
@@ -166,6 +167,10 @@ Route FindRoute(std::string_view target) {
 
 KServeHandler::KServeHandler(Service& service, DoorState& state, std::size_t max_input_bytes)
     : service_(service), state_(state), max_input_bytes_(max_input_bytes) {}
+
+std::size_t KServeHandler::BodyLimit(std::string_view target) const {
+  return FindRoute(target).reads_body ? HttpHandler::BodyLimit(target) : kUnreadBodyBytes;
+}
 
 void KServeHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const auto answer_now = [&](HttpResponse response) {

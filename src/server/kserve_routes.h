@@ -47,6 +47,7 @@ struct Route {
   RouteKind kind = RouteKind::kUnknown;
   std::string_view method = {};  // the only one allowed; empty = GET and POST
   Api api = Api::kMetadata;
+  bool reads_body = true;
   std::string_view model = {};    // view of the path
   std::string_view version = {};  // digits, or empty
   std::string_view region = {};   // shared memory: its name, or empty
@@ -62,6 +63,7 @@ class KServeHandler final : public HttpHandler {
   // All outlive the handler.
   KServeHandler(Service& service, DoorState& state, std::size_t max_input_bytes);
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
+  std::size_t BodyLimit(std::string_view target) const override;
 
  private:
   HttpResponse Answer(const Route& route, const HttpRequest& request);

@@ -47,7 +47,8 @@ std::string_view NamedModel(std::string_view path) {
   return model.find('/') == std::string_view::npos ? model : std::string_view();
 }
 
-const RouteRow* FindRow(std::string_view path) {
+// The route of `path`; null if it is none of this door's.
+const RouteRow* FindOpenAiRow(std::string_view path) {
   for (const RouteRow& row : kOpenAiRoutes) {
     if (row.path == kModelPath ? !NamedModel(path).empty() : row.path == path) return &row;
   }
@@ -162,8 +163,9 @@ class EmbeddingsJob {
   HttpExchange& exchange() { return *exchange_; }
 
   // Calls `then` when `count` images have come, unless one has not: that is the answer.
-  // REQUIRES: before the first is fetched.
-  void ExpectImages(std::size_t count, std::function<void()> then) {
+  // `body_hold` counts the body until then. REQUIRES: before the first is fetched.
+  void ExpectImages(std::size_t count, MemoryBudget::Hold body_hold, std::function<void()> then) {
+    body_hold_ = std::move(body_hold);
     images_.resize(request_.items.size());
     image_statuses_.resize(request_.items.size());
     pending_images_ = count;
@@ -176,14 +178,12 @@ class EmbeddingsJob {
     if (image.ok()) images_[item] = *std::move(image);
     // Acquire-release: the last one sees every image.
     if (pending_images_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-    const std::function<void()> then = std::exchange(then_, nullptr);
-    std::vector<ItemError> errors;
-    for (std::size_t i = 0; i < images_.size(); ++i) {
-      if (!image_statuses_[i].ok()) errors.push_back({.item = i, .status = image_statuses_[i]});
-      if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
+    // On the fetching thread, which has no answer of its own for a lack of memory.
+    try {
+      SendImages();
+    } catch (const std::bad_alloc&) {
+      Refuse(OverloadedError("no memory for the request"));
     }
-    if (!errors.empty()) return Refuse(JoinInputErrors(images_.size(), errors));
-    then();
   }
 
   // REQUIRES: before the first is sent.
@@ -206,6 +206,18 @@ class EmbeddingsJob {
   }
 
  private:
+  void SendImages() {
+    const std::function<void()> then = std::exchange(then_, nullptr);
+    std::vector<ItemError> errors;
+    for (std::size_t i = 0; i < images_.size(); ++i) {
+      if (!image_statuses_[i].ok()) errors.push_back({.item = i, .status = image_statuses_[i]});
+      if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
+    }
+    if (!errors.empty()) return Refuse(JoinInputErrors(images_.size(), errors));
+    body_hold_ = MemoryBudget::Hold();  // the service counts it from here on
+    then();
+  }
+
   // Why a part failed: for some of its items, under the numbers that they have in the request, or
   // as a whole.
   struct Failure {
@@ -278,6 +290,7 @@ class EmbeddingsJob {
   std::vector<FetchedImage> images_;           // by item; the items' bytes are views of them
   std::vector<absl::Status> image_statuses_;
   std::atomic<std::size_t> pending_images_{0};
+  MemoryBudget::Hold body_hold_;  // while images are awaited
   std::function<void()> then_;
 };
 
@@ -369,9 +382,15 @@ HttpResponse OpenAiHandler::Refusal(std::string_view target, int status,
   return response;
 }
 
+std::size_t OpenAiHandler::BodyLimit(std::string_view target) const {
+  const RouteRow* const row = FindOpenAiRow(PathOf(target));
+  if (row == nullptr) return others_.BodyLimit(target);
+  return ReadsBody(*row) ? HttpHandler::BodyLimit(target) : kUnreadBodyBytes;
+}
+
 void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string path(PathOf(request.target));
-  const RouteRow* const row = FindRow(path);
+  const RouteRow* const row = FindOpenAiRow(path);
   if (row == nullptr && !IsOpenAiPath(path)) {
     return others_.Handle(std::move(request), std::move(exchange));
   }
@@ -434,6 +453,7 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
   for (const auto& [name, value] : request.headers) {
     state_.http_forwarding.Forward(name, value, forwarded);
   }
+  const std::size_t body_bytes = parsed.storage_bytes;
   // The items, as they are while URLs are fetched.
   const std::vector<EmbeddingItem> items = parsed.items;
   auto job = std::make_shared<EmbeddingsJob>(std::move(parsed),
@@ -444,7 +464,8 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
     Send(service_, job, parts, forwarded);
     return absl::OkStatus();
   }
-  job->ExpectImages(static_cast<std::size_t>(urls),
+  SIGLIP_ASSIGN_OR_RETURN(MemoryBudget::Hold hold, fetcher_->HoldRequest(body_bytes));
+  job->ExpectImages(static_cast<std::size_t>(urls), std::move(hold),
                     [&service = service_, job, parts = std::move(parts),
                      forwarded = std::move(forwarded)] { Send(service, job, parts, forwarded); });
   for (std::size_t i = 0; i < items.size(); ++i) {

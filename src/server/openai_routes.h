@@ -28,6 +28,7 @@ class OpenAiHandler final : public HttpHandler {
                 ImageFetcher* fetcher, HttpHandler& others);
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
   HttpResponse Refusal(std::string_view target, int status, std::string_view text) const override;
+  std::size_t BodyLimit(std::string_view target) const override;
 
  private:
   HttpResponse Answer(std::string_view path) const;

@@ -17,7 +17,7 @@ using ::testing::StartsWith;
 // embed_text and embed_image of two rows a batch: an item's embedding is [its length, 0 or 1 for an
 // image]. An item that begins with "bad" (or, as base64, "YmFk") fails itself, one "down" its
 // request.
-class EmbeddingService final : public FakeService {
+class EmbeddingService : public FakeService {
  public:
   std::vector<IndexRow> RepositoryIndex(bool) const override {
     return {{"embed_image", "1", "READY", ""},
@@ -209,6 +209,111 @@ TEST_F(OpenAiRoutesTest, RestrictionsHold) {
   EXPECT_EQ(refused.status, 403);
   EXPECT_THAT(refused.body, HasSubstr(R"("code":null}})"));
   EXPECT_EQ(client_->Ask(Get("/v1/models")).status, 200);
+}
+
+// A server of pictures that keeps its clients waiting until it is told to answer.
+class SlowPictures final : public HttpHandler {
+ public:
+  void Handle(HttpRequest, std::shared_ptr<HttpExchange> exchange) override {
+    {
+      MutexLock lock(mu_);
+      held_.push_back(std::move(exchange));
+      arrived_.NotifyAll();
+      if (!answering_) return;
+    }
+    Answer();
+  }
+  void AwaitOne() {
+    MutexLock lock(mu_);
+    while (held_.empty()) arrived_.Wait(mu_);
+  }
+  // From now on at once.
+  void Answer() {
+    std::vector<std::shared_ptr<HttpExchange>> held;
+    {
+      MutexLock lock(mu_);
+      answering_ = true;
+      held.swap(held_);
+    }
+    for (const auto& exchange : held) {
+      exchange->Respond([] {
+        HttpResponse response;
+        response.body = "GIF";
+        return response;
+      });
+    }
+  }
+
+ private:
+  Mutex mu_;
+  CondVar arrived_;
+  bool answering_ SIGLIP_GUARDED_BY(mu_) = false;
+  std::vector<std::shared_ptr<HttpExchange>> held_ SIGLIP_GUARDED_BY(mu_);
+};
+
+class OpenAiUrlsTest : public ::testing::Test {
+ protected:
+  OpenAiUrlsTest() {
+    host_ = *HttpServer::Start("pictures", "127.0.0.1", 0, 1, {}, pictures_);
+    origin_ = "http://127.0.0.1:" + std::to_string(host_->port());
+    fetcher_ = *ImageFetcher::Start({.allow = {origin_}, .allow_private = true, .budget = budget_});
+  }
+  void Serve(Service& service) {
+    handler_ = std::make_unique<OpenAiHandler>(service, state_, 1 << 20, fetcher_.get(), others_);
+    server_ = *HttpServer::Start("http", "127.0.0.1", 0, 1, {}, *handler_);
+  }
+  // For a picture of the slow server, in a body of 800 bytes.
+  std::string Request() const {
+    std::string body = R"({"model":"embed_image","input":[{"image_url":")" + origin_ + R"(/a"}]})";
+    return Post("/v1/embeddings", body + std::string(800 - body.size(), ' '));
+  }
+
+  SlowPictures pictures_;
+  std::unique_ptr<HttpServer> host_;
+  std::string origin_;
+  const std::shared_ptr<MemoryBudget> budget_ = std::make_shared<MemoryBudget>(1000);
+  std::unique_ptr<ImageFetcher> fetcher_;
+  DoorState state_;
+  OthersHandler others_;
+  std::unique_ptr<OpenAiHandler> handler_;
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(OpenAiUrlsTest, BodiesThatWaitForPicturesAreBoundedTogether) {
+  EmbeddingService service;
+  Serve(service);
+  RawClient first(server_->port());
+  first.Send(Request());
+  pictures_.AwaitOne();
+  EXPECT_EQ(budget_->held_bytes(), 800);
+  RawClient second(server_->port());
+  const RawResponse refused = second.Ask(Request());
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.Header("Retry-After"), "1");
+  EXPECT_THAT(refused.body, HasSubstr("requests whose images are being fetched"));
+  pictures_.Answer();
+  EXPECT_EQ(first.Receive().status, 200);
+  EXPECT_EQ(second.Ask(Request()).status, 200) << "the room is given back";
+}
+
+// Memory fails before the request is one that owes an answer.
+class NoMemoryService final : public EmbeddingService {
+  void Infer(std::unique_ptr<InferRequest> request) override {
+    request->done = nullptr;
+    throw std::bad_alloc();
+  }
+};
+
+TEST_F(OpenAiUrlsTest, MemoryThatFailsAfterThePicturesIsA503) {
+  NoMemoryService service;
+  Serve(service);
+  pictures_.Answer();
+  RawClient client(server_->port());
+  for (int i = 0; i < 2; ++i) {
+    const RawResponse refused = client.Ask(Request());
+    EXPECT_EQ(refused.status, 503);
+    EXPECT_THAT(refused.body, HasSubstr("no memory for the request"));
+  }
 }
 
 }  // namespace

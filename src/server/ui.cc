@@ -92,10 +92,6 @@ struct SearchQuery {
 };
 
 absl::StatusOr<SearchQuery> ParseSearch(std::string_view body, std::int64_t width) {
-  if (body.size() > kMaxSearchBytes) {
-    return absl::InvalidArgumentError(
-        Concat("search: expected at most ", kMaxSearchBytes, " bytes, got ", body.size()));
-  }
   SIGLIP_ASSIGN_OR_RETURN(
       const auto json,
       ParseJsonObject<nlohmann::json>(body, kSearchDepth, R"({"embedding":[...],"count":N})"));
@@ -153,6 +149,13 @@ std::span<const RouteRow> UiRoutes() { return kUiRoutes; }
 
 HttpResponse UiHandler::Refusal(std::string_view target, int status, std::string_view text) const {
   return rest_.Refusal(target, status, text);
+}
+
+// A search's body waits in the queue, where nothing counts it.
+std::size_t UiHandler::BodyLimit(std::string_view target) const {
+  const RouteRow* const row = FindRow(target.substr(0, target.find('?')));
+  if (row == nullptr) return rest_.BodyLimit(target);
+  return ReadsBody(*row) ? kMaxSearchBytes : kUnreadBodyBytes;
 }
 
 void UiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {

@@ -4,6 +4,7 @@
 // asks the protocol's own routes like any other client.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -65,6 +66,7 @@ class UiHandler final : public HttpHandler {
   UiHandler(const DoorState& state, const SearchIndex* index, HttpHandler& rest);
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
   HttpResponse Refusal(std::string_view target, int status, std::string_view text) const override;
+  std::size_t BodyLimit(std::string_view target) const override;
 
  private:
   HttpResponse PageResponse() const;

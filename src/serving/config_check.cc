@@ -20,8 +20,9 @@ namespace {
 // Bytes of one row of one tensor: far above [3,1024,1024] FP32 (12 MiB), far below what would make
 // a batch of rows overflow.
 constexpr std::int64_t kMaxRowBytes = std::int64_t{1} << 30;
-// Threads per model: more is a typing error.
-constexpr int kMaxInstances = 1024;
+// Threads per model. More gain nothing: one pass of an engine uses every core, and pictures are
+// decoded by as many as the deployment itself asks for, which is allowed too.
+constexpr int kMaxInstances = 64;
 
 // ":<line>", or nothing.
 std::string LineText(const ModelConfig& config, std::string_view field, std::string_view item) {
@@ -158,18 +159,19 @@ absl::Status CheckBatching(const ModelConfig& c) {
   return absl::OkStatus();
 }
 
-absl::Status CheckInstances(const ModelConfig& c) {
-  int sum = 0;
+absl::Status CheckInstances(const ModelConfig& c, const Deployment& deployment) {
+  const int most = std::max(kMaxInstances, deployment.num_instances);
+  std::int64_t sum = 0;
   for (const InstanceGroup& group : c.instance_groups) {
-    if (group.count < 0 || group.count > kMaxInstances) {
+    if (group.count < 0 || group.count > most) {
       return ConfigError(c, "instance_group.count",
-                         absl::StrCat("expected 0 to ", kMaxInstances, ", got ", group.count));
+                         absl::StrCat("expected 0 to ", most, ", got ", group.count));
     }
-    sum += std::max(1, group.count);
+    sum += group.count > 0 ? group.count : deployment.num_instances;
   }
-  if (sum > kMaxInstances) {
+  if (sum > most) {
     return ConfigError(c, "instance_group",
-                       absl::StrCat("expected at most ", kMaxInstances, " in all, got ", sum));
+                       absl::StrCat("expected at most ", most, " in all, got ", sum));
   }
   return absl::OkStatus();
 }
@@ -251,7 +253,6 @@ absl::Status CheckConfig(const ModelConfig& config) {
   SIGLIP_RETURN_IF_ERROR(CheckTensors(config, "input", config.inputs));
   SIGLIP_RETURN_IF_ERROR(CheckTensors(config, "output", config.outputs));
   SIGLIP_RETURN_IF_ERROR(CheckBatching(config));
-  SIGLIP_RETURN_IF_ERROR(CheckInstances(config));
   SIGLIP_RETURN_IF_ERROR(CheckMetrics(config));
   SIGLIP_RETURN_IF_ERROR(CheckWarmups(config));
   if (config.versions.empty()) {
@@ -262,6 +263,7 @@ absl::Status CheckConfig(const ModelConfig& config) {
 }
 
 absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deployment) {
+  SIGLIP_RETURN_IF_ERROR(CheckInstances(config, deployment));
   for (const TensorConfig& input : config.inputs) {
     SIGLIP_RETURN_IF_ERROR(CheckFixed(config, "input", input));
     if (input.datatype == DataType::kBytes && ElementCount(input.dims) != 1) {

@@ -1,6 +1,7 @@
 #include "serving/model_control.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <system_error>
 #include <utility>
 
@@ -17,6 +18,8 @@
 
 namespace siglip {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::string VersionOf(const ModelConfig& config) {
   if (config.versions.empty()) return "1";
@@ -51,6 +54,19 @@ absl::Status ApplyVersionPolicy(ModelConfig& config) {
 bool HasStep(const ModelConfig& config, const std::string& name) {
   return std::any_of(config.ensemble_steps.begin(), config.ensemble_steps.end(),
                      [&](const EnsembleStep& step) { return step.model_name == name; });
+}
+
+// Where the checkpoint of a configuration is; empty: it names none.
+fs::path CheckpointOf(const ModelConfig& config) {
+  const auto found = config.parameters.find("checkpoint");
+  if (found == config.parameters.end() || found->second.empty()) return {};
+  const fs::path path = (fs::path(config.directory) / found->second).lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
+bool IsInside(const fs::path& path, const fs::path& folder) {
+  const fs::path rest = path.lexically_relative(folder.lexically_normal());
+  return !folder.empty() && !rest.empty() && *rest.begin() != "..";
 }
 
 std::string Text(const absl::Status& status) { return std::string(status.message()); }
@@ -277,6 +293,18 @@ bool ModelControl::InRepository(const std::string& name) const {
   return !names.ok() || std::find(names->begin(), names->end(), name) != names->end();
 }
 
+absl::Status ModelControl::CheckCheckpoint(const ModelConfig& config) const {
+  const fs::path path = CheckpointOf(config);
+  if (path.empty() || IsInside(path, config.directory)) return absl::OkStatus();
+  for (const std::string& name : parts_.repository->Names()) {
+    const auto read = parts_.repository->Read(name);
+    if (read.ok() && CheckpointOf(*read) == path) return absl::OkStatus();
+  }
+  // Whatever is there, or is not: clients learn nothing of the file system.
+  return ConfigError(config, "parameters.checkpoint",
+                     "expected one in the model's folder, or of a model of the repository");
+}
+
 void ModelControl::TakeOut(const std::string& name, const std::string& reason) {
   if (InRepository(name)) {
     parts_.registry->Unload(name, reason, true);
@@ -326,7 +354,8 @@ void ModelControl::Load(LoadModelRequest request, std::function<void(absl::Statu
         config->versions = read->versions;
       }
     }
-    const absl::Status status = LoadNow(name, std::move(config), under_way);
+    absl::Status status = config ? CheckCheckpoint(*config) : absl::OkStatus();
+    if (status.ok()) status = LoadNow(name, std::move(config), under_way);
     if (status.ok()) return done(status);
     const std::string reason =
         absl::IsNotFound(status) ? "failed to poll from model repository" : Text(status);

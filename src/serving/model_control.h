@@ -76,6 +76,9 @@ class ModelControl {
   void UnloadDependents(const std::string& name);
   void LoadWaitingEnsembles();
   bool InRepository(const std::string& name) const;
+  // Of a configuration that came with a load request: its checkpoint is in the model's own folder,
+  // or one that a configuration of the repository names. Looks at no file.
+  absl::Status CheckCheckpoint(const ModelConfig& config) const;
   // Ends serving it on purpose. Of a model that a load request alone described, the name goes too.
   void TakeOut(const std::string& name, const std::string& reason);
   // Loaded ensembles with a step `name`.

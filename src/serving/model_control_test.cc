@@ -247,6 +247,33 @@ TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
   EXPECT_TRUE(service_->Ready());
 }
 
+// Whether a path is there is nothing that a client may learn by asking for it.
+TEST_F(ModelControlTest, ARequestsCheckpointIsOneOfTheRepository) {
+  files_.models.at("m").first.directory = "/models/m";
+  files_.models.at("m").first.parameters["checkpoint"] = "../../checkpoints/a/";
+  files_.models.at("m2").first.directory = "/models/m2";
+  ASSERT_TRUE(OpenExplicit().ok());
+  const auto load = [this](const char* name, const char* checkpoint) {
+    ModelConfig config = FloatConfig(name);
+    config.parameters["checkpoint"] = checkpoint;
+    return LoadModel(name, config);
+  };
+  for (const char* own : {"../../checkpoints/a", "/checkpoints/./a", "weights", "./1/../weights"}) {
+    EXPECT_TRUE(load("m", own).ok()) << own;
+  }
+  EXPECT_TRUE(load("m2", "/checkpoints/a").ok()) << "as m has it";
+  EXPECT_TRUE(load("new", "/checkpoints/a").ok());
+  for (const char* other : {"/", "/checkpoints", "/checkpoints/a/b", "/etc/passwd", "..", "../m2",
+                            "weights/../../m2", "/models/m-other", "/no/such/path"}) {
+    EXPECT_THAT(std::string(load("m", other).message()),
+                HasSubstr("load request: model 'm': parameters.checkpoint: expected one in the "
+                          "model's folder, or of a model of the repository"))
+        << other;
+  }
+  EXPECT_FALSE(load("new", "weights").ok()) << "it has no folder";
+  EXPECT_FALSE(load("new", "/weights").ok());
+}
+
 TEST_F(ModelControlTest, UnloadAndReloadLoseNoRequest) {
   files_.models.at("m").first.parameters["hold"] = "";
   ASSERT_TRUE(OpenExplicit({"*"}).ok());

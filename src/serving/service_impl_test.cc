@@ -306,6 +306,12 @@ TEST_F(ServiceTest, WrongConfigurationsAreLoadErrorsThatNameTheField) {
   EXPECT_THAT(
       error([](ModelConfig& c) { c.instance_groups = {{.kind = InstanceGroup::Kind::kGpu}}; }),
       HasSubstr("KIND_GPU"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.instance_groups = {{.count = 65}}; }),
+              HasSubstr("instance_group.count: expected 0 to 64, got 65"));
+  EXPECT_THAT(error([](ModelConfig& c) {
+                c.instance_groups = {{.count = 64}, {.count = 1}};
+              }),
+              HasSubstr("instance_group: expected at most 64 in all, got 65"));
   EXPECT_THAT(error([](ModelConfig& c) { c.inputs[0].dims = {-1}; }), HasSubstr("fixed dims"));
   EXPECT_THAT(error([](ModelConfig& c) { c.versions = {}; }), HasSubstr("version folder"));
   for (const char* name : {"", "..", ".m", "a/b", "a\xff", "a\nb"}) {
