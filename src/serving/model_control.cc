@@ -296,7 +296,8 @@ bool ModelControl::InRepository(const std::string& name) const {
 absl::Status ModelControl::CheckCheckpoint(const ModelConfig& config) const {
   const fs::path path = CheckpointOf(config);
   if (path.empty() || IsInside(path, config.directory)) return absl::OkStatus();
-  for (const std::string& name : parts_.repository->Names()) {
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> names, parts_.repository->Names());
+  for (const std::string& name : names) {
     const auto read = parts_.repository->Read(name);
     if (read.ok() && CheckpointOf(*read) == path) return absl::OkStatus();
   }
