@@ -379,7 +379,7 @@ TEST_F(LoadTest, LibrariesExportTheirEntryPointsOnly) {
 }
 
 // Doors, before models that the test answers for: row i of an answer is {first byte of the element,
-// i}.
+// i, 0, 0, ...}.
 class DoorsTest : public BackendTest {
  protected:
   void SetUp() override {
@@ -398,6 +398,10 @@ class DoorsTest : public BackendTest {
   void AddTarget(HostModel host, const char* name = "siglip_vision") {
     core_.AddHostModel(TargetConfig(name), std::move(host));
   }
+  static void AddRow(float first, float second, std::vector<float>& rows) {
+    rows.insert(rows.end(), {first, second});
+    rows.resize(rows.size() + kWidth - 2);
+  }
   static FakeAnswer FirstBytes(const FakeTensor& input) {
     FakeAnswer answer;
     std::vector<float> rows;
@@ -410,12 +414,13 @@ class DoorsTest : public BackendTest {
         answer.code = TRITONSERVER_ERROR_INVALID_ARG;
         answer.message = "bad image";
       }
-      rows.insert(rows.end(), {static_cast<float>(element.at(0)), static_cast<float>(i)});
+      AddRow(static_cast<float>(element.at(0)), static_cast<float>(i), rows);
       at += sizeof(size) + size;
     }
     EXPECT_EQ(at, input.bytes.size());
     if (answer.code < 0) {
-      answer.outputs = {{"EMBEDDING", TRITONSERVER_TYPE_FP32, {input.shape[0], 2}, BytesOf(rows)}};
+      answer.outputs = {
+          {"EMBEDDING", TRITONSERVER_TYPE_FP32, {input.shape[0], kWidth}, BytesOf(rows)}};
     }
     return answer;
   }
@@ -428,6 +433,7 @@ class DoorsTest : public BackendTest {
     EXPECT_THAT(answer.message, HasSubstr(text));
   }
 
+  static constexpr std::int64_t kWidth = 128;
   FakeCore core_;
 };
 
@@ -437,11 +443,11 @@ TEST_F(DoorsTest, LargeRequestIsSplitAndJoinedInOrder) {
   std::vector<float> expected;
   for (int i = 0; i < 60; ++i) {
     images.emplace_back(1, static_cast<char>('A' + i));
-    expected.insert(expected.end(), {static_cast<float>('A' + i), static_cast<float>(i % 32)});
+    AddRow(static_cast<float>('A' + i), static_cast<float>(i % 32), expected);
   }
   const FakeAnswer answer = core_.Infer(Images(images));
   ASSERT_EQ(answer.code, -1) << answer.message;
-  EXPECT_THAT(answer.outputs.at(0).shape, testing::ElementsAre(60, 2));
+  EXPECT_THAT(answer.outputs.at(0).shape, testing::ElementsAre(60, kWidth));
   EXPECT_EQ(answer.outputs[0].bytes, BytesOf(expected));
   EXPECT_EQ(core_.Executed("siglip_vision"), 2);
   const FakeStatistics statistics = core_.Statistics("embed_image");
@@ -485,7 +491,9 @@ TEST_F(DoorsTest, ParametersAreHonoured) {
   request.parameters = {{"base64_encoded", true}, {"number", std::int64_t{7}}, {"ratio", 0.5}};
   const FakeAnswer answer = core_.Infer(request);
   ASSERT_EQ(answer.code, -1) << answer.message;
-  EXPECT_EQ(answer.outputs.at(0).bytes, BytesOf(std::vector<float>{'Q', 0}));
+  std::vector<float> expected;
+  AddRow('Q', 0, expected);
+  EXPECT_EQ(answer.outputs.at(0).bytes, BytesOf(expected));
   request = Images({"x"});
   request.parameters = {{"embed_model", std::string("other")}};
   ExpectError(request, TRITONSERVER_ERROR_UNAVAILABLE, "other model");
@@ -510,6 +518,42 @@ TEST_F(DoorsTest, AnswersOfEveryKindEndTheRequest) {
   ExpectError(request, TRITONSERVER_ERROR_INTERNAL, "no answer came");
   request.parameters = {{"embed_model", std::string("twice")}};
   ExpectError(request, TRITONSERVER_ERROR_INTERNAL, "expected one answer, got several");
+}
+
+// A model of another backend answers what it likes, whatever its configuration says.
+TEST_F(DoorsTest, AnswersThatAreNoEmbeddingsAreNamed) {
+  using Change = std::function<void(std::vector<FakeTensor>&)>;
+  const std::pair<Change, const char*> cases[] = {
+      {[](auto& outputs) { outputs.clear(); }, "got none"},
+      {[](auto& outputs) { outputs.push_back(outputs[0]); }, " bytes and EMBEDDING FP32 ["},
+      {[](auto& outputs) { outputs[0].name = "OTHER"; }, "got OTHER FP32 ["},
+      {[](auto& outputs) { outputs[0].type = TRITONSERVER_TYPE_INT32; }, "got EMBEDDING INT32 ["},
+      {[](auto& outputs) { outputs[0].shape[1] /= 2; }, ",64] of "},
+      {[](auto& outputs) { outputs[0].shape.pop_back(); }, "got EMBEDDING FP32 ["},
+      {[](auto& outputs) { outputs[0].shape.clear(); }, "got EMBEDDING FP32 [] of "},
+      {[](auto& outputs) { ++outputs[0].shape[0]; }, ",128] of "},
+      {[](auto& outputs) { outputs[0].bytes.resize(8); }, "] of 8 bytes"}};
+  for (std::size_t i = 0; i < std::size(cases); ++i) {
+    const std::string name = absl::StrCat("foreign_", i);
+    AddTarget({.answer =
+                   [change = cases[i].first](const FakeTensor& input) {
+                     FakeAnswer answer = FirstBytes(input);
+                     change(answer.outputs);
+                     return answer;
+                   }},
+              name.c_str());
+    for (const std::size_t rows : {1, 40}) {
+      FakeRequest request = Images(std::vector<std::string>(rows, "x"));
+      request.parameters = {{"embed_model", name}};
+      const FakeAnswer answer = core_.Infer(request);
+      EXPECT_EQ(answer.code, TRITONSERVER_ERROR_INTERNAL);
+      EXPECT_THAT(answer.message,
+                  HasSubstr(absl::StrCat("model '", name, "': expected EMBEDDING FP32 [",
+                                         rows == 1 ? 1 : 32, ",128], got ")));
+      EXPECT_THAT(answer.message, HasSubstr(cases[i].second));
+      EXPECT_EQ(answer.message.find("items 32..39: ") != std::string::npos, rows == 40);
+    }
+  }
 }
 
 TEST_F(DoorsTest, TargetThatRefusesAtOnceEndsTheRequest) {
