@@ -532,5 +532,14 @@ TEST(BuiltInConfigsTest, AreTheSixFiles) {
   }
 }
 
+// With one, Triton's core forms the next batch only when it is woken, or every 500 ms.
+TEST(BuiltInConfigsTest, HaveNoQueuePolicy) {
+  for (const BuiltInConfig& config : BuiltInConfigs()) {
+    for (const std::string_view text : {config.text, config.naflex}) {
+      EXPECT_EQ(text.find("_queue_policy"), std::string_view::npos) << config.name;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace siglip

@@ -119,7 +119,9 @@ absl::StatusOr<DynamicBatching> FromWire(const inference::ModelDynamicBatching& 
                           Level(wire.priority_levels(), "priority_levels"));
   SIGLIP_ASSIGN_OR_RETURN(batching.default_priority_level,
                           Level(wire.default_priority_level(), "default_priority_level"));
-  batching.default_queue_policy = FromWire(wire.default_queue_policy());
+  if (wire.has_default_queue_policy()) {
+    batching.default_queue_policy = FromWire(wire.default_queue_policy());
+  }
   for (const auto& [level, policy] : wire.priority_queue_policy()) {
     SIGLIP_ASSIGN_OR_RETURN(const std::uint32_t key, Level(level, "priority_queue_policy"));
     batching.priority_queue_policy[key] = FromWire(policy);
