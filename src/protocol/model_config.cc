@@ -349,7 +349,10 @@ void ToWire(const Warmup& warmup, inference::ModelWarmup* wire) {
 void Normalize(const ModelConfig& config, inference::ModelConfig* wire) {
   if (!wire->has_version_policy())
     wire->mutable_version_policy()->mutable_latest()->set_num_versions(1);
-  if (config.is_ensemble()) return;
+  if (config.is_ensemble()) {
+    wire->mutable_model_transaction_policy()->set_decoupled(false);
+    return;
+  }
   inference::ModelOptimizationPolicy& optimization = *wire->mutable_optimization();
   if (!optimization.has_input_pinned_memory()) {
     optimization.mutable_input_pinned_memory()->set_enable(true);

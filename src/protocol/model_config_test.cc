@@ -151,6 +151,7 @@ TEST(ModelConfig, BuiltInEnsembleRendersFromTheStructAlone) {
   EXPECT_EQ(wire.ensemble_scheduling().step(0).output_map().at("P"), "p");
   EXPECT_EQ(wire.instance_group_size(), 0);
   EXPECT_FALSE(wire.has_optimization());
+  EXPECT_TRUE(wire.has_model_transaction_policy());
 }
 
 TEST(ModelConfig, JsonPrintsDefaultsAndNumbers) {
