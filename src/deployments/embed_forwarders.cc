@@ -106,6 +106,7 @@ struct Rows {
 struct Split {
   std::vector<std::int64_t> part_rows = {};
   std::int64_t width = 0;         // of a row of the answer
+  bool batched = true;            // else the answer is one row, without a batch dimension
   std::int64_t input_tokens = 0;  // as InferResponse's
   std::int64_t start_ns = 0;
 };
@@ -135,6 +136,7 @@ class Join {
       RefuseWithId(std::move(request_), response.status);
       return;
     }
+    if (!split_.batched) response.outputs[0].shape = {split_.width};
     response.input_tokens = split_.input_tokens;
     response.durations.input_ns = static_cast<std::uint64_t>(sent_ns_ - split_.start_ns);
     response.durations.infer_ns = static_cast<std::uint64_t>(back_ns - sent_ns_);
@@ -214,12 +216,12 @@ class Join {
 
 class EmbedForwarder : public Forwarder {
  public:
-  EmbedForwarder(std::shared_ptr<const Model> model, std::string embed_model, DataType input_type)
-      : model_(std::move(model)), embed_model_(std::move(embed_model)), input_type_(input_type) {}
+  EmbedForwarder(std::shared_ptr<const Model> model, Door door, DataType input_type)
+      : model_(std::move(model)), door_(std::move(door)), input_type_(input_type) {}
 
   void Forward(std::unique_ptr<InferRequest> request, ModelAccess& models) override {
     const std::int64_t start_ns = SteadyNowNs();
-    std::string target = embed_model_;
+    std::string target = door_.embed_model;
     absl::Status status = ReadParameter(*request, "embed_model", "a string", target);
     absl::StatusOr<std::shared_ptr<const ModelConfig>> config = absl::UnknownError("not looked up");
     if (status.ok()) {
@@ -284,6 +286,7 @@ class EmbedForwarder : public Forwarder {
     const std::int64_t total = static_cast<std::int64_t>(
         bytes ? rows.input.elements.size() : rows.input.data.size() / rows.row_bytes);
     Split split{.width = model_->info().embedding_size,
+                .batched = door_.batched,
                 .input_tokens = rows.input_tokens,
                 .start_ns = start_ns};
     for (std::int64_t left = total; left > 0; left -= split.part_rows.back()) {
@@ -320,14 +323,14 @@ class EmbedForwarder : public Forwarder {
   }
 
   const std::shared_ptr<const Model> model_;
-  const std::string embed_model_;
+  const Door door_;
   const DataType input_type_;
 };
 
 class EmbedImageForwarder final : public EmbedForwarder {
  public:
-  EmbedImageForwarder(std::shared_ptr<const Model> model, std::string embed_model)
-      : EmbedForwarder(std::move(model), std::move(embed_model), DataType::kBytes) {}
+  EmbedImageForwarder(std::shared_ptr<const Model> model, Door door)
+      : EmbedForwarder(std::move(model), std::move(door), DataType::kBytes) {}
 
  private:
   std::vector<std::int64_t> InputDims() const override { return {1}; }
@@ -359,8 +362,8 @@ class EmbedImageForwarder final : public EmbedForwarder {
 
 class EmbedTextForwarder final : public EmbedForwarder {
  public:
-  EmbedTextForwarder(std::shared_ptr<const Model> model, std::string embed_model)
-      : EmbedForwarder(std::move(model), std::move(embed_model), DataType::kInt64) {}
+  EmbedTextForwarder(std::shared_ptr<const Model> model, Door door)
+      : EmbedForwarder(std::move(model), std::move(door), DataType::kInt64) {}
 
  private:
   std::vector<std::int64_t> InputDims() const override { return {model().info().text_length}; }
@@ -391,14 +394,12 @@ class EmbedTextForwarder final : public EmbedForwarder {
 
 }  // namespace
 
-std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model,
-                                                   std::string embed_model) {
-  return std::make_shared<EmbedImageForwarder>(std::move(model), std::move(embed_model));
+std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model, Door door) {
+  return std::make_shared<EmbedImageForwarder>(std::move(model), std::move(door));
 }
 
-std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model,
-                                                  std::string embed_model) {
-  return std::make_shared<EmbedTextForwarder>(std::move(model), std::move(embed_model));
+std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model, Door door) {
+  return std::make_shared<EmbedTextForwarder>(std::move(model), std::move(door));
 }
 
 }  // namespace siglip

@@ -257,6 +257,46 @@ TEST_F(StepsTest, BuffersOnAGpuAreRefused) {
   EXPECT_EQ(core.Infer(request).code, -1);
 }
 
+// NaFlex has two outputs.
+TEST_F(StepsTest, OnlyOutputsThatAreAskedForAreSent) {
+  FakeCore core;
+  ASSERT_EQ(Load(core, "siglip"), "");
+  json config = ProcessConfig();
+  config["parameters"]["checkpoint"]["string_value"] = "../../tests/golden/naflex";
+  config["output"] = {Tensor("PIXEL_VALUES", "TYPE_FP32", {-1, -1}),
+                      Tensor("SPATIAL_SHAPES", "TYPE_INT64", {2})};
+  ASSERT_EQ(core.LoadModel(config, kDirectory), "");
+  FakeRequest request = ImageRequest({seven_, circle_});
+  const FakeAnswer both = core.Infer(request);
+  ASSERT_EQ(both.code, -1) << both.message;
+  ASSERT_EQ(both.outputs.size(), 2u);
+  for (const FakeTensor& expected : both.outputs) {
+    request.outputs = {expected.name};
+    const FakeAnswer one = core.Infer(request);
+    ASSERT_EQ(one.outputs.size(), 1u);
+    EXPECT_EQ(one.outputs[0].name, expected.name);
+    EXPECT_EQ(one.outputs[0].shape, expected.shape);
+    EXPECT_EQ(one.outputs[0].bytes, expected.bytes);
+  }
+}
+
+// A request is neither lost nor handed back after it was answered.
+TEST_F(StepsTest, ExceptionEndsItsBatchOnly) {
+  FakeCore core;
+  LoadSteps(core);
+  core.Hold("siglip_vision_model");
+  auto first = core.Send(PixelsRequest(1, Pixels(seven_)));
+  FakeRequest request = PixelsRequest(1, Pixels(seven_));
+  request.id_throws = "no id today";
+  auto second = core.Send(request);
+  core.Resume("siglip_vision_model");
+  for (const FakeAnswer& answer : {first.get(), second.get()}) {
+    EXPECT_EQ(answer.code, TRITONSERVER_ERROR_INTERNAL);
+    EXPECT_EQ(answer.message, "no id today");
+  }
+  EXPECT_EQ(core.Infer(PixelsRequest(1, Pixels(seven_))).outputs.at(0).bytes, Embedding(seven_));
+}
+
 TEST_F(StepsTest, CancelledRequestIsNotRun) {
   FakeCore core;
   LoadSteps(core);
@@ -331,10 +371,38 @@ TEST_F(LoadTest, WrongConfigsAreRefusedByName) {
               HasSubstr("data_type: expected a data type, got \"TYPE_FP7\""));
   EXPECT_THAT(error([](json& c) { c["parameters"]["checkpoint"]["string_value"] = "nope"; }),
               HasSubstr("parameters.checkpoint: "));
+  const std::pair<const char*, json> ignored[] = {{"reshape", {{"shape", {12, 12, 48}}}},
+                                                  {"is_shape_tensor", true}};
+  for (const auto& [field, value] : ignored) {
+    for (const char* tensors : {"input", "output"}) {
+      EXPECT_THAT(
+          error([&](json& c) { c[tensors][0][field] = value; }),
+          HasSubstr(absl::StrCat("siglip_text/config.pbtxt: model 'siglip_vision_model': ", tensors,
+                                 ": '", VisionConfig()[tensors][0]["name"].get<std::string>(),
+                                 "': ", field, " is not supported")));
+    }
+  }
+  for (const char* field : {"batch_input", "batch_output"}) {
+    EXPECT_THAT(error([&](json& c) {
+                  c[field] = {{{"target_name", {"X"}}}};
+                }),
+                HasSubstr(absl::StrCat("': ", field, ": expected none, it is not supported")));
+  }
   EXPECT_THAT(error([](json& c) {
                 c["model_transaction_policy"] = {{"decoupled", true}};
               }),
               HasSubstr("model_transaction_policy.decoupled: expected false"));
+}
+
+// As the core prints what is not set.
+TEST_F(LoadTest, EmptyFieldsAreNoFields) {
+  FakeCore core;
+  ASSERT_EQ(Load(core, "siglip"), "");
+  json config = VisionConfig();
+  config["input"][0]["is_shape_tensor"] = false;
+  config["batch_input"] = json::array();
+  config["batch_output"] = json::array();
+  EXPECT_EQ(core.LoadModel(config, kDirectory), "");
 }
 
 TEST_F(LoadTest, OldCoreIsRefused) {
@@ -572,6 +640,27 @@ TEST_F(DoorsTest, CancelledRequestIsNotSentOn) {
   request.cancelled = true;
   EXPECT_EQ(core_.Infer(request).code, TRITONSERVER_ERROR_CANCELLED);
   EXPECT_EQ(core_.Executed("siglip_vision"), 0);
+}
+
+TEST_F(DoorsTest, ExceptionEndsItsRequestOnly) {
+  AddTarget({.answer = FirstBytes});
+  FakeRequest request = Images({"x"});
+  request.id_throws = "no id today";
+  ExpectError(request, TRITONSERVER_ERROR_INTERNAL, "dropped without an answer");
+  EXPECT_EQ(core_.Infer(Images({"x"})).code, -1);
+}
+
+TEST_F(DoorsTest, DoorWithoutABatchDimensionAnswersWithout) {
+  AddTarget({.answer = FirstBytes});
+  json config = Config("single", "embed_image", kImage, kEmbedding);
+  config["max_batch_size"] = 0;
+  ASSERT_EQ(core_.LoadModel(config, kDirectory), "");
+  FakeRequest request = Images({"x"});
+  request.model = "single";
+  request.input.shape = {1};
+  const FakeAnswer answer = core_.Infer(request);
+  ASSERT_EQ(answer.code, -1) << answer.message;
+  EXPECT_THAT(answer.outputs.at(0).shape, testing::ElementsAre(kWidth));
 }
 
 TEST_F(DoorsTest, TextGoesThroughBothLibraries) {
