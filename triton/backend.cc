@@ -1,6 +1,7 @@
 #include "triton/backend.h"
 
 #include <algorithm>
+#include <exception>
 #include <new>
 #include <span>
 #include <utility>
@@ -53,6 +54,7 @@ absl::StatusOr<ModelConfig> ReadConfig(TRITONBACKEND_Model* model, std::string& 
   config.directory = location;
   config.source = absl::StrCat(config.directory, "/config.pbtxt");
   config.versions = {static_cast<std::int64_t>(version)};
+  SIGLIP_RETURN_IF_ERROR(CheckOwnFields(json, config));
   return config;
 }
 
@@ -84,10 +86,11 @@ absl::Status CompleteCoreConfig(TRITONBACKEND_Model* model, const std::string& j
 
 // A request of a batch that runs.
 struct Running {
-  PendingRequest* pending;
+  PendingRequest* pending = nullptr;
   std::unique_ptr<InferRequest> request;
   std::vector<AlignedBuffer<std::byte>>
-      aligned_copies;       // of inputs that Triton has at odd addresses
+      aligned_copies;  // of inputs that Triton has at odd addresses
+  std::vector<AlignedBuffer<std::byte>> unasked_outputs;
   std::vector<Item> items;  // borrow from all of the above
 };
 
@@ -103,6 +106,22 @@ void AlignInputs(Running& running) {
   }
 }
 
+bool IsAskedFor(const std::string& output, const InferRequest& request) {
+  return std::any_of(request.outputs.begin(), request.outputs.end(),
+                     [&](const RequestedOutput& wanted) { return wanted.name == output; });
+}
+
+// Where an output is written: into the answer, or, if nobody asked for it, beside it: a step writes
+// all that it has.
+absl::StatusOr<std::span<std::byte>> AddOutput(const TensorConfig& tensor,
+                                               const std::vector<std::int64_t>& shape,
+                                               std::size_t bytes, Running& running) {
+  if (IsAskedFor(tensor.name, *running.request)) {
+    return running.pending->AddOutput(tensor.name, tensor.datatype, shape, bytes);
+  }
+  return running.unasked_outputs.emplace_back(bytes).span();
+}
+
 absl::Status AddOutputs(const ModelConfig& config, Running& running) {
   const std::size_t rows = running.items.size();
   for (const TensorConfig& tensor : config.outputs) {
@@ -110,9 +129,8 @@ absl::Status AddOutputs(const ModelConfig& config, Running& running) {
     if (config.max_batch_size > 0) shape.insert(shape.begin(), static_cast<std::int64_t>(rows));
     const std::size_t row = static_cast<std::size_t>(ElementCount(tensor.dims).value_or(0)) *
                             DataTypeSizeBytes(tensor.datatype);
-    SIGLIP_ASSIGN_OR_RETURN(
-        const std::span<std::byte> block,
-        running.pending->AddOutput(tensor.name, tensor.datatype, shape, row * rows));
+    SIGLIP_ASSIGN_OR_RETURN(const std::span<std::byte> block,
+                            AddOutput(tensor, shape, row * rows, running));
     for (std::size_t r = 0; r < rows; ++r) {
       running.items[r].outputs.push_back(block.subspan(r * row, row));
     }
@@ -132,7 +150,8 @@ std::vector<Running> PrepareAll(const ModelConfig& config, std::vector<PendingRe
                                 std::int64_t start_ns) {
   std::vector<Running> prepared;
   for (PendingRequest& pending : batch) {
-    Running running{.pending = &pending, .request = nullptr, .aligned_copies = {}, .items = {}};
+    Running running;
+    running.pending = &pending;
     const absl::Status status = Prepare(config, running);
     if (status.ok()) {
       prepared.push_back(std::move(running));
@@ -177,15 +196,20 @@ void RunStep(const ModelConfig& config, Step& step, TRITONBACKEND_ModelInstance*
   }
 }
 
+// An error now would have Triton answer and release them once more.
+void FinishRest(std::vector<PendingRequest>& batch, const absl::Status& status) {
+  const std::int64_t now_ns = SteadyNowNs();
+  for (PendingRequest& pending : batch) {
+    if (!pending.finished()) pending.Finish(status, {now_ns, now_ns, now_ns, now_ns});
+  }
+}
+
 // Writes a door's answer.
-absl::Status WriteOutputs(const ModelConfig& config, const InferResponse& response,
-                          PendingRequest& pending) {
+absl::Status WriteOutputs(const InferResponse& response, PendingRequest& pending) {
   for (const OutputTensor& output : response.outputs) {
-    std::vector<std::int64_t> shape = output.shape;
-    if (config.max_batch_size == 0 && !shape.empty()) shape.erase(shape.begin());
     SIGLIP_ASSIGN_OR_RETURN(
         const std::span<std::byte> block,
-        pending.AddOutput(output.name, output.datatype, shape, output.data.size()));
+        pending.AddOutput(output.name, output.datatype, output.shape, output.data.size()));
     std::copy(output.data.begin(), output.data.end(), block.begin());
   }
   pending.CompleteOutputs();
@@ -193,14 +217,16 @@ absl::Status WriteOutputs(const ModelConfig& config, const InferResponse& respon
 }
 
 // A door's answer, on a thread of the core's: no exception may leave.
-void AnswerOuter(const ModelConfig& config, TRITONBACKEND_ModelInstance* instance, std::size_t rows,
-                 std::int64_t start_ns, const InferResponse& response, PendingRequest& pending) {
+void AnswerOuter(TRITONBACKEND_ModelInstance* instance, std::size_t rows, std::int64_t start_ns,
+                 const InferResponse& response, PendingRequest& pending) {
   absl::Status status = response.status;
   if (status.ok()) {
     try {
-      status = WriteOutputs(config, response, pending);
+      status = WriteOutputs(response, pending);
     } catch (const std::bad_alloc&) {
       status = absl::ResourceExhaustedError("out of memory for the answer");
+    } catch (const std::exception& error) {
+      status = absl::InternalError(error.what());
     }
   }
   ExecutionTimes times{.start_ns = start_ns};
@@ -260,8 +286,8 @@ void LoadedDeployment::Forward(TRITONBACKEND_ModelInstance* instance,
     return;
   }
   const auto rows = static_cast<std::size_t>(BatchSize(config_, **outer));
-  (*outer)->done = [this, instance, pending, start_ns, rows](const InferResponse& response) {
-    AnswerOuter(config_, instance, rows, start_ns, response, *pending);
+  (*outer)->done = [instance, pending, start_ns, rows](const InferResponse& response) {
+    AnswerOuter(instance, rows, start_ns, response, *pending);
   };
   const auto models = std::make_shared<CoreModels>(server_, backend_.allocator(), request);
   (*outer)->models = models;
@@ -283,12 +309,9 @@ absl::Status LoadedDeployment::Execute(TRITONBACKEND_ModelInstance* instance,
       }
     }
   } catch (const std::bad_alloc&) {
-    const std::int64_t now_ns = SteadyNowNs();
-    for (PendingRequest& pending : batch) {
-      if (pending.finished()) continue;
-      pending.Finish(absl::ResourceExhaustedError("out of memory"),
-                     {now_ns, now_ns, now_ns, now_ns});
-    }
+    FinishRest(batch, absl::ResourceExhaustedError("out of memory"));
+  } catch (const std::exception& error) {
+    FinishRest(batch, absl::InternalError(error.what()));
   }
   return absl::OkStatus();
 }

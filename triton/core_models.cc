@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <new>
 #include <span>
 #include <string_view>
@@ -22,6 +23,16 @@ namespace {
 
 constexpr std::int64_t kNewestVersion = -1;
 
+// No memory for a text either may be left.
+TRITONSERVER_Error* OutOfMemory(const char* tensor, std::size_t bytes) {
+  try {
+    return ToError(absl::ResourceExhaustedError(absl::StrCat(
+        "output '", tensor, "': out of memory for ", bytes, " bytes of a model below")));
+  } catch (const std::bad_alloc&) {
+    return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_UNAVAILABLE, "out of memory");
+  }
+}
+
 TRITONSERVER_Error* Allocate(TRITONSERVER_ResponseAllocator*, const char* tensor_name,
                              std::size_t byte_size, TRITONSERVER_MemoryType, std::int64_t, void*,
                              void** buffer, void** buffer_userp,
@@ -32,7 +43,7 @@ TRITONSERVER_Error* Allocate(TRITONSERVER_ResponseAllocator*, const char* tensor
   *actual_memory_type = TRITONSERVER_MEMORY_CPU;
   *actual_memory_type_id = 0;
   if (*buffer != nullptr || byte_size == 0) return nullptr;
-  return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_UNAVAILABLE, tensor_name);
+  return OutOfMemory(tensor_name, byte_size);
 }
 
 TRITONSERVER_Error* Free(TRITONSERVER_ResponseAllocator*, void* buffer, void*, std::size_t,
@@ -158,6 +169,8 @@ class InnerCall {
       response_.status = Read(response);
     } catch (const std::bad_alloc&) {
       response_.status = absl::ResourceExhaustedError("out of memory for an answer");
+    } catch (const std::exception& error) {
+      response_.status = absl::InternalError(error.what());
     }
   }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
+#include "serving/config_check.h"
 
 namespace siglip::triton {
 namespace {
@@ -110,6 +111,20 @@ void SetDims(const std::vector<TensorConfig>& tensors, const char* field, Json& 
   for (std::size_t i = 0; i < tensors.size(); ++i) config[field][i]["dims"] = tensors[i].dims;
 }
 
+// A field of a tensor that would make its shape another than the deployments give it.
+absl::Status CheckTensorFields(const Json& json, const ModelConfig& config, const char* tensors) {
+  for (const Json& tensor : Field(json, tensors)) {
+    const char* field = nullptr;
+    if (!Field(tensor, "reshape").is_null()) field = "reshape";
+    if (Field(tensor, "is_shape_tensor") == true) field = "is_shape_tensor";
+    if (field == nullptr) continue;
+    return ConfigError(config, tensors,
+                       absl::StrCat("'", Field(tensor, "name").get<std::string>(), "': ", field,
+                                    " is not supported"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> ParseModelConfigJson(std::string_view json) {
@@ -118,6 +133,16 @@ absl::StatusOr<ModelConfig> ParseModelConfigJson(std::string_view json) {
     return absl::InvalidArgumentError("model configuration: expected JSON, got something else");
   }
   return Parse(parsed);
+}
+
+absl::Status CheckOwnFields(std::string_view json, const ModelConfig& config) {
+  const Json parsed = Json::parse(json);
+  for (const char* field : {"batch_input", "batch_output"}) {
+    if (Field(parsed, field).empty()) continue;
+    return ConfigError(config, field, "expected none, it is not supported");
+  }
+  SIGLIP_RETURN_IF_ERROR(CheckTensorFields(parsed, config, "input"));
+  return CheckTensorFields(parsed, config, "output");
 }
 
 bool HasWarmup(std::string_view json) { return !Field(Json::parse(json), "model_warmup").empty(); }

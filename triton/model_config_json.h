@@ -15,6 +15,9 @@ namespace siglip::triton {
 // (scheduling, instances, warm-up) is the core's own business and stays empty. Errors name field,
 // expected and found.
 absl::StatusOr<ModelConfig> ParseModelConfigJson(std::string_view json);
+// What a model of ours may not have, though other backends' may: fields that change shapes or
+// inputs. REQUIRES: `config` was parsed from `json`.
+absl::Status CheckOwnFields(std::string_view json, const ModelConfig& config);
 // Whether the core runs model_warmup itself. REQUIRES: ParseModelConfigJson accepted `json`.
 bool HasWarmup(std::string_view json);
 // `json` with the tensors' dims of `config`. REQUIRES: `config` was parsed from `json`; tensors

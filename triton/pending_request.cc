@@ -130,6 +130,18 @@ absl::Status ReadParameters(TRITONBACKEND_Request* request, Parameters& paramete
   return absl::OkStatus();
 }
 
+absl::Status ReadRequestedOutputs(TRITONBACKEND_Request* request,
+                                  std::vector<RequestedOutput>& outputs) {
+  std::uint32_t count = 0;
+  SIGLIP_RETURN_IF_ERROR(FromError(TRITONBACKEND_RequestOutputCount(request, &count)));
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const char* name = nullptr;
+    SIGLIP_RETURN_IF_ERROR(FromError(TRITONBACKEND_RequestOutputName(request, i, &name)));
+    outputs.push_back({.name = name});
+  }
+  return absl::OkStatus();
+}
+
 bool IsCancelled(TRITONBACKEND_Request* request) {
   bool cancelled = false;
   LogIfError("cancellation of a request", TRITONBACKEND_RequestIsCancelled(request, &cancelled));
@@ -141,6 +153,7 @@ absl::Status ReadAll(TRITONBACKEND_Request* triton_request, InferRequest& reques
   SIGLIP_RETURN_IF_ERROR(FromError(
       TRITONBACKEND_InferenceRequestTimeoutMicroseconds(triton_request, &request.timeout_us)));
   SIGLIP_RETURN_IF_ERROR(ReadParameters(triton_request, request.parameters));
+  SIGLIP_RETURN_IF_ERROR(ReadRequestedOutputs(triton_request, request.outputs));
   std::uint32_t num_inputs = 0;
   SIGLIP_RETURN_IF_ERROR(FromError(TRITONBACKEND_RequestInputCount(triton_request, &num_inputs)));
   for (std::uint32_t i = 0; i < num_inputs; ++i) {

@@ -45,8 +45,17 @@ absl::Status CheckOptions(const ModelOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_patches: expected 0 to ", kMaxPatches, ", got ", options.max_patches));
   }
-  if (options.num_threads < 0 || options.max_batch_size < 1 || options.max_pixels < 0) {
-    return absl::InvalidArgumentError("threads, batch size and pixels: expected positive numbers");
+  if (options.num_threads < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_threads: expected at least 0, got ", options.num_threads));
+  }
+  if (options.max_batch_size < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_batch_size: expected at least 1, got ", options.max_batch_size));
+  }
+  if (options.max_pixels < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_pixels: expected at least 0, got ", options.max_pixels));
   }
   return absl::OkStatus();
 }

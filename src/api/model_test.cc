@@ -93,6 +93,12 @@ TEST(ModelOpenTest, WrongOptionsAndFoldersAreNamed) {
               HasSubstr("/nonexistent"));
   EXPECT_THAT(std::string(Model::Open(kDemoModel, {.pillow = 11}).status().message()),
               HasSubstr("12 or 13"));
+  EXPECT_EQ(Model::Open(kDemoModel, {.num_threads = -1}).status(),
+            absl::InvalidArgumentError("num_threads: expected at least 0, got -1"));
+  EXPECT_EQ(Model::Open(kDemoModel, {.max_batch_size = 0}).status(),
+            absl::InvalidArgumentError("max_batch_size: expected at least 1, got 0"));
+  EXPECT_EQ(Model::Open(kDemoModel, {.max_pixels = -5}).status(),
+            absl::InvalidArgumentError("max_pixels: expected at least 0, got -5"));
   EXPECT_THAT(std::string(Model::Open(kDemoModel, {.precision = "int8"}).status().message()),
               HasSubstr("int8"));
   // Whether it is this build, this machine or the number that has no such GPU.
@@ -102,15 +108,18 @@ TEST(ModelOpenTest, WrongOptionsAndFoldersAreNamed) {
   EXPECT_THAT(std::string(Model::Open(kDemoModel, {.device = "gpu"}).status().message()),
               HasSubstr("cuda:N[,N...]"));
   EXPECT_THAT(
-      std::string(Model::Open(kDemoModel, {.precision = "fp16", .device = "cpu"}).status().message()),
+      std::string(
+          Model::Open(kDemoModel, {.precision = "fp16", .device = "cpu"}).status().message()),
       HasSubstr("on a CPU, got fp16"));
   EXPECT_THAT(
-      std::string(Model::Open(kDemoModel, {.precision = "int16", .device = "cuda"}).status().message()),
+      std::string(
+          Model::Open(kDemoModel, {.precision = "int16", .device = "cuda"}).status().message()),
       HasSubstr("on a GPU, got int16"));
 }
 
 TEST(ModelOpenTest, AutoIsTheCpuWhereThePrecisionSaysSo) {
-  const auto model = Model::Open(kDemoModel, {.num_threads = 1, .precision = "int16", .device = "auto"});
+  const auto model =
+      Model::Open(kDemoModel, {.num_threads = 1, .precision = "int16", .device = "auto"});
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_THAT((*model)->info().engine, HasSubstr("cpu"));
   EXPECT_TRUE((*model)->info().gpus.empty());

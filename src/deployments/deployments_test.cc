@@ -291,6 +291,25 @@ TEST_F(DeploymentsTest, ALargeRequestIsSplitAndRejoinedInOrder) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(DeploymentsTest, ADoorWithoutABatchDimensionAnswersWithout) {
+  std::vector<ModelConfig> configs = Six();
+  for (std::size_t door : {3, 4}) configs[door].max_batch_size = 0;
+  service_ = *Load(std::move(configs));
+  for (const auto& [door, input] :
+       {std::pair{"embed_image", "INPUT_IMAGE"}, {"embed_text", "INPUT_TEXT"}}) {
+    auto request = std::make_unique<InferRequest>();
+    request->model_name = door;
+    InputTensor& tensor = request->inputs.emplace_back();
+    tensor.name = input;
+    tensor.datatype = DataType::kBytes;
+    tensor.shape = {1};
+    tensor.elements = {"abc"};
+    const InferResponse answer = Wait(std::move(request));
+    EXPECT_EQ(Floats(answer).size(), 2u);
+    EXPECT_EQ(answer.outputs.at(0).shape, (std::vector<std::int64_t>{2}));
+  }
+}
+
 TEST_F(DeploymentsTest, TokensAreCountedWithoutPaddingIfAsked) {
   for (const bool counts : {false, true}) {
     auto request = std::make_unique<InferRequest>();
@@ -543,6 +562,15 @@ TEST(BuiltInConfigsTest, AreTheSixFiles) {
     EXPECT_NE(config.text.find(name), std::string_view::npos);
     const bool takes_pixels = config.name.starts_with("siglip_vision");
     EXPECT_EQ(config.naflex.find(name) != std::string_view::npos, takes_pixels) << config.name;
+  }
+}
+
+// With one, Triton's core forms the next batch only when it is woken, or every 500 ms.
+TEST(BuiltInConfigsTest, HaveNoQueuePolicy) {
+  for (const BuiltInConfig& config : BuiltInConfigs()) {
+    for (const std::string_view text : {config.text, config.naflex}) {
+      EXPECT_EQ(text.find("_queue_policy"), std::string_view::npos) << config.name;
+    }
   }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/aligned_buffer.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
@@ -69,6 +70,30 @@ bool LeadsToDoor(const ModelAccess& models, const ModelConfig& config) {
       });
 }
 
+std::string OutputText(const OutputTensor& output) {
+  return absl::StrCat(output.name, " ", std::string(DataTypeName(output.datatype)), " ",
+                      ShapeText(output.shape), " of ", output.data.size(), " bytes");
+}
+
+// What the model below answered, against what it was taken for. A model of another backend can
+// answer other things than its configuration says.
+absl::Status CheckAnswer(const InferResponse& answer, std::int64_t rows, std::int64_t width) {
+  const std::vector<std::int64_t> shape = {rows, width};
+  const std::vector<OutputTensor>& got = answer.outputs;
+  const bool embedding =
+      got.size() == 1 && got[0].name == kEmbedding && got[0].datatype == DataType::kFp32 &&
+      got[0].shape == shape &&
+      got[0].data.size() == static_cast<std::size_t>(rows * width) * sizeof(float);
+  if (embedding) return absl::OkStatus();
+  const std::string text =
+      absl::StrJoin(got, " and ", [](std::string* out, const OutputTensor& output) {
+        absl::StrAppend(out, OutputText(output));
+      });
+  return absl::InternalError(absl::StrCat("model '", answer.model_name, "': expected ", kEmbedding,
+                                          " FP32 ", ShapeText(shape), ", got ",
+                                          got.empty() ? "none" : text));
+}
+
 // The rows of one request as the model below takes them, and what keeps them alive.
 struct Rows {
   // Datatype, storage, the shape of one row; elements of all rows, or data of all rows.
@@ -77,21 +102,30 @@ struct Rows {
   std::int64_t input_tokens = 0;  // as InferResponse's
 };
 
+// How a request was split, and what is known of its answer beforehand.
+struct Split {
+  std::vector<std::int64_t> part_rows = {};
+  std::int64_t width = 0;         // of a row of the answer
+  bool batched = true;            // else the answer is one row, without a batch dimension
+  std::int64_t input_tokens = 0;  // as InferResponse's
+  std::int64_t start_ns = 0;
+};
+
 // What the parts of a split request come back to. Each part writes its own slot; the last one
 // joins.
 class Join {
  public:
-  Join(std::unique_ptr<InferRequest> request, std::vector<std::int64_t> part_rows,
-       std::int64_t input_tokens, std::int64_t start_ns)
+  Join(std::unique_ptr<InferRequest> request, Split split)
       : request_(std::move(request)),
-        part_rows_(std::move(part_rows)),
-        input_tokens_(input_tokens),
-        answers_(part_rows_.size()),
-        pending_(part_rows_.size()),
-        start_ns_(start_ns),
+        split_(std::move(split)),
+        answers_(split_.part_rows.size()),
+        pending_(split_.part_rows.size()),
         sent_ns_(SteadyNowNs()) {}
 
   void Finish(std::size_t part, InferResponse answer) {
+    if (answer.status.ok()) {
+      answer.status = CheckAnswer(answer, split_.part_rows[part], split_.width);
+    }
     answers_[part] = std::move(answer);
     // Acquire-release: the last one sees every slot.
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
@@ -102,8 +136,9 @@ class Join {
       RefuseWithId(std::move(request_), response.status);
       return;
     }
-    response.input_tokens = input_tokens_;
-    response.durations.input_ns = static_cast<std::uint64_t>(sent_ns_ - start_ns_);
+    if (!split_.batched) response.outputs[0].shape = {split_.width};
+    response.input_tokens = split_.input_tokens;
+    response.durations.input_ns = static_cast<std::uint64_t>(sent_ns_ - split_.start_ns);
     response.durations.infer_ns = static_cast<std::uint64_t>(back_ns - sent_ns_);
     response.durations.output_ns = static_cast<std::uint64_t>(SteadyNowNs() - back_ns);
     Answer(*request_, std::move(response));
@@ -115,8 +150,8 @@ class Join {
       response.outputs = std::move(answers_[0].outputs);
       return answers_[0].status;
     }
-    const std::int64_t rows =
-        std::accumulate(part_rows_.begin(), part_rows_.end(), std::int64_t{0});
+    const std::vector<std::int64_t>& parts = split_.part_rows;
+    const std::int64_t rows = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
     SIGLIP_RETURN_IF_ERROR(JoinStatuses(static_cast<std::size_t>(rows)));
     return Concatenate(rows, response);
   }
@@ -131,7 +166,7 @@ class Join {
     std::size_t first = 0;
     for (std::size_t i = 0; i < answers_.size(); ++i) {
       const absl::Status& status = answers_[i].status;
-      const auto count = static_cast<std::size_t>(part_rows_[i]);
+      const auto count = static_cast<std::size_t>(split_.part_rows[i]);
       const std::vector<ItemError> own = ItemErrorsOf(status);
       for (const ItemError& error : own) {
         items.push_back({.item = first + error.item, .status = error.status});
@@ -173,22 +208,20 @@ class Join {
   }
 
   std::unique_ptr<InferRequest> request_;
-  const std::vector<std::int64_t> part_rows_;
-  const std::int64_t input_tokens_;
+  const Split split_;
   std::vector<InferResponse> answers_;
   std::atomic<std::size_t> pending_;
-  const std::int64_t start_ns_;
   const std::int64_t sent_ns_;
 };
 
 class EmbedForwarder : public Forwarder {
  public:
-  EmbedForwarder(std::shared_ptr<const Model> model, std::string embed_model, DataType input_type)
-      : model_(std::move(model)), embed_model_(std::move(embed_model)), input_type_(input_type) {}
+  EmbedForwarder(std::shared_ptr<const Model> model, Door door, DataType input_type)
+      : model_(std::move(model)), door_(std::move(door)), input_type_(input_type) {}
 
   void Forward(std::unique_ptr<InferRequest> request, ModelAccess& models) override {
     const std::int64_t start_ns = SteadyNowNs();
-    std::string target = embed_model_;
+    std::string target = door_.embed_model;
     absl::Status status = ReadParameter(*request, "embed_model", "a string", target);
     absl::StatusOr<std::shared_ptr<const ModelConfig>> config = absl::UnknownError("not looked up");
     if (status.ok()) {
@@ -247,18 +280,21 @@ class EmbedForwarder : public Forwarder {
         " and one output EMBEDDING FP32 [", model_->info().embedding_size, "], batched"));
   }
 
-  static void Send(std::unique_ptr<InferRequest> request, ModelAccess& models,
-                   const ModelConfig& target, Rows rows, std::int64_t start_ns) {
+  void Send(std::unique_ptr<InferRequest> request, ModelAccess& models, const ModelConfig& target,
+            Rows rows, std::int64_t start_ns) const {
     const bool bytes = rows.input.datatype == DataType::kBytes;
     const std::int64_t total = static_cast<std::int64_t>(
         bytes ? rows.input.elements.size() : rows.input.data.size() / rows.row_bytes);
-    std::vector<std::int64_t> part_rows;
-    for (std::int64_t left = total; left > 0; left -= part_rows.back()) {
-      part_rows.push_back(std::min<std::int64_t>(left, target.max_batch_size));
+    Split split{.width = model_->info().embedding_size,
+                .batched = door_.batched,
+                .input_tokens = rows.input_tokens,
+                .start_ns = start_ns};
+    for (std::int64_t left = total; left > 0; left -= split.part_rows.back()) {
+      split.part_rows.push_back(std::min<std::int64_t>(left, target.max_batch_size));
     }
     std::vector<std::unique_ptr<InferRequest>> parts;
     std::size_t first = 0;
-    for (const std::int64_t count : part_rows) {
+    for (const std::int64_t count : split.part_rows) {
       auto part = std::make_unique<InferRequest>();
       part->model_name = target.name;
       Inherit(*request, *part);
@@ -279,8 +315,7 @@ class EmbedForwarder : public Forwarder {
       parts.push_back(std::move(part));
       first += size;
     }
-    auto join = std::make_shared<Join>(std::move(request), std::move(part_rows), rows.input_tokens,
-                                       start_ns);
+    auto join = std::make_shared<Join>(std::move(request), std::move(split));
     for (std::size_t i = 0; i < parts.size(); ++i) {
       parts[i]->done = [join, i](InferResponse answer) { join->Finish(i, std::move(answer)); };
     }
@@ -288,14 +323,14 @@ class EmbedForwarder : public Forwarder {
   }
 
   const std::shared_ptr<const Model> model_;
-  const std::string embed_model_;
+  const Door door_;
   const DataType input_type_;
 };
 
 class EmbedImageForwarder final : public EmbedForwarder {
  public:
-  EmbedImageForwarder(std::shared_ptr<const Model> model, std::string embed_model)
-      : EmbedForwarder(std::move(model), std::move(embed_model), DataType::kBytes) {}
+  EmbedImageForwarder(std::shared_ptr<const Model> model, Door door)
+      : EmbedForwarder(std::move(model), std::move(door), DataType::kBytes) {}
 
  private:
   std::vector<std::int64_t> InputDims() const override { return {1}; }
@@ -327,8 +362,8 @@ class EmbedImageForwarder final : public EmbedForwarder {
 
 class EmbedTextForwarder final : public EmbedForwarder {
  public:
-  EmbedTextForwarder(std::shared_ptr<const Model> model, std::string embed_model)
-      : EmbedForwarder(std::move(model), std::move(embed_model), DataType::kInt64) {}
+  EmbedTextForwarder(std::shared_ptr<const Model> model, Door door)
+      : EmbedForwarder(std::move(model), std::move(door), DataType::kInt64) {}
 
  private:
   std::vector<std::int64_t> InputDims() const override { return {model().info().text_length}; }
@@ -359,14 +394,12 @@ class EmbedTextForwarder final : public EmbedForwarder {
 
 }  // namespace
 
-std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model,
-                                                   std::string embed_model) {
-  return std::make_shared<EmbedImageForwarder>(std::move(model), std::move(embed_model));
+std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model, Door door) {
+  return std::make_shared<EmbedImageForwarder>(std::move(model), std::move(door));
 }
 
-std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model,
-                                                  std::string embed_model) {
-  return std::make_shared<EmbedTextForwarder>(std::move(model), std::move(embed_model));
+std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model, Door door) {
+  return std::make_shared<EmbedTextForwarder>(std::move(model), std::move(door));
 }
 
 }  // namespace siglip

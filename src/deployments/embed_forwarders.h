@@ -12,12 +12,14 @@
 
 namespace siglip {
 
-// Request parameters: base64_encoded (bool, default false), embed_model (string, default
-// `embed_model`).
-std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model,
-                                                   std::string embed_model);
-// Request parameter: embed_model (string, default `embed_model`).
-std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model,
-                                                  std::string embed_model);
+struct Door {
+  std::string embed_model = {};  // where requests go that name no other
+  bool batched = true;           // false: requests and answers have no batch dimension
+};
+
+// Request parameters: base64_encoded (bool, default false), embed_model (string).
+std::shared_ptr<Forwarder> MakeEmbedImageForwarder(std::shared_ptr<const Model> model, Door door);
+// Request parameter: embed_model (string).
+std::shared_ptr<Forwarder> MakeEmbedTextForwarder(std::shared_ptr<const Model> model, Door door);
 
 }  // namespace siglip

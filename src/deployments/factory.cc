@@ -143,6 +143,11 @@ void DescribeCheckpoint(const ModelInfo& info, ModelConfig& config) {
   config.parameters["logit_bias"] = absl::StrFormat("%.9g", info.logit_bias);
 }
 
+Door DoorOf(const ModelConfig& config, const char* embed_model) {
+  const std::string own = ParameterOf(config, "embed_model");
+  return {.embed_model = own.empty() ? embed_model : own, .batched = config.max_batch_size > 0};
+}
+
 // What image_process goes by: the checkpoint's, with the Pillow that the configuration asks for. 13
 // asks for nothing: it is the default, and the shipped configuration says it.
 absl::StatusOr<ModelInfo> PixelsOf(const ModelConfig& config, ModelInfo info) {
@@ -238,7 +243,6 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
   }
 
   Deployment deployment;
-  const std::string embed_model = ParameterOf(config, "embed_model");
   if (step == "image_process") config.parameters["pillow"] = absl::StrCat(pixels.pixels.pillow);
   if (step == "image_process" && options_.decode_workers != nullptr) {
     deployment.step = MakeImageProcessStep(pixels, *options_.decode_workers);
@@ -255,12 +259,10 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
     SetDevice(model->info(), deployment);
   } else if (step == "embed_image") {
     DescribeCheckpoint(model->info(), config);
-    deployment.forwarder =
-        MakeEmbedImageForwarder(model, embed_model.empty() ? "siglip_vision" : embed_model);
+    deployment.forwarder = MakeEmbedImageForwarder(model, DoorOf(config, "siglip_vision"));
   } else {
     DescribeCheckpoint(model->info(), config);
-    deployment.forwarder =
-        MakeEmbedTextForwarder(model, embed_model.empty() ? "siglip_text" : embed_model);
+    deployment.forwarder = MakeEmbedTextForwarder(model, DoorOf(config, "siglip_text"));
   }
   return deployment;
 }

@@ -124,7 +124,9 @@ absl::StatusOr<DynamicBatching> FromWire(const inference::ModelDynamicBatching& 
   SIGLIP_ASSIGN_OR_RETURN(
       batching.default_priority_level,
       Level(wire.default_priority_level(), "dynamic_batching.default_priority_level"));
-  batching.default_queue_policy = FromWire(wire.default_queue_policy());
+  if (wire.has_default_queue_policy()) {
+    batching.default_queue_policy = FromWire(wire.default_queue_policy());
+  }
   for (const auto& [level, policy] : wire.priority_queue_policy()) {
     SIGLIP_ASSIGN_OR_RETURN(const std::uint32_t key,
                             Level(level, "dynamic_batching.priority_queue_policy"));
@@ -368,7 +370,10 @@ void ToWire(const Warmup& warmup, inference::ModelWarmup* wire) {
 void Normalize(const ModelConfig& config, inference::ModelConfig* wire) {
   if (!wire->has_version_policy())
     wire->mutable_version_policy()->mutable_latest()->set_num_versions(1);
-  if (config.is_ensemble()) return;
+  if (config.is_ensemble()) {
+    wire->mutable_model_transaction_policy()->set_decoupled(false);
+    return;
+  }
   inference::ModelOptimizationPolicy& optimization = *wire->mutable_optimization();
   if (!optimization.has_input_pinned_memory()) {
     optimization.mutable_input_pinned_memory()->set_enable(true);

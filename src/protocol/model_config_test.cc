@@ -54,6 +54,21 @@ TEST(ModelConfig, FieldsReachTheStruct) {
   EXPECT_EQ(config->directory, "repo/m");
 }
 
+TEST(ModelConfig, OnlyAStatedQueuePolicyForbidsClientsTheirTimeout) {
+  const auto allows = [](const char* batching) {
+    const auto config = ParseModelConfig(batching, "c");
+    EXPECT_TRUE(config.ok()) << config.status();
+    // What is not stated is not echoed.
+    EXPECT_EQ(ModelConfigToProto(*config).dynamic_batching().has_default_queue_policy(),
+              std::string_view(batching).find("policy") != std::string_view::npos);
+    return config->dynamic_batching->default_queue_policy.allow_timeout_override;
+  };
+  EXPECT_TRUE(allows("dynamic_batching {}"));
+  EXPECT_TRUE(allows("dynamic_batching { default_queue_policy { allow_timeout_override: true } }"));
+  EXPECT_FALSE(allows("dynamic_batching { default_queue_policy {} }"));
+  EXPECT_FALSE(allows("dynamic_batching { default_queue_policy { max_queue_size: 5 } }"));
+}
+
 TEST(ModelConfig, ErrorsNameFileLineAndColumn) {
   const auto unknown = ParseModelConfig(kVision, "repo/v/config.pbtxt");
   EXPECT_EQ(unknown.status().code(), absl::StatusCode::kInvalidArgument);
@@ -172,6 +187,7 @@ TEST(ModelConfig, BuiltInEnsembleRendersFromTheStructAlone) {
   EXPECT_EQ(wire.ensemble_scheduling().step(0).output_map().at("P"), "p");
   EXPECT_EQ(wire.instance_group_size(), 0);
   EXPECT_FALSE(wire.has_optimization());
+  EXPECT_TRUE(wire.has_model_transaction_policy());
 }
 
 TEST(ModelConfig, JsonPrintsDefaultsAndNumbers) {

@@ -40,8 +40,7 @@ Batcher::Batcher(Parts parts)
       budget_(std::move(parts.budget)),
       running_cost_limit_(parts.running_cost_bytes),
       on_lost_(std::move(parts.on_lost)),
-      rules_(config_->dynamic_batching.value_or(
-          DynamicBatching{.default_queue_policy = {.allow_timeout_override = true}})),
+      rules_(config_->dynamic_batching.value_or(DynamicBatching{})),
       batching_(config_->dynamic_batching.has_value()),
       max_rows_(std::max(1, config_->max_batch_size)) {
   MutexLock lock(mu_);

@@ -248,15 +248,19 @@ TEST_F(BatcherTest, OwnTimeoutCountsFromTheRequestsArrivalAtTheService) {
   EXPECT_EQ(answers_.at(0).status, absl::UnavailableError("Request timeout expired"));
 }
 
-TEST_F(BatcherTest, OwnTimeoutCountsWithoutDynamicBatching) {
-  Make(FloatConfig());
-  auto request = FloatRequest({1, 1}, &answers_);
-  request->timeout_us = 50;
-  batcher_->Enqueue(std::move(request));
-  clock_.Advance(50 * kUs);
-  EXPECT_EQ(RunOnce(), 0);
-  EXPECT_EQ(answers_.at(0).status, absl::UnavailableError("Request timeout expired"));
-  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kRejected), 1u);
+TEST_F(BatcherTest, OwnTimeoutCountsWithoutPolicy) {
+  for (const ModelConfig& config : {FloatConfig(), Batching()}) {
+    answers_.clear();
+    Make(config);
+    auto request = FloatRequest({1, 1}, &answers_);
+    request->timeout_us = 50;
+    batcher_->Enqueue(std::move(request));
+    clock_.Advance(50 * kUs);
+    EXPECT_EQ(RunOnce(), 0);
+    ASSERT_EQ(answers_.size(), 1u) << config.dynamic_batching.has_value();
+    EXPECT_EQ(answers_[0].status, absl::UnavailableError("Request timeout expired"));
+  }
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kRejected), 2u);
 }
 
 TEST_F(BatcherTest, WhatItsClientNoLongerWaitsForIsDroppedBeforeCompute) {

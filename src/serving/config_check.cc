@@ -312,13 +312,11 @@ void NormalizeConfig(const Deployment& deployment, ModelConfig& config) {
   }
   if (config.is_ensemble()) return;
   if (config.instance_groups.empty()) {
-    config.instance_groups.push_back({.count = deployment.num_instances});
+    config.instance_groups.push_back({.name = config.name, .count = deployment.num_instances});
   }
   for (std::size_t i = 0; i < config.instance_groups.size(); ++i) {
     InstanceGroup& group = config.instance_groups[i];
-    if (group.name.empty()) {
-      group.name = i == 0 ? config.name : absl::StrCat(config.name, "_", i);
-    }
+    if (group.name.empty()) group.name = absl::StrCat(config.name, "_", i);
     if (group.kind == InstanceGroup::Kind::kAuto) {
       group.kind = deployment.gpus.empty() ? InstanceGroup::Kind::kCpu : InstanceGroup::Kind::kGpu;
     }

@@ -34,7 +34,8 @@ struct DynamicBatching {
   bool preserve_ordering = false;
   std::uint32_t priority_levels = 0;
   std::uint32_t default_priority_level = 0;
-  QueuePolicy default_queue_policy = {};
+  // Of a configuration that states none: a client may end its own wait.
+  QueuePolicy default_queue_policy = {.allow_timeout_override = true};
   std::map<std::uint32_t, QueuePolicy> priority_queue_policy = {};
 };
 

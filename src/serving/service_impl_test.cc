@@ -337,6 +337,13 @@ TEST_F(ServiceTest, ConfigurationIsNormalisedAsTritonPrintsIt) {
   EXPECT_EQ(seen->instance_groups[0].name, "m");
   EXPECT_EQ(seen->instance_groups[0].kind, InstanceGroup::Kind::kCpu);
   EXPECT_EQ(seen->instance_groups[0].count, 1);
+  config.instance_groups = {{.count = 2}, {.name = "own"}, {}};
+  ASSERT_TRUE(Load({config}).ok());
+  std::vector<std::string> names;
+  for (const InstanceGroup& group : (*service_->GetModelConfig("m", ""))->instance_groups) {
+    names.push_back(group.name);
+  }
+  EXPECT_THAT(names, ElementsAre("m_0", "own", "m_2"));
 }
 
 TEST_F(ServiceTest, WarmUpRunsBeforeReadyAndLeavesNoStatistics) {

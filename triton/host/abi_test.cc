@@ -28,6 +28,9 @@ static_assert(TRITONSERVER_REQUEST_RELEASE_ALL == 1);
 static_assert(TRITONSERVER_RESPONSE_COMPLETE_FINAL == 1);
 static_assert(TRITONBACKEND_ARTIFACT_FILESYSTEM == 0);
 
+static_assert(
+    std::is_same_v<decltype(&TRITONBACKEND_RequestOutputName),
+                   TRITONSERVER_Error* (*)(TRITONBACKEND_Request*, std::uint32_t, const char**)>);
 // Calling conventions: an enum is passed as an int.
 static_assert(sizeof(TRITONSERVER_DataType) == sizeof(int));
 static_assert(sizeof(TRITONSERVER_MemoryType) == sizeof(int));

@@ -257,6 +257,46 @@ TEST_F(StepsTest, BuffersOnAGpuAreRefused) {
   EXPECT_EQ(core.Infer(request).code, -1);
 }
 
+// NaFlex has two outputs.
+TEST_F(StepsTest, OnlyOutputsThatAreAskedForAreSent) {
+  FakeCore core;
+  ASSERT_EQ(Load(core, "siglip"), "");
+  json config = ProcessConfig();
+  config["parameters"]["checkpoint"]["string_value"] = "../../tests/golden/naflex";
+  config["output"] = {Tensor("PIXEL_VALUES", "TYPE_FP32", {-1, -1}),
+                      Tensor("SPATIAL_SHAPES", "TYPE_INT64", {2})};
+  ASSERT_EQ(core.LoadModel(config, kDirectory), "");
+  FakeRequest request = ImageRequest({seven_, circle_});
+  const FakeAnswer both = core.Infer(request);
+  ASSERT_EQ(both.code, -1) << both.message;
+  ASSERT_EQ(both.outputs.size(), 2u);
+  for (const FakeTensor& expected : both.outputs) {
+    request.outputs = {expected.name};
+    const FakeAnswer one = core.Infer(request);
+    ASSERT_EQ(one.outputs.size(), 1u);
+    EXPECT_EQ(one.outputs[0].name, expected.name);
+    EXPECT_EQ(one.outputs[0].shape, expected.shape);
+    EXPECT_EQ(one.outputs[0].bytes, expected.bytes);
+  }
+}
+
+// A request is neither lost nor handed back after it was answered.
+TEST_F(StepsTest, ExceptionEndsItsBatchOnly) {
+  FakeCore core;
+  LoadSteps(core);
+  core.Hold("siglip_vision_model");
+  auto first = core.Send(PixelsRequest(1, Pixels(seven_)));
+  FakeRequest request = PixelsRequest(1, Pixels(seven_));
+  request.id_throws = "no id today";
+  auto second = core.Send(request);
+  core.Resume("siglip_vision_model");
+  for (const FakeAnswer& answer : {first.get(), second.get()}) {
+    EXPECT_EQ(answer.code, TRITONSERVER_ERROR_INTERNAL);
+    EXPECT_EQ(answer.message, "no id today");
+  }
+  EXPECT_EQ(core.Infer(PixelsRequest(1, Pixels(seven_))).outputs.at(0).bytes, Embedding(seven_));
+}
+
 TEST_F(StepsTest, CancelledRequestIsNotRun) {
   FakeCore core;
   LoadSteps(core);
@@ -331,10 +371,38 @@ TEST_F(LoadTest, WrongConfigsAreRefusedByName) {
               HasSubstr("data_type: expected a data type, got \"TYPE_FP7\""));
   EXPECT_THAT(error([](json& c) { c["parameters"]["checkpoint"]["string_value"] = "nope"; }),
               HasSubstr("parameters.checkpoint: "));
+  const std::pair<const char*, json> ignored[] = {{"reshape", {{"shape", {12, 12, 48}}}},
+                                                  {"is_shape_tensor", true}};
+  for (const auto& [field, value] : ignored) {
+    for (const char* tensors : {"input", "output"}) {
+      EXPECT_THAT(
+          error([&](json& c) { c[tensors][0][field] = value; }),
+          HasSubstr(absl::StrCat("siglip_text/config.pbtxt: model 'siglip_vision_model': ", tensors,
+                                 ": '", VisionConfig()[tensors][0]["name"].get<std::string>(),
+                                 "': ", field, " is not supported")));
+    }
+  }
+  for (const char* field : {"batch_input", "batch_output"}) {
+    EXPECT_THAT(error([&](json& c) {
+                  c[field] = {{{"target_name", {"X"}}}};
+                }),
+                HasSubstr(absl::StrCat("': ", field, ": expected none, it is not supported")));
+  }
   EXPECT_THAT(error([](json& c) {
                 c["model_transaction_policy"] = {{"decoupled", true}};
               }),
               HasSubstr("model_transaction_policy.decoupled: expected false"));
+}
+
+// As the core prints what is not set.
+TEST_F(LoadTest, EmptyFieldsAreNoFields) {
+  FakeCore core;
+  ASSERT_EQ(Load(core, "siglip"), "");
+  json config = VisionConfig();
+  config["input"][0]["is_shape_tensor"] = false;
+  config["batch_input"] = json::array();
+  config["batch_output"] = json::array();
+  EXPECT_EQ(core.LoadModel(config, kDirectory), "");
 }
 
 TEST_F(LoadTest, OldCoreIsRefused) {
@@ -379,7 +447,7 @@ TEST_F(LoadTest, LibrariesExportTheirEntryPointsOnly) {
 }
 
 // Doors, before models that the test answers for: row i of an answer is {first byte of the element,
-// i}.
+// i, 0, 0, ...}.
 class DoorsTest : public BackendTest {
  protected:
   void SetUp() override {
@@ -398,6 +466,10 @@ class DoorsTest : public BackendTest {
   void AddTarget(HostModel host, const char* name = "siglip_vision") {
     core_.AddHostModel(TargetConfig(name), std::move(host));
   }
+  static void AddRow(float first, float second, std::vector<float>& rows) {
+    rows.insert(rows.end(), {first, second});
+    rows.resize(rows.size() + kWidth - 2);
+  }
   static FakeAnswer FirstBytes(const FakeTensor& input) {
     FakeAnswer answer;
     std::vector<float> rows;
@@ -410,12 +482,13 @@ class DoorsTest : public BackendTest {
         answer.code = TRITONSERVER_ERROR_INVALID_ARG;
         answer.message = "bad image";
       }
-      rows.insert(rows.end(), {static_cast<float>(element.at(0)), static_cast<float>(i)});
+      AddRow(static_cast<float>(element.at(0)), static_cast<float>(i), rows);
       at += sizeof(size) + size;
     }
     EXPECT_EQ(at, input.bytes.size());
     if (answer.code < 0) {
-      answer.outputs = {{"EMBEDDING", TRITONSERVER_TYPE_FP32, {input.shape[0], 2}, BytesOf(rows)}};
+      answer.outputs = {
+          {"EMBEDDING", TRITONSERVER_TYPE_FP32, {input.shape[0], kWidth}, BytesOf(rows)}};
     }
     return answer;
   }
@@ -428,6 +501,7 @@ class DoorsTest : public BackendTest {
     EXPECT_THAT(answer.message, HasSubstr(text));
   }
 
+  static constexpr std::int64_t kWidth = 128;
   FakeCore core_;
 };
 
@@ -437,11 +511,11 @@ TEST_F(DoorsTest, LargeRequestIsSplitAndJoinedInOrder) {
   std::vector<float> expected;
   for (int i = 0; i < 60; ++i) {
     images.emplace_back(1, static_cast<char>('A' + i));
-    expected.insert(expected.end(), {static_cast<float>('A' + i), static_cast<float>(i % 32)});
+    AddRow(static_cast<float>('A' + i), static_cast<float>(i % 32), expected);
   }
   const FakeAnswer answer = core_.Infer(Images(images));
   ASSERT_EQ(answer.code, -1) << answer.message;
-  EXPECT_THAT(answer.outputs.at(0).shape, testing::ElementsAre(60, 2));
+  EXPECT_THAT(answer.outputs.at(0).shape, testing::ElementsAre(60, kWidth));
   EXPECT_EQ(answer.outputs[0].bytes, BytesOf(expected));
   EXPECT_EQ(core_.Executed("siglip_vision"), 2);
   const FakeStatistics statistics = core_.Statistics("embed_image");
@@ -485,7 +559,9 @@ TEST_F(DoorsTest, ParametersAreHonoured) {
   request.parameters = {{"base64_encoded", true}, {"number", std::int64_t{7}}, {"ratio", 0.5}};
   const FakeAnswer answer = core_.Infer(request);
   ASSERT_EQ(answer.code, -1) << answer.message;
-  EXPECT_EQ(answer.outputs.at(0).bytes, BytesOf(std::vector<float>{'Q', 0}));
+  std::vector<float> expected;
+  AddRow('Q', 0, expected);
+  EXPECT_EQ(answer.outputs.at(0).bytes, BytesOf(expected));
   request = Images({"x"});
   request.parameters = {{"embed_model", std::string("other")}};
   ExpectError(request, TRITONSERVER_ERROR_UNAVAILABLE, "other model");
@@ -512,6 +588,42 @@ TEST_F(DoorsTest, AnswersOfEveryKindEndTheRequest) {
   ExpectError(request, TRITONSERVER_ERROR_INTERNAL, "expected one answer, got several");
 }
 
+// A model of another backend answers what it likes, whatever its configuration says.
+TEST_F(DoorsTest, AnswersThatAreNoEmbeddingsAreNamed) {
+  using Change = std::function<void(std::vector<FakeTensor>&)>;
+  const std::pair<Change, const char*> cases[] = {
+      {[](auto& outputs) { outputs.clear(); }, "got none"},
+      {[](auto& outputs) { outputs.push_back(outputs[0]); }, " bytes and EMBEDDING FP32 ["},
+      {[](auto& outputs) { outputs[0].name = "OTHER"; }, "got OTHER FP32 ["},
+      {[](auto& outputs) { outputs[0].type = TRITONSERVER_TYPE_INT32; }, "got EMBEDDING INT32 ["},
+      {[](auto& outputs) { outputs[0].shape[1] /= 2; }, ",64] of "},
+      {[](auto& outputs) { outputs[0].shape.pop_back(); }, "got EMBEDDING FP32 ["},
+      {[](auto& outputs) { outputs[0].shape.clear(); }, "got EMBEDDING FP32 [] of "},
+      {[](auto& outputs) { ++outputs[0].shape[0]; }, ",128] of "},
+      {[](auto& outputs) { outputs[0].bytes.resize(8); }, "] of 8 bytes"}};
+  for (std::size_t i = 0; i < std::size(cases); ++i) {
+    const std::string name = absl::StrCat("foreign_", i);
+    AddTarget({.answer =
+                   [change = cases[i].first](const FakeTensor& input) {
+                     FakeAnswer answer = FirstBytes(input);
+                     change(answer.outputs);
+                     return answer;
+                   }},
+              name.c_str());
+    for (const std::size_t rows : {1, 40}) {
+      FakeRequest request = Images(std::vector<std::string>(rows, "x"));
+      request.parameters = {{"embed_model", name}};
+      const FakeAnswer answer = core_.Infer(request);
+      EXPECT_EQ(answer.code, TRITONSERVER_ERROR_INTERNAL);
+      EXPECT_THAT(answer.message,
+                  HasSubstr(absl::StrCat("model '", name, "': expected EMBEDDING FP32 [",
+                                         rows == 1 ? 1 : 32, ",128], got ")));
+      EXPECT_THAT(answer.message, HasSubstr(cases[i].second));
+      EXPECT_EQ(answer.message.find("items 32..39: ") != std::string::npos, rows == 40);
+    }
+  }
+}
+
 TEST_F(DoorsTest, TargetThatRefusesAtOnceEndsTheRequest) {
   // It says 4 and takes none: ServerInferAsync itself fails.
   json config = TargetConfig("siglip_vision");
@@ -528,6 +640,27 @@ TEST_F(DoorsTest, CancelledRequestIsNotSentOn) {
   request.cancelled = true;
   EXPECT_EQ(core_.Infer(request).code, TRITONSERVER_ERROR_CANCELLED);
   EXPECT_EQ(core_.Executed("siglip_vision"), 0);
+}
+
+TEST_F(DoorsTest, ExceptionEndsItsRequestOnly) {
+  AddTarget({.answer = FirstBytes});
+  FakeRequest request = Images({"x"});
+  request.id_throws = "no id today";
+  ExpectError(request, TRITONSERVER_ERROR_INTERNAL, "dropped without an answer");
+  EXPECT_EQ(core_.Infer(Images({"x"})).code, -1);
+}
+
+TEST_F(DoorsTest, DoorWithoutABatchDimensionAnswersWithout) {
+  AddTarget({.answer = FirstBytes});
+  json config = Config("single", "embed_image", kImage, kEmbedding);
+  config["max_batch_size"] = 0;
+  ASSERT_EQ(core_.LoadModel(config, kDirectory), "");
+  FakeRequest request = Images({"x"});
+  request.model = "single";
+  request.input.shape = {1};
+  const FakeAnswer answer = core_.Infer(request);
+  ASSERT_EQ(answer.code, -1) << answer.message;
+  EXPECT_THAT(answer.outputs.at(0).shape, testing::ElementsAre(kWidth));
 }
 
 TEST_F(DoorsTest, TextGoesThroughBothLibraries) {

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 
 namespace {
@@ -99,6 +100,8 @@ struct TRITONSERVER_InferenceRequest : Object {
   TRITONSERVER_InferenceRequest() : Object("request") {}
   siglip::triton::FakeModel* model = nullptr;
   std::string id;
+  std::string id_throws;
+  std::vector<std::string> requested_outputs;
   std::uint64_t timeout_us = 0;
   std::vector<std::unique_ptr<TRITONBACKEND_Input>> inputs;
   std::vector<std::pair<std::string, siglip::triton::FakeParameter>> parameters;
@@ -284,6 +287,11 @@ class FakeModel {
   void Enqueue(Request* request) {
     const std::lock_guard lock(mu_);
     Demand(!stopping_, "request for a model that is being unloaded");
+    if (request->requested_outputs.empty()) {
+      for (const nlohmann::json& output : model_.config.at("output")) {
+        request->requested_outputs.push_back(output.at("name"));
+      }
+    }
     ++in_flight_;
     queue_.push_back(request);
     changed_.notify_all();
@@ -647,6 +655,8 @@ std::future<FakeAnswer> FakeCore::Send(const FakeRequest& given) {
   request->model = Find(given.model);
   Demand(request->model != nullptr, "the test sends to an unknown model: " + given.model);
   request->id = given.id;
+  request->id_throws = given.id_throws;
+  request->requested_outputs = given.outputs;
   request->cancelled = given.cancelled;
   request->parameters.assign(given.parameters.begin(), given.parameters.end());
   AddInput(*call, *request);
@@ -970,7 +980,9 @@ TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, voi
 }
 
 TRITONSERVER_Error* TRITONBACKEND_RequestId(TRITONBACKEND_Request* request, const char** id) {
-  *id = RequestOf(request, "RequestId")->id.c_str();
+  const auto* asked = RequestOf(request, "RequestId");
+  if (!asked->id_throws.empty()) throw std::runtime_error(asked->id_throws);
+  *id = asked->id.c_str();
   return nullptr;
 }
 TRITONSERVER_Error* TRITONBACKEND_RequestIsCancelled(TRITONBACKEND_Request* request,
@@ -1018,6 +1030,18 @@ TRITONSERVER_Error* TRITONBACKEND_RequestInputByIndex(TRITONBACKEND_Request* req
                                                       const std::uint32_t index,
                                                       TRITONBACKEND_Input** input) {
   *input = RequestOf(request, "RequestInputByIndex")->inputs.at(index).get();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestOutputCount(TRITONBACKEND_Request* request,
+                                                     std::uint32_t* count) {
+  *count = static_cast<std::uint32_t>(
+      RequestOf(request, "RequestOutputCount")->requested_outputs.size());
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request* request,
+                                                    const std::uint32_t index,
+                                                    const char** output_name) {
+  *output_name = RequestOf(request, "RequestOutputName")->requested_outputs.at(index).c_str();
   return nullptr;
 }
 TRITONSERVER_Error* TRITONBACKEND_RequestRelease(TRITONBACKEND_Request* request,

@@ -46,6 +46,9 @@ struct FakeRequest {
   std::size_t num_buffers = 1;   // the input in so many pieces
   std::size_t misalignment = 0;  // of input and output, bytes
   bool cancelled = false;
+  // What asking for its id throws, as no core should; empty: nothing.
+  std::string id_throws = {};
+  std::vector<std::string> outputs = {};  // that are asked for; empty: all
   TRITONSERVER_MemoryType input_memory = TRITONSERVER_MEMORY_CPU;
   TRITONSERVER_MemoryType output_memory = TRITONSERVER_MEMORY_CPU;
 };

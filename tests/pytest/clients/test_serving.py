@@ -47,7 +47,6 @@ def slow_repository(tmp_path_factory):
   max_queue_delay_microseconds: 2000000
   priority_levels: 2
   default_priority_level: 1
-  default_queue_policy { allow_timeout_override: true }
   priority_queue_policy { key: 2 value { max_queue_size: 1 default_timeout_microseconds: 1000 } }
 }
 """, config.read_text(), flags=re.DOTALL)

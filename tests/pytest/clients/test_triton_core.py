@@ -267,6 +267,15 @@ def test_config_is_completed_from_the_checkpoint(core):
     assert http.get_model_config("siglip_text")["input"][0]["dims"] == [32]
 
 
+def test_configurations_are_printed_alike(core, native):
+    for model in MODELS:
+        ours, theirs = (client.get_model_config(model, as_json=True)["config"] for client in (native, core[1]))
+        for field in ("model_transaction_policy", "dynamic_batching", "version_policy", "max_batch_size"):
+            assert ours.get(field) == theirs.get(field), (model, field)
+        names = [[group["name"] for group in config.get("instance_group", [])] for config in (ours, theirs)]
+        assert names[0] == names[1], model
+
+
 def test_load_and_unload(core):
     http, grpc = core
     expected = infer(grpc, "embed_text", "INPUT_TEXT", [b"star"])
