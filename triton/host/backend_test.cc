@@ -415,13 +415,15 @@ TEST_F(LoadTest, BackendConfigIsHonoured) {
     FakeCore core({.backend_config = {{"threads", "many"}}});
     EXPECT_EQ(Load(core, "siglip"), "backend config threads: expected 0 to 1024, got 'many'");
   }
+  {
+    FakeCore core({.backend_config = {{"engine-batch-size", "0"}}});
+    EXPECT_THAT(Load(core, "siglip"), HasSubstr("backend config engine-batch-size: expected 1 to"));
+  }
   FakeCore core({.backend_config = {{"model", "models/demo"}, {"engine-batch-size", "8"}}});
   ASSERT_EQ(Load(core, "siglip"), "");
   json config = VisionConfig();
   config["parameters"]["checkpoint"]["string_value"] = "nope";  // overridden
-  EXPECT_THAT(core.LoadModel(config, kDirectory),
-              HasSubstr("max_batch_size: expected at most 8, what the model runs at once, got 32"));
-  config["max_batch_size"] = 8;
+  ASSERT_GT(config["max_batch_size"], 8);  // run in several passes
   EXPECT_EQ(core.LoadModel(config, kDirectory), "");
 }
 
