@@ -423,7 +423,7 @@ TEST_F(LoadTest, BackendConfigIsHonoured) {
   ASSERT_EQ(Load(core, "siglip"), "");
   json config = VisionConfig();
   config["parameters"]["checkpoint"]["string_value"] = "nope";  // overridden
-  ASSERT_GT(config["max_batch_size"], 8);  // run in several passes
+  ASSERT_GT(config["max_batch_size"], 8);                       // run in several passes
   EXPECT_EQ(core.LoadModel(config, kDirectory), "");
 }
 
