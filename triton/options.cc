@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
 #include "base/log.h"
+#include "base/pixel_limit.h"
 #include "base/status_macros.h"
 
 namespace siglip::triton {
@@ -44,7 +45,7 @@ absl::Status Set(const std::string& name, const std::string& value, DeploymentsO
   if (name == "threads") return ReadInt(name, value, 0, 1024, model.num_threads);
   if (name == "engine-batch-size") return ReadInt(name, value, 1, 1024, model.max_batch_size);
   if (name == "pillow") return ReadInt(name, value, 12, 13, model.pillow);
-  if (name == "max-pixels") return ReadInt(name, value, 1, 178'956'970, model.max_pixels);
+  if (name == "max-pixels") return ReadInt(name, value, 1, kPillowMaxPixels, model.max_pixels);
   if (name == "max-patches") return ReadInt(name, value, 0, 65536, model.max_patches);
   // Triton's core gives every backend some names of its own.
   constexpr std::string_view kOfTheCore[] = {"auto-complete-config", "backend-directory",

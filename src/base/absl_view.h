@@ -1,6 +1,7 @@
 #pragma once
 
-// Debian's Abseil is built for C++14 and has a string view of its own, which StrCat takes.
+// Debian's Abseil is built for C++14 and has a string view of its own, which StrCat takes and a
+// Status has.
 
 #include <string_view>
 
@@ -9,5 +10,6 @@
 namespace siglip {
 
 inline absl::string_view AbslView(std::string_view text) { return {text.data(), text.size()}; }
+inline std::string_view StdView(absl::string_view text) { return {text.data(), text.size()}; }
 
 }  // namespace siglip

@@ -171,6 +171,17 @@ absl::StatusOr<FileIdentity> IdentifyFile(const std::string& path) {
   return IdentityOf(info);
 }
 
+absl::StatusOr<bool> IsNamed(const std::string& path, int fd) {
+  struct stat open {};
+  if (::fstat(fd, &open) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat '", path, "'"));
+  }
+  const absl::StatusOr<FileIdentity> named = IdentifyFile(path);
+  if (absl::IsNotFound(named.status())) return false;
+  if (!named.ok()) return named.status();
+  return named->inode == open.st_ino && named->device == open.st_dev;
+}
+
 void DropPages(std::span<const std::byte> bytes) {
   const std::uintptr_t page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(bytes.data());

@@ -25,6 +25,9 @@ struct FileIdentity {
 };
 // Of the file that `path` names now.
 absl::StatusOr<FileIdentity> IdentifyFile(const std::string& path);
+// Whether `path` still names the file that is open as `fd`: whoever had it locked before may have
+// removed or renamed it since it was opened.
+absl::StatusOr<bool> IsNamed(const std::string& path, int fd);
 
 // A read-only private mapping of a whole regular file; symlinks are followed. Renaming or unlinking
 // the file while it is mapped is harmless, truncating it makes later reads raise SIGBUS.

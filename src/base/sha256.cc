@@ -43,4 +43,10 @@ std::string Sha256::Hex() {
   return hex;
 }
 
+std::string Sha256Hex(std::string_view bytes) {
+  Sha256 hash;
+  hash.Add(bytes);
+  return hash.Hex();
+}
+
 }  // namespace siglip

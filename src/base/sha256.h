@@ -32,4 +32,7 @@ class Sha256 {
   const std::unique_ptr<State> state_;
 };
 
+// Of `bytes` alone, in lower case.
+std::string Sha256Hex(std::string_view bytes);
+
 }  // namespace siglip

@@ -97,14 +97,9 @@ absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path
       if (errno != EWOULDBLOCK) return Error("lock", path);
       return absl::UnavailableError(absl::StrCat(path, ": another process is at this job"));
     }
-    // Whoever had it may have removed it since it was opened: then it locks nothing, and another
-    // process takes a new file of the name.
-    struct stat mine {};
-    struct stat named {};
-    if (::fstat(fd, &mine) != 0) return Error("stat", path);
-    const bool there = ::stat(path.c_str(), &named) == 0;
-    if (!there && errno != ENOENT) return Error("stat", path);
-    if (there && named.st_ino == mine.st_ino && named.st_dev == mine.st_dev) return lock;
+    // Else it locks nothing, and another process takes a new file of the name.
+    SIGLIP_ASSIGN_OR_RETURN(const bool is_named, IsNamed(path, fd));
+    if (is_named) return lock;
   }
 }
 

@@ -106,10 +106,7 @@ absl::Status ReadNames(const std::string& npy, const Meta& meta, NameList& names
     return absl::DataLossError(
         absl::StrCat(path, ": expected ", total, " names, as many as rows, got ", line));
   }
-  if (meta.names_sha256.empty()) return absl::OkStatus();
-  Sha256 hash;
-  hash.Add(text);
-  if (hash.Hex() == meta.names_sha256) return absl::OkStatus();
+  if (meta.names_sha256.empty() || Sha256Hex(text) == meta.names_sha256) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(path, ": expected the names that siglip embed wrote with these rows (SHA-256 ",
                    meta.names_sha256, ", as the .meta.json says), got others"));

@@ -65,9 +65,7 @@ absl::StatusOr<Json> ReadJson(const std::string& path) {
 
 absl::StatusOr<std::string> FileSha256(const std::string& path) {
   SIGLIP_ASSIGN_OR_RETURN(const FileMap map, FileMap::Open(path));
-  Sha256 hash;
-  hash.Add({reinterpret_cast<const char*>(map.bytes().data()), map.bytes().size()});
-  return hash.Hex();
+  return Sha256Hex({reinterpret_cast<const char*>(map.bytes().data()), map.bytes().size()});
 }
 
 // "dtype was "float32", is now "float16"", for every member of `job` that `old` has otherwise.

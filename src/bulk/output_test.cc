@@ -56,13 +56,16 @@ class OutputTest : public testing::TestWithParam<std::string> {
     }
     return files;
   }
-  // The files of a run that nothing stops.
-  std::map<std::string, std::string> Uninterrupted() {
+  // A job that nothing stops.
+  void RunWhole() {
     auto output = Open();
-    EXPECT_TRUE(output.ok()) << output.status();
-    EXPECT_TRUE(Add(**output, 10).ok());
-    EXPECT_TRUE((*output)->Finish().ok());
-    output->reset();
+    ASSERT_TRUE(output.ok()) << output.status();
+    ASSERT_TRUE(Add(**output, 10).ok());
+    ASSERT_TRUE((*output)->Finish().ok());
+  }
+  // Its files.
+  std::map<std::string, std::string> Uninterrupted() {
+    RunWhole();
     const auto files = Files();
     fs::remove_all(folder_);
     fs::create_directories(folder_);
@@ -158,11 +161,8 @@ TEST_P(OutputTest, AFailuresListThatCannotBeMadeEndsTheJobBeforeItBegins) {
 
 TEST_P(OutputTest, AFailuresListThatCannotBeMovedLeavesTheOldOutputWhole) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
-  {
-    auto output = Open();
-    ASSERT_TRUE(Add(**output, 10).ok());
-    ASSERT_TRUE((*output)->Finish().ok());
-  }
+  RunWhole();
+  ASSERT_FALSE(HasFatalFailure());
   const auto old = Files();
   const std::string list = folder_ + "failures";
   {
@@ -188,11 +188,8 @@ TEST_P(OutputTest, AFailuresListThatCannotBeMovedLeavesTheOldOutputWhole) {
 // another. Where names lie in the rows' file, the old one stays until the new one takes its place.
 TEST_P(OutputTest, OldRowsAreGoneBeforeNewNamesCome) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
-  {
-    auto output = Open();
-    ASSERT_TRUE(Add(**output, 10).ok());
-    ASSERT_TRUE((*output)->Finish().ok());
-  }
+  RunWhole();
+  ASSERT_FALSE(HasFatalFailure());
   const std::string old = Files().at(path_);
   auto output = Open({{"dtype", "float16"}});
   ASSERT_TRUE((*output)->AddRow(Item::Kind::kImage, "another", std::vector<float>{1, 2}).ok());
@@ -231,11 +228,8 @@ TEST_P(OutputTest, AnotherJobIsRefusedByNameUntilOverwritten) {
 
 TEST_P(OutputTest, AFinishedJobIsKeptIfAskedForAndElseReplacedAtTheEnd) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
-  {
-    auto output = Open();
-    ASSERT_TRUE(Add(**output, 10).ok());
-    ASSERT_TRUE((*output)->Finish().ok());
-  }
+  RunWhole();
+  ASSERT_FALSE(HasFatalFailure());
   const auto files = Files();
   const auto again = Open({{"dtype", "float32"}}, false, true);
   ASSERT_TRUE(again.ok());
@@ -320,11 +314,8 @@ TEST_P(OutputTest, AFinishedJobThatCannotBeLookedForIsNotDoneAgain) {
 
 TEST_P(OutputTest, AFolderWithoutAManifestIsNoJobBegun) {
   SIGLIP_SKIP_WITHOUT_PARQUET();
-  {
-    auto output = Open();
-    ASSERT_TRUE(Add(**output, 10).ok());
-    ASSERT_TRUE((*output)->Finish().ok());
-  }
+  RunWhole();
+  ASSERT_FALSE(HasFatalFailure());
   fs::create_directory(path_ + ".parts");
   const auto again = Open({{"dtype", "float32"}}, false, true);
   ASSERT_TRUE(again.ok()) << again.status();

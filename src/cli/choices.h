@@ -1,6 +1,6 @@
 #pragma once
 
-// Options that take one of some words.
+// Kinds of options that several commands have.
 
 #include <string>
 #include <utility>
@@ -30,6 +30,16 @@ CLI::Validator OneOf(std::vector<std::pair<std::string, T>> choices) {
         return absl::StrCat("expected ", absl::StrJoin(words, " or "), ", got \"", word, "\"");
       },
       "");
+}
+
+// An option that may be given again for one more value. It takes one word each time: what follows
+// is another option, or a path.
+inline CLI::Option* AddRepeatable(CLI::App& command, const std::string& names,
+                                  std::vector<std::string>& values, const std::string& text) {
+  return command.add_option(names, values, text)
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
 }  // namespace siglip::cli

@@ -10,9 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "api/zero_shot.h"
+#include "base/absl_view.h"
 #include "base/file_map.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
+#include "cli/choices.h"
 #include "cli/commands.h"
 #include "cli/image_pipeline.h"
 #include "cli/input_flags.h"
@@ -105,7 +107,7 @@ absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
     ++counts.failed;
     SayFailed(item.name, std::string(status.message()));
     if (!flags.failures.empty()) {
-      failures += bulk::FailureLine(item.name, {status.message().data(), status.message().size()});
+      failures += bulk::FailureLine(item.name, StdView(status.message()));
     }
     return absl::OkStatus();
   };
@@ -141,12 +143,8 @@ void AddLabelFlags(CLI::App& command, ClassifyFlags& flags) {
                      "One label a line, or ImageNet's LOC_synset_mapping.txt");
   labels->require_option(1);
   CLI::Option* text_template =
-      command
-          .add_option("--template", flags.templates,
-                      "Text around the label, with {text}; repeatable, then averaged")
-          ->expected(1)
-          ->allow_extra_args(false)  // what follows is a path
-          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      AddRepeatable(command, "--template", flags.templates,
+                    "Text around the label, with {text}; repeatable, then averaged")
           ->capture_default_str();
   command.add_option("--templates-from", flags.templates_file, "A file of templates, one a line")
       ->excludes(text_template);

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
 #include "base/normalize_row.h"
 #include "base/status_macros.h"
 #include "bulk/fingerprint.h"
@@ -106,8 +107,7 @@ class Collector {
     progress_.Advance();
     if (!status.ok()) {
       Show(item, status);
-      SIGLIP_RETURN_IF_ERROR(
-          output_.AddFailure(item.name, {status.message().data(), status.message().size()}));
+      SIGLIP_RETURN_IF_ERROR(output_.AddFailure(item.name, StdView(status.message())));
     } else {
       row_.assign(embedding.begin(), embedding.end());
       if (flags_.normalize) NormalizeRow(row_);
@@ -227,11 +227,8 @@ void AddEmbedCommand(CLI::App& app, RunCommand& run) {
       "embed", "Embed images and texts in any number: one row per item, not normalised");
   AddModelFlags(*command, flags->model, true);
   AddInputFlags(*command, flags->inputs);
-  command
-      ->add_option("--text", flags->texts, "A text to embed; repeatable; rows follow the images'")
-      ->expected(1)
-      ->allow_extra_args(false)  // what follows is a path
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  AddRepeatable(*command, "--text", flags->texts,
+                "A text to embed; repeatable; rows follow the images'");
   command->add_option("--texts-from", flags->texts_from,
                       "A file of texts, one a line; - = standard input");
   command

@@ -115,16 +115,9 @@ absl::StatusOr<std::vector<fs::path>> FoldersOf(const std::string& repository) {
                                                             folders.status().message()));
 }
 
-// Those that hold models.
-absl::StatusOr<std::vector<fs::path>> ModelFoldersOf(const std::string& repository) {
-  SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, FoldersOf(repository));
-  std::vector<fs::path> models;
-  for (const fs::path& folder : folders) {
-    if (!IsModelName(folder.filename().string())) continue;
-    SIGLIP_ASSIGN_OR_RETURN(const bool has_config, HasConfig(folder));
-    if (has_config) models.push_back(folder);
-  }
-  return models;
+absl::StatusOr<bool> IsModelFolder(const fs::path& folder) {
+  if (!IsModelName(folder.filename().string())) return false;
+  return HasConfig(folder);
 }
 
 }  // namespace
@@ -165,8 +158,11 @@ absl::StatusOr<std::unique_ptr<FolderRepository>> FolderRepository::Open(
 absl::StatusOr<std::vector<std::string>> FolderRepository::Names() const {
   std::vector<std::string> names;
   for (const std::string& repository : repositories_) {
-    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, ModelFoldersOf(repository));
-    for (const fs::path& folder : folders) names.push_back(folder.filename().string());
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, FoldersOf(repository));
+    for (const fs::path& folder : folders) {
+      SIGLIP_ASSIGN_OR_RETURN(const bool is_model, IsModelFolder(folder));
+      if (is_model) names.push_back(folder.filename().string());
+    }
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -174,9 +170,11 @@ absl::StatusOr<std::vector<std::string>> FolderRepository::Names() const {
 
 absl::StatusOr<std::string> FolderRepository::FolderOf(const std::string& name) const {
   for (const std::string& repository : repositories_) {
-    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, ModelFoldersOf(repository));
+    SIGLIP_ASSIGN_OR_RETURN(const std::vector<fs::path> folders, FoldersOf(repository));
     for (const fs::path& folder : folders) {
-      if (folder.filename().string() == name) return folder.string();
+      if (folder.filename().string() != name) continue;
+      SIGLIP_ASSIGN_OR_RETURN(const bool is_model, IsModelFolder(folder));
+      if (is_model) return folder.string();
     }
   }
   return absl::NotFoundError(absl::StrCat("model '", name, "' is not in the model repository"));

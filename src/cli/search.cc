@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
+#include "cli/choices.h"
 #include "cli/commands.h"
 #include "cli/image_pipeline.h"
 #include "cli/model_flags.h"
@@ -117,14 +118,6 @@ int Search(const SearchFlags& flags) {
   return exit_code.ok() ? *exit_code : Fail(exit_code.status());
 }
 
-CLI::Option* AddQueries(CLI::Option_group& group, const char* name, std::vector<std::string>& list,
-                        const char* text) {
-  return group.add_option(name, list, text)
-      ->expected(1)
-      ->allow_extra_args(false)  // what follows is the index
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-}
-
 }  // namespace
 
 void AddSearchCommand(CLI::App& app, RunCommand& run) {
@@ -138,8 +131,8 @@ void AddSearchCommand(CLI::App& app, RunCommand& run) {
                    "index made of them")
       ->required();
   CLI::Option_group* queries = command->add_option_group("queries");
-  AddQueries(*queries, "--text", flags->texts, "A text to search for; repeatable");
-  AddQueries(*queries, "--image", flags->images, "A picture to find the like of; repeatable");
+  AddRepeatable(*queries, "--text", flags->texts, "A text to search for; repeatable");
+  AddRepeatable(*queries, "--image", flags->images, "A picture to find the like of; repeatable");
   queries->require_option(1, 0);
   command->add_option("--top", flags->top, "Pictures shown per query")
       ->check(CLI::Range(1, 1'000'000))

@@ -51,13 +51,9 @@ std::string DimsText(const std::vector<TensorConfig>& tensors) {
 // How a deployment makes pixels; nothing if it makes none. NaFlex: PIXEL_VALUES are [N,p*p*3], and
 // SPATIAL_SHAPES beside them.
 std::optional<bulk::PixelSettings> PixelsOf(const ModelConfig& config) {
-  const auto step = config.parameters.find("step");
-  const auto pillow = config.parameters.find("pillow");
-  if (step == config.parameters.end() || step->second != "image_process") return std::nullopt;
+  if (config.parameter("step") != "image_process") return std::nullopt;
   bulk::PixelSettings pixels;
-  if (pillow == config.parameters.end() || !absl::SimpleAtoi(pillow->second, &pixels.pillow)) {
-    return std::nullopt;
-  }
+  if (!absl::SimpleAtoi(config.parameter("pillow"), &pixels.pillow)) return std::nullopt;
   if (config.outputs.size() == 2) pixels.max_patches = config.outputs[0].dims[0];
   return pixels;
 }

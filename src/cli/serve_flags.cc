@@ -8,18 +8,11 @@
 namespace siglip::cli {
 namespace {
 
-CLI::Option* AddList(CLI::App& command, const char* names, std::vector<std::string>& list,
-                     const char* text) {
-  return command.add_option(names, list, text)
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-}
-
 void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
-  AddList(command, "--model-repository,--model-store", flags.repositories,
-          "Folder of models with config.pbtxt; repeatable. Without it the six deployments are "
-          "built in. --model overrides every checkpoint that the files name");
+  AddRepeatable(
+      command, "--model-repository,--model-store", flags.repositories,
+      "Folder of models with config.pbtxt; repeatable. Without it the six deployments are "
+      "built in. --model overrides every checkpoint that the files name");
   command.add_option("--model-config-name", flags.config_name,
                      "Read MODEL/configs/NAME.pbtxt instead of MODEL/config.pbtxt where it exists");
   command
@@ -31,8 +24,8 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
                                            {"poll", ModelControlMode::kPoll}}))
       ->type_name("MODE")
       ->default_str("none");
-  AddList(command, "--load-model", flags.service.load_models,
-          "In explicit mode: loaded at the start; repeatable, * = all");
+  AddRepeatable(command, "--load-model", flags.service.load_models,
+                "In explicit mode: loaded at the start; repeatable, * = all");
   command.add_option("--repository-poll-secs", flags.poll_s, "In poll mode: how often to look")
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();
@@ -129,7 +122,7 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   AddHttpLimits(command, server.http_limits);
-  AddList(
+  AddRepeatable(
       command, "--http-restricted-api", server.http_restricted_apis,
       "<api>,<api>:<header>=<value>: only with this header; repeatable. APIs: health, metadata, "
       "inference, shared-memory, model-config, model-repository, statistics, trace, logging");
@@ -155,8 +148,8 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
       ->transform(OneOf<int>({{"none", 0}, {"low", 1}, {"medium", 2}, {"high", 3}}))
       ->type_name("LEVEL")
       ->default_str("none");
-  AddList(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
-          "As --http-restricted-api; the header is triton-grpc-protocol-<header>");
+  AddRepeatable(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
+                "As --http-restricted-api; the header is triton-grpc-protocol-<header>");
   command.add_option("--grpc-header-forward-pattern", server.grpc_header_forward_pattern,
                      "As --http-header-forward-pattern");
   AddTlsFlags(command, "grpc", server.grpc_tls);
@@ -206,7 +199,7 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
 }
 
 void AddImageUrlFlags(CLI::App& command, ServeFlags& flags) {
-  AddList(
+  AddRepeatable(
       command, "--image-url-allow", flags.server.image_url_allow,
       "HOST[:PORT] or http://HOST[:PORT]: /v1/embeddings fetches images from there; repeatable. "
       "Without it URLs are refused");
@@ -237,9 +230,9 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
       ->type_name("FORMAT")
       ->default_str("default");
   command.add_option("--log-file", flags.log_file, "Instead of stderr");
-  AddList(command, "--trace-config", flags.server.trace_config,
-          "level=TIMESTAMPS|OFF, rate=N, count=N, mode=triton|chrome, triton,file=FILE, "
-          "triton,log-frequency=N; repeatable");
+  AddRepeatable(command, "--trace-config", flags.server.trace_config,
+                "level=TIMESTAMPS|OFF, rate=N, count=N, mode=triton|chrome, triton,file=FILE, "
+                "triton,log-frequency=N; repeatable");
   command
       .add_option("--allow-client-shm", flags.server.allow_client_shm,
                   "Clients may pass tensors in shared memory of this machine")
@@ -314,11 +307,11 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       .add_option("--allow-gpu-metrics", flags.server.allow_gpu_metrics,
                   "Tell what NVIDIA's driver says of the machine's GPUs")
       ->capture_default_str();
-  AddList(command, "--metrics-config", flags.server.metrics_config,
-          "counter_latencies, histogram_latencies or summary_latencies=true|false, "
-          "summary_quantiles=0.5:0.05,...; repeatable");
-  AddList(command, "--cache-config", flags.cache_config,
-          "local,size=BYTES: keep answers of models with response_cache { enable: true }");
+  AddRepeatable(command, "--metrics-config", flags.server.metrics_config,
+                "counter_latencies, histogram_latencies or summary_latencies=true|false, "
+                "summary_quantiles=0.5:0.05,...; repeatable");
+  AddRepeatable(command, "--cache-config", flags.cache_config,
+                "local,size=BYTES: keep answers of models with response_cache { enable: true }");
   command
       .add_option_function<std::int64_t>(
           "--response-cache-byte-size",

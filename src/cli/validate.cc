@@ -14,6 +14,7 @@
 #include "base/host_port.h"
 #include "base/status_macros.h"
 #include "bulk/row_format.h"
+#include "cli/choices.h"
 #include "cli/commands.h"
 #include "cli/embedder.h"
 #include "cli/embedding_cache.h"
@@ -177,12 +178,8 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
       ->add_option("--data", flags->data,
                    "Folder with train/<label>/, valid/<label>/ and LOC_synset_mapping.txt")
       ->required();
-  command
-      ->add_option("--template", flags->options.templates,
-                   "Prompt with {text} or {label}; repeatable")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+  AddRepeatable(*command, "--template", flags->options.templates,
+                "Prompt with {text} or {label}; repeatable")
       ->capture_default_str();
   command->add_flag("--no-padding", flags->options.unpadded,
                     "Also a row whose texts are not padded (SigLIP was trained with padding)");

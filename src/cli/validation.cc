@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "cli/progress.h"
@@ -66,8 +67,7 @@ class CachedEmbedding {
     const absl::Status status = cache_->Add(key, row);
     if (status.ok()) return;
     writable_ = false;
-    SIGLIP_LOG_WARN("embeddings are not kept any more: {}",
-                    LogSafe({status.message().data(), status.message().size()}));
+    SIGLIP_LOG_WARN("embeddings are not kept any more: {}", LogSafe(StdView(status.message())));
   }
 
   std::span<float> Row(Result& result, std::size_t i) const {

@@ -45,17 +45,10 @@ absl::Status ReadParameter(const InferRequest& request, const char* name, const 
 
 // One status for the items' own.
 absl::Status JoinErrors(const std::vector<absl::Status>& statuses) {
-  std::vector<ItemError> errors;
-  for (std::size_t i = 0; i < statuses.size(); ++i) {
-    if (!statuses[i].ok()) errors.push_back({.item = i, .status = statuses[i]});
-  }
-  return JoinItemErrors(statuses.size(), errors);
+  return JoinItemErrors(statuses.size(), ErrorsAmong(statuses));
 }
 
-bool IsDoor(const ModelConfig& config) {
-  const auto step = config.parameters.find("step");
-  return step != config.parameters.end() && step->second.starts_with("embed_");
-}
+bool IsDoor(const ModelConfig& config) { return config.parameter("step").starts_with("embed_"); }
 
 // Whether a request to `config` comes to a door: then it could go round for ever. Ensembles are
 // made of models and ensembles without a cycle.

@@ -21,11 +21,6 @@
 namespace siglip {
 namespace {
 
-std::string ParameterOf(const ModelConfig& config, const char* name) {
-  const auto found = config.parameters.find(name);
-  return found == config.parameters.end() ? std::string() : found->second;
-}
-
 // Tensors of a deployment, from the checkpoint.
 struct Signature {
   std::vector<TensorConfig> inputs;
@@ -144,14 +139,14 @@ void DescribeCheckpoint(const ModelInfo& info, ModelConfig& config) {
 }
 
 Door DoorOf(const ModelConfig& config, const char* embed_model) {
-  const std::string own = ParameterOf(config, "embed_model");
+  const std::string own = config.parameter("embed_model");
   return {.embed_model = own.empty() ? embed_model : own, .batched = config.max_batch_size > 0};
 }
 
 // What image_process goes by: the checkpoint's, with the Pillow that the configuration asks for. 13
 // asks for nothing: it is the default, and the shipped configuration says it.
 absl::StatusOr<ModelInfo> PixelsOf(const ModelConfig& config, ModelInfo info) {
-  const std::string pillow = ParameterOf(config, "pillow");
+  const std::string pillow = config.parameter("pillow");
   if (!pillow.empty() && pillow != "12" && pillow != "13") {
     return ConfigError(config, "parameters.pillow",
                        absl::StrCat("expected 12 or 13, got ", pillow));
@@ -187,8 +182,7 @@ void SetDevice(const ModelInfo& info, Deployment& deployment) {
 
 std::string DeploymentsFactory::FolderOf(const ModelConfig& config) const {
   if (!options_.model_override.empty()) return options_.model_override;
-  const std::string folder = ParameterOf(config, "checkpoint");
-  return folder.empty() || folder[0] == '/' ? folder : absl::StrCat(config.directory, "/", folder);
+  return config.checkpoint_folder();
 }
 
 absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelConfig& config) {
@@ -197,7 +191,7 @@ absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelCo
     return ConfigError(config, "parameters.checkpoint", "expected a snapshot folder, got none");
   }
   ModelOptions options = options_.model;
-  const std::string patches = ParameterOf(config, "max_num_patches");
+  const std::string patches = config.parameter("max_num_patches");
   if (!patches.empty()) {
     const auto count = ParseInt<std::int64_t>(patches);
     if (!count || *count < 1) {
@@ -223,7 +217,7 @@ absl::StatusOr<std::shared_ptr<Model>> DeploymentsFactory::ModelOf(const ModelCo
 }
 
 absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
-  const std::string step = ParameterOf(config, "step");
+  const std::string step = config.parameter("step");
   if (!SignatureOf(step, ModelInfo{})) {
     return ConfigError(
         config, "parameters.step",

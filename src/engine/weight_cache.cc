@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,12 +89,8 @@ class LockedFile {
       }
       // The process before may have renamed it to what it was made for: then it must not be
       // touched.
-      struct stat mine {};
-      const auto named = IdentifyFile(path);
-      if (::fstat(file->fd_, &mine) == 0 && named.ok() && named->inode == mine.st_ino &&
-          named->device == mine.st_dev) {
-        return file;
-      }
+      SIGLIP_ASSIGN_OR_RETURN(const bool is_named, IsNamed(path, file->fd_));
+      if (is_named) return file;
     }
   }
   ~LockedFile() {

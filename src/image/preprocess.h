@@ -8,6 +8,7 @@
 // limits. Errors carry the payload `siglip.image_refused` (include/siglip/siglip.h).
 
 #include "base/aligned_buffer.h"
+#include "base/pixel_limit.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -28,9 +29,6 @@ enum class Resample { kBilinear = 2, kBicubic = 3 };
 // Which Pillow's resize is reproduced: 13 chooses the order of the two passes by a rule, 12 and
 // older always go horizontal first (tall pictures differ).
 enum class PillowVersion { k12 = 12, k13 = 13 };
-
-// Pillow refuses more than twice MAX_IMAGE_PIXELS (89,478,485).
-inline constexpr std::int64_t kPillowMaxPixels = 178'956'970;
 
 // What a NaFlex checkpoint makes of a picture: the largest grid of at most max_patches patches that
 // has nearly its shape.

@@ -1,5 +1,7 @@
 #include "protocol/json_input.h"
 
+#include "base/absl_view.h"
+#include "base/byte_order_mark.h"
 #include "base/json_text.h"
 #include "protocol/padded_body.h"
 #include "protocol/text.h"
@@ -63,7 +65,6 @@ absl::Status CheckJsonDepth(int depth) {
 
 absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
                       simdjson::ondemand::document& document) {
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   std::string_view json = text;
   if (json.starts_with(kByteOrderMark)) json.remove_prefix(kByteOrderMark.size());
   const simdjson::error_code code =
@@ -76,7 +77,7 @@ absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
 
 absl::Status WithLocation(const absl::Status& status, std::string_view text,
                           simdjson::ondemand::document& document) {
-  std::string_view message(status.message().data(), status.message().size());
+  std::string_view message = StdView(status.message());
   if (message.ends_with('.')) message.remove_suffix(1);
   if (!message.starts_with(kBrokenJson)) return status;
   const char* at = nullptr;

@@ -11,6 +11,7 @@
 #include <google/protobuf/text_format.h>
 #include <google/protobuf/util/json_util.h>
 
+#include "base/absl_view.h"
 #include "base/status_macros.h"
 #include "protocol/field_lines.h"
 #include "protocol/proto_json.h"
@@ -401,9 +402,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view text, std::string_
   std::map<std::string, int> lines = FieldLines(wire, tree);
   absl::StatusOr<ModelConfig> config = FromWire(wire);
   if (!config.ok()) {
-    const absl::string_view message = config.status().message();
-    return absl::InvalidArgumentError(
-        Concat(path, LineOfError({message.data(), message.size()}, lines), ": ", message));
+    const std::string_view message = StdView(config.status().message());
+    return absl::InvalidArgumentError(Concat(path, LineOfError(message, lines), ": ", message));
   }
   config->lines = std::move(lines);
   config->source = std::string(path);

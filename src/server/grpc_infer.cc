@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/absl_view.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "protocol/kserve_grpc.h"
@@ -248,7 +249,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  std::string text = ShortText({status.message().data(), status.message().size()});
+  std::string text = ShortText(StdView(status.message()));
   // The call's own deadline, noticed here before the client did: the code that it would make
   // itself.
   if (absl::IsDeadlineExceeded(status)) {
@@ -521,7 +522,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       }
       return {.finish = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK};
     }
-    if (!stop && !writing_ && ready) {
+    if (!writing_ && ready) {
       writing_ = true;
       const Slot& slot = *slots_.front();
       unread_ = door_.slow_readers.Begin(context_, slot.answer.Length(), slot.sent);

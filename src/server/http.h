@@ -79,6 +79,11 @@ class HttpExchange {
   std::atomic<bool> cancelled_{false};
 };
 
+// The path of a request's target, without its query.
+inline std::string_view PathOf(std::string_view target) {
+  return target.substr(0, target.find('?'));
+}
+
 class HttpHandler {
  public:
   virtual ~HttpHandler() = default;

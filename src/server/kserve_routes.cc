@@ -153,7 +153,7 @@ HttpResponse GenerateHttpResponse(const InferResponse& answer, bool stream) {
 std::span<const KServeRoute> KServeRoutes() { return kKServeRoutes; }
 
 Route FindRoute(std::string_view target) {
-  const std::string_view path = target.substr(0, target.find('?'));
+  const std::string_view path = PathOf(target);
   for (const KServeRoute& candidate : kKServeRoutes) {
     Route route{.kind = candidate.kind,
                 .method = candidate.row.method,

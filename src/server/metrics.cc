@@ -422,9 +422,8 @@ std::string RenderMetrics(const Service& service, const DoorState& state,
 }
 
 void MetricsHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
-  const std::string_view target(request.target);
   HttpResponse response;
-  if (target.substr(0, target.find('?')) != "/metrics") {
+  if (PathOf(request.target) != "/metrics") {
     response = ErrorResponse(404, "Not Found");
   } else if (request.method != "GET") {
     response = ErrorResponse(405, "Method Not Allowed");

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/absl_view.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "protocol/compression.h"
@@ -37,8 +38,6 @@ constexpr RouteRow kOpenAiRoutes[] = {
 // Of one request. Each is a connection and up to --http-max-input-size bytes.
 constexpr std::size_t kMaxUrls = 32;
 
-std::string_view PathOf(std::string_view target) { return target.substr(0, target.find('?')); }
-
 // The model that a path of kModelPath names; none: another path.
 std::string_view NamedModel(std::string_view path) {
   const std::string_view before = kModelPath.substr(0, kModelPath.find('{'));
@@ -56,10 +55,6 @@ const RouteRow* FindOpenAiRow(std::string_view path) {
 }
 
 bool IsOpenAiPath(std::string_view path) { return path == "/v1" || path.starts_with("/v1/"); }
-
-std::string_view Text(const absl::Status& status) {
-  return {status.message().data(), status.message().size()};
-}
 
 HttpResponse StatusRefusal(const absl::Status& status) {
   HttpResponse response = JsonResponse(OpenAiErrorBody(status));
@@ -92,10 +87,9 @@ Doors FindDoors(const Service& service) {
   for (const IndexRow& row : service.RepositoryIndex(true)) {
     const auto config = service.GetModelConfig(row.name, "");
     if (!config.ok()) continue;
-    const auto step = (*config)->parameters.find("step");
-    if (step == (*config)->parameters.end()) continue;
-    if (step->second == "embed_text") doors.text.push_back(*config);
-    if (step->second == "embed_image") doors.image.push_back(*config);
+    const std::string step = (*config)->parameter("step");
+    if (step == "embed_text") doors.text.push_back(*config);
+    if (step == "embed_image") doors.image.push_back(*config);
   }
   return doors;
 }
@@ -208,12 +202,11 @@ class EmbeddingsJob {
  private:
   void SendImages() {
     const std::function<void()> then = std::exchange(then_, nullptr);
-    std::vector<ItemError> errors;
+    const absl::Status came = JoinInputErrors(images_.size(), ErrorsAmong(image_statuses_));
+    if (!came.ok()) return Refuse(came);
     for (std::size_t i = 0; i < images_.size(); ++i) {
-      if (!image_statuses_[i].ok()) errors.push_back({.item = i, .status = image_statuses_[i]});
       if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
     }
-    if (!errors.empty()) return Refuse(JoinInputErrors(images_.size(), errors));
     body_hold_ = MemoryBudget::Hold();  // the service counts it from here on
     then();
   }
@@ -412,7 +405,7 @@ void OpenAiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> ex
     // again.
     if (const auto encoding = ParseContentEncoding(request.content_encoding.value_or(""));
         !encoding.ok()) {
-      HttpResponse refusal = Refusal(path, 415, Text(encoding.status()));
+      HttpResponse refusal = Refusal(path, 415, StdView(encoding.status().message()));
       refusal.headers.emplace_back("Accept-Encoding", "gzip, deflate");
       return answer(std::move(refusal));
     }

@@ -153,13 +153,13 @@ HttpResponse UiHandler::Refusal(std::string_view target, int status, std::string
 
 // A search's body waits in the queue, where nothing counts it.
 std::size_t UiHandler::BodyLimit(std::string_view target) const {
-  const RouteRow* const row = FindRow(target.substr(0, target.find('?')));
+  const RouteRow* const row = FindRow(PathOf(target));
   if (row == nullptr) return rest_.BodyLimit(target);
   return ReadsBody(*row) ? kMaxSearchBytes : kUnreadBodyBytes;
 }
 
 void UiHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
-  const std::string path = request.target.substr(0, request.target.find('?'));
+  const std::string path(PathOf(request.target));
   const RouteRow* const row = FindRow(path);
   if (row == nullptr) return rest_.Handle(std::move(request), std::move(exchange));
   const bool is_search = path == kSearch;

@@ -181,8 +181,9 @@ bool Batcher::GoesToEstimator(const QueuedRequest& queued) {
   const bool may_wait =
       std::any_of(queued.items.begin(), queued.items.end(),
                   [this](const Item& item) { return step_->EstimateMayWait(item); });
+  if (!may_wait && !rules_.preserve_ordering) return false;
   MutexLock lock(mu_);
-  if (!may_wait && (!rules_.preserve_ordering || estimating_ == 0)) return false;
+  if (!may_wait && estimating_ == 0) return false;
   ++estimating_;
   return true;
 }

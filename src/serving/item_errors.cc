@@ -65,6 +65,14 @@ absl::Status JoinItemErrors(std::size_t items, const std::vector<ItemError>& err
   return joined;
 }
 
+std::vector<ItemError> ErrorsAmong(const std::vector<absl::Status>& statuses) {
+  std::vector<ItemError> errors;
+  for (std::size_t i = 0; i < statuses.size(); ++i) {
+    if (!statuses[i].ok()) errors.push_back({.item = i, .status = statuses[i]});
+  }
+  return errors;
+}
+
 std::vector<ItemError> ItemErrorsOf(const absl::Status& status) {
   std::vector<ItemError> errors;
   const auto payload = status.GetPayload(kItemErrorsUrl);

@@ -29,6 +29,9 @@ struct ItemName {
 absl::Status JoinItemErrors(std::size_t items, const std::vector<ItemError>& errors,
                             const ItemName& name = {});
 
+// Those among the statuses of a request's items that are errors.
+std::vector<ItemError> ErrorsAmong(const std::vector<absl::Status>& statuses);
+
 // What JoinItemErrors was made of, whatever has been put before its text; empty for other statuses.
 std::vector<ItemError> ItemErrorsOf(const absl::Status& status);
 

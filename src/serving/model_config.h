@@ -105,6 +105,16 @@ struct ModelConfig {
   std::string wire = {};
 
   bool is_ensemble() const { return platform == "ensemble"; }
+  // Empty if it is not there.
+  std::string parameter(const std::string& key) const {
+    const auto found = parameters.find(key);
+    return found == parameters.end() ? std::string() : found->second;
+  }
+  // parameters.checkpoint, seen from `directory`; empty: it names none.
+  std::string checkpoint_folder() const {
+    const std::string folder = parameter("checkpoint");
+    return folder.empty() || folder[0] == '/' ? folder : directory + "/" + folder;
+  }
 };
 
 }  // namespace siglip

@@ -56,11 +56,9 @@ bool HasStep(const ModelConfig& config, const std::string& name) {
                      [&](const EnsembleStep& step) { return step.model_name == name; });
 }
 
-// Where the checkpoint of a configuration is; empty: it names none.
+// The checkpoint of a configuration by one name, whatever it was written as; empty: it has none.
 fs::path CheckpointOf(const ModelConfig& config) {
-  const auto found = config.parameters.find("checkpoint");
-  if (found == config.parameters.end() || found->second.empty()) return {};
-  const fs::path path = (fs::path(config.directory) / found->second).lexically_normal();
+  const fs::path path = fs::path(config.checkpoint_folder()).lexically_normal();
   return path.has_filename() ? path : path.parent_path();
 }
 

@@ -311,12 +311,10 @@ void DecodeWorkers::LogEnd(const Request& request, pid_t pid, const std::string&
     unlogged = std::exchange(unlogged_ends_, 0);
   }
   // The sum finds the picture again for whoever keeps them; the picture itself is never logged.
-  Sha256 sum;
-  sum.Add(request.bytes);
   SIGLIP_LOG_WARN(
       "decode_worker_ended worker={} pid={} end=\"{}\" picture_bytes={} picture_sha256={} "
       "not_logged={}",
-      request.slot, pid, end, request.bytes.size(), sum.Hex(), unlogged);
+      request.slot, pid, end, request.bytes.size(), Sha256Hex(request.bytes), unlogged);
 }
 
 absl::StatusOr<WorkerProcess*> DecodeWorkers::Acquire(std::size_t index, const WaitLimit& limit) {
