@@ -90,8 +90,9 @@ def test_plain_manifests_are_the_charts(variant):
 def test_the_rest_of_kubernetes():
     check_kubernetes((DEPLOY / "kubernetes/model-volume.yaml").read_text())
     rule = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"][0]
-    autoscaler = next(d for d in documents(render_chart.render({})) if d["kind"] == "HorizontalPodAutoscaler")
-    assert autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+    for text in (render_chart.render({}), (DEPLOY / "kserve/autoscaler.yaml").read_text()):
+        autoscaler = next(d for d in check_kubernetes(text) if d["kind"] == "HorizontalPodAutoscaler")
+        assert autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
 
 
 def test_pods_drain_before_they_are_killed():
@@ -102,6 +103,43 @@ def test_pods_drain_before_they_are_killed():
         probe = pod["containers"][0]["readinessProbe"]
         assert delay > probe["periodSeconds"] * probe["failureThreshold"]
         assert pod["terminationGracePeriodSeconds"] > delay + drain
+
+
+def test_numbers_reach_the_program_as_it_reads_them():
+    """Numbers of a file of values are floats to Helm, which prints large ones as 2e+06."""
+    server = {"maxInflightRequests": 2_000_000, "exitTimeoutSeconds": 3_000_000}
+    options = dict(argument.split("=", 1) for argument in pod_of(render_chart.render({"server": server}))["containers"][0]["args"][1:])
+    assert options["--max-inflight-requests"] == "2000000" and options["--exit-timeout-secs"] == "3000000"
+
+
+BATCH = 32  # max_batch_size of the towers
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu", "kserve"])
+def test_what_a_pod_has_accepted_is_answered_before_it_ends(variant):
+    """With so400m, by docs/scaling.md. And the queue that the autoscaler looks at can become as long as its target."""
+    scaling = (ROOT / "docs/scaling.md").read_text()
+    if variant == "kserve":
+        found = documents("---\n".join(path.read_text() for path in sorted((DEPLOY / "kserve").glob("*.yaml"))))
+        predictor = next(d for d in found if d["kind"] == "InferenceService")["spec"]["predictor"]
+        pod = next(d for d in found if d["kind"] == "ServingRuntime")["spec"]
+        grace = predictor["terminationGracePeriodSeconds"]
+    else:
+        found = documents((DEPLOY / f"kubernetes/{variant}.yaml").read_text())
+        pod = next(d for d in found if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+        grace = pod["terminationGracePeriodSeconds"]
+    container = pod["containers"][0]
+    options = dict(argument.split("=", 1) for argument in container["args"][1:])
+    if variant == "gpu":
+        rate = float(re.search(r"^\| 1 GPU and 16 cores, so400m \(assumed\) \| (\d+) \|", scaling, re.MULTILINE)[1])
+    else:
+        core_seconds = float(re.search(r"of ([0-9.]+) core-seconds of so400m", scaling)[1])
+        rate = int(container["resources"]["requests"]["cpu"]) / core_seconds
+    accepted = int(options["--max-inflight-requests"])
+    assert accepted / rate <= int(options["--exit-timeout-secs"])
+    assert int(options["--drain-delay-secs"]) + int(options["--exit-timeout-secs"]) < grace
+    target = next(d for d in found if d["kind"] == "HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"]["target"]
+    assert int(target["averageValue"]) + BATCH < accepted, "while a batch runs, no more than the rest can wait"
 
 
 def test_the_cache_holds_every_checkpoint():
@@ -151,6 +189,12 @@ def test_kserve():
     assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
     formats = [entry["name"] for entry in runtime["spec"]["supportedModelFormats"]]
     assert service["spec"]["predictor"]["model"]["modelFormat"]["name"] in formats
+    # KServe's own autoscaler has nothing but CPU and memory, and its pods are scraped by what their annotations say.
+    assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "external"
+    autoscaler = yaml.safe_load((DEPLOY / "kserve/autoscaler.yaml").read_text())["spec"]
+    assert autoscaler["scaleTargetRef"]["name"] == service["metadata"]["name"] + "-predictor"
+    chart = next(d for d in documents(render_chart.render({})) if d["kind"] == "Deployment")["spec"]["template"]
+    assert chart["metadata"]["annotations"].items() <= runtime["spec"]["annotations"].items()
 
 
 @pytest.mark.parametrize("path, key, value, message", [
