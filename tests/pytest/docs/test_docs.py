@@ -47,7 +47,8 @@ def names_of_tests():
 
 
 def lost_tests(table):
-    """What the last column of a table cites and is not there. `Suite.Begin...` and `Suite.Begin*`: any that begin so."""
+    """What the last column of a table cites and is not there. `Suite.Begin...` and `Suite.Begin*`: any that begin so.
+    `Suite`: any of it."""
     tests, lost = names_of_tests(), []
     for row in re.findall(r"^\|(?! ?-).*\|$", table, re.MULTILINE):
         for cited in re.findall(r"`([^`]+)`", row.split("|")[-2]):
@@ -55,19 +56,21 @@ def lost_tests(table):
                 found = list(pages.ROOT.glob(cited))
             else:
                 begin = re.sub(r"(\.\.\.|\*)$", "", cited)
-                found = [test for test in tests if test == cited or (begin != cited and test.startswith(begin))]
+                found = [test for test in tests if test == cited or test.startswith(f"{cited}.")
+                         or (begin != cited and test.startswith(begin))]
             lost += [] if found else [cited]
     return lost
 
 
-def test_the_protocols_tests_are_there():
-    text = (pages.ROOT / "docs/protocol.md").read_text()
+@pytest.mark.parametrize("page", ["protocol", "reliability"])
+def test_the_tests_of_a_page_are_there(page):
+    text = (pages.ROOT / f"docs/{page}.md").read_text()
     assert text.count("`") > 200
     assert not lost_tests(text)
 
 
 @pytest.mark.parametrize(
-    "cited", ["GrpcTest.NoSuchTest", "NoSuchSuite.*", "GrpcTest.NoSuch...", "test_nothing", "tests/no_file.py"])
+    "cited", ["GrpcTest.NoSuchTest", "NoSuchSuite", "NoSuchSuite.*", "GrpcTest.NoSuch...", "test_nothing", "tests/no_file.py"])
 def test_a_test_that_is_not_there_is_told(cited):
     row = f"| a `b` | S `{cited}`, `GrpcTest.*`, T `test_health`, `tests/pytest/ui` |\n"
     assert lost_tests("| feature | test |\n|---|---|\n" + row) == [cited]
