@@ -64,6 +64,7 @@ class OpenClipModel:
         self.model = model
         self.logit_scale = np.float32(model.logit_scale)
         self.logit_bias = np.float32(model.logit_bias)
+        self.context_length = model.text_length
 
     def encode_image(self, image: npt.ArrayLike, normalize: bool = False) -> npt.NDArray[np.float32]:
         """[N, 3, S, S] -> [N, D]."""
@@ -118,6 +119,13 @@ def create_model_and_transforms(
     return OpenClipModel(model), preprocess, preprocess
 
 
+def create_model_from_pretrained(model_name: str, pretrained: str | None = None, *, return_transform: bool = True,
+                                 **arguments: Any) -> Any:
+    """(model, preprocess), or the model alone. arguments: those of create_model_and_transforms."""
+    model, _, preprocess = create_model_and_transforms(model_name, pretrained, **arguments)
+    return (model, preprocess) if return_transform else model
+
+
 def get_tokenizer(model_name: str, context_length: int | None = None,
                   cache_dir: str | None = None) -> Callable[..., npt.NDArray[np.int64]]:
     """Texts -> [N, T]. That of the model that is open, if there is one."""
@@ -134,12 +142,12 @@ def get_tokenizer(model_name: str, context_length: int | None = None,
     return tokenize
 
 
-def _is_one(sentences: Any) -> bool:
+def _is_one(inputs: Any) -> bool:
     """One text or image, and no list of them."""
-    if isinstance(sentences, np.ndarray):
-        return sentences.ndim == 0 or sentences.dtype.kind not in "UO"
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim == 0 or inputs.dtype.kind not in "UO"
     one = (str, bytes, bytearray, memoryview, os.PathLike)
-    return isinstance(sentences, one) or not isinstance(sentences, Iterable)
+    return isinstance(inputs, one) or not isinstance(inputs, Iterable)
 
 
 class SentenceTransformer:
@@ -150,8 +158,9 @@ class SentenceTransformer:
                  similarity_fn_name: str | None = None, cache_folder: str | None = None, trust_remote_code: bool = False,
                  revision: str | None = None, local_files_only: bool = False, token: bool | str | None = None,
                  truncate_dim: int | None = None, model_kwargs: dict[str, Any] | None = None,
-                 tokenizer_kwargs: dict[str, Any] | None = None, config_kwargs: dict[str, Any] | None = None,
-                 model_card_data: Any = None, backend: str = "torch", **options: Any) -> None:
+                 tokenizer_kwargs: dict[str, Any] | None = None, processor_kwargs: dict[str, Any] | None = None,
+                 config_kwargs: dict[str, Any] | None = None, model_card_data: Any = None, backend: str = "torch",
+                 **options: Any) -> None:
         """options: those of siglip.Model.
 
         truncate_dim: so many first columns, where a call does not say how many.
@@ -161,20 +170,25 @@ class SentenceTransformer:
         _refuse("a checkpoint has no named prompts", prompts=(prompts or None, None),
                 default_prompt_name=(default_prompt_name, None))
         _refuse("it is as the checkpoint says", modules=(modules, None), model_kwargs=(model_kwargs or None, None),
-                tokenizer_kwargs=(tokenizer_kwargs or None, None), config_kwargs=(config_kwargs or None, None))
+                tokenizer_kwargs=(tokenizer_kwargs or None, None), processor_kwargs=(processor_kwargs or None, None),
+                config_kwargs=(config_kwargs or None, None))
         _refuse("there is no other", similarity_fn_name=(similarity_fn_name or "cosine", "cosine"))
         self.model = Model(model_name_or_path, device="auto" if device is None else str(device), **options)
         self.truncate_dim = truncate_dim
 
-    def get_sentence_embedding_dimension(self) -> int:
+    def get_embedding_dimension(self) -> int:
         return min(self.truncate_dim or self.model.embedding_size, self.model.embedding_size)
 
-    def encode(self, sentences: Any, prompt_name: str | None = None, prompt: str | None = None, batch_size: int = 32,
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def encode(self, inputs: Any = None, prompt_name: str | None = None, prompt: str | None = None, batch_size: int = 32,
                show_progress_bar: bool | None = None, output_value: str | None = "sentence_embedding",
                precision: str = "float32", convert_to_numpy: bool = True, convert_to_tensor: bool = False,
                device: Any = None, normalize_embeddings: bool = False, truncate_dim: int | None = None,
-               pool: Any = None, chunk_size: int | None = None) -> npt.NDArray[np.float32]:
+               pool: Any = None, chunk_size: int | None = None, *, sentences: Any = None) -> npt.NDArray[np.float32]:
         """[N, D]; [D] for one that is not in a list.
+
+        sentences: what `inputs` was called until sentence-transformers 5.
 
         prompt: is put before each text.
         truncate_dim: so many first columns, before normalising; None: as the encoder was made.
@@ -187,8 +201,12 @@ class SentenceTransformer:
         _refuse("torch.from_numpy makes a tensor of an array", convert_to_numpy=(convert_to_numpy, True),
                 convert_to_tensor=(convert_to_tensor, False))
         _refuse("it is chosen when the checkpoint is opened", device=(device, None), pool=(pool, None))
-        one = _is_one(sentences)
-        items = [sentences[()] if isinstance(sentences, np.ndarray) else sentences] if one else list(sentences)
+        if sentences is not None:
+            if inputs is not None:
+                raise TypeError("sentences: another name of inputs, which is given too")
+            inputs = sentences
+        one = _is_one(inputs)
+        items = [inputs[()] if isinstance(inputs, np.ndarray) else inputs] if one else list(inputs)
         is_text = np.array([isinstance(item, str) for item in items], bool)
         rows = np.empty((len(items), self.model.embedding_size), np.float32)
         rows[is_text] = self.model.embed_texts([(prompt or "") + x for x in items if isinstance(x, str)])
@@ -198,7 +216,16 @@ class SentenceTransformer:
             rows = normalized(rows)
         return rows[0] if one else rows
 
+    # These differ there in the prompts that a checkpoint names, and ours names none.
+    encode_query = encode
+    encode_document = encode
+
     @staticmethod
     def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Cosines, [N, M]."""
         return normalized(np.atleast_2d(a)) @ normalized(np.atleast_2d(b)).T
+
+    @staticmethod
+    def similarity_pairwise(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Cosines of row i of both, [N]."""
+        return (normalized(np.atleast_2d(a)) * normalized(np.atleast_2d(b))).sum(axis=-1)

@@ -55,6 +55,21 @@ def test_arguments_of_open_clip_that_change_nothing_are_taken(model):
             habits.create_model_and_transforms(DEMO, "webli", third)
 
 
+def test_the_habit_of_siglips_model_cards(model):
+    """Theirs names create_model_from_pretrained and the model's context_length."""
+    clip, preprocess = habits.create_model_from_pretrained(DEMO, precision="fp32")
+    tokenizer = habits.get_tokenizer(DEMO)
+    texts = clip.encode_text(tokenizer(["a seven", "a star"], context_length=clip.context_length), normalize=True)
+    image = clip.encode_image(preprocess(Image.open(EXAMPLES[0]))[None], normalize=True)
+    probabilities = 1 / (1 + np.exp(-(image @ texts.T * np.exp(clip.logit_scale) + clip.logit_bias)))
+    np.testing.assert_allclose(probabilities, model.classify(EXAMPLES[:1], ["a seven", "a star"], "{text}"), rtol=1e-5)
+    assert habits.create_model_from_pretrained(DEMO, "webli", precision="fp32", return_transform=False).model is clip.model
+    with pytest.raises(ValueError, match="force_image_size: expected None, got 384"):
+        habits.create_model_from_pretrained(DEMO, force_image_size=384)
+    with pytest.raises(TypeError, match="positional"):
+        habits.create_model_from_pretrained(DEMO, "webli", "fp32")
+
+
 @pytest.mark.parametrize("arguments, words", [
     ({"pretrained": str(ROOT / "models/demo/model.safetensors")}, "pretrained: expected a tag"),
     ({"load_weights": False}, "load_weights: expected True, got False; weights are those of the folder"),
@@ -110,7 +125,23 @@ def test_arguments_of_sentence_transformers_are_taken(encoder):
     assert np.array_equal(same.encode(["a seven"]), want)
     # Theirs, in their order: positions count too.
     assert list(inspect.signature(encoder.encode).parameters)[:5] == [
-        "sentences", "prompt_name", "prompt", "batch_size", "show_progress_bar"]
+        "inputs", "prompt_name", "prompt", "batch_size", "show_progress_bar"]
+    # The first one's name until sentence-transformers 5, and since.
+    assert np.array_equal(encoder.encode(sentences=["a seven"]), want)
+    assert np.array_equal(encoder.encode(inputs=["a seven"]), want)
+    with pytest.raises(TypeError, match="sentences"):
+        encoder.encode(["a seven"], sentences=["a seven"])
+
+
+def test_the_newer_names_of_sentence_transformers(encoder):
+    rows = encoder.encode([EXAMPLES[0], EXAMPLES[1]])
+    assert np.array_equal(encoder.encode_document([EXAMPLES[0], EXAMPLES[1]]), rows)
+    query = encoder.encode_query("a seven", normalize_embeddings=True)
+    assert np.array_equal(query, encoder.encode("a seven", normalize_embeddings=True))
+    assert encoder.get_embedding_dimension() == rows.shape[1]
+    pairs = encoder.similarity_pairwise(rows, rows[::-1])
+    np.testing.assert_allclose(pairs, encoder.similarity(rows, rows)[0, 1].repeat(2), rtol=1e-6)
+    assert encoder.similarity_pairwise(rows[0], rows[1]).shape == (1,)
 
 
 def test_an_encoder_may_be_made_to_truncate(encoder):
@@ -130,6 +161,7 @@ def test_an_encoder_may_be_made_to_truncate(encoder):
     ("default_prompt_name", "query", "no named prompts"),
     ("similarity_fn_name", "dot", "expected 'cosine', got 'dot'"),
     ("model_kwargs", {"torch_dtype": "float16"}, "as the checkpoint says"),
+    ("processor_kwargs", {"max_length": 9}, "as the checkpoint says"),
 ])
 def test_an_encoder_that_would_give_another_result_is_not_made(argument, value, words):
     with pytest.raises(ValueError, match=f"^{argument}: .*{words}"):
