@@ -145,6 +145,26 @@ def balanced(balancer, folder, options, hurry=False):
             process.wait()
 
 
+def embedded(server):
+    """How many requests the server's doors have answered."""
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=20) as answer:
+        found = re.findall(r'^nv_inference_request_success\{model="embed_image".*\} (\d+)$', answer.read().decode(), re.MULTILINE)
+    return sum(map(int, found))
+
+
+def await_calm(server, loads):
+    """Until nothing comes any more to a server that is not ready; before it ends, as what comes then is lost."""
+    before = None
+    while server.process.poll() is None:
+        now = embedded(server)
+        if now == before:
+            return
+        before = now
+        for load in loads:
+            load.wait(20)
+    raise AssertionError("the balancer sent requests until the server ended")
+
+
 @pytest.mark.parametrize("balancer", [haproxy, envoy], ids=lambda balancer: balancer.__name__)
 def test_no_request_is_lost(balancer, tmp_path):
     with balanced(balancer, tmp_path, ["--drain-delay-secs", "3"]) as (servers, urls):
@@ -155,6 +175,8 @@ def test_no_request_is_lost(balancer, tmp_path):
         loads = [Load(httpclient, urls[0], expected), Load(grpcclient, urls[1], expected)]
         for disturb in (lambda: None, killed.process.kill, drained.process.terminate):
             disturb()
+            if disturb == drained.process.terminate:
+                await_calm(drained, loads)
             for load in loads:
                 load.wait(ANSWERS)
         assert killed.process.wait(timeout=40) == -9
