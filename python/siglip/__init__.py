@@ -86,14 +86,17 @@ def _text(item: Any) -> bytes:
 
 def _converted(items: Iterable[Any], convert: Callable[[Any], T], failures: dict[int, str] | None) -> list[T | str]:
     """If there are `failures`, an item that cannot be converted becomes a str that says why."""
-    if failures is None:
-        return [convert(item) for item in items]
     converted: list[T | str] = []
-    for item in items:
+    for index, item in enumerate(items):
         try:
             converted.append(convert(item))
         except Exception as error:  # pylint: disable=broad-exception-caught  # PIL's plugins raise what they like
-            converted.append(str(error) or type(error).__name__)
+            if failures is not None:
+                converted.append(str(error) or type(error).__name__)
+            elif isinstance(error, TypeError):
+                raise TypeError(f"item {index}: {error}") from error
+            else:
+                raise
     return converted
 
 

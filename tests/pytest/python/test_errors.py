@@ -73,8 +73,8 @@ def test_items_that_are_no_image_fail_alone(model):
     failures = {}
     pixels, shapes = siglip.Model(NAFLEX).preprocess_patches([PICTURE, None], failures)
     assert np.isnan(pixels[1]).all() and (shapes[1] == 0).all() and list(failures) == [1]
-    for item, error in ((None, TypeError), (truncated(), OSError)):
-        with pytest.raises(error):
+    for item, error, words in ((None, TypeError, "^item 1: image: expected"), (truncated(), OSError, "truncated")):
+        with pytest.raises(error, match=words):
             model.embed_images([PICTURE, item])
 
 
@@ -100,8 +100,8 @@ def test_items_that_are_no_text_fail_alone(model):
         assert np.isnan(rows[1]).all() and np.array_equal(rows[0], rows[2]) and not np.isnan(rows[0]).any()
         failures = {}
         assert (model.tokenize([item], failures) == 0).all() and list(failures) == [0]
-        with pytest.raises(TypeError, match=f"text: expected a str, got {type(item).__name__}"):
-            model.embed_texts([item])
+        with pytest.raises(TypeError, match=f"^item 1: text: expected a str, got {type(item).__name__}"):
+            model.embed_texts(["a", item])
 
 
 def test_a_place_in_the_list_is_that_of_the_whole_list(model):
