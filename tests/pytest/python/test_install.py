@@ -3,10 +3,17 @@
 The prefix is moved first: nothing in it may know where it was.
 """
 
+import ctypes.util
 import os
 import pathlib
+import re
 import shutil
+import socket
 import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -168,3 +175,68 @@ def test_systemd_takes_the_unit(prefix, tmp_path):
     run = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=25", unit], capture_output=True,
                          text=True, check=False)
     assert run.returncode == 0, run.stdout[-400:]
+
+
+# Runs a command under the system calls that a unit's SystemCallFilter allows; EPERM for the others, as the unit says.
+CONFINED = r"""
+import ctypes, errno, os, subprocess, sys
+
+def calls(name):
+    run = subprocess.run(["systemd-analyze", "syscall-filter", name], check=True, capture_output=True, text=True)
+    for word in run.stdout.split("\n")[1:]:
+        word = word.strip()
+        if word.startswith("@"):
+            yield from calls(word)
+        elif word and not word.startswith("#"):
+            yield word
+
+library, libc = ctypes.CDLL("libseccomp.so.2"), ctypes.CDLL(None)
+library.seccomp_init.restype = ctypes.c_void_p
+refuse = lambda error: 0x00050000 | error
+context = ctypes.c_void_p(library.seccomp_init(refuse(errno.EPERM)))
+late = {"clone3", "openat2"}  # RestrictNamespaces and RestrictSUIDSGID hide these
+for name in set(calls(sys.argv[1])) | late:
+    number = library.seccomp_syscall_resolve_name(name.encode())
+    if number >= 0:
+        library.seccomp_rule_add(context, refuse(errno.ENOSYS) if name in late else 0x7FFF0000, number, 0)
+PR_SET_NO_NEW_PRIVS, PR_SET_MDWE = 38, 65
+assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+libc.prctl(PR_SET_MDWE, 1, 0, 0, 0)  # MemoryDenyWriteExecute; older kernels have it not
+assert library.seccomp_load(context) == 0
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_the_units_system_calls_are_enough(prefix, tmp_path):
+    """For the server, and for decode workers in their sandbox."""
+    if shutil.which("systemd-analyze") is None or ctypes.util.find_library("seccomp") is None:
+        pytest.skip("no systemd-analyze or no libseccomp")
+    unit = (prefix / "lib/systemd/system/siglip.service").read_text()
+    allowed = re.search(r"^SystemCallFilter=(\S+)$", unit, re.MULTILINE)[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", CONFINED, allowed, prefix / "bin/siglip", "serve", "--model", ROOT / "models/demo",
+               "--cache-dir", tmp_path / "cache", "--decode-workers", "1", "--http-port", str(port), "--allow-grpc", "false",
+               "--allow-metrics", "false"]
+    with open(log, "wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
+        try:
+            url = f"http://127.0.0.1:{port}/v2/models/embed_image/infer"
+            picture = urllib.request.Request(url, (ROOT / "data/demo/examples/seven.png").read_bytes(), {
+                "Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"})
+            for _ in range(600):
+                assert process.poll() is None, log.read_text()
+                try:
+                    with urllib.request.urlopen(picture, timeout=20) as answer:
+                        assert answer.status == 200
+                        break
+                except urllib.error.HTTPError:
+                    raise
+                except OSError:
+                    time.sleep(0.1)
+            else:
+                pytest.fail(log.read_text())
+        finally:
+            process.terminate()
+    assert process.returncode == 0 and 'sandbox="seccomp"' in log.read_text(), log.read_text()
