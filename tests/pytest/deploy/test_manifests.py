@@ -137,6 +137,8 @@ def test_what_a_pod_has_accepted_is_answered_before_it_ends(variant):
         rate = int(container["resources"]["requests"]["cpu"]) / core_seconds
     accepted = int(options["--max-inflight-requests"])
     assert accepted / rate <= int(options["--exit-timeout-secs"])
+    if variant == "kserve":
+        assert accepted / rate <= predictor["timeout"], "KServe gives up what the pod has accepted"
     assert int(options["--drain-delay-secs"]) + int(options["--exit-timeout-secs"]) < grace
     target = next(d for d in found if d["kind"] == "HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"]["target"]
     assert int(target["averageValue"]) + BATCH < accepted, "while a batch runs, no more than the rest can wait"
