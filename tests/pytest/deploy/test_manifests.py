@@ -137,6 +137,10 @@ def test_what_a_pod_has_accepted_is_answered_before_it_ends(variant):
         rate = int(container["resources"]["requests"]["cpu"]) / core_seconds
     accepted = int(options["--max-inflight-requests"])
     assert accepted / rate <= int(options["--exit-timeout-secs"])
+    balancers = (DEPLOY / "haproxy/haproxy.cfg").read_text() + (DEPLOY / "envoy/envoy.yaml").read_text()
+    waits = [int(seconds) for seconds in re.findall(r"^  timeout server (\d+)s$|siglip_\w+, timeout: (\d+)s", balancers, re.MULTILINE)
+             for seconds in seconds if seconds not in ("", "0")]
+    assert len(waits) == 3 and accepted / rate <= min(waits), "a balancer gives up what the pod has accepted"
     if variant == "kserve":
         assert accepted / rate <= predictor["timeout"], "KServe gives up what the pod has accepted"
     assert int(options["--drain-delay-secs"]) + int(options["--exit-timeout-secs"]) < grace
