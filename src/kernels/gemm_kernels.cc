@@ -14,6 +14,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
 #include "hwy/highway.h"
+#include "kernels/amx-inl.h"
 #include "kernels/micro_kernel-inl.h"
 #include "kernels/quantize-inl.h"
 
@@ -21,7 +22,14 @@ HWY_BEFORE_NAMESPACE();
 namespace siglip {
 namespace HWY_NAMESPACE {
 
-static_assert(kGemmBlockRows % kTileRows == 0 && kGemmBlockRows % kWinogradTileRows == 0);
+// Rows of A that a piece of work multiplies.
+inline constexpr int kBlockRows = 252;
+static_assert(kBlockRows % kTileRows == 0 && kBlockRows % kWinogradTileRows == 0);
+// Two blocks for the 729 patches of so400m's picture. All of K of a block of A, a megabyte at most,
+// stays in the second-level cache.
+inline constexpr int kAmxBlockRows = 384;
+inline constexpr std::int64_t kAmxBlockFloats = std::int64_t{1} << 18;
+static_assert(kAmxBlockRows % kAmxRows == 0);
 
 // Rows of a tile of full height, and of A as it is packed.
 template <class Number>
@@ -162,17 +170,60 @@ void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t fi
   }
 }
 
-int RowsOfTile(GemmFormat format) {
-  return format == GemmFormat::kInt16 && !KernelUsesVnni() ? kWinogradTileRows : kTileRows;
+TileShape TileShapeTarget(GemmFormat format) {
+  const bool integers = format == GemmFormat::kInt16;
+#if SIGLIP_TARGET_HAS_AMX
+  if (integers && KernelUsesAmx()) {
+    return {.rows = kAmxRows,
+            .columns = kAmxRows,
+            .lanes = kAmxRows,
+            .steps = kAmxSteps,
+            .block_rows = kAmxBlockRows,
+            .block_floats = kAmxBlockFloats};
+  }
+#endif
+  return {.rows = integers && !KernelUsesVnni() ? kWinogradTileRows : kTileRows,
+          .columns = kTileColumns,
+          .lanes = kLanes,
+          .steps = 1,
+          .block_rows = kBlockRows,
+          .block_floats = 0};
 }
 
+#if SIGLIP_TARGET_HAS_AMX
+// Rows past `rows` are left as they are: what they give is not read.
+void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                 std::int64_t rows) {
+  const std::int64_t k = call.w->k();
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = call.a + (block.first_row + first + r) * call.a_stride;
+    const Quantizer quantizer = ChooseQuantizer(row, k, kMaxActivation);
+    block.scales()[first + r] = quantizer.scale;
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
+      const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
+      const std::int64_t count = std::min(2 * steps, k - 2 * step);
+      Quantize(row, 2 * step, count, quantizer, integers);
+      std::fill(integers + count, integers + 2 * steps, std::int16_t{0});
+      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
+      for (std::int64_t pair = 0; pair < steps / kAmxSteps; ++pair) {
+        SplitAmxRow(integers + pair * 2 * kAmxSteps, to + pair * kAmxPairBytes);
+      }
+    }
+  }
+}
+#endif
+
 void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
-  const std::int64_t height = RowsOfTile(call.w->format());
+  const std::int64_t height = TileShapeTarget(call.w->format()).rows;
   const std::int64_t first = tile * height;
   const std::int64_t rows = std::min(height, block.rows - first);
   auto pack = PackTileFp32;
   if (call.w->format() == GemmFormat::kInt16) {
     pack = height == kTileRows ? PackTileInt16<kTileRows> : PackTileInt16<kWinogradTileRows>;
+#if SIGLIP_TARGET_HAS_AMX
+    if (KernelUsesAmx()) pack = PackTileAmx;
+#endif
   }
   pack(call, block, first, rows);
 }
@@ -195,12 +246,12 @@ const float* ResidualRow(const GemmCall& call, std::int64_t row) {
 
 // Asks for a tile's part of the residual, to be there when the tile's sums are.
 void PrefetchResidual(const GemmCall& call, std::int64_t row, std::int64_t rows,
-                      std::int64_t column) {
+                      std::int64_t column, std::int64_t columns) {
   if (call.residual == nullptr) return;
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* from = ResidualRow(call, row + r) + column;
     __builtin_prefetch(from);
-    __builtin_prefetch(from + kTileColumns - 1);
+    __builtin_prefetch(from + columns - 1);
   }
 }
 
@@ -217,9 +268,10 @@ HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) 
     for (std::int64_t r = 0; r < tile.rows; ++r, c += tile.c_stride) {
       auto value = hn::LoadU(d, c);
       if constexpr (kInteger) {
-        value = hn::Mul(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales);
+        value = hn::MulAdd(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales, bias);
+      } else {
+        value = hn::Add(value, bias);
       }
-      value = hn::Add(value, bias);
       if constexpr (kGelu) value = GeluTanh(value);
       if constexpr (kResidual) {
         const float* residual = ResidualRow(call, tile.row + r) + tile.column + x;
@@ -257,10 +309,10 @@ class PrefetchQueue {
   PrefetchQueue(std::span<const float> first, std::span<const float> second)
       : now_(Bytes(first)), later_(Bytes(second)) {}
 
-  Prefetch Next(std::int64_t steps) {
+  Prefetch Next(std::int64_t lines) {
     if (now_.from >= now_.end) now_ = std::exchange(later_, Prefetch());
     const Prefetch slice = {now_.from,
-                            now_.from + std::min(now_.end - now_.from, steps / 4 * kCacheLine)};
+                            now_.from + std::min(now_.end - now_.from, lines * kCacheLine)};
     now_.from = slice.end;
     return slice;
   }
@@ -334,8 +386,8 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
       tile.c_stride = kTileColumns;
       if (!tile.first) CopyColumns(c, call.c_stride, rows, columns, ragged, kTileColumns);
     }
-    tile.prefetch = prefetch.Next(tile.steps);
-    if (last) PrefetchResidual(call, block.first_row + row, rows, column);
+    tile.prefetch = prefetch.Next(tile.steps / 4);
+    if (last) PrefetchResidual(call, block.first_row + row, rows, column, kTileColumns);
     if constexpr (kInteger) tile.products.rows = row_products + row;
     RunTileOf<Number, kRows>(rows, width > kLanes, tile);
     if (last && epilogue) {
@@ -351,11 +403,137 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
   }
 }
 
+#if SIGLIP_TARGET_HAS_AMX
+// GemmPieceTarget on tiles: all of K for a panel before the next one, so that the sums between
+// blocks of K stay in a cache. A tile's sums are added to them, or become part of C, while the next
+// tile's are computed.
+class AmxPiece {
+ public:
+  AmxPiece(const GemmCall& call, const PackedRows& block) : call_(call), block_(block) {}
+
+  void Run(std::int64_t column_begin, std::int64_t column_end) {
+    const PackedMatrix& w = *call_.w;
+    for (std::int64_t column = column_begin; column < column_end; column += kAmxRows) {
+      for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
+        MultiplyPanel(step, column, column + kAmxRows < column_end);
+      }
+    }
+    FinishRows(0, pending_.rows);
+  }
+
+ private:
+  // A tile of C and a block of K.
+  struct Tile {
+    std::int64_t row = 0;  // of the block of rows
+    std::int64_t column = 0;
+    std::int64_t rows = 0;
+    bool first = false;  // block of K
+    bool last = false;
+  };
+
+  // As the other MultiplyPanel. another: a panel comes after this one.
+  void MultiplyPanel(std::int64_t step, std::int64_t column, bool another) {
+    const PackedMatrix& w = *call_.w;
+    const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
+    const std::int64_t pairs = steps / kAmxSteps;
+    const float* b = w.Panel(column, step, steps);
+    PrefetchQueue prefetch(NextPanel(step, column, another), {});
+    Tile tile;
+    tile.column = column;
+    tile.first = step == 0;
+    tile.last = step + steps == w.steps();
+    for (tile.row = 0; tile.row < block_.rows; tile.row += kAmxRows) {
+      tile.rows = std::min<std::int64_t>(kAmxRows, block_.rows - tile.row);
+      if (tile.last) PrefetchLast(tile);
+      const Prefetch slice = prefetch.Next(2 * pairs);
+      MultiplyAmxTiles(pairs, block_.Tile(tile.row, step, steps), b,
+                       slice.from < slice.end ? slice.from : reinterpret_cast<const char*>(b),
+                       sums_[next_], [&](std::int64_t pair) HWY_ATTR {
+                         FinishRows(pending_.rows * pair / pairs,
+                                    pending_.rows * (pair + 1) / pairs);
+                       });
+      pending_ = tile;
+      next_ = 1 - next_;
+    }
+  }
+
+  std::span<const float> NextPanel(std::int64_t step, std::int64_t column, bool another) const {
+    const PackedMatrix& w = *call_.w;
+    step += w.block_steps();
+    if (step >= w.steps()) {
+      if (!another) return {};
+      step = 0;
+      column += kAmxRows;
+    }
+    const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
+    return {w.Panel(column, step, steps), static_cast<std::size_t>(kAmxRows * steps)};
+  }
+
+  // Asks for what FinishRows will touch when the last block's sums are there.
+  void PrefetchLast(const Tile& tile) const {
+    const std::int64_t row = block_.first_row + tile.row;
+    const std::int64_t columns = std::min<std::int64_t>(kAmxRows, call_.w->n() - tile.column);
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      __builtin_prefetch(call_.c + (row + r) * call_.c_stride + tile.column, 1);
+    }
+    PrefetchResidual(call_, row, tile.rows, tile.column, columns);
+  }
+
+  // Rows [begin, end) of the pending tile.
+  HWY_INLINE void FinishRows(std::int64_t begin, std::int64_t end) {
+    const AmxSums& sums = sums_[1 - next_];
+    for (std::int64_t r = begin; r < end; ++r) {
+      float* between = between_ + (pending_.row + r) * kAmxRows;
+#pragma GCC unroll 2
+      for (int x = 0; x < kAmxRows; x += kLanes) {
+        auto value = hn::ConvertTo(FloatTag(), AmxSum(sums, r, x));
+        if (!pending_.first) value = hn::Add(hn::Load(FloatTag(), between + x), value);
+        if (pending_.last) {
+          Epilogue(r, x, value);
+        } else {
+          hn::Store(value, FloatTag(), between + x);
+        }
+      }
+    }
+  }
+
+  // The sums of row r of the pending tile, columns from x, to C.
+  HWY_INLINE void Epilogue(std::int64_t r, std::int64_t x, FloatVec value) {
+    const FloatTag d;
+    const std::int64_t row = block_.first_row + pending_.row + r;
+    const std::int64_t column = pending_.column + x;
+    const std::int64_t columns = call_.w->n() - column;
+    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
+    if (call_.bias != nullptr) bias = LoadColumns(call_.bias + column, columns);
+    value = hn::MulAdd(hn::Mul(value, hn::Set(d, block_.scales()[pending_.row + r])),
+                       hn::LoadU(d, call_.w->scales() + column), bias);
+    if (call_.gelu) value = GeluTanh(value);
+    if (call_.residual != nullptr) {
+      value = hn::Add(LoadColumns(ResidualRow(call_, row) + column, columns), value);
+    }
+    StoreColumns(value, call_.c + row * call_.c_stride + column, columns);
+  }
+
+  const GemmCall& call_;
+  const PackedRows& block_;
+  Tile pending_;
+  AmxSums sums_[2];
+  int next_ = 0;
+  alignas(64) float between_[kAmxBlockRows * kAmxRows];
+};
+#endif
+
 void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
                      std::int64_t column_end) {
   const PackedMatrix& w = *call.w;
   auto multiply = MultiplyPanel<Float32>;
   if (w.format() == GemmFormat::kInt16) {
+#if SIGLIP_TARGET_HAS_AMX
+    if (KernelUsesAmx()) {
+      const AmxTiles tiles;
+      return AmxPiece(call, block).Run(column_begin, column_end);
+    }
+#endif
     multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16PairWinograd>;
   }
   for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
@@ -365,8 +543,6 @@ void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t
     }
   }
 }
-
-TileShape TileShapeTarget(GemmFormat format) { return {RowsOfTile(format), kTileColumns, kLanes}; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace siglip
