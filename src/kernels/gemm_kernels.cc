@@ -404,123 +404,126 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
 }
 
 #if SIGLIP_TARGET_HAS_AMX
-// GemmPieceTarget on tiles: all of K for a panel before the next one, so that the sums between
-// blocks of K stay in a cache. A tile's sums are added to them, or become part of C, while the next
-// tile's are computed.
-class AmxPiece {
- public:
-  AmxPiece(const GemmCall& call, const PackedRows& block) : call_(call), block_(block) {}
-
-  void Run(std::int64_t column_begin, std::int64_t column_end) {
-    const PackedMatrix& w = *call_.w;
-    for (std::int64_t column = column_begin; column < column_end; column += kAmxRows) {
-      for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
-        MultiplyPanel(step, column, column + kAmxRows < column_end);
-      }
-    }
-    FinishRows(0, pending_.rows);
-  }
-
- private:
-  // A tile of C and a block of K.
-  struct Tile {
-    std::int64_t row = 0;  // of the block of rows
-    std::int64_t column = 0;
-    std::int64_t rows = 0;
-    bool first = false;  // block of K
-    bool last = false;
-  };
-
-  // As the other MultiplyPanel. another: a panel comes after this one.
-  void MultiplyPanel(std::int64_t step, std::int64_t column, bool another) {
-    const PackedMatrix& w = *call_.w;
-    const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
-    const std::int64_t pairs = steps / kAmxSteps;
-    const float* b = w.Panel(column, step, steps);
-    PrefetchQueue prefetch(NextPanel(step, column, another), {});
-    Tile tile;
-    tile.column = column;
-    tile.first = step == 0;
-    tile.last = step + steps == w.steps();
-    for (tile.row = 0; tile.row < block_.rows; tile.row += kAmxRows) {
-      tile.rows = std::min<std::int64_t>(kAmxRows, block_.rows - tile.row);
-      if (tile.last) PrefetchLast(tile);
-      const Prefetch slice = prefetch.Next(2 * pairs);
-      MultiplyAmxTiles(pairs, block_.Tile(tile.row, step, steps), b,
-                       slice.from < slice.end ? slice.from : reinterpret_cast<const char*>(b),
-                       sums_[next_], [&](std::int64_t pair) HWY_ATTR {
-                         FinishRows(pending_.rows * pair / pairs,
-                                    pending_.rows * (pair + 1) / pairs);
-                       });
-      pending_ = tile;
-      next_ = 1 - next_;
-    }
-  }
-
-  std::span<const float> NextPanel(std::int64_t step, std::int64_t column, bool another) const {
-    const PackedMatrix& w = *call_.w;
-    step += w.block_steps();
-    if (step >= w.steps()) {
-      if (!another) return {};
-      step = 0;
-      column += kAmxRows;
-    }
-    const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
-    return {w.Panel(column, step, steps), static_cast<std::size_t>(kAmxRows * steps)};
-  }
-
-  // Asks for what FinishRows will touch when the last block's sums are there.
-  void PrefetchLast(const Tile& tile) const {
-    const std::int64_t row = block_.first_row + tile.row;
-    const std::int64_t columns = std::min<std::int64_t>(kAmxRows, call_.w->n() - tile.column);
-    for (std::int64_t r = 0; r < tile.rows; ++r) {
-      __builtin_prefetch(call_.c + (row + r) * call_.c_stride + tile.column, 1);
-    }
-    PrefetchResidual(call_, row, tile.rows, tile.column, columns);
-  }
-
-  // Rows [begin, end) of the pending tile.
-  HWY_INLINE void FinishRows(std::int64_t begin, std::int64_t end) {
-    const AmxSums& sums = sums_[1 - next_];
-    for (std::int64_t r = begin; r < end; ++r) {
-      float* between = between_ + (pending_.row + r) * kAmxRows;
-#pragma GCC unroll 2
-      for (int x = 0; x < kAmxRows; x += kLanes) {
-        auto value = hn::ConvertTo(FloatTag(), AmxSum(sums, r, x));
-        if (!pending_.first) value = hn::Add(hn::Load(FloatTag(), between + x), value);
-        if (pending_.last) {
-          Epilogue(r, x, value);
-        } else {
-          hn::Store(value, FloatTag(), between + x);
-        }
-      }
-    }
-  }
-
-  // The sums of row r of the pending tile, columns from x, to C.
-  HWY_INLINE void Epilogue(std::int64_t r, std::int64_t x, FloatVec value) {
-    const FloatTag d;
-    const std::int64_t row = block_.first_row + pending_.row + r;
-    const std::int64_t column = pending_.column + x;
-    const std::int64_t columns = call_.w->n() - column;
-    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
-    if (call_.bias != nullptr) bias = LoadColumns(call_.bias + column, columns);
-    value = hn::MulAdd(hn::Mul(value, hn::Set(d, block_.scales()[pending_.row + r])),
-                       hn::LoadU(d, call_.w->scales() + column), bias);
-    if (call_.gelu) value = GeluTanh(value);
-    if (call_.residual != nullptr) {
-      value = hn::Add(LoadColumns(ResidualRow(call_, row) + column, columns), value);
-    }
-    StoreColumns(value, call_.c + row * call_.c_stride + column, columns);
-  }
-
-  const GemmCall& call_;
-  const PackedRows& block_;
-  Tile pending_;
-  AmxSums sums_[2];
-  int next_ = 0;
-  alignas(64) float between_[kAmxBlockRows * kAmxRows];
+// A panel and a block of K in GemmPieceTarget on tiles.
+struct AmxPanel {
+  std::int64_t step = 0;
+  std::int64_t column = 0;
+  std::int64_t columns = 0;  // that exist
+  Prefetch next;             // the panel that comes after it
+  float* between = nullptr;  // sums of blocks of K [block rows][16]
 };
+
+// Row `row` of the block of rows, which is `row` % 16 of a tile with these sums.
+template <bool kFirst, bool kLast, bool kGelu, bool kResidual>
+HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, const AmxPanel& panel,
+                             std::int64_t row, const AmxSums& sums) {
+  const FloatTag d;
+  const std::int64_t c_row = block.first_row + row;
+  float* between = panel.between + row * kAmxRows;
+#pragma GCC unroll 2
+  for (int x = 0; x < kAmxRows; x += kLanes) {
+    auto value = hn::ConvertTo(d, AmxSum(sums, row % kAmxRows, x));
+    if constexpr (!kFirst) value = hn::Add(hn::Load(d, between + x), value);
+    if constexpr (!kLast) {
+      hn::Store(value, d, between + x);
+      continue;
+    }
+    const std::int64_t column = panel.column + x;
+    const std::int64_t columns = panel.columns - x;
+    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
+    if (call.bias != nullptr) bias = LoadColumns(call.bias + column, columns);
+    value = hn::MulAdd(hn::Mul(value, hn::Set(d, block.scales()[row])),
+                       hn::LoadU(d, call.w->scales() + column), bias);
+    if constexpr (kGelu) value = GeluTanh(value);
+    if constexpr (kResidual) {
+      value = hn::Add(LoadColumns(ResidualRow(call, c_row) + column, columns), value);
+    }
+    StoreColumns(value, call.c + c_row * call.c_stride + column, columns);
+  }
+}
+
+// All rows of the block by the panel. A tile's sums are added to what is between blocks of K, or
+// become part of C, while the next tile's are computed.
+template <bool kFirst, bool kLast, bool kGelu, bool kResidual>
+HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block,
+                                   const AmxPanel& panel) {
+  const PackedMatrix& w = *call.w;
+  const std::int64_t steps = std::min(w.block_steps(), w.steps() - panel.step);
+  const std::int64_t pairs = steps / kAmxSteps;
+  const std::int64_t rows_of_pair = (kAmxRows + pairs - 1) / pairs;
+  const float* b = w.Panel(panel.column, panel.step, steps);
+  const char* prefetch = panel.next.from;
+  AmxSums sums[2];
+  std::int64_t finished = 0;
+  for (std::int64_t row = 0; row < block.rows; row += kAmxRows) {
+    if constexpr (kLast) {  // what FinishAmxRow will touch
+      const std::int64_t rows = std::min<std::int64_t>(kAmxRows, block.rows - row);
+      const std::int64_t c_row = block.first_row + row;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        __builtin_prefetch(call.c + (c_row + r) * call.c_stride + panel.column, 1);
+      }
+      PrefetchResidual(call, c_row, rows, panel.column, panel.columns);
+    }
+    const bool more = prefetch < panel.next.end;
+    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b,
+                     more ? prefetch : reinterpret_cast<const char*>(b), sums[row / kAmxRows % 2],
+                     [&](std::int64_t) HWY_ATTR {
+                       const std::int64_t end = std::min(row, finished + rows_of_pair);
+                       for (; finished < end; ++finished) {
+                         FinishAmxRow<kFirst, kLast, kGelu, kResidual>(
+                             call, block, panel, finished, sums[finished / kAmxRows % 2]);
+                       }
+                     });
+    prefetch += 2 * kCacheLine * pairs;
+  }
+  for (; finished < block.rows; ++finished) {
+    FinishAmxRow<kFirst, kLast, kGelu, kResidual>(call, block, panel, finished,
+                                                  sums[finished / kAmxRows % 2]);
+  }
+}
+
+using AmxPanelFunction = void (*)(const GemmCall&, const PackedRows&, const AmxPanel&);
+
+template <bool kFirst>
+AmxPanelFunction AmxPanelOf(const GemmCall& call, bool last) {
+  if (!last) return MultiplyAmxPanel<kFirst, false, false, false>;
+  if (call.gelu) {
+    return call.residual != nullptr ? MultiplyAmxPanel<kFirst, true, true, true>
+                                    : MultiplyAmxPanel<kFirst, true, true, false>;
+  }
+  return call.residual != nullptr ? MultiplyAmxPanel<kFirst, true, false, true>
+                                  : MultiplyAmxPanel<kFirst, true, false, false>;
+}
+
+// GemmPieceTarget on tiles. All of K for a panel before the next one, so that the sums between
+// blocks of K stay in a cache.
+void GemmPieceAmx(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
+                  std::int64_t column_end) {
+  const AmxTiles tiles;
+  HWY_ALIGN float between[kAmxBlockRows * kAmxRows];
+  const PackedMatrix& w = *call.w;
+  const auto memory = [&](std::int64_t step, std::int64_t column) {
+    const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
+    const auto* from = reinterpret_cast<const char*>(w.Panel(column, step, steps));
+    return Prefetch{from, from + steps * kAmxRows * static_cast<std::int64_t>(sizeof(float))};
+  };
+  for (std::int64_t column = column_begin; column < column_end; column += kAmxRows) {
+    for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
+      AmxPanel panel;
+      panel.step = step;
+      panel.column = column;
+      panel.columns = std::min<std::int64_t>(kAmxRows, w.n() - column);
+      panel.between = between;
+      const bool last = step + w.block_steps() >= w.steps();
+      if (!last) {
+        panel.next = memory(step + w.block_steps(), column);
+      } else if (column + kAmxRows < column_end) {
+        panel.next = memory(0, column + kAmxRows);
+      }
+      (step == 0 ? AmxPanelOf<true> : AmxPanelOf<false>)(call, last)(call, block, panel);
+    }
+  }
+}
 #endif
 
 void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
@@ -529,10 +532,7 @@ void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t
   auto multiply = MultiplyPanel<Float32>;
   if (w.format() == GemmFormat::kInt16) {
 #if SIGLIP_TARGET_HAS_AMX
-    if (KernelUsesAmx()) {
-      const AmxTiles tiles;
-      return AmxPiece(call, block).Run(column_begin, column_end);
-    }
+    if (KernelUsesAmx()) return GemmPieceAmx(call, block, column_begin, column_end);
 #endif
     multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16PairWinograd>;
   }
