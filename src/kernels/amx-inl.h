@@ -139,17 +139,17 @@ HWY_INLINE FloatVec NearestBfloat16(FloatVec x) {
   return hn::BitCast(d, hn::And(bits, hn::Set(du, 0xFFFF0000u)));
 }
 
-// `count` floats -> their upper and their lower bfloat16. Up to a whole vector more is written.
-HWY_INLINE void SplitFloats(const float* from, std::int64_t count, std::int16_t* upper,
-                            std::int16_t* lower) {
-  const IntTag di;
+enum class Bfloat16Part { kUpper, kLower };
+
+// One part of `count` floats. Up to a whole vector more is written.
+template <Bfloat16Part kPart>
+HWY_INLINE void SplitFloats(const float* from, std::int64_t count, std::int16_t* to) {
   const hn::Rebind<std::int16_t, FloatTag> d16;
   for (std::int64_t i = 0; i < count; i += kLanes) {
     const auto x = LoadColumns(from + i, count - i);
-    const auto high = NearestBfloat16(x);
-    const auto low = NearestBfloat16(hn::Sub(x, high));
-    hn::StoreU(hn::DemoteTo(d16, hn::ShiftRight<16>(hn::BitCast(di, high))), d16, upper + i);
-    hn::StoreU(hn::DemoteTo(d16, hn::ShiftRight<16>(hn::BitCast(di, low))), d16, lower + i);
+    auto part = NearestBfloat16(x);
+    if constexpr (kPart == Bfloat16Part::kLower) part = NearestBfloat16(hn::Sub(x, part));
+    hn::StoreU(hn::DemoteTo(d16, hn::ShiftRight<16>(hn::BitCast(IntTag(), part))), d16, to + i);
   }
 }
 

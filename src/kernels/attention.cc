@@ -317,20 +317,20 @@ std::int64_t AmxFactorTiles(std::int64_t head_dim) {
   return RoundUp(3 * head_dim, kTileElements) / kTileElements;
 }
 
-// One row of a factor at `to`, [AmxFactorTiles() * kTileElements], zero at its end.
+// One row of a factor at `to`, [AmxFactorTiles() * kTileElements], zero at its end. Up to a whole
+// vector more is written.
 void SplitFactor(const float* row, std::int64_t head_dim, bool key, std::int16_t* to) {
-  HWY_ALIGN std::int16_t upper[2 * kGemmBlockStepsInt16 + kMaxLanes];
-  HWY_ALIGN std::int16_t lower[2 * kGemmBlockStepsInt16 + kMaxLanes];
-  SplitFloats(row, head_dim, upper, lower);
-  const std::size_t bytes = static_cast<std::size_t>(head_dim) * sizeof(*to);
-  std::memcpy(to, upper, bytes);
-  std::memcpy(to + head_dim, key ? lower : upper, bytes);
-  std::memcpy(to + 2 * head_dim, key ? upper : lower, bytes);
+  constexpr auto upper = SplitFloats<Bfloat16Part::kUpper>;
+  constexpr auto lower = SplitFloats<Bfloat16Part::kLower>;
+  // In this order, as each writes past its end.
+  upper(row, head_dim, to);
+  (key ? lower : upper)(row, head_dim, to + head_dim);
+  (key ? upper : lower)(row, head_dim, to + 2 * head_dim);
   std::fill(to + 3 * head_dim, to + AmxFactorTiles(head_dim) * kTileElements, std::int16_t{0});
 }
 
 inline constexpr std::int64_t kMaxFactor =
-    3 * 2 * kGemmBlockStepsInt16 + kTileElements;  // elements of a row
+    3 * 2 * kGemmBlockStepsInt16 + kTileElements;  // elements of a row, and room past its end
 
 // Tiles of 16 keys: [tokens / 16][AmxFactorTiles()].
 void PackKeysAmx(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
@@ -391,8 +391,9 @@ void PackValuesAmx(const float* v, std::int64_t tokens, std::int64_t stride, std
         for (std::int64_t r = 0; r < rows; ++r) from[r] = v + (token + r) * stride + column;
         PackRows<kAmxTokens>(from, rows, columns, transposed);
         for (std::int64_t r = 0; r < kAmxRows; ++r) {
-          SplitFloats(transposed + r * kAmxTokens, kAmxTokens, to + r * kTileElements,
-                      to + kTile + r * kTileElements);
+          const float* row = transposed + r * kAmxTokens;
+          SplitFloats<Bfloat16Part::kUpper>(row, kAmxTokens, to + r * kTileElements);
+          SplitFloats<Bfloat16Part::kLower>(row, kAmxTokens, to + kTile + r * kTileElements);
         }
       }
     }
