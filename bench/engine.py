@@ -186,6 +186,11 @@ def measure(args, folder, model, size, tower, batch, threads):
             "peak_gflops": peak, "gflop_per_item": gflop, "rows": rows, "left_out": left_out}
 
 
+def has_bf16():
+    flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
 def add_options(parser):
     """What bench/cpu.py has too."""
     parser.add_argument("--siglip", default=str(ROOT / "build/release/src/cli/siglip"))
@@ -195,7 +200,8 @@ def add_options(parser):
     parser.add_argument("--seed", type=int, default=1, help="of weights, inputs and the order of turns")
     parser.add_argument("--images", nargs="+", help="image files instead of random pixels")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int16"])
-    parser.add_argument("--peers", nargs="*", default=tables.FP32_PEERS + tables.INT8_PEERS)
+    parser.add_argument("--peers", nargs="*", help="default: all that this processor is made for",
+                        default=tables.FP32_PEERS + (tables.BF16_PEERS if has_bf16() else []) + tables.INT8_PEERS)
     parser.add_argument("--scratch", help="folder for checkpoints and exported models (several GB); default: temporary")
 
 

@@ -221,7 +221,7 @@ std::variant<ChosenTowers, PrecisionVerdict> OpenInt16IfItPasses(const Checkpoin
 
 ChosenTowers OpenAuto(const Checkpoint& checkpoint, const EngineOptions& options,
                       ThreadTeam& team) {
-  const std::string isa = PackingTargetName();
+  const std::string isa = VectorTargetName();
   std::string choice = absl::StrCat("fp32 (int16 is not known to be faster on ", isa, ")");
   if (Int16IsFaster(isa)) {
     auto int16 = OpenInt16IfItPasses(checkpoint, options, team);

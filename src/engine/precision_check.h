@@ -19,7 +19,7 @@ namespace siglip {
 // verdicts of another version are not used.
 inline constexpr int kPrecisionCheckVersion = 2;
 
-// On the instruction set `isa`, as PackingTargetName() names it (docs/adr/0006).
+// On the instruction set `isa`, as VectorTargetName() names it (docs/adr/0006).
 bool Int16IsFaster(const std::string& isa);
 
 struct PrecisionVerdict {

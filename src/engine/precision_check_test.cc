@@ -136,7 +136,7 @@ class PrecisionCheckTest : public testing::Test {
 };
 
 // Where int16 is not the faster one, the verdict on it is not asked for.
-bool Asked() { return Int16IsFaster(PackingTargetName()); }
+bool Asked() { return Int16IsFaster(VectorTargetName()); }
 
 TEST_F(PrecisionCheckTest, AutoTakesInt16WithUsualWeightsWhereItIsFaster) {
   WriteCheckpoint(UsualWeight);

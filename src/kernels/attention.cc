@@ -13,6 +13,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
 #include "hwy/highway.h"
+#include "kernels/amx-inl.h"
 #include "kernels/micro_kernel-inl.h"
 #include "kernels/quantize-inl.h"
 
@@ -21,7 +22,7 @@
 namespace siglip {
 
 // Every target's tile has at most so many rows, columns and lanes; scratch is sized by them.
-inline constexpr std::int64_t kMaxTileRows = 12;
+inline constexpr std::int64_t kMaxTileRows = 32;
 inline constexpr std::int64_t kMaxTileColumns = 32;
 inline constexpr std::int64_t kMaxLanes = 16;
 
@@ -48,6 +49,13 @@ struct AttentionItem {
   std::int64_t query_count = 0;
   std::int64_t first_answer = 0;  // row of `out`
 };
+
+// On AMX, queries and tokens come in twos of tiles, and the columns of the values in up to five:
+// their sums, two tiles of weights and one of values are the eight that there are.
+inline constexpr std::int64_t kAmxQueries = 32;
+inline constexpr std::int64_t kAmxTokens = 32;
+inline constexpr std::int64_t kAmxValueTiles = 5;
+static_assert(kAmxQueries <= kMaxTileColumns);
 
 inline std::int64_t RoundUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b * b; }
 
@@ -298,6 +306,318 @@ void WeightValues(const AttentionScratch& scratch, std::int64_t tokens, std::int
   }
 }
 
+#if SIGLIP_TARGET_HAS_AMX
+// On AMX both products are of bfloat16, each factor split in two (amx-inl.h): a tile of integers
+// would hold 64 of them, which a head of 72 leaves half empty, and three sums to be added. The
+// factors of Q K^T lie one behind the other in a row, (upper, lower, upper) of keys, (upper, upper,
+// lower) of queries, so that three products are one.
+inline constexpr std::int64_t kTileElements = 2 * kAmxRows;  // bfloat16 of a row of a tile
+
+std::int64_t AmxFactorTiles(std::int64_t head_dim) {
+  return RoundUp(3 * head_dim, kTileElements) / kTileElements;
+}
+
+// One row of a factor at `to`, [AmxFactorTiles() * kTileElements], zero at its end. Up to a whole
+// vector more is written.
+void SplitFactor(const float* row, std::int64_t head_dim, bool key, std::int16_t* to) {
+  constexpr auto upper = SplitFloats<Bfloat16Part::kUpper>;
+  constexpr auto lower = SplitFloats<Bfloat16Part::kLower>;
+  // In this order, as each writes past its end.
+  upper(row, head_dim, to);
+  (key ? lower : upper)(row, head_dim, to + head_dim);
+  (key ? upper : lower)(row, head_dim, to + 2 * head_dim);
+  std::fill(to + 3 * head_dim, to + AmxFactorTiles(head_dim) * kTileElements, std::int16_t{0});
+}
+
+inline constexpr std::int64_t kMaxFactor =
+    3 * 2 * kGemmBlockStepsInt16 + kTileElements;  // elements of a row, and room past its end
+
+// Tiles of 16 keys: [tokens / 16][AmxFactorTiles()].
+void PackKeysAmx(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
+                 float* to) {
+  const std::int64_t tiles = AmxFactorTiles(head_dim);
+  auto* bytes = reinterpret_cast<std::uint8_t*>(to);
+  HWY_ALIGN std::int16_t row[kMaxFactor];
+  for (std::int64_t token = 0; token < RoundUp(tokens, kAmxTokens); ++token) {
+    if (token < tokens) {
+      SplitFactor(k + token * stride, head_dim, true, row);
+    } else {
+      std::fill_n(row, tiles * kTileElements, std::int16_t{0});
+    }
+    std::uint8_t* tile =
+        bytes + token / kAmxRows * tiles * kAmxTileBytes + token % kAmxRows * kAmxRowBytes;
+    for (std::int64_t i = 0; i < tiles; ++i, tile += kAmxTileBytes) {
+      std::memcpy(tile, row + i * kTileElements, kAmxRowBytes);
+    }
+  }
+}
+
+// Tiles of 16 queries as columns: [2][AmxFactorTiles()]; zeros past `count`.
+void PackQueriesAmx(const AttentionCall& call, const float* q, std::int64_t count, float* to) {
+  const std::int64_t tiles = AmxFactorTiles(call.head_dim);
+  HWY_ALIGN float rows[4][kMaxFactor / 2];
+  const float* from[4] = {rows[0], rows[1], rows[2], rows[3]};
+  for (std::int64_t query = 0; query < kAmxQueries; query += 4) {
+    for (std::int64_t i = 0; i < 4; ++i) {
+      if (query + i < count) {
+        SplitFactor(q + (query + i) * call.row_stride, call.head_dim, false,
+                    reinterpret_cast<std::int16_t*>(rows[i]));
+      } else {
+        std::fill_n(rows[i], tiles * kAmxRows, 0.0f);
+      }
+    }
+    PackRows<kAmxRows>(from, 4, tiles * kAmxRows,
+                       to + query / kAmxRows * tiles * kAmxRows * kAmxRows + query % kAmxRows);
+  }
+}
+
+// Transposed values, for each five tiles of 16 columns: [tokens / 32][columns / 16], of each the
+// upper and the lower bfloat16.
+void PackValuesAmx(const float* v, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
+                   float* values) {
+  auto* to = reinterpret_cast<std::int16_t*>(values);
+  constexpr std::int64_t kTile = kAmxRows * kTileElements;
+  for (std::int64_t first = 0; first < head_dim; first += kAmxValueTiles * kAmxRows) {
+    const std::int64_t end = std::min(head_dim, first + kAmxValueTiles * kAmxRows);
+    for (std::int64_t token = 0; token < tokens; token += kAmxTokens) {
+      const std::int64_t rows = std::min(kAmxTokens, tokens - token);
+      for (std::int64_t column = first; column < end; column += kAmxRows, to += 2 * kTile) {
+        const std::int64_t columns = std::min<std::int64_t>(kAmxRows, end - column);
+        HWY_ALIGN float transposed[kAmxRows * kAmxTokens];
+        if (rows < kAmxTokens || columns < kAmxRows) {
+          std::fill_n(transposed, kAmxRows * kAmxTokens, 0.0f);
+        }
+        const float* from[kAmxTokens];
+        for (std::int64_t r = 0; r < rows; ++r) from[r] = v + (token + r) * stride + column;
+        PackRows<kAmxTokens>(from, rows, columns, transposed);
+        for (std::int64_t r = 0; r < kAmxRows; ++r) {
+          const float* row = transposed + r * kAmxTokens;
+          SplitFloats<Bfloat16Part::kUpper>(row, kAmxTokens, to + r * kTileElements);
+          SplitFloats<Bfloat16Part::kLower>(row, kAmxTokens, to + kTile + r * kTileElements);
+        }
+      }
+    }
+  }
+}
+
+// scores [tokens][32 queries]: two tiles of tokens by two of queries at a time.
+void ScoresAmx(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t head_dim) {
+  const std::int64_t tiles = AmxFactorTiles(head_dim);
+  const std::int64_t bytes = tiles * kAmxTileBytes;
+  const auto* keys = reinterpret_cast<const std::uint8_t*>(scratch.keys);
+  const auto* queries = reinterpret_cast<const std::uint8_t*>(scratch.queries);
+  float* to = scratch.scores;
+  const std::int64_t row_bytes = kAmxRowBytes;
+  const std::int64_t score_bytes = kAmxQueries * sizeof(float);
+  for (std::int64_t token = 0; token < tokens; token += kAmxTokens) {
+    const std::uint8_t* a0 = keys;
+    const std::uint8_t* a1 = keys + bytes;
+    const std::uint8_t* b0 = queries;
+    const std::uint8_t* b1 = queries + bytes;
+    std::int64_t n = tiles;
+    // clang-format off
+    asm volatile(
+        "tilezero %%tmm0\n\t"
+        "tilezero %%tmm1\n\t"
+        "tilezero %%tmm2\n\t"
+        "tilezero %%tmm3\n\t"
+        ".p2align 5\n"
+        "1:\n\t"
+        "tileloadd (%[b0],%[row],1), %%tmm6\n\t"
+        "tileloadd (%[a0],%[row],1), %%tmm4\n\t"
+        "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"
+        "tileloadd (%[b1],%[row],1), %%tmm7\n\t"
+        "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
+        "tileloadd (%[a1],%[row],1), %%tmm5\n\t"
+        "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\t"
+        "tdpbf16ps %%tmm7, %%tmm5, %%tmm3\n\t"
+        "add %[tile], %[a0]\n\t"
+        "add %[tile], %[a1]\n\t"
+        "add %[tile], %[b0]\n\t"
+        "add %[tile], %[b1]\n\t"
+        "dec %[n]\n\t"
+        "jnz 1b\n\t"
+        : [a0] "+r"(a0), [a1] "+r"(a1), [b0] "+r"(b0), [b1] "+r"(b1), [n] "+r"(n)
+        : [row] "r"(row_bytes), [tile] "i"(kAmxTileBytes)
+        : "cc", "memory");
+    asm volatile(
+        "tilestored %%tmm0, (%[to],%[row],1)\n\t"
+        "tilestored %%tmm1, 64(%[to],%[row],1)\n\t"
+        "tilestored %%tmm2, (%[to1],%[row],1)\n\t"
+        "tilestored %%tmm3, 64(%[to1],%[row],1)\n\t"
+        : : [to] "r"(to), [to1] "r"(to + kAmxRows * kAmxQueries), [row] "r"(score_bytes)
+        : "memory");
+    // clang-format on
+    keys += 2 * bytes;
+    to += kAmxTokens * kAmxQueries;
+  }
+}
+
+// As Softmax, and the weights as bfloat16: rows 2 t and 2 t + 1 of scores become, for each query,
+// the upper ones of tokens 2 t and 2 t + 1 and the lower ones. Zeros up to 32 tokens.
+void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inverse_sums) {
+  const FloatTag d;
+  const IntTag di;
+  const auto scale = hn::Set(d, head_scale);
+  // Of two tokens: the first in the lower half of each lane.
+  const auto pair = [&](FloatVec first, FloatVec second) HWY_ATTR {
+    const auto low = hn::ShiftRight<16>(hn::BitCast(hn::RebindToUnsigned<FloatTag>(), first));
+    return hn::BitCast(d, hn::Or(hn::BitCast(di, low), hn::BitCast(di, second)));
+  };
+  for (std::int64_t x = 0; x < kAmxQueries; x += kLanes) {
+    float* column = scores + x;
+    FloatVec maxima[2] = {hn::Load(d, column), hn::Load(d, column)};
+    std::int64_t t = 0;
+    for (; t + 2 <= tokens; t += 2) {
+      maxima[0] = hn::Max(hn::Load(d, column + t * kAmxQueries), maxima[0]);
+      maxima[1] = hn::Max(hn::Load(d, column + (t + 1) * kAmxQueries), maxima[1]);
+    }
+    if (t < tokens) maxima[0] = hn::Max(hn::Load(d, column + t * kAmxQueries), maxima[0]);
+    const auto max = hn::Max(maxima[0], maxima[1]);
+    FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    const auto weigh = [&](std::int64_t token, FloatVec& sum) HWY_ATTR {
+      const auto score = hn::Load(d, column + token * kAmxQueries);
+      const auto weight = Exp(hn::Mul(hn::Sub(score, max), scale));
+      sum = hn::Add(sum, weight);
+      return weight;
+    };
+    const auto store = [&](std::int64_t token, FloatVec first, FloatVec second) HWY_ATTR {
+      const auto first_upper = NearestBfloat16(first);
+      const auto second_upper = NearestBfloat16(second);
+      float* at = column + token * kAmxQueries;
+      hn::Store(pair(first_upper, second_upper), d, at);
+      hn::Store(pair(NearestBfloat16(hn::Sub(first, first_upper)),
+                     NearestBfloat16(hn::Sub(second, second_upper))),
+                d, at + kAmxQueries);
+    };
+    t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+      const auto w0 = weigh(t, sums[0]);
+      const auto w1 = weigh(t + 1, sums[1]);
+      const auto w2 = weigh(t + 2, sums[2]);
+      const auto w3 = weigh(t + 3, sums[3]);
+      store(t, w0, w1);
+      store(t + 2, w2, w3);
+    }
+    for (; t < tokens; t += 2) {
+      const auto first = weigh(t, sums[0]);
+      store(t, first, t + 1 < tokens ? weigh(t + 1, sums[0]) : hn::Zero(d));
+    }
+    for (; t < RoundUp(tokens, kAmxTokens); ++t) {
+      hn::Store(hn::Zero(d), d, column + t * kAmxQueries);
+    }
+    const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+    hn::Store(hn::Div(hn::Set(d, 1.0f), sum), d, inverse_sums + x);
+  }
+}
+
+template <int kTile>
+HWY_INLINE void ZeroAmxSum() {
+  asm volatile("tilezero %%tmm%c[sum]" : : [sum] "i"(kTile));
+}
+
+template <int kTile>
+HWY_INLINE void StoreAmxSum(float* to) {
+  const std::int64_t row_bytes = kAmxRowBytes;
+  asm volatile("tilestored %%tmm%c[sum], (%[to],%[row],1)"
+               :
+               : [to] "r"(to), [row] "r"(row_bytes), [sum] "i"(kTile)
+               : "memory");
+}
+
+// Sum kTile of WeightValuesAmx: += the two tiles of values, transposed, by two of weights.
+template <int kTile>
+HWY_INLINE void AddAmxValues(const std::uint8_t* values) {
+  const std::int64_t row_bytes = kAmxRowBytes;
+  // clang-format off
+  asm volatile(
+      "tileloadd (%[v],%[row],1), %%tmm5\n\t"
+      "tdpbf16ps %%tmm6, %%tmm5, %%tmm%c[sum]\n\t"
+      "tdpbf16ps %%tmm7, %%tmm5, %%tmm%c[sum]\n\t"
+      "tileloadd %c[tile](%[v],%[row],1), %%tmm5\n\t"
+      "tdpbf16ps %%tmm6, %%tmm5, %%tmm%c[sum]\n\t"
+      : : [v] "r"(values), [row] "r"(row_bytes), [tile] "i"(kAmxTileBytes), [sum] "i"(kTile)
+      : "memory");
+  // clang-format on
+}
+
+// 16 queries by kTiles tiles of columns of the values: sums [16 * kTiles][16 queries].
+template <int... kTile>
+HWY_NOINLINE void WeightValuesAmx(std::integer_sequence<int, kTile...>, std::int64_t tokens,
+                                  const float* weights, const std::uint8_t* values, float* sums) {
+  const std::int64_t two_rows = 2 * kAmxQueries * sizeof(float);
+  (ZeroAmxSum<kTile>(), ...);
+  for (std::int64_t token = 0; token < tokens; token += kAmxTokens) {
+    asm volatile(
+        "tileloadd (%[upper],%[rows],1), %%tmm6\n\t"
+        "tileloadd (%[lower],%[rows],1), %%tmm7\n\t"
+        :
+        : [upper] "r"(weights), [lower] "r"(weights + kAmxQueries), [rows] "r"(two_rows)
+        : "memory");
+    (AddAmxValues<kTile>(values + kTile * kAmxPairBytes), ...);
+    weights += kAmxTokens * kAmxQueries;
+    values += static_cast<std::int64_t>(sizeof...(kTile)) * kAmxPairBytes;
+  }
+  (StoreAmxSum<kTile>(sums + kTile * kAmxRows * kAmxRows), ...);
+}
+
+void WeightValuesAmx(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t queries,
+                     std::int64_t head_dim, const float* inverse_sums, float* out,
+                     std::int64_t out_stride) {
+  using Function = void (*)(std::int64_t, const float*, const std::uint8_t*, float*);
+  static constexpr Function kByTiles[kAmxValueTiles] = {
+      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 1>(), call...); },
+      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 2>(), call...); },
+      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 3>(), call...); },
+      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 4>(), call...); },
+      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 5>(), call...); }};
+  constexpr std::int64_t kColumns = kAmxValueTiles * kAmxRows;
+  HWY_ALIGN float sums[kColumns * kAmxRows];
+  HWY_ALIGN float transposed[kAmxRows * kColumns];
+  const auto* values = reinterpret_cast<const std::uint8_t*>(scratch.values);
+  for (std::int64_t column = 0; column < head_dim; column += kColumns) {
+    const std::int64_t columns = std::min(kColumns, head_dim - column);
+    const std::int64_t tiles = (columns + kAmxRows - 1) / kAmxRows;
+    for (std::int64_t query = 0; query < queries; query += kAmxRows) {
+      kByTiles[tiles - 1](tokens, scratch.scores + query, values, sums);
+      const float* from[kColumns];
+      for (std::int64_t x = 0; x < columns; ++x) from[x] = sums + x * kAmxRows;
+      PackRows<kColumns>(from, columns, kAmxRows, transposed);
+      for (std::int64_t q = 0; q < std::min<std::int64_t>(kAmxRows, queries - query); ++q) {
+        const auto scale = hn::Set(FloatTag(), inverse_sums[query + q]);
+        for (std::int64_t x = 0; x < columns; x += kLanes) {
+          const auto value = LoadColumns(transposed + q * kColumns + x, columns - x);
+          StoreColumns(hn::Mul(value, scale), out + (query + q) * out_stride + column + x,
+                       columns - x);
+        }
+      }
+    }
+    values += RoundUp(tokens, kAmxTokens) / kAmxTokens * tiles * kAmxPairBytes;
+  }
+}
+
+// As AttentionHeadTarget, which calls it.
+void AttentionHeadAmx(const AttentionCall& call, const AttentionItem& item, std::int64_t head,
+                      std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
+  const std::int64_t first = item.first_row * call.row_stride + head * call.head_dim;
+  const std::int64_t tokens = item.tokens;
+  PackKeysAmx(call.k + first, tokens, call.row_stride, call.head_dim, scratch.keys);
+  PackValuesAmx(call.v + first, tokens, call.row_stride, call.head_dim, scratch.values);
+  const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
+  HWY_ALIGN float inverse_sums[kAmxQueries];
+  const AmxTiles tiles;
+  for (std::int64_t query = begin; query < end; query += kAmxQueries) {
+    const std::int64_t count = std::min(kAmxQueries, end - query);
+    PackQueriesAmx(call, call.q + first + (item.query_begin + query) * call.row_stride, count,
+                   scratch.queries);
+    ScoresAmx(scratch, tokens, call.head_dim);
+    SoftmaxAmx(scratch.scores, tokens, scale, inverse_sums);
+    float* out = call.out + (item.first_answer + query) * call.out_stride + head * call.head_dim;
+    WeightValuesAmx(scratch, tokens, count, call.head_dim, inverse_sums, out, call.out_stride);
+  }
+}
+#endif
+
 // Queries [begin, end), counted from query_begin, of one head of one item.
 void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, std::int64_t head,
                          std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
@@ -306,6 +626,11 @@ void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, s
   const bool integers =
       call.format == GemmFormat::kInt16 && call.head_dim <= 2 * kGemmBlockStepsInt16;
   const bool vnni = KernelUsesVnni();
+#if SIGLIP_TARGET_HAS_AMX
+  if (integers && KernelUsesAmx()) {
+    return AttentionHeadAmx(call, item, head, begin, end, scratch);
+  }
+#endif
   if (integers) {
     (vnni ? PackKeysInt16<kTileRows> : PackKeysInt16<kWinogradTileRows>)(call.k + first, tokens,
                                                                          call.row_stride,
@@ -348,12 +673,14 @@ namespace {
 AttentionScratch Divide(std::int64_t tokens, std::int64_t head_dim, float* memory) {
   AttentionScratch scratch;
   const std::int64_t rows = tokens + kMaxTileRows;
+  // Room for AMX too: keys and queries in three parts of two bytes each, values in two.
+  const std::int64_t factor = std::max(head_dim, RoundUp(3 * head_dim, 32) / 2);
   scratch.keys = memory;
-  scratch.key_scales = scratch.keys + RoundUp(rows * head_dim, 16);
+  scratch.key_scales = scratch.keys + RoundUp(rows * factor, 16);
   scratch.key_products = reinterpret_cast<std::int32_t*>(scratch.key_scales + RoundUp(rows, 16));
   scratch.values = scratch.key_scales + 2 * RoundUp(rows, 16);
-  scratch.queries = scratch.values + RoundUp(tokens * (head_dim + kMaxLanes), 16);
-  scratch.scores = scratch.queries + head_dim * kMaxTileColumns;
+  scratch.queries = scratch.values + RoundUp(rows * (head_dim + kMaxLanes), 16);
+  scratch.scores = scratch.queries + factor * kMaxTileColumns;
   return scratch;
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -110,11 +111,59 @@ TEST(AttentionInt16Test, VnniChangesNoBit) {
       const Problem p = MakeProblem(sizes, 1);
       ASSERT_TRUE(SelectKernelTarget(target));
       const std::vector<float> vnni = Attend(p, 1, GemmFormat::kInt16);
-      ASSERT_TRUE(SelectKernelTarget(PackingTargetName()));
+      ASSERT_TRUE(SelectKernelTarget(VectorTargetName()));
       EXPECT_EQ(Attend(p, 1, GemmFormat::kInt16), vnni) << target;
     }
   }
   ASSERT_TRUE(SelectKernelTarget(in_use));
+}
+
+// Factors are off by up to 2^-18, half of that or less in the mean, and 2^-18 is left out of a
+// product: a score of unit vectors by some 2^-19 sqrt(3) times their lengths, weighted sums by as
+// much again. One tile and more of tokens, queries and columns, full and not; more tiles of columns
+// than fit at once.
+TEST(AttentionInt16Test, AmxIsNearerToFloat64ThanIntegers) {
+  const std::string in_use = KernelTargetName();
+  for (const std::string& target : KernelTargets()) {
+    if (!target.ends_with("-amx")) continue;
+    ASSERT_TRUE(SelectKernelTarget(target));
+    for (const auto& sizes : std::vector<std::array<std::int64_t, 6>>{{1, 1, 1, 1, 0, 1},
+                                                                      {2, 9, 3, 12, 0, 9},
+                                                                      {1, 33, 1, 72, 0, 33},
+                                                                      {1, 64, 1, 64, 63, 1},
+                                                                      {1, 77, 1, 96, 3, 50},
+                                                                      {1, 20, 1, 576, 0, 20}}) {
+      SCOPED_TRACE(target + testing::PrintToString(sizes));
+      const Problem p = MakeProblem(sizes, 1);
+      const std::vector<float> got = Attend(p, 2, GemmFormat::kInt16);
+      EXPECT_LT(RelativeError(got, Expected(p)), 2e-5);
+      EXPECT_EQ(Attend(p, 1, GemmFormat::kInt16), got);
+    }
+  }
+  ASSERT_TRUE(SelectKernelTarget(in_use));
+}
+
+TEST(AttentionInt16Test, AQueryDoesNotDependOnTheOthersBitForBit) {
+  Problem p = MakeProblem({1, 70, 1, 72, 0, 70}, 1);
+  const std::vector<float> all = Attend(p, 1, GemmFormat::kInt16);
+  for (const std::int64_t query : {0, 1, 15, 16, 31, 32, 69}) {
+    p.query_begin = query;
+    p.query_count = 1;
+    const std::vector<float> one = Attend(p, 1, GemmFormat::kInt16);
+    EXPECT_TRUE(std::equal(one.begin(), one.end(), all.begin() + query * p.width())) << query;
+  }
+}
+
+TEST(AttentionInt16Test, NotANumberReachesWhatAsksForIt) {
+  Problem p = MakeProblem({1, 40, 1, 72, 0, 40}, 1);
+  p.qkv[5 * 3 * 72] = NAN;  // query 5
+  const std::vector<float> out = Attend(p, 1, GemmFormat::kInt16);
+  for (std::int64_t i = 0; i < 40 * 72; ++i) EXPECT_EQ(std::isnan(out[i]), i / 72 == 5) << i;
+  p.qkv[7 * 3 * 72 + 2 * 72 + 3] = NAN;  // value 7, column 3: every query
+  const std::vector<float> both = Attend(p, 1, GemmFormat::kInt16);
+  for (std::int64_t i = 0; i < 40 * 72; ++i) {
+    EXPECT_EQ(std::isnan(both[i]), i / 72 == 5 || i % 72 == 3) << i;
+  }
 }
 
 TEST(AttentionTest, HeadsWiderThanABlockAreFp32) {

@@ -33,9 +33,28 @@ std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format) {
   return steps + (format == GemmFormat::kInt16 ? IntegerRowExtra(steps) : 0);
 }
 
-// Rows of A that are packed at once; a multiple of kGemmBlockRows.
-std::int64_t RowsAtOnce(std::int64_t row_floats) {
-  return std::max<std::int64_t>(1, kPackedFloats / (kGemmBlockRows * row_floats)) * kGemmBlockRows;
+// Rows of A that a piece of work multiplies.
+std::int64_t BlockRows(std::int64_t row_floats, const TileShape& shape) {
+  if (shape.block_floats == 0) return shape.block_rows;
+  const std::int64_t rows = shape.block_floats / row_floats / shape.rows * shape.rows;
+  return std::clamp<std::int64_t>(rows, shape.rows, shape.block_rows);
+}
+
+// Rows of A that are packed at once; a multiple of a block's.
+std::int64_t RowsAtOnce(std::int64_t row_floats, const TileShape& shape) {
+  const std::int64_t block = BlockRows(row_floats, shape);
+  return std::max<std::int64_t>(1, kPackedFloats / (block * row_floats)) * block;
+}
+
+// Two steps of one row of W into a panel for AMX: `to` is its first pair of tiles.
+void SetAmxIntegers(const float* steps, std::int64_t step, std::int64_t column, std::uint8_t* to) {
+  std::uint16_t integers[4];
+  std::memcpy(integers, steps + step, sizeof(integers));
+  to += step / kAmxSteps * kAmxPairBytes + step % kAmxSteps / 2 * kAmxRowBytes + 4 * column;
+  for (int i = 0; i < 4; ++i) {
+    to[i] = static_cast<std::uint8_t>(integers[i] >> 8);
+    to[kAmxTileBytes + i] = static_cast<std::uint8_t>(integers[i]);
+  }
 }
 
 // Rows [begin, end) of C, whose rows of A fit in `scratch`.
@@ -44,7 +63,7 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
   const TileShape shape = GemmTileShape(call.w->format());
   const std::int64_t row_floats = PackedRowFloats(call.w->steps(), call.w->format());
   const std::int64_t n = call.w->n();
-  const std::int64_t row_blocks = DivideUp(end - begin, kGemmBlockRows);
+  const std::int64_t row_blocks = DivideUp(end - begin, BlockRows(row_floats, shape));
   const std::int64_t block_rows =
       DivideUp(DivideUp(end - begin, row_blocks), shape.rows) * shape.rows;
   const auto block = [&](std::int64_t i) {
@@ -86,39 +105,38 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 std::string PackedLayoutName(GemmFormat format) {
   const TileShape shape = GemmTileShape(format);
   const bool fp32 = format == GemmFormat::kFp32;
-  return absl::StrCat(fp32 ? "fp32" : "int16", "-", PackingTargetName(), "-", shape.columns, "x",
-                      shape.lanes, "-", fp32 ? kGemmBlockK : kGemmBlockStepsInt16, "-v",
-                      kPackedVersion);
+  return absl::StrCat(fp32 ? "fp32" : "int16", "-", VectorTargetName(),
+                      !fp32 && KernelUsesAmx() ? "-amx" : "", "-", shape.columns, "x", shape.lanes,
+                      "-", fp32 ? kGemmBlockK : kGemmBlockStepsInt16, "-v", kPackedVersion);
 }
 
 std::size_t PackedMatrix::MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format) {
-  const std::int64_t lanes = GemmTileShape(format).lanes;
-  const std::int64_t columns = DivideUp(n, lanes) * lanes;
-  return static_cast<std::size_t>(columns * PackedRowFloats(Steps(k, format), format));
+  const TileShape shape = GemmTileShape(format);
+  const std::int64_t columns = DivideUp(n, shape.lanes) * shape.lanes;
+  return static_cast<std::size_t>(columns * PackedRowFloats(GemmSteps(k, format, shape), format));
 }
 
 PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format,
                            std::span<const float> memory)
     : n_(n), k_(k), format_(format), memory_(memory) {
-  const std::int64_t lanes = GemmTileShape(format).lanes;
-  padded_n_ = DivideUp(n, lanes) * lanes;
+  const TileShape shape = GemmTileShape(format);
+  steps_ = GemmSteps(k, format, shape);
+  padded_n_ = DivideUp(n, shape.lanes) * shape.lanes;
   SIGLIP_CHECK(memory.size() == MemoryFloats(n, k, format));
 }
 
 PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format)
     : n_(n), k_(k), format_(format), owned_(MemoryFloats(n, k, format)), memory_(owned_.span()) {
-  const std::int64_t lanes = GemmTileShape(format).lanes;
-  padded_n_ = DivideUp(n, lanes) * lanes;
+  const TileShape shape = GemmTileShape(format);
+  steps_ = GemmSteps(k, format, shape);
+  padded_n_ = DivideUp(n, shape.lanes) * shape.lanes;
   if (padded_n_ == n) return;
-  const std::int64_t width = GemmTileShape(format).columns;
-  const std::int64_t panel = n / width * width;
-  const std::int64_t stride = padded_n_ - panel;
+  // The last panel, for its surplus.
+  const std::int64_t panel = n / shape.columns * shape.columns;
   for (std::int64_t step = 0; step < steps(); step += block_steps()) {
     const std::int64_t block = std::min(block_steps(), steps() - step);
-    float* to = owned_.data() + step * padded_n_ + panel * block;
-    for (std::int64_t i = 0; i < block; ++i) {
-      std::fill(to + i * stride + (n - panel), to + (i + 1) * stride, 0.0f);
-    }
+    std::fill_n(owned_.data() + step * padded_n_ + panel * block, (padded_n_ - panel) * block,
+                0.0f);
   }
   for (std::int64_t i = padded_n_ * steps(); i < static_cast<std::int64_t>(owned_.size());
        i += padded_n_) {
@@ -161,14 +179,27 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
                    .scale = scales + c,
                    .cross_products = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
                    .stride = padded_n_});
+      std::fill(integers + c * steps() + (k_ + 1) / 2, integers + (c + 1) * steps(), 0.0f);
     }
     from = integers;
   }
   const std::int64_t width = GemmTileShape(format_).columns;
   const std::int64_t panel = column / width * width;
   const std::int64_t stride = std::min(width, padded_n_ - panel);
+  const bool amx = format_ == GemmFormat::kInt16 && KernelUsesAmx();
   for (std::int64_t step = 0; step < steps(); step += block_steps()) {
     const std::int64_t block = std::min(block_steps(), steps() - step);
+    if (amx) {
+      auto* tiles =
+          reinterpret_cast<std::uint8_t*>(owned_.data() + step * padded_n_ + panel * block);
+      for (std::int64_t c = 0; c < count; ++c) {
+        const float* row = from + c * steps() + step;
+        for (std::int64_t i = 0; i < block; i += 2) {
+          SetAmxIntegers(row, i, column - panel + c, tiles);
+        }
+      }
+      continue;
+    }
     float* to = owned_.data() + step * padded_n_ + panel * block + (column - panel);
     for (std::int64_t i = 0; i < block; i += kTransposedSteps) {
       const std::int64_t some = std::min(kTransposedSteps, block - i);
@@ -186,10 +217,10 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
 std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
   std::int64_t floats = 0;
   for (const GemmFormat format : {GemmFormat::kFp32, GemmFormat::kInt16}) {
-    const std::int64_t steps = format == GemmFormat::kFp32 ? k : (k + 1) / 2;
-    const std::int64_t row_floats = PackedRowFloats(steps, format);
-    const std::int64_t height = GemmTileShape(format).rows;
-    const std::int64_t rows = std::min(DivideUp(m, height) * height, RowsAtOnce(row_floats));
+    const TileShape shape = GemmTileShape(format);
+    const std::int64_t row_floats = PackedRowFloats(GemmSteps(k, format, shape), format);
+    const std::int64_t rows =
+        std::min(DivideUp(m, shape.rows) * shape.rows, RowsAtOnce(row_floats, shape));
     floats = std::max(floats, rows * row_floats);
   }
   return static_cast<std::size_t>(floats);
@@ -198,7 +229,8 @@ std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
 std::int64_t GemmPanelWidth() { return GemmTileShape(GemmFormat::kFp32).columns; }
 
 void Gemm(ThreadTeam& team, const GemmCall& call, float* scratch) {
-  const std::int64_t rows = RowsAtOnce(PackedRowFloats(call.w->steps(), call.w->format()));
+  const std::int64_t rows = RowsAtOnce(PackedRowFloats(call.w->steps(), call.w->format()),
+                                       GemmTileShape(call.w->format()));
   for (std::int64_t begin = 0; begin < call.m; begin += rows) {
     MultiplyRows(team, call, begin, std::min(call.m, begin + rows), scratch);
   }

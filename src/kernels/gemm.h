@@ -44,7 +44,8 @@ inline std::int64_t IntegerBlocks(std::int64_t steps) {
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
 // k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
 // float, or two integers (the last may be half empty). The last panel is as narrow as whole vectors
-// allow; its surplus is zero. Thread-compatible.
+// allow; its surplus is zero. For AMX a panel of integers is a row of pairs of tiles (amx-inl.h).
+// Thread-compatible.
 class PackedMatrix {
  public:
   // Writes rows [first, first + count) of what is being set to `to` [count,k].
@@ -67,7 +68,8 @@ class PackedMatrix {
   std::int64_t n() const { return n_; }
   std::int64_t k() const { return k_; }
   GemmFormat format() const { return format_; }
-  std::int64_t steps() const { return Steps(k_, format_); }
+  // Whole ones for tiles of AMX: what is past K is zero.
+  std::int64_t steps() const { return steps_; }
   // Steps of a block of K.
   std::int64_t block_steps() const;
   std::int64_t padded_n() const { return padded_n_; }
@@ -86,9 +88,6 @@ class PackedMatrix {
   }
 
  private:
-  static std::int64_t Steps(std::int64_t k, GemmFormat format) {
-    return format == GemmFormat::kFp32 ? k : (k + 1) / 2;
-  }
   // Columns [column, column + count) of C, which are in one panel. rows: [count,k] of W; integers:
   // [count, steps], unused for kFp32.
   void SetColumns(std::int64_t column, std::int64_t count, const float* rows, float* integers);
@@ -96,6 +95,7 @@ class PackedMatrix {
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
   GemmFormat format_ = GemmFormat::kFp32;
+  std::int64_t steps_ = 0;
   std::int64_t padded_n_ = 0;
   AlignedBuffer<float> owned_;
   std::span<const float> memory_;  // panels, then what kInt16 adds: owned_, or borrowed

@@ -1,17 +1,22 @@
 // Products at the shapes of the published checkpoints, as GFLOP/s beside the two roofs:
 // multiply-adds on registers and reading of memory. bench/cpu.py draws the roofline from it.
+// SIGLIP_BENCH_ISA=avx512-vnni: on the kernels of that instruction set.
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "kernels/fma_peak.h"
 #include "kernels/gemm.h"
 #include "kernels/kernel_test_util.h"
+#include "kernels/target.h"
 
 namespace siglip {
 namespace {
@@ -70,6 +75,40 @@ void BM_Int16Registers(benchmark::State& state) {
 #undef SIGLIP_WINOGRAD
 #undef SIGLIP_PAIRS
 BENCHMARK(BM_Int16Registers)->ArgName("winograd")->Arg(0)->Arg(1);
+#endif
+
+#if defined(__x86_64__)
+// The same for int16 on AMX: the four products of a pair of tiles, registers alone.
+void BM_Int16AmxRegisters(benchmark::State& state) {
+  const std::vector<std::string> targets = KernelTargets();  // asks Linux for the use of tiles
+  if (!std::any_of(targets.begin(), targets.end(),
+                   [](const std::string& name) { return name.ends_with("-amx"); })) {
+    return state.SkipWithError("needs AMX");
+  }
+  constexpr std::int64_t kRounds = 100'000;
+  alignas(64) std::uint8_t config[64] = {1};  // palette; then eight tiles of 16 rows of 64 bytes
+  for (int tile = 0; tile < 8; ++tile) {
+    config[16 + 2 * tile] = 64;
+    config[48 + tile] = 16;
+  }
+  for (auto _ : state) {
+    std::int64_t rounds = kRounds;
+    asm volatile(
+        "ldtilecfg (%1)\n"
+        "1:\n\t"
+        "tdpbssd %%tmm6, %%tmm4, %%tmm0\n\t"
+        "tdpbsud %%tmm7, %%tmm4, %%tmm1\n\t"
+        "tdpbusd %%tmm6, %%tmm5, %%tmm2\n\t"
+        "tdpbuud %%tmm7, %%tmm5, %%tmm3\n\t"
+        "dec %0\n\tjnz 1b\n\ttilerelease"
+        : "+r"(rounds)
+        : "r"(config)
+        : "cc", "memory");
+  }
+  state.counters["GFLOPs"] = benchmark::Counter(2e-9 * 16 * 16 * 64 * kRounds,
+                                                benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(BM_Int16AmxRegisters);
 #endif
 
 // Reading far more than the caches hold.
@@ -158,4 +197,14 @@ BENCHMARK(BM_GemmInt16)->Apply(Shapes);
 }  // namespace
 }  // namespace siglip
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  const char* isa = std::getenv("SIGLIP_BENCH_ISA");
+  if (isa != nullptr && !siglip::SelectKernelTarget(isa)) {
+    std::fprintf(stderr, "gemm_bench: this machine has no %s\n", isa);
+    return 2;
+  }
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

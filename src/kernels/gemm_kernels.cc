@@ -14,6 +14,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 
 #include "hwy/highway.h"
+#include "kernels/amx-inl.h"
 #include "kernels/micro_kernel-inl.h"
 #include "kernels/quantize-inl.h"
 
@@ -21,7 +22,14 @@ HWY_BEFORE_NAMESPACE();
 namespace siglip {
 namespace HWY_NAMESPACE {
 
-static_assert(kGemmBlockRows % kTileRows == 0 && kGemmBlockRows % kWinogradTileRows == 0);
+// Rows of A that a piece of work multiplies.
+inline constexpr int kBlockRows = 252;
+static_assert(kBlockRows % kTileRows == 0 && kBlockRows % kWinogradTileRows == 0);
+// Two blocks for the 729 patches of so400m's picture. All of K of a block of A, a megabyte at most,
+// stays in the second-level cache.
+inline constexpr int kAmxBlockRows = 384;
+inline constexpr std::int64_t kAmxBlockFloats = std::int64_t{1} << 18;
+static_assert(kAmxBlockRows % kAmxRows == 0);
 
 // Rows of a tile of full height, and of A as it is packed.
 template <class Number>
@@ -162,17 +170,60 @@ void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t fi
   }
 }
 
-int RowsOfTile(GemmFormat format) {
-  return format == GemmFormat::kInt16 && !KernelUsesVnni() ? kWinogradTileRows : kTileRows;
+TileShape TileShapeTarget(GemmFormat format) {
+  const bool integers = format == GemmFormat::kInt16;
+#if SIGLIP_TARGET_HAS_AMX
+  if (integers && KernelUsesAmx()) {
+    return {.rows = kAmxRows,
+            .columns = kAmxRows,
+            .lanes = kAmxRows,
+            .steps = kAmxSteps,
+            .block_rows = kAmxBlockRows,
+            .block_floats = kAmxBlockFloats};
+  }
+#endif
+  return {.rows = integers && !KernelUsesVnni() ? kWinogradTileRows : kTileRows,
+          .columns = kTileColumns,
+          .lanes = kLanes,
+          .steps = 1,
+          .block_rows = kBlockRows,
+          .block_floats = 0};
 }
 
+#if SIGLIP_TARGET_HAS_AMX
+// Rows past `rows` are left as they are: what they give is not read.
+void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                 std::int64_t rows) {
+  const std::int64_t k = call.w->k();
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = call.a + (block.first_row + first + r) * call.a_stride;
+    const Quantizer quantizer = ChooseQuantizer(row, k, kMaxActivation);
+    block.scales()[first + r] = quantizer.scale;
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
+      const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
+      const std::int64_t count = std::min(2 * steps, k - 2 * step);
+      Quantize(row, 2 * step, count, quantizer, integers);
+      std::fill(integers + count, integers + 2 * steps, std::int16_t{0});
+      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
+      for (std::int64_t pair = 0; pair < steps / kAmxSteps; ++pair) {
+        SplitAmxRow(integers + pair * 2 * kAmxSteps, to + pair * kAmxPairBytes);
+      }
+    }
+  }
+}
+#endif
+
 void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
-  const std::int64_t height = RowsOfTile(call.w->format());
+  const std::int64_t height = TileShapeTarget(call.w->format()).rows;
   const std::int64_t first = tile * height;
   const std::int64_t rows = std::min(height, block.rows - first);
   auto pack = PackTileFp32;
   if (call.w->format() == GemmFormat::kInt16) {
     pack = height == kTileRows ? PackTileInt16<kTileRows> : PackTileInt16<kWinogradTileRows>;
+#if SIGLIP_TARGET_HAS_AMX
+    if (KernelUsesAmx()) pack = PackTileAmx;
+#endif
   }
   pack(call, block, first, rows);
 }
@@ -195,12 +246,12 @@ const float* ResidualRow(const GemmCall& call, std::int64_t row) {
 
 // Asks for a tile's part of the residual, to be there when the tile's sums are.
 void PrefetchResidual(const GemmCall& call, std::int64_t row, std::int64_t rows,
-                      std::int64_t column) {
+                      std::int64_t column, std::int64_t columns) {
   if (call.residual == nullptr) return;
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* from = ResidualRow(call, row + r) + column;
     __builtin_prefetch(from);
-    __builtin_prefetch(from + kTileColumns - 1);
+    __builtin_prefetch(from + columns - 1);
   }
 }
 
@@ -217,9 +268,10 @@ HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) 
     for (std::int64_t r = 0; r < tile.rows; ++r, c += tile.c_stride) {
       auto value = hn::LoadU(d, c);
       if constexpr (kInteger) {
-        value = hn::Mul(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales);
+        value = hn::MulAdd(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales, bias);
+      } else {
+        value = hn::Add(value, bias);
       }
-      value = hn::Add(value, bias);
       if constexpr (kGelu) value = GeluTanh(value);
       if constexpr (kResidual) {
         const float* residual = ResidualRow(call, tile.row + r) + tile.column + x;
@@ -257,10 +309,10 @@ class PrefetchQueue {
   PrefetchQueue(std::span<const float> first, std::span<const float> second)
       : now_(Bytes(first)), later_(Bytes(second)) {}
 
-  Prefetch Next(std::int64_t steps) {
+  Prefetch Next(std::int64_t lines) {
     if (now_.from >= now_.end) now_ = std::exchange(later_, Prefetch());
     const Prefetch slice = {now_.from,
-                            now_.from + std::min(now_.end - now_.from, steps / 4 * kCacheLine)};
+                            now_.from + std::min(now_.end - now_.from, lines * kCacheLine)};
     now_.from = slice.end;
     return slice;
   }
@@ -334,8 +386,8 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
       tile.c_stride = kTileColumns;
       if (!tile.first) CopyColumns(c, call.c_stride, rows, columns, ragged, kTileColumns);
     }
-    tile.prefetch = prefetch.Next(tile.steps);
-    if (last) PrefetchResidual(call, block.first_row + row, rows, column);
+    tile.prefetch = prefetch.Next(tile.steps / 4);
+    if (last) PrefetchResidual(call, block.first_row + row, rows, column, kTileColumns);
     if constexpr (kInteger) tile.products.rows = row_products + row;
     RunTileOf<Number, kRows>(rows, width > kLanes, tile);
     if (last && epilogue) {
@@ -351,11 +403,137 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
   }
 }
 
+#if SIGLIP_TARGET_HAS_AMX
+// A panel and a block of K in GemmPieceTarget on tiles.
+struct AmxPanel {
+  std::int64_t step = 0;
+  std::int64_t column = 0;
+  std::int64_t columns = 0;  // that exist
+  Prefetch next;             // the panel that comes after it
+  float* between = nullptr;  // sums of blocks of K [block rows][16]
+};
+
+// Row `row` of the block of rows, which is `row` % 16 of a tile with these sums.
+template <bool kFirst, bool kLast, bool kGelu, bool kResidual>
+HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, const AmxPanel& panel,
+                             std::int64_t row, const AmxSums& sums) {
+  const FloatTag d;
+  const std::int64_t c_row = block.first_row + row;
+  float* between = panel.between + row * kAmxRows;
+#pragma GCC unroll 2
+  for (int x = 0; x < kAmxRows; x += kLanes) {
+    auto value = hn::ConvertTo(d, AmxSum(sums, row % kAmxRows, x));
+    if constexpr (!kFirst) value = hn::Add(hn::Load(d, between + x), value);
+    if constexpr (!kLast) {
+      hn::Store(value, d, between + x);
+      continue;
+    }
+    const std::int64_t column = panel.column + x;
+    const std::int64_t columns = panel.columns - x;
+    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
+    if (call.bias != nullptr) bias = LoadColumns(call.bias + column, columns);
+    value = hn::MulAdd(hn::Mul(value, hn::Set(d, block.scales()[row])),
+                       hn::LoadU(d, call.w->scales() + column), bias);
+    if constexpr (kGelu) value = GeluTanh(value);
+    if constexpr (kResidual) {
+      value = hn::Add(LoadColumns(ResidualRow(call, c_row) + column, columns), value);
+    }
+    StoreColumns(value, call.c + c_row * call.c_stride + column, columns);
+  }
+}
+
+// All rows of the block by the panel. A tile's sums are added to what is between blocks of K, or
+// become part of C, while the next tile's are computed.
+template <bool kFirst, bool kLast, bool kGelu, bool kResidual>
+HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block,
+                                   const AmxPanel& panel) {
+  const PackedMatrix& w = *call.w;
+  const std::int64_t steps = std::min(w.block_steps(), w.steps() - panel.step);
+  const std::int64_t pairs = steps / kAmxSteps;
+  const std::int64_t rows_of_pair = (kAmxRows + pairs - 1) / pairs;
+  const float* b = w.Panel(panel.column, panel.step, steps);
+  const char* prefetch = panel.next.from;
+  AmxSums sums[2];
+  std::int64_t finished = 0;
+  for (std::int64_t row = 0; row < block.rows; row += kAmxRows) {
+    if constexpr (kLast) {  // what FinishAmxRow will touch
+      const std::int64_t rows = std::min<std::int64_t>(kAmxRows, block.rows - row);
+      const std::int64_t c_row = block.first_row + row;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        __builtin_prefetch(call.c + (c_row + r) * call.c_stride + panel.column, 1);
+      }
+      PrefetchResidual(call, c_row, rows, panel.column, panel.columns);
+    }
+    const bool more = prefetch < panel.next.end;
+    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b,
+                     more ? prefetch : reinterpret_cast<const char*>(b), sums[row / kAmxRows % 2],
+                     [&](std::int64_t) HWY_ATTR {
+                       const std::int64_t end = std::min(row, finished + rows_of_pair);
+                       for (; finished < end; ++finished) {
+                         FinishAmxRow<kFirst, kLast, kGelu, kResidual>(
+                             call, block, panel, finished, sums[finished / kAmxRows % 2]);
+                       }
+                     });
+    prefetch += 2 * kCacheLine * pairs;
+  }
+  for (; finished < block.rows; ++finished) {
+    FinishAmxRow<kFirst, kLast, kGelu, kResidual>(call, block, panel, finished,
+                                                  sums[finished / kAmxRows % 2]);
+  }
+}
+
+using AmxPanelFunction = void (*)(const GemmCall&, const PackedRows&, const AmxPanel&);
+
+template <bool kFirst>
+AmxPanelFunction AmxPanelOf(const GemmCall& call, bool last) {
+  if (!last) return MultiplyAmxPanel<kFirst, false, false, false>;
+  if (call.gelu) {
+    return call.residual != nullptr ? MultiplyAmxPanel<kFirst, true, true, true>
+                                    : MultiplyAmxPanel<kFirst, true, true, false>;
+  }
+  return call.residual != nullptr ? MultiplyAmxPanel<kFirst, true, false, true>
+                                  : MultiplyAmxPanel<kFirst, true, false, false>;
+}
+
+// GemmPieceTarget on tiles. All of K for a panel before the next one, so that the sums between
+// blocks of K stay in a cache.
+void GemmPieceAmx(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
+                  std::int64_t column_end) {
+  const AmxTiles tiles;
+  HWY_ALIGN float between[kAmxBlockRows * kAmxRows];
+  const PackedMatrix& w = *call.w;
+  const auto memory = [&](std::int64_t step, std::int64_t column) {
+    const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
+    const auto* from = reinterpret_cast<const char*>(w.Panel(column, step, steps));
+    return Prefetch{from, from + steps * kAmxRows * static_cast<std::int64_t>(sizeof(float))};
+  };
+  for (std::int64_t column = column_begin; column < column_end; column += kAmxRows) {
+    for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
+      AmxPanel panel;
+      panel.step = step;
+      panel.column = column;
+      panel.columns = std::min<std::int64_t>(kAmxRows, w.n() - column);
+      panel.between = between;
+      const bool last = step + w.block_steps() >= w.steps();
+      if (!last) {
+        panel.next = memory(step + w.block_steps(), column);
+      } else if (column + kAmxRows < column_end) {
+        panel.next = memory(0, column + kAmxRows);
+      }
+      (step == 0 ? AmxPanelOf<true> : AmxPanelOf<false>)(call, last)(call, block, panel);
+    }
+  }
+}
+#endif
+
 void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
                      std::int64_t column_end) {
   const PackedMatrix& w = *call.w;
   auto multiply = MultiplyPanel<Float32>;
   if (w.format() == GemmFormat::kInt16) {
+#if SIGLIP_TARGET_HAS_AMX
+    if (KernelUsesAmx()) return GemmPieceAmx(call, block, column_begin, column_end);
+#endif
     multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16PairWinograd>;
   }
   for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
@@ -365,8 +543,6 @@ void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t
     }
   }
 }
-
-TileShape TileShapeTarget(GemmFormat format) { return {RowsOfTile(format), kTileColumns, kLanes}; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace siglip

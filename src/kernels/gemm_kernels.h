@@ -9,14 +9,30 @@
 namespace siglip {
 
 struct TileShape {
-  int rows = 0;     // of the register tile
-  int columns = 0;  // of the register tile = of a panel
-  int lanes = 0;
+  int rows = 0;                   // of the register tile
+  int columns = 0;                // of the register tile = of a panel
+  int lanes = 0;                  // the narrowest panel
+  int steps = 1;                  // of K at a time
+  int block_rows = 0;             // of A, that a piece of work multiplies; a multiple of `rows`
+  std::int64_t block_floats = 0;  // of A as packed, in no more than so many rows; 0: any
 };
 TileShape GemmTileShape(GemmFormat format);
 
-// Rows of A that a piece of work multiplies; a multiple of every target's tile rows (12, 6, 4).
-inline constexpr std::int64_t kGemmBlockRows = 252;
+// Steps of K as they are packed.
+inline std::int64_t GemmSteps(std::int64_t k, GemmFormat format, const TileShape& shape) {
+  const std::int64_t steps = format == GemmFormat::kFp32 ? k : (k + 1) / 2;
+  return (steps + shape.steps - 1) / shape.steps * shape.steps;
+}
+
+// A tile of AMX: 16 rows (of A; or groups of four integers of K, of W) of 64 bytes.
+inline constexpr int kAmxRows = 16;
+inline constexpr int kAmxRowBytes = 64;
+inline constexpr int kAmxTileBytes = kAmxRows * kAmxRowBytes;
+// 64 integers of K, as two tiles: their upper bytes, signed, and their lower ones, which are not.
+// An integer is 256 times the one plus the other.
+inline constexpr int kAmxSteps = 32;
+inline constexpr int kAmxPairBytes = 2 * kAmxTileBytes;
+static_assert(kGemmBlockStepsInt16 % kAmxSteps == 0);
 
 // The largest integers, by what the row is of: the sum of two has 16 bits, for Int16PairWinograd
 // (micro_kernel-inl.h). Rows of weights rarely have an element of more than a quarter of a block's
@@ -29,7 +45,8 @@ inline constexpr int kMaxAttentionFactor = 16383;
 // sum of cross products (Int16PairWinograd in micro_kernel-inl.h).
 inline std::int64_t IntegerRowExtra(std::int64_t steps) { return 1 + IntegerBlocks(steps); }
 
-// Some rows of A, packed: for each block of K, tiles of rows, each [steps][tile rows].
+// Some rows of A, packed: for each block of K, tiles of rows, each [steps][tile rows]; for AMX,
+// pairs of tiles.
 struct PackedRows {
   std::int64_t first_row = 0;
   std::int64_t rows = 0;

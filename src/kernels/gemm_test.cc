@@ -234,19 +234,24 @@ TEST(GemmInt16Test, SizesOfRowsAndColumnsDoNotMatterAndZeroRowsAreZero) {
   }
 }
 
-// Full tiles and less, wide panels and a narrow one, two blocks of K. kernels_test_*-vnni are
-// skipped where there is nothing to compare.
-TEST(GemmInt16Test, VnniChangesNoBit) {
+// Full tiles and less, wide panels and a narrow one, two blocks of K. kernels_test_*-vnni and -amx
+// are skipped where there is nothing to compare.
+TEST(GemmInt16Test, VnniAndAmxChangeNoBit) {
   const std::string in_use = KernelTargetName();
-  const Problem problem(25, 50, 603);
   for (const std::string& target : KernelTargets()) {
-    if (!target.ends_with("-vnni")) continue;
-    ASSERT_TRUE(SelectKernelTarget(target));
-    EXPECT_TRUE(KernelUsesVnni());
-    const std::vector<float> vnni = Multiply(problem, 1, true, true, true, GemmFormat::kInt16);
-    ASSERT_TRUE(SelectKernelTarget(PackingTargetName()));
-    EXPECT_FALSE(KernelUsesVnni());
-    EXPECT_EQ(Multiply(problem, 1, true, true, true, GemmFormat::kInt16), vnni) << target;
+    if (!target.ends_with("-vnni") && !target.ends_with("-amx")) continue;
+    for (const auto& [m, n, k] :
+         std::vector<std::array<std::int64_t, 3>>{{25, 50, 603}, {1, 16, 64}, {33, 3, 1153}}) {
+      const Problem problem(m, n, k);
+      ASSERT_TRUE(SelectKernelTarget(target));
+      EXPECT_EQ(KernelUsesVnni(), target.ends_with("-vnni"));
+      EXPECT_EQ(KernelUsesAmx(), target.ends_with("-amx"));
+      const std::vector<float> got = Multiply(problem, 1, true, true, true, GemmFormat::kInt16);
+      ASSERT_TRUE(SelectKernelTarget(VectorTargetName()));
+      EXPECT_FALSE(KernelUsesVnni() || KernelUsesAmx());
+      EXPECT_EQ(Multiply(problem, 1, true, true, true, GemmFormat::kInt16), got)
+          << target << ", " << m << " x " << n << " x " << k;
+    }
   }
   ASSERT_TRUE(SelectKernelTarget(in_use));
 }

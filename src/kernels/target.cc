@@ -28,9 +28,12 @@ HWY_EXPORT(OwnTarget);
 
 namespace {
 
+// What multiplies integers.
+enum class Integers { kVectors, kVnni, kAmx };
+
 struct Target {
   std::int64_t highway = 0;
-  bool vnni = false;
+  Integers integers = Integers::kVectors;
 };
 
 bool HasVnni([[maybe_unused]] std::int64_t highway) {
@@ -39,6 +42,17 @@ bool HasVnni([[maybe_unused]] std::int64_t highway) {
   if (highway == HWY_AVX2) return CpuHasAvxVnni();
 #endif
   return false;
+}
+
+// No processor has AMX and not AVX-512; but one that can be made to believe in AMX may
+// (amx_emulation_for_test.cc).
+bool HasAmx([[maybe_unused]] std::int64_t highway) {
+#if HWY_ARCH_X86
+  static const bool has_amx = CpuHasAmx();
+  return has_amx && (highway == HWY_AVX3 || highway == HWY_AVX2);
+#else
+  return false;
+#endif
 }
 
 std::string HighwayName(std::int64_t target) {
@@ -50,7 +64,10 @@ std::string HighwayName(std::int64_t target) {
 }
 
 std::string NameOf(const Target& target) {
-  return HighwayName(target.highway) + (target.vnni ? "-vnni" : "");
+  const char* suffix = "";
+  if (target.integers == Integers::kVnni) suffix = "-vnni";
+  if (target.integers == Integers::kAmx) suffix = "-amx";
+  return HighwayName(target.highway) + suffix;
 }
 
 // Best first: of Highway's targets the better have the lower bits. Asked once, and the choice is
@@ -63,22 +80,23 @@ const std::vector<Target>& Available() {
     hwy::GetChosenTarget().Update(supported);
     for (std::int64_t rest = supported & HWY_TARGETS; rest != 0; rest &= rest - 1) {
       const std::int64_t highway = rest & -rest;
-      if (HasVnni(highway)) targets.push_back({highway, true});
-      targets.push_back({highway, false});
+      if (HasAmx(highway)) targets.push_back({highway, Integers::kAmx});
+      if (HasVnni(highway)) targets.push_back({highway, Integers::kVnni});
+      targets.push_back({highway, Integers::kVectors});
     }
     // Arm without AES, which Highway's NEON asks for and nothing here uses: the dispatch then runs
     // what the compiler assumes anyway.
-    if (targets.empty()) targets.push_back({HWY_STATIC_TARGET, false});
+    if (targets.empty()) targets.push_back({HWY_STATIC_TARGET, Integers::kVectors});
     return targets;
   }();
   return available;
 }
 
-// Whether the target in use is one with VNNI. Written by SelectKernelTarget, read by any thread;
-// Highway keeps its part of the choice in such a variable too.
-std::atomic<bool>& UsesVnni() {
-  static std::atomic<bool> uses_vnni{Available().front().vnni};
-  return uses_vnni;
+// Of the target in use. Written by SelectKernelTarget, read by any thread; Highway keeps its part
+// of the choice in such a variable too.
+std::atomic<Integers>& IntegersInUse() {
+  static std::atomic<Integers> integers{Available().front().integers};
+  return integers;
 }
 
 }  // namespace
@@ -89,13 +107,15 @@ std::vector<std::string> KernelTargets() {
   return names;
 }
 
-std::string PackingTargetName() { return HighwayName(HWY_DYNAMIC_DISPATCH(OwnTarget)()); }
+std::string VectorTargetName() { return HighwayName(HWY_DYNAMIC_DISPATCH(OwnTarget)()); }
 
-bool KernelUsesVnni() { return UsesVnni().load(std::memory_order_relaxed); }
+bool KernelUsesVnni() { return IntegersInUse().load(std::memory_order_relaxed) == Integers::kVnni; }
+
+bool KernelUsesAmx() { return IntegersInUse().load(std::memory_order_relaxed) == Integers::kAmx; }
 
 std::string KernelTargetName() {
-  const bool vnni = KernelUsesVnni();
-  return NameOf({HWY_DYNAMIC_DISPATCH(OwnTarget)(), vnni});
+  const Integers integers = IntegersInUse().load(std::memory_order_relaxed);
+  return NameOf({HWY_DYNAMIC_DISPATCH(OwnTarget)(), integers});
 }
 
 bool SelectKernelTarget(std::string_view name) {
@@ -103,7 +123,7 @@ bool SelectKernelTarget(std::string_view name) {
     if (NameOf(target) != name) continue;
     hwy::DisableTargets(target.highway - 1);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    UsesVnni().store(target.vnni, std::memory_order_relaxed);
+    IntegersInUse().store(target.integers, std::memory_order_relaxed);
     return true;
   }
   return false;

@@ -20,6 +20,7 @@ namespace siglip {
 // Instead of those in cpu_features.cc.
 bool CpuHasAvx512Vnni() { return true; }
 bool CpuHasAvxVnni() { return true; }
+bool CpuHasAmx() { return false; }
 
 namespace {
 
