@@ -1,4 +1,5 @@
-"""Every public method of tritonclient's four clients. One that a newer tritonclient brings fails here until it is called."""
+"""Every public method of tritonclient's four clients. One that a newer tritonclient brings fails here until it is
+called."""
 
 import asyncio
 import inspect

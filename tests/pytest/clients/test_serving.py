@@ -212,6 +212,13 @@ def test_gpu_metrics(arguments, found):
     next(life, None)
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_cpu_metrics(allowed):
+    life = running([f"--allow-cpu-metrics={str(allowed).lower()}"])
+    assert len(re.findall(r"^nv_cpu_\w+ ", metrics(next(life)), re.MULTILINE)) == (3 if allowed else 0)
+    next(life, None)
+
+
 def test_without_options_there_is_no_cache_and_no_summary(server):
     client = httpclient.InferenceServerClient(server.http)
     assert client.get_model_config("embed_image")["response_cache"]["enable"] is False
