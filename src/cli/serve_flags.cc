@@ -249,7 +249,6 @@ void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
                            "--grpc-infer-thread-count",
                            "--grpc-infer-allocation-pool-size",
                            "--grpc-max-response-pool-size",
-                           "--allow-cpu-metrics",
                            "--metrics-interval-ms",
                            "--rate-limit",
                            "--rate-limit-resource",
@@ -306,6 +305,10 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--allow-gpu-metrics", flags.server.allow_gpu_metrics,
                   "Tell what NVIDIA's driver says of the machine's GPUs")
+      ->capture_default_str();
+  command
+      .add_option("--allow-cpu-metrics", flags.server.allow_cpu_metrics,
+                  "Tell how much of the machine's CPUs and memory is in use")
       ->capture_default_str();
   AddRepeatable(command, "--metrics-config", flags.server.metrics_config,
                 "counter_latencies, histogram_latencies or summary_latencies=true|false, "

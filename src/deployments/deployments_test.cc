@@ -395,8 +395,12 @@ TEST_F(DeploymentsTest, ADoorOrAnEnsembleOfOneIsUnsuitable) {
                               .input_map = {{"INPUT_IMAGE", "INPUT_IMAGE"}},
                               .output_map = {{"EMBEDDING", "EMBEDDING"}}}};
   configs.push_back(ensemble);
+  // As a config.pbtxt without a version says it.
+  ensemble.name = "around_unset";
+  ensemble.ensemble_steps[0].model_version = 0;
+  configs.push_back(ensemble);
   // Followed, these would send a request round for ever.
-  for (const char* target : {"embed_image", "embed_text", "around"}) {
+  for (const char* target : {"embed_image", "embed_text", "around", "around_unset"}) {
     std::vector<ModelConfig> looped = configs;
     looped[3].parameters["embed_model"] = target;
     service_ = *Load(std::move(looped));

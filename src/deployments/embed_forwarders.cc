@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 #include <numeric>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -51,15 +52,16 @@ absl::Status JoinErrors(const std::vector<absl::Status>& statuses) {
 bool IsDoor(const ModelConfig& config) { return config.parameter("step").starts_with("embed_"); }
 
 // Whether a request to `config` comes to a door: then it could go round for ever. Ensembles are
-// made of models and ensembles without a cycle.
-bool LeadsToDoor(const ModelAccess& models, const ModelConfig& config) {
+// made of models and ensembles without a cycle; each is looked at once.
+bool LeadsToDoor(const ModelAccess& models, const ModelConfig& config,
+                 std::set<std::string>& ensembles) {
   if (IsDoor(config)) return true;
   return std::any_of(
       config.ensemble_steps.begin(), config.ensemble_steps.end(), [&](const EnsembleStep& step) {
-        const std::string version =
-            step.model_version < 0 ? std::string() : absl::StrCat(step.model_version);
-        const auto target = models.ReadyConfig(step.model_name, version);
-        return target.ok() && LeadsToDoor(models, **target);
+        const auto target = models.ReadyConfig(step.model_name, step.version());
+        if (!target.ok()) return false;
+        const bool is_known = (*target)->is_ensemble() && !ensembles.insert(step.model_name).second;
+        return !is_known && LeadsToDoor(models, **target, ensembles);
       });
 }
 
@@ -255,7 +257,8 @@ class EmbedForwarder : public Forwarder {
           absl::StrCat("parameter 'embed_model': ", config.status().message()));
     }
     const ModelConfig& target = **config;
-    if (LeadsToDoor(models, target)) {
+    std::set<std::string> ensembles;
+    if (LeadsToDoor(models, target, ensembles)) {
       return absl::InvalidArgumentError(
           absl::StrCat("parameter 'embed_model': model '", name,
                        "' is unsuitable: it leads to embed_image or embed_text"));

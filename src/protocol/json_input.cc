@@ -1,5 +1,7 @@
 #include "protocol/json_input.h"
 
+#include <limits>
+
 #include "base/absl_view.h"
 #include "base/byte_order_mark.h"
 #include "base/json_text.h"
@@ -184,6 +186,16 @@ absl::StatusOr<bool> IsNull(JsonValue value) {
   if (type != JsonType::null) return false;
   SIGLIP_RETURN_IF_ERROR(ValidateScalar(value, type));
   return true;
+}
+
+std::optional<double> ReadNonFinite(JsonValue value) {
+  std::string_view text = value.raw_json_token();  // with the white space behind it
+  text = text.substr(0, text.find_last_not_of(" \t\r\n") + 1);
+  const double sign = text.starts_with('-') ? -1 : 1;
+  if (text.starts_with('-')) text.remove_prefix(1);
+  if (text == "NaN") return std::numeric_limits<double>::quiet_NaN();
+  if (text == "Inf" || text == "Infinity") return sign * std::numeric_limits<double>::infinity();
+  return std::nullopt;
 }
 
 absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view where) {

@@ -4,6 +4,7 @@
 // checking of values that nobody reads (on-demand skips them unchecked). Private to this folder.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -58,16 +59,23 @@ absl::StatusOr<bool> IsNull(JsonValue value);
 // null, arrays and objects are refused.
 absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view where);
 
-// leaf(JsonValue) -> Status for every scalar of a nested or flat array, in order. `depth` is the
-// array's.
+// NaN, Inf or Infinity, with or without a minus: no JSON, but what rapidjson and Python write for
+// such numbers, and Triton reads. Nothing if the value is none of them. Consumes nothing.
+std::optional<double> ReadNonFinite(JsonValue value);
+
+// leaf(JsonValue, JsonType) -> Status for every scalar of a nested or flat array, in order; NaN and
+// infinities come as numbers. `depth` is the array's.
 template <class Leaf>
 absl::Status ForEachLeaf(JsonArray array, int depth, Leaf& leaf) {
   SIGLIP_RETURN_IF_ERROR(CheckJsonDepth(depth));
   for (auto element : array) {
     JsonValue value;
     SIGLIP_RETURN_IF_ERROR(CheckJson(element.get(value)));
-    JsonType type;
-    SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
+    JsonType type = JsonType::number;
+    if (const auto code = value.type().get(type); code != simdjson::SUCCESS) {
+      if (!ReadNonFinite(value)) return CheckJson(code);
+      type = JsonType::number;
+    }
     if (type == JsonType::array) {
       JsonArray inner;
       SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_array().get(inner)));

@@ -298,9 +298,13 @@ class InferParser {
   static bool ReadNumber(JsonValue value, T& out) {
     if constexpr (std::is_floating_point_v<T>) {
       double number = 0;
-      if (value.get_double().get(number) != simdjson::SUCCESS) return false;
-      out = static_cast<T>(number);
-      return true;
+      if (value.get_double().get(number) == simdjson::SUCCESS) {
+        out = static_cast<T>(number);
+        return true;
+      }
+      const std::optional<double> none = ReadNonFinite(value);
+      out = static_cast<T>(none.value_or(0));
+      return none.has_value();
     } else if constexpr (std::is_signed_v<T>) {
       std::int64_t number = 0;
       if (value.get_int64().get(number) != simdjson::SUCCESS) return false;

@@ -1,6 +1,8 @@
 #include "protocol/kserve_http.h"
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -83,6 +85,33 @@ TEST(HttpInfer, FieldOrderDoesNotMatter) {
       R"({"outputs":[],"inputs":[{"data":[1,[2]],"shape":[2],"datatype":"INT64","name":"X"}],"id":""})");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_THAT(Values<std::int64_t>(parsed->request->inputs[0]), ElementsAre(1, 2));
+}
+
+// No JSON, but what rapidjson and Python write for them: perf_analyzer's random data holds some.
+TEST(HttpInfer, FloatsMayBeNoNumberOrInfinite) {
+  for (const char* form :
+       {R"("shape":[6],"datatype":"FP32","data":%)", R"("data":%,"shape":[6],"datatype":"FP32")"}) {
+    std::string rest = form;
+    rest.replace(rest.find('%'), 1, "[NaN, [-NaN,Infinity],\n-Infinity ,Inf,-Inf\r\n]");
+    const auto parsed = Parse(OneInput(rest));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    const auto values = Values<float>(parsed->request->inputs[0]);
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    ASSERT_EQ(values.size(), 6U);
+    EXPECT_TRUE(std::isnan(values[0]) && std::isnan(values[1]));
+    EXPECT_THAT(std::vector<float>(values.begin() + 2, values.end()),
+                ElementsAre(kInfinity, -kInfinity, kInfinity, -kInfinity));
+  }
+  EXPECT_TRUE(Parse(OneInput(R"("shape":[1],"datatype":"FP64","data":[NaN])")).ok());
+  for (const char* broken : {"NaNs", "nan", "inf", "Infinit", "--Inf", "+Inf", "-", "N", "1NaN"}) {
+    EXPECT_FALSE(
+        Parse(OneInput(Concat(R"("shape":[1],"datatype":"FP32","data":[)", broken, "]"))).ok())
+        << broken;
+  }
+  for (const char* type : {"INT32", "UINT8", "BOOL", "BYTES"}) {
+    ExpectRefused(Parse(OneInput(Concat(R"("shape":[1],"data":[NaN],"datatype":")", type, "\""))),
+                  "element 0");
+  }
 }
 
 TEST(HttpInfer, IntegersAreCheckedForTheirType) {

@@ -1,5 +1,6 @@
 #include "server/http_connection.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -35,6 +36,8 @@ constexpr std::size_t kReadBytes = 16 * 1024;
 constexpr std::size_t kBufferBytes = 128 * 1024;
 // So much of a body is read and then counted at a time.
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+// How late the hanging up of a client is noticed behind what it sent before: as in queues.
+constexpr std::chrono::milliseconds kHangUpInterval{100};
 constexpr std::string_view kNoRoom = "Exceeds the memory for request bodies being received";
 constexpr std::string_view kNoAnswerRoom = "Exceeds the memory for answers being written";
 
@@ -443,7 +446,6 @@ void HttpConnection::Dispatch() {
 
 // While an answer is awaited nothing reads the socket; a waiting client that goes away shows as
 // readable with nothing to read. A half-closed connection counts as gone, as it does in Triton.
-// Under TLS only a client that goes without a farewell is seen.
 void HttpConnection::WatchForDisconnect() {
   if (watching_) return;
   watching_ = true;
@@ -454,13 +456,32 @@ void HttpConnection::WatchForDisconnect() {
         char byte;
         const ssize_t n = ::recv(self->stream_.plain().socket().native_handle(), &byte, 1,
                                  MSG_PEEK | MSG_DONTWAIT);
-        if (n > 0) return;  // a pipelined request
+        if (n > 0) return self->WatchForHangUp();
         // The event may be that of bytes which have been read since.
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return self->WatchForDisconnect();
-        if (const auto exchange = self->exchange_.lock()) {
-          exchange->cancelled_.store(true, std::memory_order_relaxed);
-        }
+        self->CancelExchange();
       });
+}
+
+// Bytes wait to be read, a pipelined request's or the farewell of TLS: the socket stays readable,
+// and only the kernel knows whether the client's end is behind them.
+void HttpConnection::WatchForHangUp() {
+  pollfd hang_up{.fd = stream_.plain().socket().native_handle(), .events = POLLRDHUP, .revents = 0};
+  if (::poll(&hang_up, 1, 0) > 0) return CancelExchange();
+  watching_ = true;
+  auto timer = std::make_shared<asio::steady_timer>(stream_.get_executor(), kHangUpInterval);
+  timer->async_wait([timer, weak = weak_from_this()](Error) {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->watching_ = false;
+    if (self->state_ == State::kHandling) self->WatchForDisconnect();
+  });
+}
+
+void HttpConnection::CancelExchange() {
+  if (const auto exchange = exchange_.lock()) {
+    exchange->cancelled_.store(true, std::memory_order_relaxed);
+  }
 }
 
 void HttpConnection::Send(std::function<HttpResponse()> make) {

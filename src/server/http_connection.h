@@ -166,6 +166,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void OnChunked(Error error);
   void Dispatch();
   void WatchForDisconnect();
+  void WatchForHangUp();
+  void CancelExchange();
   // False if the answers of all connections have no room for this one's text.
   bool HoldAnswer(const HttpResponse& response);
   void Write(HttpResponse response);

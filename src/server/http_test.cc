@@ -476,6 +476,25 @@ TEST_F(HttpTest, ADisconnectCancels) {
   ExpectServes();
 }
 
+// What it sent before is not read yet, so that its end is behind bytes.
+TEST_F(HttpTest, ADisconnectBehindAPipelinedRequestCancels) {
+  service_.hold = true;
+  RawClient client(server_->port());
+  client.Send(Post(kInfer, kJson));
+  service_.AwaitHeld(1);
+  auto request = service_.Take(0);
+  client.Send(Get("/v2/health/live"));
+  std::this_thread::sleep_for(milliseconds(150));
+  EXPECT_FALSE(request->is_cancelled());
+  client.Close();
+  for (int i = 0; i < 1000 && !request->is_cancelled(); ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_TRUE(request->is_cancelled());
+  service_.Finish(std::move(request));
+  ExpectServes();
+}
+
 TEST_F(HttpTest, DrainFinishesAcceptedWorkAndClosesIdleConnections) {
   service_.hold = true;
   RawClient idle(server_->port());

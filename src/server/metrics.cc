@@ -330,6 +330,16 @@ MetricFamily GpuFamily(const GpuMetric& row, std::span<const GpuReading> gpus) {
   return family;
 }
 
+std::vector<MetricFamily> MachineFamilies(CpuSampler& cpu) {
+  const double memory_total = ReadMemInfo("MemTotal:");
+  const double memory_used = memory_total - ReadMemInfo("MemAvailable:");
+  return {
+      Gauge("nv_cpu_utilization",
+            "CPU utilization of the machine, 0 to 1, since the previous scrape", cpu.Utilization()),
+      Gauge("nv_cpu_memory_total_bytes", "Memory of the machine", memory_total),
+      Gauge("nv_cpu_memory_used_bytes", "Memory in use on the machine", memory_used)};
+}
+
 MetricFamily BuildInfo(const ServerMetadata& metadata) {
   MetricFamily family = Gauge("siglip_build_info", "1, labelled with what is running", 1);
   family.metric[0].label = {{"version", metadata.version}};
@@ -405,15 +415,9 @@ std::string RenderMetrics(const Service& service, const DoorState& state,
   // A family without members would be a name without values.
   std::erase_if(families, [](const MetricFamily& family) { return family.metric.empty(); });
   families.push_back(RefusalFamily(state));
-  const double memory_total = ReadMemInfo("MemTotal:");
-  const double memory_used = memory_total - ReadMemInfo("MemAvailable:");
-  families.push_back(Gauge("nv_cpu_utilization",
-                           "CPU utilization of the machine, 0 to 1, since the "
-                           "previous scrape",
-                           cpu.Utilization()));
-  families.push_back(Gauge("nv_cpu_memory_total_bytes", "Memory of the machine", memory_total));
-  families.push_back(
-      Gauge("nv_cpu_memory_used_bytes", "Memory in use on the machine", memory_used));
+  if (settings.machine) {
+    for (MetricFamily& family : MachineFamilies(cpu)) families.push_back(std::move(family));
+  }
   // Without a GPU there is no pinned memory; dashboards of Triton ask for the two.
   families.push_back(Gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory of the pool", 0));
   families.push_back(Gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory in use", 0));

@@ -36,6 +36,7 @@ struct MetricsSettings {
   bool histograms = true;  // of answers; unlike Triton's they cost nothing to speak of
   bool summaries = false;  // quantiles of the last minute or two
   std::vector<double> quantiles = {0.5, 0.9, 0.95, 0.99, 0.999};
+  bool machine = true;  // its CPUs and memory; an option of its own says
 };
 
 // Texts such as "summary_latencies=true", "summary_quantiles=0.5:0.05,0.9:0.01" (a quantile's error

@@ -34,6 +34,7 @@ TEST(Metrics, NamesAndLabelsAreTritons) {
   EXPECT_THAT(text, HasSubstr("# TYPE nv_inference_pending_request_count gauge\n"));
   EXPECT_THAT(text, HasSubstr("\nnv_cpu_memory_total_bytes "));
   EXPECT_THAT(text, HasSubstr("\nnv_cpu_utilization "));
+  EXPECT_THAT(RenderMetrics(service, state, {.machine = false}, cpu), Not(HasSubstr("nv_cpu")));
   EXPECT_THAT(text,
               HasSubstr("\nsiglip_refusal_duration_seconds_bucket{door=\"http\",le=\"0.01\"} 1\n"));
   EXPECT_THAT(

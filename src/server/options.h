@@ -104,6 +104,8 @@ struct ServerOptions {
   std::uint16_t metrics_port = 8002;
   // --allow-gpu-metrics: what NVML tells of the machine's GPUs, if it is there.
   bool allow_gpu_metrics = true;
+  // --allow-cpu-metrics: use of the machine's CPUs and memory.
+  bool allow_cpu_metrics = true;
 
   // --allow-ui: the page at /ui of the HTTP door.
   bool allow_ui = true;

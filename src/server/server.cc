@@ -54,6 +54,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const ServerOptions& opti
   std::unique_ptr<Server> server(new Server(options));
   SIGLIP_RETURN_IF_ERROR(server->state_.Configure(options));
   SIGLIP_ASSIGN_OR_RETURN(MetricsSettings metrics, ParseMetricsConfig(options.metrics_config));
+  metrics.machine = options.allow_cpu_metrics;
   server->metrics_settings_ = std::make_unique<MetricsSettings>(std::move(metrics));
   // The doors read their files anew.
   if (options.allow_http) SIGLIP_RETURN_IF_ERROR(CheckTls("http", options.http_tls));

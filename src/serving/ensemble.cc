@@ -231,7 +231,7 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
     auto request = std::make_unique<InferRequest>();
     request->id = request_->id;
     request->model_name = step.model_name;
-    if (step.model_version > 0) request->model_version = absl::StrCat(step.model_version);
+    request->model_version = step.version();
     request->parameters = request_->parameters;
     Inherit(*request_, *request);
     for (const auto& [input, tensor] : step.input_map) {

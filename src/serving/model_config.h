@@ -49,9 +49,12 @@ struct InstanceGroup {
 
 struct EnsembleStep {
   std::string model_name = {};
-  std::int64_t model_version = -1;                     // -1 = the newest
+  std::int64_t model_version = -1;                     // 0 or less = the newest
   std::map<std::string, std::string> input_map = {};   // the step's input -> ensemble tensor
   std::map<std::string, std::string> output_map = {};  // the step's output -> ensemble tensor
+
+  // As InferRequest's: empty = the newest.
+  std::string version() const { return model_version > 0 ? std::to_string(model_version) : ""; }
 };
 
 struct WarmupInput {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -20,6 +21,9 @@ namespace siglip {
 namespace {
 
 namespace fs = std::filesystem;
+
+// A request goes down all of them on one thread's stack.
+constexpr int kMaxNestedEnsembles = 16;
 
 std::string VersionOf(const ModelConfig& config) {
   if (config.versions.empty()) return "1";
@@ -65,6 +69,33 @@ fs::path CheckpointOf(const ModelConfig& config) {
 bool IsInside(const fs::path& path, const fs::path& folder) {
   const fs::path rest = path.lexically_relative(folder.lexically_normal());
   return !folder.empty() && !rest.empty() && *rest.begin() != "..";
+}
+
+// One level after the other of what is below an ensemble. Those that are ready have no cycle, until
+// one of them is replaced.
+absl::Status CheckNesting(const ModelTable& table, const ModelConfig& ensemble) {
+  const auto error = [&ensemble](const std::string& text) {
+    return ConfigError(ensemble, "ensemble_scheduling", text);
+  };
+  const auto add_steps = [](const ModelConfig& config, std::set<std::string>& names) {
+    for (const EnsembleStep& step : config.ensemble_steps) names.insert(step.model_name);
+  };
+  std::set<std::string> level;
+  add_steps(ensemble, level);
+  for (int depth = 1; !level.empty(); ++depth) {
+    if (level.contains(ensemble.name)) return error("expected no cycle of ensembles, found one");
+    if (depth > kMaxNestedEnsembles) {
+      return error(absl::StrCat("expected at most ", kMaxNestedEnsembles,
+                                " ensembles within each other, got more"));
+    }
+    std::set<std::string> below;
+    for (const std::string& name : level) {
+      const auto found = table.ready().find(name);
+      if (found != table.ready().end()) add_steps(*found->second->config, below);
+    }
+    level = std::move(below);
+  }
+  return absl::OkStatus();
 }
 
 std::string Text(const absl::Status& status) { return std::string(status.message()); }
@@ -208,9 +239,9 @@ absl::Status ModelControl::MakeWork(ModelConfig& config, LoadedModel& model) {
 absl::Status ModelControl::MakeEnsemble(ModelConfig& config, LoadedModel& model) {
   const std::shared_ptr<ModelTable> table = parts_.registry->table();
   const auto find = [&table](const EnsembleStep& step) {
-    return table->ReadyConfig(
-        step.model_name, step.model_version > 0 ? absl::StrCat(step.model_version) : std::string());
+    return table->ReadyConfig(step.model_name, step.version());
   };
+  SIGLIP_RETURN_IF_ERROR(CheckNesting(*table, config));
   SIGLIP_RETURN_IF_ERROR(CheckEnsemble(find, config));
   NormalizeConfig({}, config);
   model.config = std::make_shared<const ModelConfig>(config);

@@ -274,6 +274,42 @@ TEST_F(ModelControlTest, ARequestsCheckpointIsOneOfTheRepository) {
   EXPECT_FALSE(load("new", "/weights").ok());
 }
 
+ModelConfig Around(const std::string& name, const std::string& step) {
+  ModelConfig config = TwoSteps();
+  config.name = name;
+  config.ensemble_steps = {
+      {.model_name = step, .input_map = {{"X", "X"}}, .output_map = {{"Y", "Y"}}}};
+  return config;
+}
+
+// The steps are loaded, so that nothing is loaded with the ensemble that closes the circle.
+TEST_F(ModelControlTest, AReloadThatClosesACycleIsRefused) {
+  ASSERT_TRUE(OpenExplicit({"e"}).ok());
+  ASSERT_TRUE(LoadModel("over", Around("over", "e")).ok());
+  for (const char* name : {"e", "m"}) {
+    const absl::Status status = LoadModel(name, Around(name, "over"));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("expected no cycle of ensembles"));
+    EXPECT_TRUE(Infer("over").status.ok());
+  }
+  EXPECT_FALSE(LoadModel("self", Around("self", "self")).ok());
+}
+
+TEST_F(ModelControlTest, EnsemblesWithinEachOtherAreBounded) {
+  ASSERT_TRUE(OpenExplicit({"m"}).ok());
+  std::string below = "m";
+  absl::Status status;
+  int depth = 0;
+  for (; status.ok() && depth < 100; ++depth) {
+    const std::string name = "over" + std::to_string(depth);
+    status = LoadModel(name, Around(name, below));
+    if (status.ok()) below = name;
+  }
+  EXPECT_THAT(std::string(status.message()), HasSubstr("at most 16 ensembles within each other"));
+  EXPECT_EQ(depth, 17);
+  EXPECT_TRUE(Infer(below).status.ok());
+}
+
 TEST_F(ModelControlTest, UnloadAndReloadLoseNoRequest) {
   files_.models.at("m").first.parameters["hold"] = "";
   ASSERT_TRUE(OpenExplicit({"*"}).ok());

@@ -1,8 +1,10 @@
-"""Every case of tests/conformance, the same through each way into the server. README.md there tells the form."""
+"""Every case of tests/conformance, the same through each way into the server and however it is configured. README.md
+there tells the form."""
 
 import base64
 import json
 import re
+import shutil
 import struct
 import tomllib
 import urllib.error
@@ -15,6 +17,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from conftest import ROOT
+from test_drop_in import running
 
 FOLDER = ROOT / "tests" / "conformance"
 CASES = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.case"))}
@@ -146,9 +149,61 @@ def check(send, server, case):
         np.testing.assert_array_equal(values, reference)
 
 
+def write_repository(folder, change):
+    """The shipped repository with `change` (text of a config.pbtxt -> text) made to each model."""
+    shutil.copytree(ROOT / "model_repository", folder)
+    changed = 0
+    for path in folder.glob("*/config.pbtxt"):
+        (path.parent / "1").mkdir(exist_ok=True)
+        text = path.read_text()
+        path.write_text(change(text))
+        changed += change(text) != text
+    assert changed, "a change that changes nothing"
+
+
+def without_batching(text):
+    return re.sub(r"^dynamic_batching \{.*?^\}", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def with_more_instances(text):
+    """Three of each model that has any, and a queue that waits for others."""
+    text = text.replace("max_queue_delay_microseconds: 0", "max_queue_delay_microseconds: 2000")
+    if "ensemble_scheduling" in text:
+        return text.replace("ensemble_scheduling {", "ensemble_scheduling { max_inflight_requests: 1")
+    text = re.sub(r"^instance_group .*$", "", text, flags=re.MULTILINE)
+    return text + "instance_group [ { kind: KIND_CPU count: 3 } ]\n"
+
+
+# What the answers must not depend on: arguments of `siglip serve`, or a change of the shipped repository.
+CONFIGURATIONS = {"as_it_comes": [], "cached": ["--cache-config", "local,size=4194304"],
+                  "decoded_in_the_server": ["--decode-workers", "off"],
+                  "one_thread_of_each": ["--http-thread-count", "1", "--decode-workers", "1", "--threads", "1"],
+                  "oldest_kernels": ["--isa", "scalar"], "traced": ["--trace-config", "level=TIMESTAMPS"],
+                  "without_batching": without_batching, "more_instances": with_more_instances}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def configured(request, tmp_path_factory):
+    configuration = CONFIGURATIONS[request.param]
+    if configuration == []:
+        yield request.getfixturevalue("server")
+        return
+    folder = tmp_path_factory.mktemp(request.param)
+    if callable(configuration):
+        write_repository(folder / "models", configuration)
+        arguments = ["--model-repository", str(folder / "models")]
+    else:
+        arguments = list(configuration)
+    if "--trace-config" in arguments:
+        arguments += ["--trace-config", f"triton,file={folder}/trace.json", "--trace-config", "rate=1"]
+    yield from running(arguments)
+
+
 @pytest.mark.parametrize("name, way", [(name, way) for name, case in CASES.items() for way in ways(case)])
-def test_case(server, name, way):
-    check(WAYS[way], server, CASES[name])
+def test_case(configured, name, way):
+    check(WAYS[way], configured, CASES[name])
+    if "status" not in CASES[name].get("expect", {}):
+        check(WAYS[way], configured, CASES[name])  # now the answer may be one that was kept
 
 
 def test_the_check_sees_every_kind_of_difference(server):

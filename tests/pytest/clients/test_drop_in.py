@@ -124,6 +124,21 @@ def test_renamed_model_and_config_override(explicit):
         client.unload_model("my_text")
 
 
+def test_a_printed_configuration_can_be_loaded():
+    life = running(["--model-control-mode", "explicit", "--load-model", "*"])
+    client = httpclient.InferenceServerClient(next(life).http)
+    models = [row["name"] for row in client.get_model_repository_index()]
+    assert len(models) == 6
+    for model in models:
+        config = client.get_model_config(model)
+        client.load_model(model, config=json.dumps(config))
+        assert client.get_model_config(model) == config
+    config = client.get_model_config("siglip_text")
+    client.load_model("siglip_text", config=json.dumps({**config, "max_batch_size": 64}))
+    assert client.get_model_config("siglip_text")["max_batch_size"] == 64
+    next(life, None)
+
+
 @pytest.mark.parametrize("load, text", [
     (lambda c: c.load_model("nope"), "failed to load 'nope'"),
     (lambda c: c.load_model("../siglip_text"), "model_name|Not Found"),

@@ -77,6 +77,18 @@ def test_modes(server, tmp_path, options):
     assert re.search(r"Inference count: [1-9]", text), text
 
 
+def test_random_floats_as_json(server):
+    """Random bits are what it sends where it is given no data. Some are NaN, which its JSON calls so."""
+    binary, env = environment()
+    run = subprocess.run([binary, "-m", "siglip_vision_model", "-i", "http", "-u", server.http,
+                          "--input-tensor-format", "json", "--output-tensor-format", "json",
+                          "--measurement-interval", "500", "--max-trials", "3", "--stability-percentage", "999"],
+                         env=env, capture_output=True, text=True, timeout=120)
+    text = run.stdout + run.stderr
+    assert run.returncode == 0, text
+    assert re.search(r"Throughput: [1-9]", text) and not re.search(r"[1-9]\d* failed|Failed to|error", text), text
+
+
 @pytest.mark.usefixtures("fake_gpus")
 def test_gpus_of_the_metrics():
     binary, env = environment()

@@ -1,8 +1,12 @@
 """Queues, the response cache and metrics of a running server, through the unchanged tritonclient."""
 
 import concurrent.futures
+import json
 import re
 import shutil
+import socket
+import ssl
+import time
 import urllib.request
 
 import numpy as np
@@ -13,7 +17,7 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from conftest import ROOT
-from test_drop_in import clients, embed, running
+from test_drop_in import certificates, clients, embed, running, serve_certificate, tls_arguments  # noqa: F401
 from test_tritonclient import PNG, image_input, text_input
 
 
@@ -97,6 +101,40 @@ def test_a_grpc_deadline_takes_the_request_from_the_queue(served):
     assert after == before + 1
 
 
+def test_a_farewell_over_tls_cancels(slow_repository, certificates, tmp_path):  # noqa: F811
+    """curl, Go and proxies end TLS before they hang up, so that the end is behind bytes that nobody reads."""
+    shutil.copytree(slow_repository, tmp_path / "repository")
+    config = tmp_path / "repository/siglip_text/config.pbtxt"
+    config.write_text(config.read_text().replace("microseconds: 2000000", "microseconds: 30000000"))
+    serve_certificate(certificates, "server")
+    life = running(["--model-repository", str(tmp_path / "repository"), *tls_arguments(certificates)])
+    urls = next(life)
+    context = ssl.create_default_context(cafile=str(certificates / "root.pem"))
+    with urllib.request.urlopen(f"https://{urls.http}/v2/models/siglip_text", context=context) as answer:
+        length = json.loads(answer.read())["inputs"][0]["shape"][1]
+    body = json.dumps({"inputs": [{"name": "INPUT_IDS", "shape": [1, length], "datatype": "INT64",
+                                   "data": [1] * length}]}).encode()
+    host, port = urls.http.split(":")
+    client = context.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host)
+    client.sendall(b"POST /v2/models/siglip_text/infer HTTP/1.1\r\nHost: a\r\n"
+                   b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    begin = time.monotonic()
+
+    def await_value(name, expected, **labels):
+        while value(metrics(urls), name, model="siglip_text", **labels) != expected:
+            assert time.monotonic() - begin < 20, f"{name} is not {expected}"
+            time.sleep(0.02)
+
+    await_value("nv_inference_pending_request_count", 1)
+    client.setblocking(False)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.unwrap()  # sends the farewell, and would wait for the server's
+    client.close()
+    # Before the queue's delay of 30 seconds ends.
+    await_value("nv_inference_request_failure", 1, reason="CANCELED")
+    next(life, None)
+
+
 def test_priorities(served):
     """Level 2 has a place for one, and a millisecond."""
     client = httpclient.InferenceServerClient(served.http)
@@ -171,6 +209,13 @@ def test_gpu_metrics(arguments, found):
     text = metrics(next(life))
     assert (value(text, "nv_gpu_utilization", gpu_uuid="GPU-00000000-0000-0000-0000-000000000001") == 0.37) == found
     assert len(re.findall(r"^nv_(?:gpu|energy)_", text, re.MULTILINE)) == (8 if found else 0)
+    next(life, None)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_cpu_metrics(allowed):
+    life = running([f"--allow-cpu-metrics={str(allowed).lower()}"])
+    assert len(re.findall(r"^nv_cpu_\w+ ", metrics(next(life)), re.MULTILINE)) == (3 if allowed else 0)
     next(life, None)
 
 

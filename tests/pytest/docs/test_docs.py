@@ -69,6 +69,26 @@ def test_the_tests_of_a_page_are_there(page):
     assert not lost_tests(text)
 
 
+def incomplete_rows(page):
+    """Rows that do not say what Triton does, what we do, and which test proves it; of a gap, why."""
+    lacking = []
+    for section in re.split(r"^## ", page, flags=re.MULTILINE):
+        for row in re.findall(r"^\|(?!-).*\|$", section, re.MULTILINE):
+            cells = [cell.strip() for cell in row[1:-1].split(" |")]
+            is_gap = section.startswith("Not there")
+            lacking += [row] if len(cells) != 4 or not all(cells[:3]) or bool(cells[3]) == is_gap else []
+    return [row for row in lacking if row != "| feature | Triton | ours, and why | test |"]
+
+
+def test_the_protocols_rows_are_whole():
+    assert not incomplete_rows((pages.ROOT / "docs/protocol.md").read_text())
+
+
+@pytest.mark.parametrize("row", ["| a | yes | the same | |", "| a | | the same | T |", "| a | yes | T |"])
+def test_an_incomplete_row_is_told(row):
+    assert incomplete_rows(f"## HTTP\n{row}\n## Not there\n| b | yes | none: why | |\n") == [row]
+
+
 @pytest.mark.parametrize(
     "cited", ["GrpcTest.NoSuchTest", "NoSuchSuite", "NoSuchSuite.*", "GrpcTest.NoSuch...", "test_nothing", "tests/no_file.py"])
 def test_a_test_that_is_not_there_is_told(cited):
