@@ -55,7 +55,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
     std::int64_t max_position_embeddings, std::int64_t vocab_size) {
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
   std::string problem(CheckPieceModel(model).message());
-  if (problem.empty()) tokenizer->model_ = PieceModel::Load(model, problem);
+  if (problem.empty()) {
+    tokenizer->model_ = PieceModel::Load(model, FactsOfPieceModel(model), problem);
+  }
   if (tokenizer->model_ == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": expected a SentencePiece model: ", problem));
