@@ -240,7 +240,7 @@ absl::Status CheckNormalizerSpec(std::string_view spec, const std::string& place
 // Of ModelProto and its messages.
 constexpr std::uint64_t kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3, kDenormalizerSpec = 5;
 constexpr std::uint64_t kContent = 1, kType = 3;
-constexpr std::uint32_t kUserDefined = 4;
+constexpr std::uint32_t kUserDefined = 4, kByte = 6;
 constexpr std::uint64_t kModelType = 3;
 constexpr std::uint32_t kUnigram = 1;
 
@@ -323,6 +323,7 @@ PieceModel::Facts FactsOfPieceModel(std::string_view model) {
       std::uint32_t type = 0;
       read(*field.bytes, kType, type);
       if (type == kUserDefined) facts.user_defined_ids.push_back(num_pieces);
+      if (type == kByte) facts.has_byte_pieces = true;
       ++num_pieces;
     }
     return absl::OkStatus();
