@@ -241,7 +241,7 @@ absl::Status CheckNormalizerSpec(std::string_view spec, const std::string& place
 constexpr std::uint64_t kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3, kDenormalizerSpec = 5;
 constexpr std::uint64_t kContent = 1, kType = 3;
 constexpr std::uint32_t kUserDefined = 4, kByte = 6;
-constexpr std::uint64_t kModelType = 3;
+constexpr std::uint64_t kModelType = 3, kByteFallback = 35;
 constexpr std::uint32_t kUnigram = 1;
 
 // Adds the piece to `symbols` if it is user-defined.
@@ -315,10 +315,13 @@ PieceModel::Facts FactsOfPieceModel(std::string_view model) {
       return absl::OkStatus();
     }).IgnoreError();
   };
-  std::uint32_t model_type = kUnigram;
+  std::uint32_t model_type = kUnigram, byte_fallback = 0;
   ForEachField(model, "", [&](const ProtoField& field) {
     if (!field.bytes) return absl::OkStatus();
-    if (field.number == kTrainerSpec) read(*field.bytes, kModelType, model_type);
+    if (field.number == kTrainerSpec) {
+      read(*field.bytes, kModelType, model_type);
+      read(*field.bytes, kByteFallback, byte_fallback);
+    }
     if (field.number == kPieces) {
       std::uint32_t type = 0;
       read(*field.bytes, kType, type);
@@ -329,6 +332,7 @@ PieceModel::Facts FactsOfPieceModel(std::string_view model) {
     return absl::OkStatus();
   }).IgnoreError();
   facts.unigram = model_type == kUnigram;
+  facts.has_byte_pieces = facts.has_byte_pieces || byte_fallback != 0;
   return facts;
 }
 
