@@ -1,5 +1,6 @@
 """Small SentencePiece and BPE models, and strings of many scripts, for the tokenizer's goldens and oracle."""
 
+import itertools
 import json
 import pathlib
 import random
@@ -84,6 +85,17 @@ def long_strings(count, seed):
     return result
 
 
+def repeated_strings(count, seed):
+    """Strings that have many segmentations which are equally good but for rounding: "hahahaha", "aaaa"."""
+    rng = random.Random(seed)
+    result = []
+    for _ in range(count):
+        unit = "".join(rng.choice("abch") for _ in range(rng.randrange(1, 4)))
+        words = [unit * rng.randrange(1, 90) for _ in range(rng.choice([1, 1, 2]))]
+        result.append(rng.choice(["", "a photo of "]) + " ".join(words))
+    return result
+
+
 MODELS = {
     "nfkc_unigram": {"normalization_rule_name": "nmt_nfkc"},
     "nfkc_cf": {"normalization_rule_name": "nmt_nfkc_cf"},
@@ -128,6 +140,42 @@ def make_model(folder, name):
     (folder / "spiece.vocab").unlink()
     config = {"tokenizer_class": "SiglipTokenizer", "model_input_names": ["input_ids"], **CONFIGS.get(name, {})}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def make_repeats_model(folder):
+    """A unigram model of few letters and most of their pairs and triples, with scores of 24 bits and a user-defined piece."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    rng = random.Random(5)
+    model = sentencepiece_model_pb2.ModelProto()
+    kind = model.SentencePiece
+    model.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
+    model.trainer_spec.unk_id, model.trainer_spec.bos_id = 2, -1
+    model.trainer_spec.eos_id, model.trainer_spec.pad_id = 1, 0
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = True
+    model.normalizer_spec.remove_extra_whitespaces = True
+    model.normalizer_spec.escape_whitespaces = True
+
+    def add(text, score, what=kind.NORMAL):
+        model.pieces.add(piece=text, score=score, type=what)
+
+    add("<pad>", 0, kind.CONTROL)
+    add("</s>", 0, kind.CONTROL)
+    add("<unk>", 0, kind.UNKNOWN)
+    add("hac", 0, kind.USER_DEFINED)
+    add("bb", -3, kind.UNUSED)
+    for letter in "▁abchpotf":
+        add(letter, -rng.uniform(5, 9))
+    for size in (2, 3):
+        for letters in itertools.product("abch", repeat=size):
+            text = "".join(letters)
+            if rng.random() < 0.7 and text not in ("hac", "bb"):
+                add(text, -rng.uniform(5, 9) * (0.4 + 0.6 * size))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spiece.model").write_bytes(model.SerializeToString(deterministic=True))
+    (folder / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "SiglipTokenizer", "model_input_names": ["input_ids"]}, indent=1) + "\n", encoding="utf-8")
 
 
 # tokenizer.json of SigLIP 2, with Gemma's added tokens (some of them), and variants.

@@ -17,15 +17,35 @@ namespace siglip {
 namespace {
 
 // Where an input's bytes come from, before the binary tail is cut.
+// The keys of one object of parameters.
+class ParameterKeys {
+ public:
+  absl::Status Add(std::string_view key) {
+    if (seen_.emplace(key).second) return absl::OkStatus();
+    return absl::InvalidArgumentError(Concat("parameter '", key, "' is given twice"));
+  }
+
+ private:
+  std::set<std::string> seen_;
+};
+
 struct InputState {
   InputTensor tensor;
   bool has_name = false;
   bool has_datatype = false;
   bool has_shape = false;
   bool has_data = false;
+  ParameterKeys parameter_keys;
   std::optional<SharedMemorySlice> shared_memory;
   std::optional<std::uint64_t> binary_bytes;
   std::string_view deferred_data;  // the JSON array, if it came before shape or datatype
+};
+
+struct OutputState {
+  RequestedOutput output;
+  std::optional<bool> binary;
+  SharedMemorySlice shared_memory;
+  ParameterKeys parameter_keys;
 };
 
 class InferParser {
@@ -65,8 +85,10 @@ class InferParser {
     if (key == "parameters") {
       SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(value, "parameters"));
       std::size_t count = 0;
+      ParameterKeys keys;
       return ForEachField(object, 2, [&](std::string_view k, JsonValue v) -> absl::Status {
         SIGLIP_RETURN_IF_ERROR(CheckParameterCount(++count));
+        SIGLIP_RETURN_IF_ERROR(keys.Add(k));
         return RequestParameter(k, v);
       });
     }
@@ -186,15 +208,16 @@ class InferParser {
   }
 
   absl::Status InputParameter(std::string_view key, JsonValue value, InputState& state) {
+    if (key != "binary_data_size" && !key.starts_with("shared_memory_")) {
+      return ValidateValue(value, 5);
+    }
+    SIGLIP_RETURN_IF_ERROR(state.parameter_keys.Add(key));
     if (key == "binary_data_size") {
       SIGLIP_ASSIGN_OR_RETURN(state.binary_bytes, ReadUint(value, "parameter 'binary_data_size'"));
       return absl::OkStatus();
     }
-    if (key.starts_with("shared_memory_")) {
-      if (!state.shared_memory) state.shared_memory.emplace();
-      return SharedMemoryField(key, value, *state.shared_memory);
-    }
-    return ValidateValue(value, 5);
+    if (!state.shared_memory) state.shared_memory.emplace();
+    return SharedMemoryField(key, value, *state.shared_memory);
   }
 
   static absl::Status SharedMemoryField(std::string_view key, JsonValue value,
@@ -371,37 +394,44 @@ class InferParser {
                 });
   }
 
+  static absl::Status OutputParameter(std::string_view key, JsonValue value, OutputState& state) {
+    const bool shared_memory = key.starts_with("shared_memory_");
+    if (key != "binary_data" && key != "classification" && !shared_memory) {
+      return ValidateValue(value, 5);
+    }
+    SIGLIP_RETURN_IF_ERROR(state.parameter_keys.Add(key));
+    if (shared_memory) return SharedMemoryField(key, value, state.shared_memory);
+    if (key == "binary_data") {
+      SIGLIP_ASSIGN_OR_RETURN(state.binary, ReadBool(value, "parameter 'binary_data'"));
+    } else {
+      SIGLIP_ASSIGN_OR_RETURN(const std::uint64_t n, ReadUint(value, "parameter 'classification'"));
+      // Any number above the class count means all classes.
+      state.output.classification = static_cast<std::int64_t>(
+          std::min<std::uint64_t>(n, std::numeric_limits<std::int32_t>::max()));
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::Status OutputField(std::string_view key, JsonValue value, OutputState& state) {
+    if (key == "name") {
+      SIGLIP_ASSIGN_OR_RETURN(state.output.name, ReadString(value, "output name"));
+      return absl::OkStatus();
+    }
+    if (key != "parameters") return ValidateValue(value, 4);
+    SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
+    if (none) return absl::OkStatus();
+    SIGLIP_ASSIGN_OR_RETURN(JsonObject parameters, ReadObject(value, "output parameters"));
+    return ForEachField(parameters, 4, [&](std::string_view k, JsonValue v) {
+      return OutputParameter(k, v, state);
+    });
+  }
+
   absl::Status Output(JsonObject object) {
-    RequestedOutput output;
-    std::optional<bool> binary;
-    SharedMemorySlice shared_memory;
-    SIGLIP_RETURN_IF_ERROR(
-        ForEachField(object, 3, [&](std::string_view key, JsonValue value) -> absl::Status {
-          if (key == "name") {
-            SIGLIP_ASSIGN_OR_RETURN(output.name, ReadString(value, "output name"));
-            return absl::OkStatus();
-          }
-          if (key != "parameters") return ValidateValue(value, 4);
-          SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
-          if (none) return absl::OkStatus();
-          SIGLIP_ASSIGN_OR_RETURN(JsonObject parameters, ReadObject(value, "output parameters"));
-          return ForEachField(parameters, 4, [&](std::string_view k, JsonValue v) -> absl::Status {
-            if (k == "binary_data") {
-              SIGLIP_ASSIGN_OR_RETURN(binary, ReadBool(v, "parameter 'binary_data'"));
-            } else if (k == "classification") {
-              SIGLIP_ASSIGN_OR_RETURN(const std::uint64_t n,
-                                      ReadUint(v, "parameter 'classification'"));
-              // Any number above the class count means all classes.
-              output.classification = static_cast<std::int64_t>(
-                  std::min<std::uint64_t>(n, std::numeric_limits<std::int32_t>::max()));
-            } else if (k.starts_with("shared_memory_")) {
-              return SharedMemoryField(k, v, shared_memory);
-            } else {
-              return ValidateValue(v, 5);
-            }
-            return absl::OkStatus();
-          });
-        }));
+    OutputState state;
+    SIGLIP_RETURN_IF_ERROR(ForEachField(object, 3, [&](std::string_view key, JsonValue value) {
+      return OutputField(key, value, state);
+    }));
+    auto& [output, binary, shared_memory, keys] = state;
     if (output.name.empty())
       return absl::InvalidArgumentError("output: 'name' is missing or empty");
     // The first of its name counts.

@@ -305,6 +305,16 @@ TEST(HttpInfer, DuplicatesAndLongListsAreRefused) {
                             R"("datatype":"INT64","shape":[1],"data":[1],"data":[1])"}) {
     ExpectRefused(Parse(OneInput(twice)), "is given twice");
   }
+  ExpectRefused(Parse(R"({"inputs":[],"parameters":{"a":1,"\u0061":2}})"),
+                "parameter 'a' is given twice");
+  ExpectRefused(Parse(R"({"inputs":[],"parameters":{"priority":1,"priority":2}})"),
+                "parameter 'priority' is given twice");
+  ExpectRefused(Parse(R"({"inputs":[{"name":"X","shape":[1],"datatype":"FP32",)"
+                      R"("parameters":{"binary_data_size":4,"binary_data_size":5}}]})"),
+                "parameter 'binary_data_size' is given twice");
+  ExpectRefused(Parse(R"({"inputs":[],"outputs":[{"name":"O",)"
+                      R"("parameters":{"binary_data":true,"binary_data":false}}]})"),
+                "parameter 'binary_data' is given twice");
   std::string outputs;
   for (int i = 0; i < 200; ++i) AppendAll(outputs, i ? "," : "", "{\"name\":\"", i, "\"}");
   ExpectRefused(Parse(Concat(R"({"inputs":[],"outputs":[)", outputs, "]}")), "more than 128");

@@ -71,6 +71,10 @@ std::size_t CountField(const http::fields& fields, http::field name) {
   return static_cast<std::size_t>(fields.count(name));
 }
 
+std::size_t CountField(const http::fields& fields, std::string_view name) {
+  return static_cast<std::size_t>(fields.count({name.data(), name.size()}));
+}
+
 }  // namespace
 
 void ConnectionRegistry::Add(const std::shared_ptr<HttpConnection>& connection) {
@@ -267,6 +271,12 @@ std::pair<int, std::string> HttpConnection::CheckHead() const {
   if (codings == 1 && (!EqualsIgnoreCase(View(head[http::field::transfer_encoding]), "chunked") ||
                        head.version() != 11)) {
     return {400, "malformed HTTP request: Transfer-Encoding must be chunked, in HTTP/1.1"};
+  }
+  // Of two of them one proxy or server takes the first and another the last.
+  for (const std::string_view name : {kInferHeaderLength, std::string_view("Content-Encoding")}) {
+    if (CountField(head, name) > 1) {
+      return {400, Concat("malformed HTTP request: more than one ", name)};
+    }
   }
   if (target_.empty()) return {400, "malformed HTTP request: the target names no host"};
   if (head.version() == 11 && CountField(head, http::field::host) != 1) {

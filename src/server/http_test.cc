@@ -199,7 +199,10 @@ TEST_F(HttpTest, AmbiguousFramingIsRefused) {
         "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
         "Content-Length:\r\n\t5\r\n\r\nhello",
         "Content-Length: 5\r\nX: a\r\n b\r\n\r\nhello",
-        "Content-Length: 5\r\nX:\r\n \r\n\r\nhello"}) {
+        "Content-Length: 5\r\nX:\r\n \r\n\r\nhello",
+        "Content-Length: 5\r\nInference-Header-Content-Length: 5\r\n"
+        "Inference-Header-Content-Length: 0\r\n\r\nhello",
+        "Content-Length: 5\r\nContent-Encoding: gzip\r\nContent-Encoding: identity\r\n\r\nhello"}) {
     ExpectRefusedAndClosed(start + headers, 400);
   }
   ExpectRefusedAndClosed("POST /v2 HTTP/1.1\r\n\r\n", 400);                       // no Host

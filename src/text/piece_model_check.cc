@@ -237,11 +237,16 @@ absl::Status CheckNormalizerSpec(std::string_view spec, const std::string& place
   });
 }
 
+// Of ModelProto and its messages.
+constexpr std::uint64_t kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3, kDenormalizerSpec = 5;
+constexpr std::uint64_t kContent = 1, kType = 3;
+constexpr std::uint32_t kUserDefined = 4, kByte = 6;
+constexpr std::uint64_t kModelType = 3, kByteFallback = 35;
+constexpr std::uint32_t kUnigram = 1;
+
 // Adds the piece to `symbols` if it is user-defined.
 absl::Status CheckPiece(std::string_view piece, const std::string& place,
                         std::vector<std::string_view>& symbols) {
-  constexpr std::uint64_t kContent = 1, kType = 3;
-  constexpr std::uint32_t kUserDefined = 4;
   std::string_view content;
   bool user_defined = false;
   SIGLIP_RETURN_IF_ERROR(ForEachField(piece, place, [&](const ProtoField& field) {
@@ -282,13 +287,12 @@ absl::Status CheckSymbols(std::vector<std::string_view> symbols) {
 }  // namespace
 
 absl::Status CheckPieceModel(std::string_view model) {
-  constexpr std::uint64_t kPiece = 1, kNormalizerSpec = 3, kDenormalizerSpec = 5;
   std::size_t num_pieces = 0;
   std::vector<std::string_view> symbols;
   SIGLIP_RETURN_IF_ERROR(ForEachField(model, "model", [&](const ProtoField& field) {
     if (!field.bytes) return absl::OkStatus();
     switch (field.number) {
-      case kPiece:
+      case kPieces:
         return CheckPiece(*field.bytes, absl::StrCat("pieces[", num_pieces++, "]"), symbols);
       case kNormalizerSpec:
         return CheckNormalizerSpec(*field.bytes, "normalizer_spec");
@@ -299,6 +303,37 @@ absl::Status CheckPieceModel(std::string_view model) {
     }
   }));
   return CheckSymbols(std::move(symbols));
+}
+
+PieceModel::Facts FactsOfPieceModel(std::string_view model) {
+  PieceModel::Facts facts;
+  std::size_t num_pieces = 0;
+  // Of an enum that is there twice the last counts.
+  const auto read = [](std::string_view message, std::uint64_t number, std::uint32_t& value) {
+    ForEachField(message, "", [&](const ProtoField& field) {
+      if (field.number == number && !field.bytes) value = static_cast<std::uint32_t>(field.value);
+      return absl::OkStatus();
+    }).IgnoreError();
+  };
+  std::uint32_t model_type = kUnigram, byte_fallback = 0;
+  ForEachField(model, "", [&](const ProtoField& field) {
+    if (!field.bytes) return absl::OkStatus();
+    if (field.number == kTrainerSpec) {
+      read(*field.bytes, kModelType, model_type);
+      read(*field.bytes, kByteFallback, byte_fallback);
+    }
+    if (field.number == kPieces) {
+      std::uint32_t type = 0;
+      read(*field.bytes, kType, type);
+      if (type == kUserDefined) facts.user_defined_ids.push_back(num_pieces);
+      if (type == kByte) facts.has_byte_pieces = true;
+      ++num_pieces;
+    }
+    return absl::OkStatus();
+  }).IgnoreError();
+  facts.unigram = model_type == kUnigram;
+  facts.has_byte_pieces = facts.has_byte_pieces || byte_fallback != 0;
+  return facts;
 }
 
 }  // namespace siglip

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "text/piece_model.h"
 
 namespace siglip {
 
@@ -13,5 +14,8 @@ namespace siglip {
 // sentencepiece_model.proto), and what was expected there. OK is no promise that the library takes
 // it.
 absl::Status CheckPieceModel(std::string_view model);
+
+// REQUIRES: CheckPieceModel(model) is OK.
+PieceModel::Facts FactsOfPieceModel(std::string_view model);
 
 }  // namespace siglip

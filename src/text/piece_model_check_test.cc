@@ -204,6 +204,13 @@ TEST(PieceModelCheckTest, HugePiecesAndNestedSymbolsAreRefused) {
   EXPECT_THAT(ErrorOf(Model(nested)), HasSubstr("at most 64 user-defined symbols"));
 }
 
+// As the library does: the pieces that the tokenizer adds for itself do not stand in for them.
+TEST(PieceModelCheckTest, ByteFallbackWithoutPiecesForBytesIsRefused) {
+  constexpr int kTrainerSpec = 2, kByteFallback = 35;
+  EXPECT_EQ(ErrorOf(Model(Bytes(kTrainerSpec, Number(kByteFallback, 0)))), "opened");
+  EXPECT_NE(ErrorOf(Model(Bytes(kTrainerSpec, Number(kByteFallback, 1)))), "opened");
+}
+
 TEST(PieceModelCheckTest, DamagedMessagesAreRefused) {
   const std::string model = WithMap(CharsMap(TrieOfA()));
   for (const std::size_t size : {1u, 5u, 20u, 40u, 1000u}) {

@@ -17,12 +17,16 @@ namespace {
 constexpr char32_t kPieceUnderline = 0x2581;  // U+2581, SentencePiece's mark of a space
 constexpr const char* kPieceUnderlineUtf8 = "\xe2\x96\x81";
 
-// A text is encoded in parts of about so many characters: SentencePiece's time is quadratic in the
-// length of an unknown piece, and nobody needs more pieces than the tower has positions.
+// A text is encoded in parts of about so many characters: nobody needs more pieces than the tower
+// has positions.
 constexpr std::size_t kPartCharacters = 4096;
 // What has no place to be cut within so many is cut anywhere. (Its pieces may then differ from
-// transformers'. Words are shorter.)
-constexpr std::size_t kMaxPartCharacters = std::size_t{1} << 20;
+// transformers'. Words are shorter.) While a part is encoded, each byte of it takes some 200 of
+// memory, and U+FDFA becomes 33 bytes.
+constexpr std::size_t kMaxPartCharacters = std::size_t{1} << 15;
+// So many places of a window are tried for a cut within an unknown piece, each for some 60
+// microseconds: enough to find one between letters with marks.
+constexpr int kMaxTries = 8;
 // Looked at on each side of a cut within an unknown piece: normalization sees a few characters at
 // a time.
 constexpr std::size_t kCutContext = 8;
@@ -55,7 +59,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
     std::int64_t max_position_embeddings, std::int64_t vocab_size) {
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
   std::string problem(CheckPieceModel(model).message());
-  if (problem.empty()) tokenizer->model_ = PieceModel::Load(model, problem);
+  if (problem.empty()) {
+    tokenizer->model_ = PieceModel::Load(model, FactsOfPieceModel(model), problem);
+  }
   if (tokenizer->model_ == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": expected a SentencePiece model: ", problem));
@@ -74,12 +80,15 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> SentencePieceTokenizer::Create(
   tokenizer->text_length_ = std::min(config.model_max_length, max_position_embeddings);
   tokenizer->padding_side_ = config.padding_side.value_or(TextSide::kRight);
   tokenizer->truncation_side_ = config.truncation_side.value_or(TextSide::kRight);
-  std::vector<std::string> unk_pieces;
-  if (!tokenizer->model_->EncodeAsPieces(config.unk_token, unk_pieces, problem)) {
+  std::vector<PieceModel::Piece> unk_pieces;
+  if (!tokenizer->model_->Encode(config.unk_token, unk_pieces, problem)) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": SentencePiece refuses \"", config.unk_token, "\": ", problem));
   }
   tokenizer->unk_length_ = unk_pieces.size();
+  if (!unk_pieces.empty() && unk_pieces.back().unknown) {
+    tokenizer->unk_end_ = unk_pieces.back().text;
+  }
   tokenizer->words_are_apart_ = true;
   for (int id = 0; id < num_pieces; ++id) {
     if (HasSpaceWithin(tokenizer->model_->IdToPiece(id))) tokenizer->words_are_apart_ = false;
@@ -196,55 +205,62 @@ void SentencePieceTokenizer::StripNextToTokens(std::vector<Part>& parts) const {
   }
 }
 
-absl::Status SentencePieceTokenizer::Encode(std::u32string_view text,
-                                            std::vector<std::string>& pieces) const {
+absl::StatusOr<SentencePieceTokenizer::Encoded> SentencePieceTokenizer::Encode(
+    std::u32string_view text) const {
   // "<unk>" in front keeps SentencePiece from stripping leading spaces; its own pieces are dropped
   // again.
   const std::string with_unk = config_.unk_token + EncodeUtf8(text);
   std::string problem;
-  if (!model_->EncodeAsPieces(with_unk, pieces, problem)) {
+  Encoded encoded;
+  if (!model_->Encode(with_unk, encoded.pieces, problem)) {
     return absl::InvalidArgumentError(absl::StrCat("SentencePiece refuses the text: ", problem));
   }
-  if (pieces.size() >= unk_length_) {
-    pieces.erase(pieces.begin(), pieces.begin() + static_cast<std::ptrdiff_t>(unk_length_));
+  if (encoded.pieces.size() < unk_length_) return encoded;
+  const auto begin = encoded.pieces.begin();
+  const auto end = begin + static_cast<std::ptrdiff_t>(unk_length_);
+  if (!unk_end_.empty() && std::prev(end)->text.starts_with(unk_end_)) {
+    encoded.dropped = std::prev(end)->text.substr(unk_end_.size());
   }
-  return absl::OkStatus();
+  encoded.pieces.erase(begin, end);
+  return encoded;
 }
 
-bool SentencePieceTokenizer::IsUnknown(std::u32string_view text) const {
-  std::vector<std::string> pieces;
-  return Encode(text, pieces).ok() && pieces.size() == 1 && pieces[0] == EncodeUtf8(text) &&
-         !IsPiece(pieces[0]);
+std::string SentencePieceTokenizer::UnknownForm(std::u32string_view text) const {
+  const auto encoded = Encode(text);
+  if (!encoded.ok()) return "";
+  if (encoded->pieces.empty()) return encoded->dropped;
+  const bool alone = encoded->pieces.size() == 1 && encoded->dropped.empty();
+  return alone && encoded->pieces[0].unknown ? encoded->pieces[0].text : "";
 }
 
 // No piece has both a known and an unknown character, or two unknown ones, and none begins before a
 // space that it has: such places are between two pieces in the whole text too.
-SentencePieceTokenizer::TextCut SentencePieceTokenizer::FindCut(
-    std::u32string_view text, std::size_t first,
-    std::unordered_map<char32_t, bool>& unknown) const {
-  if (text.size() - first <= kPartCharacters) return {text.size()};
-  const auto is_unknown = [&](char32_t c) {
-    const auto [found, is_new] = unknown.try_emplace(c);
-    if (is_new) found->second = IsUnknown({&c, 1});
-    return found->second;
+std::size_t SentencePieceTokenizer::FindCut(std::u32string_view text, std::size_t first) const {
+  if (text.size() - first <= kPartCharacters) return text.size();
+  const auto is_within_unknown = [&](std::size_t at) {
+    const std::string left = UnknownForm(text.substr(at - kCutContext, kCutContext));
+    const std::string right = UnknownForm(text.substr(at, kCutContext));
+    return !left.empty() && !right.empty() &&
+           UnknownForm(text.substr(at - kCutContext, 2 * kCutContext)) == left + right;
   };
   std::size_t begin = first + kPartCharacters / 2;
   while (begin < text.size() && begin < first + kMaxPartCharacters) {
     const std::size_t end = std::min(begin + kPartCharacters / 2, text.size());
+    int tries = 0;
     for (std::size_t at = end; at-- > begin;) {
       if (at + kCutContext > text.size()) continue;
       if (words_are_apart_ && text[at] == U' ' && IsAsciiLetterOrDigit(text[at - 1]) &&
           IsAsciiLetterOrDigit(text[at + 1])) {
-        return {at};
+        return at;
       }
-      const std::u32string_view context = text.substr(at - kCutContext, 2 * kCutContext);
-      if (std::all_of(context.begin(), context.end(), is_unknown) && IsUnknown(context)) {
-        return {at, true};
+      if (tries < kMaxTries) {
+        ++tries;
+        if (is_within_unknown(at)) return at;
       }
     }
     begin = end;
   }
-  return {std::min(text.size(), first + kMaxPartCharacters)};
+  return std::min(text.size(), first + kMaxPartCharacters);
 }
 
 bool SentencePieceTokenizer::Enough(const std::vector<std::string>& pieces) const {
@@ -256,18 +272,24 @@ absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
                                                   std::vector<std::string>& pieces) const {
   const std::u32string canonical = Canonicalize(text, config_.do_lower_case);
   const std::u32string_view all = canonical;
-  std::unordered_map<char32_t, bool> unknown;
-  TextCut last;
+  bool after_unknown = false;
+  std::size_t begin = 0;
   do {
-    const TextCut next = FindCut(all, last.at, unknown);
-    std::vector<std::string> encoded;
-    SIGLIP_RETURN_IF_ERROR(Encode(all.substr(last.at, next.at - last.at), encoded));
-    auto piece = encoded.begin();
-    if (last.within_unknown && piece != encoded.end()) pieces.back() += *piece++;
-    pieces.insert(pieces.end(), std::make_move_iterator(piece),
-                  std::make_move_iterator(encoded.end()));
-    last = next;
-  } while (last.at < all.size() && !Enough(pieces));
+    const std::size_t end = FindCut(all, begin);
+    SIGLIP_ASSIGN_OR_RETURN(Encoded encoded, Encode(all.substr(begin, end - begin)));
+    if (begin > 0 && !encoded.dropped.empty()) {
+      encoded.pieces.insert(encoded.pieces.begin(), {std::move(encoded.dropped), true});
+    }
+    for (PieceModel::Piece& piece : encoded.pieces) {
+      if (piece.unknown && after_unknown) {
+        pieces.back() += piece.text;
+      } else {
+        pieces.push_back(std::move(piece.text));
+      }
+      after_unknown = piece.unknown;
+    }
+    begin = end;
+  } while (begin < all.size() && !Enough(pieces));
   return absl::OkStatus();
 }
 

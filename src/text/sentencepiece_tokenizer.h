@@ -45,18 +45,19 @@ class SentencePieceTokenizer final : public Tokenizer {
   void StripNextToTokens(std::vector<Part>& parts) const;
   // Appends the pieces of plain text; of a long one, if the rest is to be cut off, not all.
   absl::Status AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
-  // Of text in canonical form.
-  absl::Status Encode(std::u32string_view text, std::vector<std::string>& pieces) const;
-  // Whether the text is one unknown piece, and has stayed as it is.
-  bool IsUnknown(std::u32string_view text) const;
-  // Where a long text may be cut, so that the pieces of both sides are those of the whole.
-  struct TextCut {
-    std::size_t at = 0;
-    bool within_unknown = false;  // but for an unknown piece, which goes on
+  struct Encoded {
+    std::vector<PieceModel::Piece> pieces;
+    // What is unknown at the beginning, if <unk>'s own last piece is unknown too: the class drops
+    // it with the pieces of <unk>.
+    std::string dropped;
   };
-  // The next after `first`. unknown: what was found out of this text's characters.
-  TextCut FindCut(std::u32string_view text, std::size_t first,
-                  std::unordered_map<char32_t, bool>& unknown) const;
+  // Of text in canonical form.
+  absl::StatusOr<Encoded> Encode(std::u32string_view text) const;
+  // The text in normal form if it is one unknown piece, else nothing.
+  std::string UnknownForm(std::u32string_view text) const;
+  // The next place after `first` where a long text may be cut, so that the pieces of both sides are
+  // those of the whole, but for unknown ones that go on.
+  std::size_t FindCut(std::u32string_view text, std::size_t first) const;
   // Whether all further pieces will be cut off.
   bool Enough(const std::vector<std::string>& pieces) const;
   std::int64_t IdOfPiece(const std::string& piece) const;
@@ -69,6 +70,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   // Those with a name and the extra ones; what the files call special does not count.
   std::unordered_set<std::string> special_;
   std::size_t unk_length_ = 0;    // pieces of encode(unk_token)
+  std::string unk_end_;           // the last of them, if it is unknown
   bool words_are_apart_ = false;  // no piece has a space after another character
 };
 

@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -22,8 +23,8 @@ constexpr const char* kGoldens = "tests/golden/text/";
 constexpr std::uint64_t kMaxBytes = 1 << 26;
 constexpr std::int64_t kVocabulary = 1200;
 
-std::vector<std::string> GoldenStrings() {
-  const auto content = ReadFile(std::string(kGoldens) + "strings.bin", kMaxBytes);
+std::vector<std::string> GoldenStrings(const std::string& folder) {
+  const auto content = ReadFile(folder + "strings.bin", kMaxBytes);
   std::vector<std::string> strings;
   for (std::size_t at = 0; content.ok() && at + 4 <= content->size();) {
     std::uint32_t length;
@@ -34,14 +35,9 @@ std::vector<std::string> GoldenStrings() {
   return strings;
 }
 
-class GoldenTest : public testing::TestWithParam<const char*> {};
-
-TEST_P(GoldenTest, IdsEqualThoseOfTransformers) {
-  const std::string folder = std::string(kGoldens) + GetParam();
+void ExpectGoldenIds(const std::string& folder, const std::vector<std::string>& strings) {
   const auto tokenizer = Tokenizer::Open(folder, 64, kVocabulary);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  const std::vector<std::string> strings = GoldenStrings();
-  ASSERT_GE(strings.size(), 2500u);
   std::ifstream expected(folder + "/ids.txt");
   for (const std::string& text : strings) {
     std::string line;
@@ -55,6 +51,22 @@ TEST_P(GoldenTest, IdsEqualThoseOfTransformers) {
     ids.resize(static_cast<std::size_t>((*tokenizer)->text_length()), (*tokenizer)->pad_id());
     EXPECT_EQ(*(*tokenizer)->Encode(text), ids);
   }
+}
+
+class GoldenTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(GoldenTest, IdsEqualThoseOfTransformers) {
+  const std::vector<std::string> strings = GoldenStrings(kGoldens);
+  ASSERT_GE(strings.size(), 2500u);
+  ExpectGoldenIds(std::string(kGoldens) + GetParam(), strings);
+}
+
+// Of segmentations that are equally good but for rounding SentencePiece's version decides.
+TEST(GoldenRepeatsTest, IdsEqualThoseOfTransformers) {
+  const std::string folder = std::string(kGoldens) + "repeats/";
+  const std::vector<std::string> strings = GoldenStrings(folder);
+  ASSERT_GE(strings.size(), 400u);
+  ExpectGoldenIds(folder, strings);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
@@ -130,6 +142,44 @@ TEST_F(TokenizerTest, ALongRunOfUnknownCharactersIsOnePiece) {
   for (int i = 0; i < 100'000; ++i) run += i % 3 == 0 ? "漢" : "字";
   EXPECT_EQ(*tokenizer_->EncodeUnpadded("photo " + run + " of"),
             *tokenizer_->EncodeUnpadded("photo 漢 of"));
+}
+
+double CpuSeconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+std::string Repeated(std::string_view unit, int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) text += unit;
+  return text;
+}
+
+// Of characters that normalization makes others of, alone (U+3300, halfwidth) or together (jamo,
+// a mark), and of a model in which the end of "<unk>" is unknown (the demo).
+TEST(LongUnknownTest, TakesTimeInProportionToItsLength) {
+  for (const char* folder :
+       {"tests/golden/text/nfkc_unigram", "tests/golden/text/bpe", "models/demo"}) {
+    const auto tokenizer = Tokenizer::Open(folder, 64, kVocabulary);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    for (const char* unit : {"漢", "㌀", "ｱ", "\u1100\u1161", "d\u0323"}) {
+      SCOPED_TRACE(std::string(folder) + " " + unit);
+      const auto few = (*tokenizer)->EncodeUnpadded("photo " + Repeated(unit, 9) + " of");
+      double before = 0;
+      for (const int count : {5'000, 80'000}) {
+        const std::string text = "photo " + Repeated(unit, count) + " of";
+        const double begin = CpuSeconds();
+        EXPECT_EQ(*(*tokenizer)->EncodeUnpadded(text), *few);
+        const double seconds = CpuSeconds() - begin;
+        // 16 times as long; a quadratic search would take 256 times as long.
+        if (before > 0) {
+          EXPECT_LT(seconds, 64 * before);
+        }
+        before = seconds;
+      }
+    }
+  }
 }
 
 TEST_F(TokenizerTest, BrokenUtf8IsRefusedWithItsOffset) {

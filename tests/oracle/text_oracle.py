@@ -49,7 +49,9 @@ def main():
             make(folder, name)
             short = text_cases.random_strings(args.count, args.seed)
             long = text_cases.long_strings(args.long, args.seed)
-            for kind, texts, longest in (("short", short, 64), ("long", long, 64), ("long", long, 50_000)):
+            repeated = text_cases.repeated_strings(args.count // 10, args.seed)
+            for kind, texts, longest in (("short", short, 64), ("repeats", repeated, 64), ("long", long, 64),
+                                         ("long", long, 50_000)):
                 failures += compare(dump, folder, f"{name}, {kind}, {longest} ids", texts, longest)
     return 1 if failures else 0
 

@@ -143,6 +143,36 @@ def test_a_bad_file_fails_alone(browser, server, tmp_path):
     assert all("400" in line for line in browser.log), browser.log
 
 
+def test_a_picture_that_was_replaced_says_nothing_more(page):
+    page.click("#tab-compare")
+    page.js("""(() => {
+        const embed = embedImage;
+        window.embedImage = (blob) => (blob.name === "slow.png" ? new Promise((_, reject) => { window.fail = reject; }) : embed(blob));
+        setSide("a", new File(["x"], "slow.png"));
+    })()""")
+    page.choose_files("#file-a", [SEVEN])
+    page.choose_files("#file-b", [SEVEN])
+    page.wait("document.querySelector('#cosine').textContent === '1.0000'")
+    page.js("new Promise((resolve) => { fail(new Error('too late')); setTimeout(resolve, 100); })")
+    assert page.js("document.querySelector('#name-a').textContent") == SEVEN.name
+    assert page.js("document.querySelector('#cosine').textContent") == "1.0000"
+
+
+def test_a_file_that_cannot_be_read_is_told_from_a_server_that_is_gone(browser, server, tmp_path):
+    """What a dropped folder is, too."""
+    picture = tmp_path / "gone.png"
+    picture.write_bytes(SEVEN.read_bytes())
+    browser.size(1280)
+    browser.open(f"{server}/ui")
+    browser.click("#tab-compare")
+    browser.choose_files("#file-a", [picture])
+    browser.wait("sides.a?.embedding")
+    picture.unlink()
+    browser.js("void addPictures([sides.a.blob])")
+    browser.wait("document.querySelector('.picture .bad')?.textContent.length > 10")
+    assert "cannot be read" in browser.js("document.querySelector('.picture .bad').textContent")
+
+
 @pytest.mark.parametrize("tab", ["classify", "compare", "search", "server"])
 @pytest.mark.parametrize("width", [1280, 375, 360])
 def test_nothing_is_wider_than_the_window(page, tab, width):
