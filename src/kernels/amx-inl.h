@@ -62,13 +62,12 @@ struct AmxSums {
   std::int32_t lower[kAmxRows * kAmxRows];
 };
 
-// Sums over `pairs` >= 1 pairs of tiles of a and of b. After each, meanwhile(pair) is run: what it
-// does on vectors takes no time from the tiles. Each pair asks for two cache lines of `prefetch`
-// (REQUIRES: 128 * pairs bytes of address space; nothing is read). REQUIRES: AmxTiles, a and b
-// 64-byte aligned for speed.
+// Sums over `pairs` >= 1 pairs of tiles of a and of b. After each, meanwhile() is run: what it does
+// on vectors takes little time from the tiles. REQUIRES: AmxTiles, a and b 64-byte aligned for
+// speed.
 template <class Meanwhile>
-HWY_INLINE void MultiplyAmxTiles(std::int64_t pairs, const void* a, const void* b,
-                                 const char* prefetch, AmxSums& sums, Meanwhile&& meanwhile) {
+HWY_INLINE void MultiplyAmxTiles(std::int64_t pairs, const void* a, const void* b, AmxSums& sums,
+                                 Meanwhile&& meanwhile) {
   const std::int64_t row_bytes = kAmxRowBytes;
   const auto* rows = static_cast<const std::uint8_t*>(a);
   const auto* columns = static_cast<const std::uint8_t*>(b);
@@ -87,15 +86,11 @@ HWY_INLINE void MultiplyAmxTiles(std::int64_t pairs, const void* a, const void* 
         "tileloadd %c[tile](%[a],%[row],1), %%tmm5\n\t"
         "tdpbusd %%tmm6, %%tmm5, %%tmm1\n\t"
         "tdpbuud %%tmm7, %%tmm5, %%tmm2\n\t"
-        "prefetcht1 (%[prefetch])\n\t"
-        "prefetcht1 64(%[prefetch])\n\t"
         :
-        : [a] "r"(rows), [b] "r"(columns), [prefetch] "r"(prefetch), [row] "r"(row_bytes),
-          [tile] "i"(kAmxTileBytes));
+        : [a] "r"(rows), [b] "r"(columns), [row] "r"(row_bytes), [tile] "i"(kAmxTileBytes));
     rows += kAmxPairBytes;
     columns += kAmxPairBytes;
-    prefetch += 2 * kCacheLine;
-    meanwhile(pair);
+    meanwhile();
   }
   asm volatile(
       "tilestored %%tmm0, (%[sums],%[row],1)\n\t"

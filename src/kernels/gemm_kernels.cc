@@ -452,6 +452,10 @@ HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block
   const std::int64_t pairs = steps / kAmxSteps;
   const std::int64_t rows_of_pair = (kAmxRows + pairs - 1) / pairs;
   const float* b = w.Panel(panel.column, panel.step, steps);
+  // The next panel comes in while this one is multiplied, so many bytes for each pair.
+  const std::int64_t all_pairs = (block.rows + kAmxRows - 1) / kAmxRows * pairs;
+  const std::int64_t lines = (panel.next.end - panel.next.from) / kCacheLine;
+  const std::int64_t bytes = (lines + all_pairs - 1) / all_pairs * kCacheLine;
   const char* prefetch = panel.next.from;
   AmxSums sums[2];
   std::int64_t finished = 0;
@@ -464,17 +468,18 @@ HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block
       }
       PrefetchResidual(call, c_row, rows, panel.column, panel.columns);
     }
-    const bool more = prefetch < panel.next.end;
-    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b,
-                     more ? prefetch : reinterpret_cast<const char*>(b), sums[row / kAmxRows % 2],
-                     [&](std::int64_t) HWY_ATTR {
+    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b, sums[row / kAmxRows % 2],
+                     [&]() HWY_ATTR {
+                       const char* until = std::min(panel.next.end, prefetch + bytes);
+                       for (; prefetch < until; prefetch += kCacheLine) {
+                         __builtin_prefetch(prefetch, 0, 2);
+                       }
                        const std::int64_t end = std::min(row, finished + rows_of_pair);
                        for (; finished < end; ++finished) {
                          FinishAmxRow<kFirst, kLast, kGelu, kResidual>(
                              call, block, panel, finished, sums[finished / kAmxRows % 2]);
                        }
                      });
-    prefetch += 2 * kCacheLine * pairs;
   }
   for (; finished < block.rows; ++finished) {
     FinishAmxRow<kFirst, kLast, kGelu, kResidual>(call, block, panel, finished,
