@@ -63,7 +63,8 @@ struct AmxSums {
 };
 
 // Sums over `pairs` >= 1 pairs of tiles of a and of b. After each, meanwhile() is run: what it does
-// on vectors takes little time from the tiles. REQUIRES: AmxTiles, a and b 64-byte aligned for
+// on vectors takes little time from the tiles. REQUIRES: AmxTiles; a and b were written before the
+// caller was called, since the compiler does not know that they are read. 64-byte aligned for
 // speed.
 template <class Meanwhile>
 HWY_INLINE void MultiplyAmxTiles(std::int64_t pairs, const void* a, const void* b, AmxSums& sums,

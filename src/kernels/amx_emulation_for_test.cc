@@ -3,16 +3,15 @@
 // processor with AMX too, since the program has not asked Linux for its use. x86-64 Linux only.
 
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <ucontext.h>
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
 #include "kernels/cpu_features.h"
+#include "kernels/sigill_emulation_for_test.h"
 
 namespace siglip {
 
@@ -196,34 +195,14 @@ bool Execute(const Instruction& it) {
   }
 }
 
-std::int64_t emulated = 0;
-
-void HandleIllegalInstruction(int, siginfo_t*, void* context) {
-  auto* user = static_cast<ucontext_t*>(context);
-  greg_t& instruction_pointer = user->uc_mcontext.gregs[REG_RIP];
-  const Instruction instruction =
-      Decode(reinterpret_cast<const std::uint8_t*>(instruction_pointer), *user);
-  if (instruction.bytes == 0 || !Execute(instruction)) {
-    signal(SIGILL, SIG_DFL);  // the instruction is met again, and ends the program
-    return;
-  }
-  instruction_pointer += instruction.bytes;
-  ++emulated;
+int Emulate(ucontext_t& context) {
+  const auto* code = reinterpret_cast<const std::uint8_t*>(context.uc_mcontext.gregs[REG_RIP]);
+  const Instruction instruction = Decode(code, context);
+  return instruction.bytes != 0 && Execute(instruction) ? instruction.bytes : 0;
 }
 
-class AmxEmulation : public testing::Environment {
- public:
-  void SetUp() override {
-    struct sigaction action = {};
-    action.sa_sigaction = HandleIllegalInstruction;
-    action.sa_flags = SA_SIGINFO;
-    ASSERT_EQ(sigaction(SIGILL, &action, nullptr), 0);
-  }
-  void TearDown() override {
-    std::printf("instructions of AMX emulated: %lld\n", static_cast<long long>(emulated));
-  }
-};
-testing::Environment* const kAmxEmulation = testing::AddGlobalTestEnvironment(new AmxEmulation);
+testing::Environment* const kAmxEmulation =
+    testing::AddGlobalTestEnvironment(new SigillEmulation("instructions of AMX", Emulate));
 
 }  // namespace
 }  // namespace siglip

@@ -255,6 +255,24 @@ void PrefetchResidual(const GemmCall& call, std::int64_t row, std::int64_t rows,
   }
 }
 
+// A sum of integers as a float, and the bias. The addition is fused by name, so that the bits are
+// the same wherever it is inlined.
+HWY_INLINE FloatVec ScaleAndBias(FloatVec sum, float row_scale, FloatVec column_scales,
+                                 FloatVec bias) {
+  return hn::MulAdd(hn::Mul(sum, hn::Set(FloatTag(), row_scale)), column_scales, bias);
+}
+
+// The rest of the epilogue, of `count` columns from `column` of a row of C.
+template <bool kGelu, bool kResidual>
+HWY_INLINE FloatVec Activate(const GemmCall& call, std::int64_t row, std::int64_t column,
+                             std::int64_t count, FloatVec value) {
+  if constexpr (kGelu) value = GeluTanh(value);
+  if constexpr (kResidual) {
+    value = hn::Add(LoadColumns(ResidualRow(call, row) + column, count), value);
+  }
+  return value;
+}
+
 template <bool kInteger, bool kGelu, bool kResidual>
 HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) {
   const FloatTag d;
@@ -268,15 +286,11 @@ HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) 
     for (std::int64_t r = 0; r < tile.rows; ++r, c += tile.c_stride) {
       auto value = hn::LoadU(d, c);
       if constexpr (kInteger) {
-        value = hn::MulAdd(hn::Mul(value, hn::Set(d, tile.row_scales[r])), column_scales, bias);
+        value = ScaleAndBias(value, tile.row_scales[r], column_scales, bias);
       } else {
         value = hn::Add(value, bias);
       }
-      if constexpr (kGelu) value = GeluTanh(value);
-      if constexpr (kResidual) {
-        const float* residual = ResidualRow(call, tile.row + r) + tile.column + x;
-        value = hn::Add(LoadColumns(residual, count), value);
-      }
+      value = Activate<kGelu, kResidual>(call, tile.row + r, tile.column + x, count, value);
       hn::StoreU(value, d, c);
     }
   }
@@ -309,10 +323,10 @@ class PrefetchQueue {
   PrefetchQueue(std::span<const float> first, std::span<const float> second)
       : now_(Bytes(first)), later_(Bytes(second)) {}
 
-  Prefetch Next(std::int64_t lines) {
+  Prefetch Next(std::int64_t steps) {
     if (now_.from >= now_.end) now_ = std::exchange(later_, Prefetch());
     const Prefetch slice = {now_.from,
-                            now_.from + std::min(now_.end - now_.from, lines * kCacheLine)};
+                            now_.from + std::min(now_.end - now_.from, steps / 4 * kCacheLine)};
     now_.from = slice.end;
     return slice;
   }
@@ -386,7 +400,7 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
       tile.c_stride = kTileColumns;
       if (!tile.first) CopyColumns(c, call.c_stride, rows, columns, ragged, kTileColumns);
     }
-    tile.prefetch = prefetch.Next(tile.steps / 4);
+    tile.prefetch = prefetch.Next(tile.steps);
     if (last) PrefetchResidual(call, block.first_row + row, rows, column, kTileColumns);
     if constexpr (kInteger) tile.products.rows = row_products + row;
     RunTileOf<Number, kRows>(rows, width > kLanes, tile);
@@ -432,12 +446,8 @@ HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, cons
     const std::int64_t columns = panel.columns - x;
     FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
     if (call.bias != nullptr) bias = LoadColumns(call.bias + column, columns);
-    value = hn::MulAdd(hn::Mul(value, hn::Set(d, block.scales()[row])),
-                       hn::LoadU(d, call.w->scales() + column), bias);
-    if constexpr (kGelu) value = GeluTanh(value);
-    if constexpr (kResidual) {
-      value = hn::Add(LoadColumns(ResidualRow(call, c_row) + column, columns), value);
-    }
+    value = ScaleAndBias(value, block.scales()[row], hn::LoadU(d, call.w->scales() + column), bias);
+    value = Activate<kGelu, kResidual>(call, c_row, column, columns, value);
     StoreColumns(value, call.c + c_row * call.c_stride + column, columns);
   }
 }

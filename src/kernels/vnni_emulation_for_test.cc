@@ -5,15 +5,14 @@
 
 #include <cpuid.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <ucontext.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <initializer_list>
 
 #include "kernels/cpu_features.h"
+#include "kernels/sigill_emulation_for_test.h"
 
 namespace siglip {
 
@@ -123,42 +122,23 @@ void MultiplyQuarter(const std::uint8_t* a_bytes, const std::uint8_t* b_bytes,
   std::memcpy(sum_bytes, sum, sizeof(sum));
 }
 
-std::int64_t emulated = 0;
-
-void HandleIllegalInstruction(int, siginfo_t*, void* context) {
-  auto* user = static_cast<ucontext_t*>(context);
-  greg_t& instruction_pointer = user->uc_mcontext.gregs[REG_RIP];
-  const Instruction instruction =
-      Decode(reinterpret_cast<const std::uint8_t*>(instruction_pointer));
-  if (instruction.bytes == 0) {
-    signal(SIGILL, SIG_DFL);  // the instruction is met again, and ends the program
-    return;
-  }
+int Emulate(ucontext_t& context) {
+  const auto* code = reinterpret_cast<const std::uint8_t*>(context.uc_mcontext.gregs[REG_RIP]);
+  const Instruction instruction = Decode(code);
+  if (instruction.bytes == 0) return 0;
   const Registers registers = instruction.quarters == 2
-                                  ? Registers(user, {kUpperHalves})
-                                  : Registers(user, {kUpperHalves, kUpper256, kHigh16});
+                                  ? Registers(&context, {kUpperHalves})
+                                  : Registers(&context, {kUpperHalves, kUpper256, kHigh16});
   for (int quarter = 0; quarter < instruction.quarters; ++quarter) {
     MultiplyQuarter(registers.Quarter(instruction.a, quarter),
                     registers.Quarter(instruction.b, quarter),
                     registers.Quarter(instruction.sum, quarter));
   }
-  instruction_pointer += instruction.bytes;
-  ++emulated;
+  return instruction.bytes;
 }
 
-class VnniEmulation : public testing::Environment {
- public:
-  void SetUp() override {
-    struct sigaction action = {};
-    action.sa_sigaction = HandleIllegalInstruction;
-    action.sa_flags = SA_SIGINFO;
-    ASSERT_EQ(sigaction(SIGILL, &action, nullptr), 0);
-  }
-  void TearDown() override {
-    std::printf("vpdpwssd emulated: %lld\n", static_cast<long long>(emulated));
-  }
-};
-testing::Environment* const kVnniEmulation = testing::AddGlobalTestEnvironment(new VnniEmulation);
+testing::Environment* const kVnniEmulation =
+    testing::AddGlobalTestEnvironment(new SigillEmulation("vpdpwssd", Emulate));
 
 }  // namespace
 }  // namespace siglip

@@ -71,7 +71,7 @@ absl::Status ForEachLeaf(JsonArray array, int depth, Leaf& leaf) {
   for (auto element : array) {
     JsonValue value;
     SIGLIP_RETURN_IF_ERROR(CheckJson(element.get(value)));
-    JsonType type = JsonType::number;
+    JsonType type;
     if (const auto code = value.type().get(type); code != simdjson::SUCCESS) {
       if (!ReadNonFinite(value)) return CheckJson(code);
       type = JsonType::number;

@@ -16,7 +16,6 @@
 namespace siglip {
 namespace {
 
-// Where an input's bytes come from, before the binary tail is cut.
 // The keys of one object of parameters.
 class ParameterKeys {
  public:
@@ -29,6 +28,7 @@ class ParameterKeys {
   std::set<std::string> seen_;
 };
 
+// Where an input's bytes come from, before the binary tail is cut.
 struct InputState {
   InputTensor tensor;
   bool has_name = false;

@@ -47,6 +47,18 @@ class HttpTest : public ::testing::Test {
     EXPECT_EQ(RawClient(server_->port()).Ask(Get("/v2/health/live")).status, 200);
   }
 
+  // `request` is being worked on for the client, and is finished then.
+  void ExpectThatClosingCancels(RawClient& client, std::unique_ptr<InferRequest> request) {
+    EXPECT_FALSE(request->is_cancelled());
+    client.Close();
+    for (int i = 0; i < 1000 && !request->is_cancelled(); ++i) {
+      std::this_thread::sleep_for(milliseconds(5));
+    }
+    EXPECT_TRUE(request->is_cancelled());
+    service_.Finish(std::move(request));
+    ExpectServes();
+  }
+
   void ExpectRefusedAndClosed(std::string_view request, int status) {
     RawClient client(server_->port());
     const RawResponse response = client.Ask(request);
@@ -469,14 +481,7 @@ TEST_F(HttpTest, ADisconnectCancels) {
   client.Send(Post(kInfer, kJson));
   service_.AwaitHeld(1);
   auto request = service_.Take(0);
-  EXPECT_FALSE(request->is_cancelled());
-  client.Close();
-  for (int i = 0; i < 1000 && !request->is_cancelled(); ++i) {
-    std::this_thread::sleep_for(milliseconds(5));
-  }
-  EXPECT_TRUE(request->is_cancelled());
-  service_.Finish(std::move(request));
-  ExpectServes();
+  ExpectThatClosingCancels(client, std::move(request));
 }
 
 // What it sent before is not read yet, so that its end is behind bytes.
@@ -488,14 +493,7 @@ TEST_F(HttpTest, ADisconnectBehindAPipelinedRequestCancels) {
   auto request = service_.Take(0);
   client.Send(Get("/v2/health/live"));
   std::this_thread::sleep_for(milliseconds(150));
-  EXPECT_FALSE(request->is_cancelled());
-  client.Close();
-  for (int i = 0; i < 1000 && !request->is_cancelled(); ++i) {
-    std::this_thread::sleep_for(milliseconds(5));
-  }
-  EXPECT_TRUE(request->is_cancelled());
-  service_.Finish(std::move(request));
-  ExpectServes();
+  ExpectThatClosingCancels(client, std::move(request));
 }
 
 TEST_F(HttpTest, DrainFinishesAcceptedWorkAndClosesIdleConnections) {
