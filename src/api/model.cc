@@ -187,9 +187,10 @@ absl::Status ChooseDevice(const ModelOptions& options, EngineOptions& engine) {
   const std::optional<Precision> precision = ParsePrecision(options.precision);
   if (!precision) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "precision: expected auto, fp32, int16, bf16, fp16 or fp8, got ", options.precision));
+        "precision: expected auto, fp32, int16, int8, bf16, fp16 or fp8, got ", options.precision));
   }
-  const bool of_cpu = precision == Precision::kFp32 || precision == Precision::kInt16;
+  const bool of_cpu = precision == Precision::kFp32 || precision == Precision::kInt16 ||
+                      precision == Precision::kInt8;
   engine.device = options.device;
   if (device.kind == DeviceChoice::Kind::kAuto) {
     const auto gpus = ListGpuDevices();

@@ -64,11 +64,12 @@ absl::Status SelectInstructionSet(const std::string& isa) {
 absl::Status CheckPrecision(const DeviceChoice& device, Precision precision) {
   const bool cuda = device.kind == DeviceChoice::Kind::kCuda;
   const bool of_cpu = precision == Precision::kFp32 || precision == Precision::kInt16 ||
-                      precision == Precision::kAuto;
+                      precision == Precision::kInt8 || precision == Precision::kAuto;
   if (cuda != of_cpu) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "precision: expected ", cuda ? "bf16, fp16 or fp8 on a GPU" : "auto, fp32 or int16 on a CPU",
-      ", got ", PrecisionName(precision)));
+  return absl::InvalidArgumentError(
+      absl::StrCat("precision: expected ",
+                   cuda ? "bf16, fp16 or fp8 on a GPU" : "auto, fp32, int16 or int8 on a CPU",
+                   ", got ", PrecisionName(precision)));
 }
 
 absl::StatusOr<std::unique_ptr<Engine>> OpenGpus(const Checkpoint& checkpoint,
@@ -116,6 +117,7 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenCuda(const Checkpoint& checkpoint,
 }
 
 GemmFormat FormatOf(Precision precision) {
+  if (precision == Precision::kInt8) return GemmFormat::kInt8;
   return precision == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
 }
 
@@ -241,6 +243,11 @@ ChosenTowers OpenChosen(const Checkpoint& checkpoint, const EngineOptions& optio
 absl::StatusOr<std::unique_ptr<Engine>> OpenCpu(const Checkpoint& checkpoint,
                                                 const EngineOptions& options) {
   SIGLIP_RETURN_IF_ERROR(SelectInstructionSet(options.isa));
+  if (!GemmHasFormat(FormatOf(options.precision))) {
+    return absl::InvalidArgumentError(absl::StrCat("precision: expected fp32 or int16 on ",
+                                                   KernelTargetName(),
+                                                   ", got int8, which needs VNNI or AMX"));
+  }
   EngineOptions resolved = options;
   if (resolved.num_threads == 0) {
     resolved.num_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

@@ -21,6 +21,7 @@ namespace siglip {
 enum class Precision {
   kFp32,
   kInt16,  // GemmFormat::kInt16
+  kInt8,   // GemmFormat::kInt8, attention's scores as in kInt16. Never kAuto's choice
   // Of CPUs: the fastest of them whose embeddings stay near float32's with the weights at hand,
   // decided at load by calibration inputs, the same for every start (see precision_check.h).
   kAuto,
@@ -30,7 +31,7 @@ enum class Precision {
   kFp16,
   kFp8,  // kBf16, with e4m3 factors in the blocks' linear layers, scaled by row and column
 };
-std::string PrecisionName(Precision precision);  // "fp32", "int16", "auto", "bf16", "fp16", "fp8"
+std::string PrecisionName(Precision precision);  // "fp32", "int16", "int8", "auto", "bf16", ...
 std::optional<Precision> ParsePrecision(std::string_view name);
 
 struct EngineOptions {

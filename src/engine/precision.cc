@@ -8,6 +8,8 @@ std::string PrecisionName(Precision precision) {
       return "fp32";
     case Precision::kInt16:
       return "int16";
+    case Precision::kInt8:
+      return "int8";
     case Precision::kAuto:
       return "auto";
     case Precision::kBf16:
@@ -21,8 +23,9 @@ std::string PrecisionName(Precision precision) {
 }
 
 std::optional<Precision> ParsePrecision(std::string_view name) {
-  for (const Precision precision : {Precision::kFp32, Precision::kInt16, Precision::kAuto,
-                                    Precision::kBf16, Precision::kFp16, Precision::kFp8}) {
+  for (const Precision precision :
+       {Precision::kFp32, Precision::kInt16, Precision::kInt8, Precision::kAuto, Precision::kBf16,
+        Precision::kFp16, Precision::kFp8}) {
     if (name == PrecisionName(precision)) return precision;
   }
   return std::nullopt;

@@ -112,6 +112,59 @@ HWY_INLINE IntVec AmxSum(const AmxSums& sums, std::int64_t row, std::int64_t col
   return hn::Add(hn::Add(upper, mixed), hn::Load(d, sums.lower + at));
 }
 
+// int8: a tile of C is 2 x 2 of AMX's, so that each load is for two products.
+struct AmxSumsInt8 {
+  alignas(64) std::int32_t sums[kAmxRowsInt8 * kAmxRowsInt8];
+};
+
+// Sums over `groups` >= 1 groups of 16 steps: of a two tiles one behind the other, of b two side by
+// side. Otherwise as MultiplyAmxTiles.
+template <class Meanwhile>
+HWY_INLINE void MultiplyAmxTiles(std::int64_t groups, const void* a, const void* b,
+                                 AmxSumsInt8& sums, Meanwhile&& meanwhile) {
+  const std::int64_t row_bytes = kAmxRowBytes;
+  const std::int64_t two_rows_bytes = 2 * kAmxRowBytes;
+  const auto* rows = static_cast<const std::uint8_t*>(a);
+  const auto* columns = static_cast<const std::uint8_t*>(b);
+  // clang-format off
+  asm volatile(
+      "tilezero %tmm0\n\t"
+      "tilezero %tmm1\n\t"
+      "tilezero %tmm2\n\t"
+      "tilezero %tmm3");
+  for (std::int64_t group = 0; group < groups; ++group) {
+    asm volatile(
+        "tileloadd (%[b],%[two_rows],1), %%tmm6\n\t"
+        "tileloadd (%[a],%[row],1), %%tmm4\n\t"
+        "tdpbusd %%tmm6, %%tmm4, %%tmm0\n\t"
+        "tileloadd %c[row_i](%[b],%[two_rows],1), %%tmm7\n\t"
+        "tdpbusd %%tmm7, %%tmm4, %%tmm1\n\t"
+        "tileloadd %c[tile](%[a],%[row],1), %%tmm5\n\t"
+        "tdpbusd %%tmm6, %%tmm5, %%tmm2\n\t"
+        "tdpbusd %%tmm7, %%tmm5, %%tmm3\n\t"
+        :
+        : [a] "r"(rows), [b] "r"(columns), [row] "r"(row_bytes), [two_rows] "r"(two_rows_bytes),
+          [row_i] "i"(kAmxRowBytes), [tile] "i"(kAmxTileBytes));
+    rows += kAmxPairBytes;
+    columns += kAmxPairBytes;
+    meanwhile();
+  }
+  asm volatile(
+      "tilestored %%tmm0, (%[sums],%[two_rows],1)\n\t"
+      "tilestored %%tmm1, %c[row_i](%[sums],%[two_rows],1)\n\t"
+      "tilestored %%tmm2, 2*%c[tile](%[sums],%[two_rows],1)\n\t"
+      "tilestored %%tmm3, 2*%c[tile]+%c[row_i](%[sums],%[two_rows],1)\n\t"
+      :
+      : [sums] "r"(&sums), [two_rows] "r"(two_rows_bytes), [row_i] "i"(kAmxRowBytes),
+        [tile] "i"(kAmxTileBytes)
+      : "memory");
+  // clang-format on
+}
+
+HWY_INLINE IntVec AmxSum(const AmxSumsInt8& sums, std::int64_t row, std::int64_t column) {
+  return hn::Load(IntTag(), sums.sums + row * kAmxRowsInt8 + column);
+}
+
 // 64 integers -> their upper bytes at `to`, their lower ones a tile behind.
 HWY_INLINE void SplitAmxRow(const std::int16_t* integers, std::uint8_t* to) {
   const hn::Repartition<std::uint8_t, FloatTag> d8;

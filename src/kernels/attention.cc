@@ -624,7 +624,7 @@ void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, s
   const std::int64_t first = item.first_row * call.row_stride + head * call.head_dim;
   const std::int64_t tokens = item.tokens;
   const bool integers =
-      call.format == GemmFormat::kInt16 && call.head_dim <= 2 * kGemmBlockStepsInt16;
+      call.format != GemmFormat::kFp32 && call.head_dim <= 2 * kGemmBlockStepsInt16;
   const bool vnni = KernelUsesVnni();
 #if SIGLIP_TARGET_HAS_AMX
   if (integers && KernelUsesAmx()) {

@@ -32,7 +32,7 @@ struct AttentionCall {
   std::int64_t out_stride = 0;
   // Of Q K^T: each query and each key is a row of a factor. The rest is in fp32, and so is Q K^T if
   // a head is wider than one of the format's blocks of K. On AMX kInt16 computes both products in
-  // twos of bfloat16 instead, with a smaller error.
+  // twos of bfloat16 instead, with a smaller error. kInt8 is as kInt16.
   GemmFormat format = GemmFormat::kFp32;
 };
 

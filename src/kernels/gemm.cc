@@ -25,12 +25,24 @@ constexpr std::int64_t kMaxPieceColumns = 576;
 // Part of PackedLayoutName: to be raised when bytes change that its other parts do not tell, as the
 // choice of int16's scale.
 constexpr int kPackedVersion = 2;
+
+const char* FormatName(GemmFormat format) {
+  switch (format) {
+    case GemmFormat::kFp32:
+      return "fp32";
+    case GemmFormat::kInt16:
+      return "int16";
+    case GemmFormat::kInt8:
+      return "int8";
+  }
+  return "";
+}
 // Steps of W that are transposed at a time: one cache line of each row is read whole.
 constexpr std::int64_t kTransposedSteps = 16;
 
 // Floats of a packed row: its steps, and what integers need beside them.
 std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format) {
-  return steps + (format == GemmFormat::kInt16 ? IntegerRowExtra(steps) : 0);
+  return steps + (format == GemmFormat::kFp32 ? 0 : IntegerRowExtra(steps));
 }
 
 // Rows of A that a piece of work multiplies.
@@ -104,10 +116,14 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 
 std::string PackedLayoutName(GemmFormat format) {
   const TileShape shape = GemmTileShape(format);
-  const bool fp32 = format == GemmFormat::kFp32;
-  return absl::StrCat(fp32 ? "fp32" : "int16", "-", VectorTargetName(),
-                      !fp32 && KernelUsesAmx() ? "-amx" : "", "-", shape.columns, "x", shape.lanes,
-                      "-", fp32 ? kGemmBlockK : kGemmBlockStepsInt16, "-v", kPackedVersion);
+  const bool amx = format != GemmFormat::kFp32 && KernelUsesAmx();
+  return absl::StrCat(FormatName(format), "-", VectorTargetName(), amx ? "-amx" : "", "-",
+                      shape.columns, "x", shape.lanes, "-", GemmBlockSteps(format), "-v",
+                      kPackedVersion);
+}
+
+bool GemmHasFormat(GemmFormat format) {
+  return format != GemmFormat::kInt8 || KernelUsesVnni() || KernelUsesAmx();
 }
 
 std::size_t PackedMatrix::MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format) {
@@ -182,6 +198,18 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
       std::fill(integers + c * steps() + (k_ + 1) / 2, integers + (c + 1) * steps(), 0.0f);
     }
     from = integers;
+  } else if (format_ == GemmFormat::kInt8) {
+    float* scales = owned_.data() + padded_n_ * steps() + column;
+    for (std::int64_t c = 0; c < count; ++c) {
+      auto* row = reinterpret_cast<std::int8_t*>(integers + c * steps());
+      QuantizeRowInt8(rows + c * k_, k_,
+                      {.integers = row,
+                       .scale = scales + c,
+                       .negated_sums = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
+                       .stride = padded_n_});
+      std::fill(row + k_, row + 4 * steps(), std::int8_t{0});
+    }
+    from = integers;
   }
   const std::int64_t width = GemmTileShape(format_).columns;
   const std::int64_t panel = column / width * width;
@@ -216,7 +244,7 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
 
 std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
   std::int64_t floats = 0;
-  for (const GemmFormat format : {GemmFormat::kFp32, GemmFormat::kInt16}) {
+  for (const GemmFormat format : {GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8}) {
     const TileShape shape = GemmTileShape(format);
     const std::int64_t row_floats = PackedRowFloats(GemmSteps(k, format, shape), format);
     const std::int64_t rows =

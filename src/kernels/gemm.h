@@ -1,7 +1,7 @@
 #pragma once
 
 // C = epilogue(A * W^T) for weights that are packed once. A, C row-major, float32. The product is
-// computed in float32 or in 16-bit integers.
+// computed in float32, or in integers of 16 or 8 bits.
 
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,13 @@ enum class GemmFormat {
   // K has a norm of at most 2^15.5: then by Cauchy-Schwarz no sum in any order can leave 32 bits.
   // About 13 bits are left to each factor. A row with a value that is not finite gives NaN.
   kInt16,
+  // The same in 8 bits: a row of W as integers of at most 127, one of A as its range, from the
+  // least to the largest element and zero, in 255 steps. No sum of a block comes near 32 bits.
+  // Only where GemmHasFormat() says so.
+  kInt8,
 };
+// Whether the instruction set in use multiplies such factors: kInt8 needs VNNI or AMX.
+bool GemmHasFormat(GemmFormat format);
 
 // How PackedMatrix lays out memory on the instruction set in use, in letters, digits and dashes.
 // Where it is equal, matrices may borrow each other's memory.
@@ -36,6 +42,20 @@ inline constexpr std::int64_t kGemmBlockK = 256;
 // 576 integers, half the width of so400m: short enough for 13 bits, long enough that adding blocks
 // does not show (192 steps: 3 % slower; 384 and more: no faster).
 inline constexpr std::int64_t kGemmBlockStepsInt16 = 288;
+// 1152 integers, the width of so400m, in the memory of int16's 576.
+inline constexpr std::int64_t kGemmBlockStepsInt8 = kGemmBlockStepsInt16;
+// Steps of a block of K.
+inline std::int64_t GemmBlockSteps(GemmFormat format) {
+  switch (format) {
+    case GemmFormat::kFp32:
+      return kGemmBlockK;
+    case GemmFormat::kInt16:
+      return kGemmBlockStepsInt16;
+    case GemmFormat::kInt8:
+      return kGemmBlockStepsInt8;
+  }
+  return kGemmBlockK;
+}
 // Blocks of K of a matrix of integers.
 inline std::int64_t IntegerBlocks(std::int64_t steps) {
   return (steps + kGemmBlockStepsInt16 - 1) / kGemmBlockStepsInt16;
@@ -43,9 +63,9 @@ inline std::int64_t IntegerBlocks(std::int64_t steps) {
 
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
 // k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
-// float, or two integers (the last may be half empty). The last panel is as narrow as whole vectors
-// allow; its surplus is zero. For AMX a panel of integers is a row of pairs of tiles (amx-inl.h).
-// Thread-compatible.
+// float, two integers of 16 bits or four of 8 (the last may be in part empty). The last panel is as
+// narrow as whole vectors allow; its surplus is zero. For AMX a panel of int16 is a row of pairs of
+// tiles (amx-inl.h). Thread-compatible.
 class PackedMatrix {
  public:
   // Writes rows [first, first + count) of what is being set to `to` [count,k].
@@ -80,8 +100,8 @@ class PackedMatrix {
   const float* Panel(std::int64_t column, std::int64_t first, std::int64_t block) const {
     return memory_.data() + first * padded_n_ + column * block;
   }
-  // kInt16 only, each [padded_n]: an integer times its row's scale is the weight; negated sums of
-  // cross products in a block of K, for the kernels.
+  // Integers only, each [padded_n]: an integer times its row's scale is the weight; for the
+  // kernels, negated sums over a block of K, of cross products (kInt16) or of the integers (kInt8).
   const float* scales() const { return memory_.data() + padded_n_ * steps(); }
   const std::int32_t* cross_products(std::int64_t block) const {
     return reinterpret_cast<const std::int32_t*>(scales() + padded_n_ * (1 + block));
@@ -98,12 +118,10 @@ class PackedMatrix {
   std::int64_t steps_ = 0;
   std::int64_t padded_n_ = 0;
   AlignedBuffer<float> owned_;
-  std::span<const float> memory_;  // panels, then what kInt16 adds: owned_, or borrowed
+  std::span<const float> memory_;  // panels, then what integers add: owned_, or borrowed
 };
 
-inline std::int64_t PackedMatrix::block_steps() const {
-  return format_ == GemmFormat::kFp32 ? kGemmBlockK : kGemmBlockStepsInt16;
-}
+inline std::int64_t PackedMatrix::block_steps() const { return GemmBlockSteps(format_); }
 
 // Patches of images as rows of A, never stored: row (i, y, x) of image i holds [channel][p][p] at
 // (y * patch, x * patch). Pixels past per_side * patch are not read.

@@ -166,6 +166,10 @@ void Measure(benchmark::State& state, GemmFormat format) {
 
 void BM_Gemm(benchmark::State& state) { Measure(state, GemmFormat::kFp32); }
 void BM_GemmInt16(benchmark::State& state) { Measure(state, GemmFormat::kInt16); }
+void BM_GemmInt8(benchmark::State& state) {
+  if (!GemmHasFormat(GemmFormat::kInt8)) return state.SkipWithError("needs VNNI or AMX");
+  Measure(state, GemmFormat::kInt8);
+}
 
 // Query, key and value in one product; attention's output; the two layers of the MLP.
 void Layer(benchmark::internal::Benchmark* bench, std::int64_t rows, std::int64_t width,
@@ -193,6 +197,7 @@ BENCHMARK(BM_Gemm)
     ->Args({1, 4304, 1152, kAllThreads});  // its pooling head
 
 BENCHMARK(BM_GemmInt16)->Apply(Shapes);
+BENCHMARK(BM_GemmInt8)->Apply(Shapes);
 
 }  // namespace
 }  // namespace siglip

@@ -29,7 +29,7 @@ static_assert(kBlockRows % kTileRows == 0 && kBlockRows % kWinogradTileRows == 0
 // stays in the second-level cache.
 inline constexpr int kAmxBlockRows = 384;
 inline constexpr std::int64_t kAmxBlockFloats = std::int64_t{1} << 18;
-static_assert(kAmxBlockRows % kAmxRows == 0);
+static_assert(kAmxBlockRows % kAmxRowsInt8 == 0);
 
 // Rows of a tile of full height, and of A as it is packed.
 template <class Number>
@@ -45,7 +45,7 @@ struct TileCall {
   std::int64_t c_stride = 0;
   bool first = false;  // block of K: nothing in c yet
   Prefetch prefetch;
-  CrossProducts products;  // Int16PairWinograd only
+  CrossProducts products;  // Int16PairWinograd and Int8QuadVnni only
 };
 
 template <class Number, int kStride, int kRows, int kVectors>
@@ -133,6 +133,22 @@ void QuantizeRowTarget(const float* row, std::int64_t k, const QuantizedRow& to)
   }
 }
 
+// Weights for vpdpbusd and TDPBUSD.
+void QuantizeRowInt8Target([[maybe_unused]] const float* row, [[maybe_unused]] std::int64_t k,
+                           [[maybe_unused]] const QuantizedRowInt8& to) {
+#if SIGLIP_TARGET_HAS_INT8
+  const Quantizer quantizer = ChooseWeightQuantizerInt8(row, k);
+  *to.scale = quantizer.scale;
+  QuantizeWeightsInt8(row, k, quantizer, to.integers);
+  constexpr std::int64_t kBlock = 4 * kGemmBlockStepsInt8;
+  for (std::int64_t first = 0; first < k; first += kBlock) {
+    std::int32_t sum = 0;
+    for (std::int64_t i = first; i < std::min(k, first + kBlock); ++i) sum -= to.integers[i];
+    to.negated_sums[first / kBlock * to.stride] = sum;
+  }
+#endif
+}
+
 template <int kStride>
 void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t first,
                    std::int64_t rows) {
@@ -150,6 +166,41 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
         block.Tile(first, step, steps), block.cross_products(step / kGemmBlockStepsInt16) + first);
   }
 }
+
+#if SIGLIP_TARGET_HAS_INT8
+// `count` rows of the block from `first`.
+HWY_INLINE void ChooseQuantizersInt8(const GemmCall& call, const PackedRows& block,
+                                     std::int64_t first, std::int64_t count,
+                                     QuantizerInt8* quantizers) {
+  const float* row = call.a + (block.first_row + first) * call.a_stride;
+  for (std::int64_t r = 0; r < count; ++r, row += call.a_stride) {
+    quantizers[r] = ChooseQuantizerInt8(row, call.w->k());
+    block.scales()[first + r] = quantizers[r].scale;
+    for (std::int64_t i = 0; i < IntegerBlocks(block.steps); ++i) {
+      block.cross_products(i)[first + r] = quantizers[r].zero;
+    }
+  }
+}
+
+void PackTileInt8(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                  std::int64_t rows) {
+  const float* row = call.a + (block.first_row + first) * call.a_stride;
+  QuantizerInt8 quantizers[kTileRows];
+  ChooseQuantizersInt8(call, block, first, rows, quantizers);
+  HWY_ALIGN float integers[kTileRows * kGemmBlockStepsInt8];
+  const float* from[kTileRows];
+  for (std::int64_t r = 0; r < rows; ++r) from[r] = integers + r * kGemmBlockStepsInt8;
+  for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt8) {
+    const std::int64_t steps = std::min(kGemmBlockStepsInt8, block.steps - step);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      QuantizeInt8(row + r * call.a_stride, 4 * step, std::min(4 * steps, call.w->k() - 4 * step),
+                   quantizers[r],
+                   reinterpret_cast<std::uint8_t*>(integers + r * kGemmBlockStepsInt8));
+    }
+    PackRows<kTileRows>(from, rows, steps, block.Tile(first, step, steps));
+  }
+}
+#endif
 
 void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t first,
                   std::int64_t rows) {
@@ -171,18 +222,20 @@ void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t fi
 }
 
 TileShape TileShapeTarget(GemmFormat format) {
-  const bool integers = format == GemmFormat::kInt16;
 #if SIGLIP_TARGET_HAS_AMX
-  if (integers && KernelUsesAmx()) {
-    return {.rows = kAmxRows,
-            .columns = kAmxRows,
-            .lanes = kAmxRows,
-            .steps = kAmxSteps,
+  if (format != GemmFormat::kFp32 && KernelUsesAmx()) {
+    const bool int8 = format == GemmFormat::kInt8;
+    const int rows = int8 ? kAmxRowsInt8 : kAmxRows;
+    return {.rows = rows,
+            .columns = rows,
+            .lanes = rows,
+            .steps = int8 ? kAmxStepsInt8 : kAmxSteps,
             .block_rows = kAmxBlockRows,
             .block_floats = kAmxBlockFloats};
   }
 #endif
-  return {.rows = integers && !KernelUsesVnni() ? kWinogradTileRows : kTileRows,
+  const bool winograd = format == GemmFormat::kInt16 && !KernelUsesVnni();
+  return {.rows = winograd ? kWinogradTileRows : kTileRows,
           .columns = kTileColumns,
           .lanes = kLanes,
           .steps = 1,
@@ -212,19 +265,46 @@ void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t fir
     }
   }
 }
+
+void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                     std::int64_t rows) {
+  QuantizerInt8 quantizers[kAmxRowsInt8];
+  ChooseQuantizersInt8(call, block, first, rows, quantizers);
+  const std::int64_t k = call.w->k();
+  HWY_ALIGN std::uint8_t integers[4 * kGemmBlockStepsInt8];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = call.a + (block.first_row + first + r) * call.a_stride;
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt8) {
+      const std::int64_t steps = std::min(kGemmBlockStepsInt8, block.steps - step);
+      QuantizeInt8(row, 4 * step, std::min(4 * steps, k - 4 * step), quantizers[r], integers);
+      // What is past K meets weights of zero.
+      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
+      for (std::int64_t group = 0; group < steps / kAmxStepsInt8; ++group) {
+        std::memcpy(to + group * kAmxPairBytes, integers + group * kAmxRowBytes, kAmxRowBytes);
+      }
+    }
+  }
+}
 #endif
 
 void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
-  const std::int64_t height = TileShapeTarget(call.w->format()).rows;
+  const GemmFormat format = call.w->format();
+  const std::int64_t height = TileShapeTarget(format).rows;
   const std::int64_t first = tile * height;
   const std::int64_t rows = std::min(height, block.rows - first);
   auto pack = PackTileFp32;
-  if (call.w->format() == GemmFormat::kInt16) {
+  if (format == GemmFormat::kInt16) {
     pack = height == kTileRows ? PackTileInt16<kTileRows> : PackTileInt16<kWinogradTileRows>;
-#if SIGLIP_TARGET_HAS_AMX
-    if (KernelUsesAmx()) pack = PackTileAmx;
-#endif
   }
+#if SIGLIP_TARGET_HAS_INT8
+  if (format == GemmFormat::kInt8) pack = PackTileInt8;
+#endif
+#if SIGLIP_TARGET_HAS_AMX
+  if (KernelUsesAmx()) {
+    if (format == GemmFormat::kInt16) pack = PackTileAmx;
+    if (format == GemmFormat::kInt8) pack = PackTileAmxInt8;
+  }
+#endif
   pack(call, block, first, rows);
 }
 
@@ -236,7 +316,7 @@ struct FinishedTile {
   std::int64_t columns = 0;  // that exist
   float* c = nullptr;
   std::int64_t c_stride = 0;
-  const float* row_scales = nullptr;  // [rows], kInt16 only
+  const float* row_scales = nullptr;  // [rows], integers only
 };
 
 const float* ResidualRow(const GemmCall& call, std::int64_t row) {
@@ -418,25 +498,45 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
 }
 
 #if SIGLIP_TARGET_HAS_AMX
+// What the tiles of C are made of.
+struct AmxInt16 {
+  using Sums = AmxSums;
+  static constexpr int kTile = kAmxRows;  // rows and columns
+  static constexpr int kStepsOfPair = kAmxSteps;
+};
+struct AmxInt8 {
+  using Sums = AmxSumsInt8;
+  static constexpr int kTile = kAmxRowsInt8;
+  static constexpr int kStepsOfPair = kAmxStepsInt8;
+};
+
 // A panel and a block of K in GemmPieceTarget on tiles.
 struct AmxPanel {
   std::int64_t step = 0;
   std::int64_t column = 0;
   std::int64_t columns = 0;  // that exist
   Prefetch next;             // the panel that comes after it
-  float* between = nullptr;  // sums of blocks of K [block rows][16]
+  float* between = nullptr;  // sums of blocks of K [block rows][kTile]
 };
 
-// Row `row` of the block of rows, which is `row` % 16 of a tile with these sums.
-template <bool kFirst, bool kLast, bool kGelu, bool kResidual>
+// Row `row` of the block of rows, which is `row` % kTile of a tile with these sums.
+template <class Number, bool kFirst, bool kLast, bool kGelu, bool kResidual>
 HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, const AmxPanel& panel,
-                             std::int64_t row, const AmxSums& sums) {
+                             std::int64_t row, const typename Number::Sums& sums) {
   const FloatTag d;
+  constexpr bool kInt8 = std::is_same_v<Number, AmxInt8>;
   const std::int64_t c_row = block.first_row + row;
-  float* between = panel.between + row * kAmxRows;
-#pragma GCC unroll 2
-  for (int x = 0; x < kAmxRows; x += kLanes) {
-    auto value = hn::ConvertTo(d, AmxSum(sums, row % kAmxRows, x));
+  const std::int64_t k_block = panel.step / kGemmBlockStepsInt8;
+  float* between = panel.between + row * Number::kTile;
+#pragma GCC unroll 4
+  for (int x = 0; x < Number::kTile; x += kLanes) {
+    auto sum = AmxSum(sums, row % Number::kTile, x);
+    if constexpr (kInt8) {
+      const auto zero = hn::Set(IntTag(), block.cross_products(k_block)[row]);
+      const std::int32_t* columns = call.w->cross_products(k_block) + panel.column;
+      sum = hn::Add(sum, hn::Mul(zero, hn::LoadU(IntTag(), columns + x)));
+    }
+    auto value = hn::ConvertTo(d, sum);
     if constexpr (!kFirst) value = hn::Add(hn::Load(d, between + x), value);
     if constexpr (!kLast) {
       hn::Store(value, d, between + x);
@@ -454,31 +554,32 @@ HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, cons
 
 // All rows of the block by the panel. A tile's sums are added to what is between blocks of K, or
 // become part of C, while the next tile's are computed.
-template <bool kFirst, bool kLast, bool kGelu, bool kResidual>
+template <class Number, bool kFirst, bool kLast, bool kGelu, bool kResidual>
 HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block,
                                    const AmxPanel& panel) {
   const PackedMatrix& w = *call.w;
   const std::int64_t steps = std::min(w.block_steps(), w.steps() - panel.step);
-  const std::int64_t pairs = steps / kAmxSteps;
-  const std::int64_t rows_of_pair = (kAmxRows + pairs - 1) / pairs;
+  constexpr int kTile = Number::kTile;
+  const std::int64_t pairs = steps / Number::kStepsOfPair;
+  const std::int64_t rows_of_pair = (kTile + pairs - 1) / pairs;
   const float* b = w.Panel(panel.column, panel.step, steps);
   // The next panel comes in while this one is multiplied, so many bytes for each pair.
-  const std::int64_t all_pairs = (block.rows + kAmxRows - 1) / kAmxRows * pairs;
+  const std::int64_t all_pairs = (block.rows + kTile - 1) / kTile * pairs;
   const std::int64_t lines = (panel.next.end - panel.next.from) / kCacheLine;
   const std::int64_t bytes = (lines + all_pairs - 1) / all_pairs * kCacheLine;
   const char* prefetch = panel.next.from;
-  AmxSums sums[2];
+  typename Number::Sums sums[2];
   std::int64_t finished = 0;
-  for (std::int64_t row = 0; row < block.rows; row += kAmxRows) {
+  for (std::int64_t row = 0; row < block.rows; row += kTile) {
     if constexpr (kLast) {  // what FinishAmxRow will touch
-      const std::int64_t rows = std::min<std::int64_t>(kAmxRows, block.rows - row);
+      const std::int64_t rows = std::min<std::int64_t>(kTile, block.rows - row);
       const std::int64_t c_row = block.first_row + row;
       for (std::int64_t r = 0; r < rows; ++r) {
         __builtin_prefetch(call.c + (c_row + r) * call.c_stride + panel.column, 1);
       }
       PrefetchResidual(call, c_row, rows, panel.column, panel.columns);
     }
-    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b, sums[row / kAmxRows % 2],
+    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b, sums[row / kTile % 2],
                      [&]() HWY_ATTR {
                        const char* until = std::min(panel.next.end, prefetch + bytes);
                        for (; prefetch < until; prefetch += kCacheLine) {
@@ -486,56 +587,59 @@ HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block
                        }
                        const std::int64_t end = std::min(row, finished + rows_of_pair);
                        for (; finished < end; ++finished) {
-                         FinishAmxRow<kFirst, kLast, kGelu, kResidual>(
-                             call, block, panel, finished, sums[finished / kAmxRows % 2]);
+                         FinishAmxRow<Number, kFirst, kLast, kGelu, kResidual>(
+                             call, block, panel, finished, sums[finished / kTile % 2]);
                        }
                      });
   }
   for (; finished < block.rows; ++finished) {
-    FinishAmxRow<kFirst, kLast, kGelu, kResidual>(call, block, panel, finished,
-                                                  sums[finished / kAmxRows % 2]);
+    FinishAmxRow<Number, kFirst, kLast, kGelu, kResidual>(call, block, panel, finished,
+                                                          sums[finished / kTile % 2]);
   }
 }
 
 using AmxPanelFunction = void (*)(const GemmCall&, const PackedRows&, const AmxPanel&);
 
-template <bool kFirst>
+template <class Number, bool kFirst>
 AmxPanelFunction AmxPanelOf(const GemmCall& call, bool last) {
-  if (!last) return MultiplyAmxPanel<kFirst, false, false, false>;
+  if (!last) return MultiplyAmxPanel<Number, kFirst, false, false, false>;
   if (call.gelu) {
-    return call.residual != nullptr ? MultiplyAmxPanel<kFirst, true, true, true>
-                                    : MultiplyAmxPanel<kFirst, true, true, false>;
+    return call.residual != nullptr ? MultiplyAmxPanel<Number, kFirst, true, true, true>
+                                    : MultiplyAmxPanel<Number, kFirst, true, true, false>;
   }
-  return call.residual != nullptr ? MultiplyAmxPanel<kFirst, true, false, true>
-                                  : MultiplyAmxPanel<kFirst, true, false, false>;
+  return call.residual != nullptr ? MultiplyAmxPanel<Number, kFirst, true, false, true>
+                                  : MultiplyAmxPanel<Number, kFirst, true, false, false>;
 }
 
 // GemmPieceTarget on tiles. All of K for a panel before the next one, so that the sums between
 // blocks of K stay in a cache.
+template <class Number>
 void GemmPieceAmx(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
                   std::int64_t column_end) {
   const AmxTiles tiles;
-  HWY_ALIGN float between[kAmxBlockRows * kAmxRows];
+  constexpr int kTile = Number::kTile;
+  HWY_ALIGN float between[kAmxBlockRows * kTile];
   const PackedMatrix& w = *call.w;
   const auto memory = [&](std::int64_t step, std::int64_t column) {
     const std::int64_t steps = std::min(w.block_steps(), w.steps() - step);
     const auto* from = reinterpret_cast<const char*>(w.Panel(column, step, steps));
-    return Prefetch{from, from + steps * kAmxRows * static_cast<std::int64_t>(sizeof(float))};
+    return Prefetch{from, from + steps * kTile * static_cast<std::int64_t>(sizeof(float))};
   };
-  for (std::int64_t column = column_begin; column < column_end; column += kAmxRows) {
+  for (std::int64_t column = column_begin; column < column_end; column += kTile) {
     for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
       AmxPanel panel;
       panel.step = step;
       panel.column = column;
-      panel.columns = std::min<std::int64_t>(kAmxRows, w.n() - column);
+      panel.columns = std::min<std::int64_t>(kTile, w.n() - column);
       panel.between = between;
       const bool last = step + w.block_steps() >= w.steps();
       if (!last) {
         panel.next = memory(step + w.block_steps(), column);
-      } else if (column + kAmxRows < column_end) {
-        panel.next = memory(0, column + kAmxRows);
+      } else if (column + kTile < column_end) {
+        panel.next = memory(0, column + kTile);
       }
-      (step == 0 ? AmxPanelOf<true> : AmxPanelOf<false>)(call, last)(call, block, panel);
+      (step == 0 ? AmxPanelOf<Number, true> : AmxPanelOf<Number, false>)(call, last)(call, block,
+                                                                                     panel);
     }
   }
 }
@@ -544,13 +648,20 @@ void GemmPieceAmx(const GemmCall& call, const PackedRows& block, std::int64_t co
 void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t column_begin,
                      std::int64_t column_end) {
   const PackedMatrix& w = *call.w;
+#if SIGLIP_TARGET_HAS_AMX
+  if (w.format() != GemmFormat::kFp32 && KernelUsesAmx()) {
+    return (w.format() == GemmFormat::kInt8
+                ? GemmPieceAmx<AmxInt8>
+                : GemmPieceAmx<AmxInt16>)(call, block, column_begin, column_end);
+  }
+#endif
   auto multiply = MultiplyPanel<Float32>;
   if (w.format() == GemmFormat::kInt16) {
-#if SIGLIP_TARGET_HAS_AMX
-    if (KernelUsesAmx()) return GemmPieceAmx(call, block, column_begin, column_end);
-#endif
     multiply = KernelUsesVnni() ? MultiplyPanel<Int16PairVnni> : MultiplyPanel<Int16PairWinograd>;
   }
+#if SIGLIP_TARGET_HAS_INT8
+  if (w.format() == GemmFormat::kInt8) multiply = MultiplyPanel<Int8QuadVnni>;
+#endif
   for (std::int64_t step = 0; step < w.steps(); step += w.block_steps()) {
     for (std::int64_t column = column_begin; column < column_end; column += kTileColumns) {
       multiply(call, block, step, column,
@@ -566,12 +677,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace siglip {
 HWY_EXPORT(QuantizeRowTarget);
+HWY_EXPORT(QuantizeRowInt8Target);
 HWY_EXPORT(PackTileTarget);
 HWY_EXPORT(GemmPieceTarget);
 HWY_EXPORT(TileShapeTarget);
 
 void QuantizeRow(const float* row, std::int64_t k, const QuantizedRow& to) {
   HWY_DYNAMIC_DISPATCH(QuantizeRowTarget)(row, k, to);
+}
+void QuantizeRowInt8(const float* row, std::int64_t k, const QuantizedRowInt8& to) {
+  HWY_DYNAMIC_DISPATCH(QuantizeRowInt8Target)(row, k, to);
 }
 void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
   HWY_DYNAMIC_DISPATCH(PackTileTarget)(call, block, tile);

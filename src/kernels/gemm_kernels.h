@@ -18,9 +18,23 @@ struct TileShape {
 };
 TileShape GemmTileShape(GemmFormat format);
 
+// Factors in the four bytes of a step.
+inline std::int64_t FactorsOfStep(GemmFormat format) {
+  switch (format) {
+    case GemmFormat::kFp32:
+      return 1;
+    case GemmFormat::kInt16:
+      return 2;
+    case GemmFormat::kInt8:
+      return 4;
+  }
+  return 1;
+}
+
 // Steps of K as they are packed.
 inline std::int64_t GemmSteps(std::int64_t k, GemmFormat format, const TileShape& shape) {
-  const std::int64_t steps = format == GemmFormat::kFp32 ? k : (k + 1) / 2;
+  const std::int64_t factors = FactorsOfStep(format);
+  const std::int64_t steps = (k + factors - 1) / factors;
   return (steps + shape.steps - 1) / shape.steps * shape.steps;
 }
 
@@ -33,6 +47,10 @@ inline constexpr int kAmxTileBytes = kAmxRows * kAmxRowBytes;
 inline constexpr int kAmxSteps = 32;
 inline constexpr int kAmxPairBytes = 2 * kAmxTileBytes;
 static_assert(kGemmBlockStepsInt16 % kAmxSteps == 0);
+// int8: a tile has 16 steps, and those of 32 rows, or of 32 columns, are two.
+inline constexpr int kAmxStepsInt8 = 16;
+inline constexpr int kAmxRowsInt8 = 2 * kAmxRows;
+static_assert(kGemmBlockStepsInt8 % kAmxStepsInt8 == 0);
 
 // The largest integers, by what the row is of: the sum of two has 16 bits, for Int16PairWinograd
 // (micro_kernel-inl.h). Rows of weights rarely have an element of more than a quarter of a block's
@@ -41,8 +59,8 @@ inline constexpr int kMaxWeight = 12287;
 inline constexpr int kMaxActivation = 32767 - 1 - kMaxWeight;
 inline constexpr int kMaxAttentionFactor = 16383;
 
-// Floats that a row's integers need beside themselves: the scale, and for each block of K a negated
-// sum of cross products (Int16PairWinograd in micro_kernel-inl.h).
+// Floats that a row's integers need beside themselves: the scale, and for each block of K what
+// PackedMatrix::cross_products says (Int16PairWinograd, Int8QuadVnni in micro_kernel-inl.h).
 inline std::int64_t IntegerRowExtra(std::int64_t steps) { return 1 + IntegerBlocks(steps); }
 
 // Some rows of A, packed: for each block of K, tiles of rows, each [steps][tile rows]; for AMX,
@@ -52,13 +70,13 @@ struct PackedRows {
   std::int64_t rows = 0;
   std::int64_t padded_rows = 0;  // a multiple of the tile's rows
   std::int64_t steps = 0;        // of the whole of K
-  float* memory = nullptr;       // [padded_rows * (steps, and IntegerRowExtra(steps) if kInt16)]
+  float* memory = nullptr;       // [padded_rows * (steps, and IntegerRowExtra(steps) of integers)]
 
   // The tile at `row`, counted from first_row, of the block of K that starts at step `first`.
   float* Tile(std::int64_t row, std::int64_t first, std::int64_t block_steps) const {
     return memory + padded_rows * first + row * block_steps;
   }
-  // kInt16 only, each [padded_rows]: see IntegerRowExtra.
+  // Integers only, each [padded_rows]: see IntegerRowExtra. kInt8: the row's zero, for every block.
   float* scales() const { return memory + padded_rows * steps; }
   std::int32_t* cross_products(std::int64_t block) const {
     return reinterpret_cast<std::int32_t*>(memory + padded_rows * (steps + 1 + block));
@@ -74,6 +92,15 @@ struct QuantizedRow {
   std::int64_t stride = 0;
 };
 void QuantizeRow(const float* row, std::int64_t k, const QuantizedRow& to);
+
+// A row [k] of weights as integers of 8 bits.
+struct QuantizedRowInt8 {
+  std::int8_t* integers = nullptr;  // [k]
+  float* scale = nullptr;
+  std::int32_t* negated_sums = nullptr;  // of each block of K, `stride` apart
+  std::int64_t stride = 0;
+};
+void QuantizeRowInt8(const float* row, std::int64_t k, const QuantizedRowInt8& to);
 
 // Packs the tile-th rows of `block`.
 void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile);

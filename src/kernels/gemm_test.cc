@@ -62,11 +62,21 @@ std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool
 // the largest of their row.
 constexpr double kInt16Tolerance = 2 * 1.42 * 5.66 / 46320;
 
+// Steps of a 127th of the greatest of k normal numbers, 4.5 at most here, for either factor; off by
+// 1/sqrt(12) of one in the mean.
+constexpr double kInt8Tolerance = 2 * 1.42 * 4.5 / 127 / 3.46;
+
 class GemmFormatTest : public testing::TestWithParam<GemmFormat> {
  protected:
+  void SetUp() override {
+    if (!GemmHasFormat(GetParam())) {
+      GTEST_SKIP() << "no int8 on " << KernelTargetName();
+    }
+  }
   static double Tolerance(std::int64_t k) {
     const double fp32 = siglip::Tolerance(k);
-    return GetParam() == GemmFormat::kFp32 ? fp32 : fp32 + kInt16Tolerance;
+    if (GetParam() == GemmFormat::kFp32) return fp32;
+    return fp32 + (GetParam() == GemmFormat::kInt16 ? kInt16Tolerance : kInt8Tolerance);
   }
   static std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool gelu,
                                      bool residual) {
@@ -75,9 +85,10 @@ class GemmFormatTest : public testing::TestWithParam<GemmFormat> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Formats, GemmFormatTest,
-                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16),
+                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8),
                          [](const auto& format) {
-                           return format.param == GemmFormat::kFp32 ? "Fp32" : "Int16";
+                           if (format.param == GemmFormat::kFp32) return "Fp32";
+                           return format.param == GemmFormat::kInt16 ? "Int16" : "Int8";
                          });
 
 TEST_P(GemmFormatTest, EveryEpilogueEqualsFloat64AtOddSizes) {
@@ -254,6 +265,84 @@ TEST(GemmInt16Test, VnniAndAmxChangeNoBit) {
     }
   }
   ASSERT_TRUE(SelectKernelTarget(in_use));
+}
+
+class GemmInt8Test : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!GemmHasFormat(GemmFormat::kInt8)) {
+      GTEST_SKIP() << "no int8 on " << KernelTargetName();
+    }
+  }
+};
+
+// C's definition, one integer product at a time: normal rows, as GELU leaves them, of one sign,
+// with an element far from the others, and equal ones that reach the greatest sums.
+TEST_F(GemmInt8Test, SumsAreExact) {
+  for (const std::int64_t k : {1, 3, 8, 70, 580, 1153, 4304}) {
+    Problem problem(39, 70, k);
+    for (std::int64_t row = 0; row < problem.m; ++row) {
+      for (std::int64_t i = 0; i < k; ++i) {
+        float& value = problem.a[row * k + i];
+        if (row % 5 == 1) value = std::max(value, -0.17f);
+        if (row % 5 == 2) value = -std::abs(value);
+        if (row % 5 == 3 && i == row % k) value = 100;
+        if (row % 5 == 4) value = 2;
+      }
+    }
+    for (std::int64_t i = 0; i < k; ++i) problem.w[7 * k + i] = -1;
+    const std::vector<float> got = Multiply(problem, 1, false, false, false, GemmFormat::kInt8);
+
+    for (std::int64_t row = 0; row < problem.m; ++row) {
+      const float* a = problem.a.data() + row * k;
+      const float low = std::min(0.0f, *std::min_element(a, a + k));
+      const float half = 0.5f * std::max(0.0f, *std::max_element(a, a + k)) - 0.5f * low;
+      const float factor = 127.5f / half;
+      const auto zero = static_cast<std::int64_t>(std::lrint(-low * factor));
+      for (std::int64_t column = 0; column < problem.n; ++column) {
+        std::vector<std::int8_t> w(static_cast<std::size_t>(k));
+        std::vector<std::int32_t> sums(static_cast<std::size_t>((k + 1151) / 1152));
+        float scale = 0;
+        QuantizeRowInt8(
+            problem.w.data() + column * k, k,
+            {.integers = w.data(), .scale = &scale, .negated_sums = sums.data(), .stride = 1});
+        float value = 0;
+        for (std::int64_t first = 0; first < k; first += 4 * kGemmBlockStepsInt8) {
+          std::int64_t sum = 0;
+          for (std::int64_t i = first; i < std::min(k, first + 4 * kGemmBlockStepsInt8); ++i) {
+            const std::int64_t integer = std::lrint(a[i] * factor) + zero;
+            sum += (std::clamp<std::int64_t>(integer, 0, 255) - zero) * w[i];
+          }
+          value += static_cast<float>(sum);
+        }
+        EXPECT_EQ(got[row * problem.n + column], value * (half / 127.5f) * scale)
+            << "k " << k << ", row " << row << ", column " << column;
+      }
+    }
+  }
+}
+
+TEST_F(GemmInt8Test, SizesOfRowsAndColumnsDoNotMatterAndZeroRowsAreZero) {
+  Problem problem(9, 21, 70);
+  for (std::int64_t row = 0; row < 9; ++row) {
+    for (std::int64_t i = 0; i < 70; ++i) {
+      problem.a[row * 70 + i] *= std::pow(10.0f, static_cast<float>(5 * row - 20));
+    }
+  }
+  std::fill_n(problem.a.begin() + 2 * 70, 70, 0.0f);
+  std::fill_n(problem.w.begin() + 4 * 70, 70, 0.0f);
+  const auto want = reference::Linear(ToDouble(problem.a), 9, ToDouble(problem.w), {}, 21, 70);
+  const std::vector<float> got = Multiply(problem, 1, false, false, false, GemmFormat::kInt8);
+  for (std::int64_t row = 0; row < 9; ++row) {
+    const std::vector<float> part(got.begin() + row * 21, got.begin() + (row + 1) * 21);
+    EXPECT_EQ(part[4], 0.0f);
+    if (row == 2) {
+      EXPECT_EQ(part, std::vector<float>(21, 0.0f));
+    } else {
+      const std::vector<double> exact(want.begin() + row * 21, want.begin() + (row + 1) * 21);
+      EXPECT_LT(RelativeError(part, exact), kInt8Tolerance) << "row " << row;
+    }
+  }
 }
 
 TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {

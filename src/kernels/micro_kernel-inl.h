@@ -101,6 +101,33 @@ struct Int16PairVnni : Int16Pair {
 using Int16PairVnni = Int16Pair;
 #endif
 
+// Targets whose processors may have VNNI or AMX: see HasVnni and HasAmx in target.cc.
+#undef SIGLIP_TARGET_HAS_INT8
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+#define SIGLIP_TARGET_HAS_INT8 1
+#else
+#define SIGLIP_TARGET_HAS_INT8 0
+#endif
+
+// Four integers of 8 bits in a step, of rows without a sign, of columns with one. A row's integers
+// are its zero z more than the elements, so z times the column's sum comes off at the end: products
+// has z of rows and negated sums of columns.
+struct Int8QuadVnni {
+  using Tag = IntTag;
+  using Sum = IntVec;
+  static HWY_INLINE Sum Zero() { return hn::Zero(Tag()); }
+  static HWY_INLINE FloatVec ToFloat(Sum sum) { return hn::ConvertTo(FloatTag(), sum); }
+  static HWY_INLINE Sum MultiplyAdd([[maybe_unused]] FloatVec row,
+                                    [[maybe_unused]] FloatVec columns, Sum sum) {
+#if HWY_TARGET == HWY_AVX3
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum.raw) : "v"(row.raw), "v"(columns.raw));
+#elif HWY_TARGET == HWY_AVX2
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.raw) : "x"(row.raw), "x"(columns.raw));
+#endif
+    return sum;
+  }
+};
+
 // Inner products with half of the multiplications (S. Winograd, "A New Algorithm for Inner
 // Product", 1968). For the pairs of integers p and q of two steps, of a row x and a column y:
 //   x_p y_p + x_q y_q = (x_p + y_q) (x_q + y_p) - x_p x_q - y_p y_q
@@ -117,9 +144,10 @@ using Int16PairWinograd = Int16Pair;
 inline constexpr int kWinogradTileRows = kTileRows;
 #endif
 
-// Negated sums of cross products over those steps of a block of K that come in fours.
+// Negated sums of cross products over those steps of a block of K that come in fours; or what
+// Int8QuadVnni says.
 struct CrossProducts {
-  const std::int32_t* rows = nullptr;     // [kWinogradTileRows]
+  const std::int32_t* rows = nullptr;     // [tile rows]
   const std::int32_t* columns = nullptr;  // [kTileColumns]
 };
 
@@ -222,6 +250,12 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
   "%{vex%} vpdpwssd %%ymm12, %%ymm14, %%ymm" #c0 \
   "\n\t"                                         \
   "%{vex%} vpdpwssd %%ymm13, %%ymm14, %%ymm" #c1 "\n\t"
+#define SIGLIP_INT8_ROW(step, r, c0, c1)         \
+  "vpbroadcastd (%c[a_stride]*" #step "+" #r     \
+  ")*4(%[a]), %%ymm14\n\t"                       \
+  "%{vex%} vpdpbusd %%ymm12, %%ymm14, %%ymm" #c0 \
+  "\n\t"                                         \
+  "%{vex%} vpdpbusd %%ymm13, %%ymm14, %%ymm" #c1 "\n\t"
 #define SIGLIP_TILE_STEP_OF_3(ROW, step)                                           \
   "vmovups (%c[b_stride]*" #step                                                   \
   ")*4(%[b]), %%ymm12\n\t"                                                         \
@@ -343,8 +377,8 @@ inline constexpr bool kIsFullTile = std::is_same_v<Number, Int16PairWinograd>
                                               (kRows == 4 && kVectors == 3 &&
                                                std::is_same_v<Number, Float32>);
 
-// tile [kRows][kVectors * kLanes] = the sum over 4 * quads steps, of floats or of pairs of 16-bit
-// integers (then of 32-bit integers). REQUIRES: quads >= 1.
+// tile [kRows][kVectors * kLanes] = the sum over 4 * quads steps, of floats or of integers (then of
+// 32-bit integers). REQUIRES: quads >= 1.
 template <class Number, int kVectors, int kAStride, int kBStride>
 HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float* b, float* tile,
                                  const char* prefetch, std::int64_t prefetch_step) {
@@ -352,6 +386,8 @@ HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float
     SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP_OF_3, SIGLIP_FLOAT_ROW_OF_3);
   } else if constexpr (std::is_same_v<Number, Float32>) {
     SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_FLOAT_ROW);
+  } else if constexpr (std::is_same_v<Number, Int8QuadVnni>) {
+    SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_INT8_ROW);
   } else {
     static_assert(std::is_same_v<Number, Int16PairVnni>);
     SIGLIP_TILE_LOOP(SIGLIP_TILE_STEP, SIGLIP_VNNI_ROW);
@@ -361,6 +397,7 @@ HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float
 #undef SIGLIP_TILE_STEP
 #undef SIGLIP_TILE_STEP_OF_3
 #undef SIGLIP_FLOAT_ROW_OF_3
+#undef SIGLIP_INT8_ROW
 #undef SIGLIP_VNNI_ROW
 #undef SIGLIP_FLOAT_ROW
 #endif
@@ -376,7 +413,8 @@ namespace siglip {
 namespace HWY_NAMESPACE {
 
 // acc[r][v] = sum over i < steps of a[i * kAStride + r] * b[i * kBStride + v * kLanes ...], in the
-// order of i. Alignment of a and b is not needed. products: for a full tile of Int16PairWinograd.
+// order of i. Alignment of a and b is not needed. products: for a full tile of Int16PairWinograd,
+// and for Int8QuadVnni.
 template <class Number, int kRows, int kVectors, int kAStride, int kBStride>
 HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
                              const float* HWY_RESTRICT b, FloatVec (&acc)[kRows][kVectors],
@@ -450,6 +488,17 @@ HWY_INLINE void MultiplyTile(std::int64_t steps, const float* HWY_RESTRICT a,
     MultiplyStep<Number>(a, b, sums);
     a += kAStride;
     b += kBStride;
+  }
+  if constexpr (std::is_same_v<Number, Int8QuadVnni>) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto zero = hn::Set(IntTag(), products.rows[r]);
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v) {
+        const auto column = hn::LoadU(IntTag(), products.columns + v * kLanes);
+        sums[r][v] = hn::Add(sums[r][v], hn::Mul(zero, column));
+      }
+    }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {

@@ -39,6 +39,10 @@ namespace HWY_NAMESPACE {
   SIGLIP_BROADCAST(step, r)                                                       \
   "vpdpwssd %%zmm24, %%zmm26, %%zmm" #c0 "\n\t"                                   \
   "vpdpwssd %%zmm25, %%zmm26, %%zmm" #c1 "\n\t"
+#define SIGLIP_INT8_ROW(step, r, c0, c1)                                          \
+  SIGLIP_BROADCAST(step, r)                                                       \
+  "vpdpbusd %%zmm24, %%zmm26, %%zmm" #c0 "\n\t"                                   \
+  "vpdpbusd %%zmm25, %%zmm26, %%zmm" #c1 "\n\t"
 #define SIGLIP_TILE_STEP(ROW, step)                                               \
   "vmovups (%c[b_stride]*" #step ")*4(%[b]), %%zmm24\n\t"                         \
   "vmovups (%c[b_stride]*" #step "+16)*4(%[b]), %%zmm25\n\t"                      \
@@ -80,12 +84,15 @@ HWY_INLINE void MultiplyFullTile(std::int64_t quads, const float* a, const float
     SIGLIP_TILE_LOOP(SIGLIP_FLOAT_ROW);
   } else if constexpr (std::is_same_v<Number, Int16PairVnni>) {
     SIGLIP_TILE_LOOP(SIGLIP_VNNI_ROW);
+  } else if constexpr (std::is_same_v<Number, Int8QuadVnni>) {
+    SIGLIP_TILE_LOOP(SIGLIP_INT8_ROW);
   } else {
     SIGLIP_TILE_LOOP(SIGLIP_INT16_ROW);
   }
 }
 #undef SIGLIP_TILE_LOOP
 #undef SIGLIP_TILE_STEP
+#undef SIGLIP_INT8_ROW
 #undef SIGLIP_VNNI_ROW
 #undef SIGLIP_INT16_ROW
 #undef SIGLIP_FLOAT_ROW

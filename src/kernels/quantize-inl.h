@@ -1,4 +1,4 @@
-// Rounding rows to 16-bit integers. Included once per Highway target by the .cc files of
+// Rounding rows to integers. Included once per Highway target by the .cc files of
 // src/kernels.
 
 #include <algorithm>
@@ -122,6 +122,83 @@ HWY_INLINE void Quantize(const float* row, std::int64_t first, std::int64_t coun
   }
   if (count % 2 != 0) to[count] = 0;
 }
+
+#if SIGLIP_TARGET_HAS_INT8
+// A row of activations for GemmFormat::kInt8: an integer is zero + factor times the element.
+struct QuantizerInt8 {
+  float factor = 0;
+  float scale = 0;  // of an integer less zero
+  std::int32_t zero = 0;
+};
+
+HWY_INLINE QuantizerInt8 ChooseQuantizerInt8(const float* row, std::int64_t k) {
+  const FloatTag d;
+  auto lowest = hn::Zero(d);
+  auto highest = hn::Zero(d);
+  // 0 * x is NaN for what is not finite, and stays so in a sum.
+  const auto nan_lanes = Reduce(row, k, [&](FloatVec x, FloatVec sum) HWY_ATTR {
+    lowest = hn::Min(lowest, x);
+    highest = hn::Max(highest, x);
+    return hn::MulAdd(x, hn::Zero(d), sum);
+  });
+  const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
+  if (std::isnan(nan)) return {0, nan, 0};
+  const float low = hn::GetLane(hn::MinOfLanes(d, lowest));
+  const float half = 0.5f * hn::GetLane(hn::MaxOfLanes(d, highest)) - 0.5f * low;
+  if (half < kMinMagnitude) return {};
+  const float factor = 127.5f / half;
+  return {factor, half / 127.5f, static_cast<std::int32_t>(std::lrint(-low * factor))};
+}
+
+// Elements [first, first + count) of a row of activations, up to a multiple of four: what is past
+// the row's end meets weights of zero.
+HWY_INLINE void QuantizeInt8(const float* row, std::int64_t first, std::int64_t count,
+                             const QuantizerInt8& quantizer, std::uint8_t* to) {
+  const FloatTag d;
+  const hn::Rebind<std::uint8_t, FloatTag> d8;
+  const auto factor = hn::Set(d, quantizer.factor);
+  const auto zero = hn::Set(IntTag(), quantizer.zero);
+  const auto integers = [&](FloatVec x) HWY_ATTR {
+    return hn::DemoteTo(d8, hn::Add(hn::NearestInt(hn::Mul(x, factor)), zero));
+  };
+  row += first;
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) hn::StoreU(integers(hn::LoadU(d, row + i)), d8, to + i);
+  if (i < count) {
+    HWY_ALIGN std::uint8_t lanes[kLanes];
+    hn::Store(integers(LoadColumns(row + i, count - i)), d8, lanes);
+    std::copy_n(lanes, (count - i + 3) / 4 * 4, to + i);
+  }
+}
+
+// A row of weights: integers of at most 127, by a factor and no zero.
+HWY_INLINE Quantizer ChooseWeightQuantizerInt8(const float* row, std::int64_t k) {
+  const FloatTag d;
+  auto max_lanes = hn::Zero(d);
+  const auto nan_lanes = Reduce(row, k, [&](FloatVec x, FloatVec sum) HWY_ATTR {
+    max_lanes = hn::Max(max_lanes, hn::Abs(x));
+    return hn::MulAdd(x, hn::Zero(d), sum);
+  });
+  const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
+  if (std::isnan(nan)) return {0, nan};
+  const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
+  if (max < kMinMagnitude) return {};
+  return {127 / max, max / 127};
+}
+
+HWY_INLINE void QuantizeWeightsInt8(const float* row, std::int64_t k, const Quantizer& quantizer,
+                                    std::int8_t* to) {
+  const FloatTag d;
+  const hn::Rebind<std::int8_t, FloatTag> d8;
+  const auto factor = hn::Set(d, quantizer.factor);
+  HWY_ALIGN std::int8_t lanes[kLanes];
+  for (std::int64_t i = 0; i < k; i += kLanes) {
+    const auto x = hn::Mul(LoadColumns(row + i, k - i), factor);
+    hn::Store(hn::DemoteTo(d8, hn::NearestInt(x)), d8, lanes);
+    std::copy_n(lanes, std::min<std::int64_t>(kLanes, k - i), to + i);
+  }
+}
+#endif
 
 // One row's part of CrossProducts, for `steps` steps of a block of K. Zero where Int16PairWinograd
 // is nothing of its own.

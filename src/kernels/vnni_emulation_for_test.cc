@@ -1,7 +1,7 @@
 // Linked into a test program, this gives a processor the VNNI that it lacks: the kernels are told
-// that it is there, and what the processor then refuses, vpdpwssd on 256-bit registers (AVX-VNNI,
-// where there is AVX2) or on 512-bit ones (AVX512_VNNI, where there is AVX-512), is computed by a
-// handler of SIGILL. x86-64 Linux only.
+// that it is there, and what the processor then refuses, vpdpwssd and vpdpbusd on 256-bit registers
+// (AVX-VNNI, where there is AVX2) or on 512-bit ones (AVX512_VNNI, where there is AVX-512), is
+// computed by a handler of SIGILL. x86-64 Linux only.
 
 #include <cpuid.h>
 #include <gtest/gtest.h>
@@ -76,28 +76,35 @@ class Registers {
 
 struct Instruction {
   int bytes = 0;  // 0: another one
+  bool of_bytes = false;
   int quarters = 0;
   int sum = 0;
   int a = 0;
   int b = 0;
 };
 
-// vpdpwssd between registers, unmasked. The prefix holds most bits inverted.
+constexpr int kVpdpbusd = 0x50;
+constexpr int kVpdpwssd = 0x52;
+
+// Either between registers, unmasked. The prefix holds most bits inverted.
 Instruction Decode(const std::uint8_t* code) {
+  const auto known = [](int opcode) { return opcode == kVpdpbusd || opcode == kVpdpwssd; };
   const auto bit = [&](int byte, int at) { return ~code[byte] >> at & 1; };
-  // VEX.256.66.0F38.W0 52: C4, RXB 00010, 0 vvvv 1 01, 52, 11 reg rm.
-  if (code[0] == 0xC4 && (code[1] & 0x1F) == 2 && (code[2] & 0x87) == 5 && code[3] == 0x52 &&
+  // VEX.256.66.0F38.W0: C4, RXB 00010, 0 vvvv 1 01, opcode, 11 reg rm.
+  if (code[0] == 0xC4 && (code[1] & 0x1F) == 2 && (code[2] & 0x87) == 5 && known(code[3]) &&
       code[4] >= 0xC0) {
     return {.bytes = 5,
+            .of_bytes = code[3] == kVpdpbusd,
             .quarters = 2,
             .sum = (code[4] >> 3 & 7) + 8 * bit(1, 7),
             .a = ~code[2] >> 3 & 15,
             .b = (code[4] & 7) + 8 * bit(1, 5)};
   }
-  // EVEX.512.66.0F38.W0 52: 62, RXBR' 0010, 0 vvvv 1 01, 0 10 0 V' 000, 52, 11 reg rm.
+  // EVEX.512.66.0F38.W0: 62, RXBR' 0010, 0 vvvv 1 01, 0 10 0 V' 000, opcode, 11 reg rm.
   if (code[0] == 0x62 && (code[1] & 0x0F) == 2 && (code[2] & 0x87) == 5 &&
-      (code[3] & 0xF7) == 0x40 && code[4] == 0x52 && code[5] >= 0xC0) {
+      (code[3] & 0xF7) == 0x40 && known(code[4]) && code[5] >= 0xC0) {
     return {.bytes = 6,
+            .of_bytes = code[4] == kVpdpbusd,
             .quarters = 4,
             .sum = (code[5] >> 3 & 7) + 8 * bit(1, 7) + 16 * bit(1, 4),
             .a = (~code[2] >> 3 & 15) + 16 * bit(3, 3),
@@ -106,18 +113,20 @@ Instruction Decode(const std::uint8_t* code) {
   return {};
 }
 
-// Four sums of two products each, modulo 2^32.
+// Four sums of as many products as four bytes hold, modulo 2^32.
+template <class A, class B>
 void MultiplyQuarter(const std::uint8_t* a_bytes, const std::uint8_t* b_bytes,
                      std::uint8_t* sum_bytes) {
-  std::int16_t a[8];
-  std::int16_t b[8];
+  static_assert(sizeof(A) == sizeof(B));
+  constexpr int kProducts = 4 / sizeof(A);
+  A a[4 * kProducts];
+  B b[4 * kProducts];
   std::uint32_t sum[4];
   std::memcpy(a, a_bytes, sizeof(a));
   std::memcpy(b, b_bytes, sizeof(b));
   std::memcpy(sum, sum_bytes, sizeof(sum));
-  for (int i = 0; i < 4; ++i) {
-    sum[i] += static_cast<std::uint32_t>(a[2 * i] * b[2 * i]);
-    sum[i] += static_cast<std::uint32_t>(a[2 * i + 1] * b[2 * i + 1]);
+  for (int i = 0; i < 4 * kProducts; ++i) {
+    sum[i / kProducts] += static_cast<std::uint32_t>(a[i] * b[i]);
   }
   std::memcpy(sum_bytes, sum, sizeof(sum));
 }
@@ -130,15 +139,18 @@ int Emulate(ucontext_t& context) {
                                   ? Registers(&context, {kUpperHalves})
                                   : Registers(&context, {kUpperHalves, kUpper256, kHigh16});
   for (int quarter = 0; quarter < instruction.quarters; ++quarter) {
-    MultiplyQuarter(registers.Quarter(instruction.a, quarter),
-                    registers.Quarter(instruction.b, quarter),
-                    registers.Quarter(instruction.sum, quarter));
+    (instruction.of_bytes
+         ? MultiplyQuarter<std::uint8_t, std::int8_t>
+         : MultiplyQuarter<std::int16_t, std::int16_t>)(registers.Quarter(instruction.a, quarter),
+                                                        registers.Quarter(instruction.b, quarter),
+                                                        registers.Quarter(instruction.sum,
+                                                                          quarter));
   }
   return instruction.bytes;
 }
 
 testing::Environment* const kVnniEmulation =
-    testing::AddGlobalTestEnvironment(new SigillEmulation("vpdpwssd", Emulate));
+    testing::AddGlobalTestEnvironment(new SigillEmulation("vpdpwssd and vpdpbusd", Emulate));
 
 }  // namespace
 }  // namespace siglip
