@@ -199,7 +199,7 @@ def add_options(parser):
     parser.add_argument("--seconds", type=float, default=10, help="more rounds, until so much time has passed")
     parser.add_argument("--seed", type=int, default=1, help="of weights, inputs and the order of turns")
     parser.add_argument("--images", nargs="+", help="image files instead of random pixels")
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "int16"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "int16", "int8"])
     parser.add_argument("--peers", nargs="*", help="default: all that this processor is made for",
                         default=tables.FP32_PEERS + (tables.BF16_PEERS if has_bf16() else []) + tables.INT8_PEERS)
     parser.add_argument("--scratch", help="folder for checkpoints and exported models (several GB); default: temporary")

@@ -16,6 +16,9 @@ inline constexpr double kErrorRatio = 2;
 inline constexpr double kErrorFloor = 5e-7;
 // In 16-bit integers, for a linear layer; of several, times the root of their number.
 inline constexpr double kInt16LayerError = 2e-4;
+// The same in 8 bits. Either factor of a product is off by 1/sqrt(12) of a step, and of normal
+// numbers, the greatest four times their norm, a step is the 32nd part of it: 9e-3.
+inline constexpr double kInt8LayerError = 1.3e-2;
 
 using Rows = std::vector<std::vector<double>>;
 

@@ -10,6 +10,7 @@
 
 #include "checkpoint/tiny_checkpoint_for_test.h"
 #include "engine/reference_towers_for_test.h"
+#include "kernels/gemm.h"
 #include "kernels/kernel_test_util.h"
 #include "kernels/test_isa.h"
 
@@ -106,19 +107,30 @@ constexpr double kTolerance = 3e-6;
 // most 3 x 4 of them together by the root of their number.
 constexpr double kInt16Tolerance = 2e-4 * 3.5;
 
+// In 8 bits about 1.3e-2 (kInt8LayerError in api/golden_for_test.h says why).
+constexpr double kInt8Tolerance = 1.3e-2 * 3.5;
+
 class EnginePrecisionTest : public EngineTest, public testing::WithParamInterface<Precision> {
  protected:
+  void SetUp() override {
+    if (GetParam() == Precision::kInt8 && !GemmHasFormat(GemmFormat::kInt8)) {
+      GTEST_SKIP() << "no int8 on " << KernelTargetName();
+    }
+    EngineTest::SetUp();
+  }
   std::unique_ptr<Engine> Open(int threads, int max_batch_size = 32) const {
     return EngineTest::Open(threads, max_batch_size, GetParam());
   }
 };
 
 INSTANTIATE_TEST_SUITE_P(Precisions, EnginePrecisionTest,
-                         testing::Values(Precision::kFp32, Precision::kInt16),
+                         testing::Values(Precision::kFp32, Precision::kInt16, Precision::kInt8),
                          [](const auto& precision) { return PrecisionName(precision.param); });
 
 TEST_P(EnginePrecisionTest, BothTowersEqualFloat64) {
-  const double tolerance = GetParam() == Precision::kFp32 ? kTolerance : kInt16Tolerance;
+  double tolerance = kTolerance;
+  if (GetParam() == Precision::kInt16) tolerance = kInt16Tolerance;
+  if (GetParam() == Precision::kInt8) tolerance = kInt8Tolerance;
   const auto engine = Open(2);
   const reference::Towers towers(*checkpoint_);
   const auto images = Images(*engine, images_);

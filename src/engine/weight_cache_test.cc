@@ -36,13 +36,25 @@ std::string ReadAll(const std::string& path) { return ReadFile(path, 1 << 30).va
 class WeightCacheTest : public testing::TestWithParam<Precision> {
  protected:
   void SetUp() override {
+    if (GetParam() == Precision::kInt8 && !GemmHasFormat(GemmFormat::kInt8)) {
+      GTEST_SKIP() << "no int8 here";
+    }
     const std::string name = absl::StrCat("siglip_weight_cache_", ::getpid());
     folder_ = WriteTinyCheckpoint(name);
     cache_ = folder_ + "/made/when/needed";
   }
-  void TearDown() override { fs::remove_all(folder_); }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
 
   Checkpoint OpenCheckpoint() const { return *Checkpoint::Open(folder_); }
+
+  absl::StatusOr<WeightCache> OpenCache() {
+    GemmFormat format = GemmFormat::kFp32;
+    if (GetParam() == Precision::kInt16) format = GemmFormat::kInt16;
+    if (GetParam() == Precision::kInt8) format = GemmFormat::kInt8;
+    return WeightCache::Open(cache_, OpenCheckpoint(), format, team_);
+  }
 
   std::unique_ptr<Engine> OpenEngine(const std::string& cache) const {
     auto engine = Engine::Open(OpenCheckpoint(),
@@ -92,7 +104,7 @@ class WeightCacheTest : public testing::TestWithParam<Precision> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Precisions, WeightCacheTest,
-                         testing::Values(Precision::kFp32, Precision::kInt16),
+                         testing::Values(Precision::kFp32, Precision::kInt16, Precision::kInt8),
                          [](const auto& precision) { return PrecisionName(precision.param); });
 
 TEST_P(WeightCacheTest, PackedOrMappedEmbeddingsAreEqualBitForBit) {
@@ -141,8 +153,7 @@ TEST_P(WeightCacheTest, AFileOfTheRightLabelWithOtherArraysIsReplaced) {
   const std::string path = OnlyFile();
   const std::string good = ReadAll(path);
   fs::remove(path);
-  const GemmFormat format = GetParam() == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
-  auto cache = WeightCache::Open(cache_, OpenCheckpoint(), format, team_);
+  auto cache = OpenCache();
   ASSERT_TRUE(cache.ok()) << cache.status();
   EXPECT_EQ(cache->path(), path);
   EXPECT_EQ(cache->Load(team_).status().code(), absl::StatusCode::kNotFound);
@@ -161,8 +172,7 @@ TEST_P(WeightCacheTest, AFolderThatCannotBeUsedCostsNothingButTime) {
   const std::vector<float> want = Embed("");
   EXPECT_EQ(Embed("/dev/null/cache"), want);
   fs::create_directories(cache_);
-  const GemmFormat format = GetParam() == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
-  const auto cache = WeightCache::Open(cache_, OpenCheckpoint(), format, team_);
+  const auto cache = OpenCache();
   fs::create_directories(cache->path() + "/in the way");
   EXPECT_EQ(Embed(cache_), want);
   fs::remove_all(cache->path());
@@ -182,8 +192,7 @@ TEST_P(WeightCacheTest, ManyAtOncePackOnceAndAgree) {
 TEST_P(WeightCacheTest, ProcessesAtOnceAgreeAndOneThatDiedIsNotWaitedFor) {
   const std::vector<float> want = Embed("");
   fs::create_directories(cache_);
-  const GemmFormat format = GetParam() == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
-  const auto cache = WeightCache::Open(cache_, OpenCheckpoint(), format, team_);
+  const auto cache = OpenCache();
   std::ofstream(cache->path() + ".new") << "left behind";
   std::vector<pid_t> children;
   for (int i = 0; i < 4; ++i) {

@@ -18,8 +18,9 @@ def case(**changes):
            "ratio_to_best_fp32_peer": 1.4, "cosine": 1.0, "resident_mb": 10}
     peer = {**row, "engine": "onnxruntime", "layout": "opset 18", "best_s": 0.7, "ratio_to_best_fp32_peer": 1.0}
     slow = {**row, "engine": "siglip int16", "best_s": 0.6, "ratio_to_best_fp32_peer": 1.17}
+    int8 = [{**row, "engine": name, "best_s": seconds} for name, seconds in (("siglip int8", 0.3), ("openvino-int8", 0.31))]
     return {"size": "so400m", "layers": None, "tower": "vision", "batch": 1, "threads": 2, "rounds": 5, "peak_gflops": 100.0,
-            "gflop_per_item": 10.0, "rows": [row, slow, peer], "left_out": {}, **changes}
+            "gflop_per_item": 10.0, "rows": [row, slow, peer, *int8], "left_out": {}, **changes}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
@@ -39,7 +40,7 @@ def test_there_is_a_result():
 
 
 def test_goals_are_judged():
-    assert [passed for _, passed in tables.goal_lines(case())] == [True, False]
+    assert [passed for _, passed in tables.goal_lines(case())] == [True, False, True]
 
 
 def test_what_was_left_out_is_said():

@@ -472,6 +472,12 @@ def test_auto_is_the_default_and_says_what_it_chose(siglip, demo, tmp_path):
     assert (tmp_path / "named.npy").read_bytes() == (tmp_path / "default.npy").read_bytes()
 
 
+def test_int8_needs_instructions_for_it(siglip, demo, tmp_path):
+    result = siglip("embed", "--model", demo, "--text", "a", "--isa", "scalar", "--precision", "int8", "-o", tmp_path / "a.npy")
+    assert result.returncode == 1
+    assert "precision: expected fp32 or int16 on scalar, got int8, which needs VNNI or AMX" in result.stderr
+
+
 def test_bench_measures_engine_and_preprocessing(siglip, demo):
     result = siglip("bench", "engine", "--model", demo, "--seconds", "0", "--json")
     assert result.returncode == 0, result.stderr
