@@ -186,9 +186,9 @@ def measure(args, folder, model, size, tower, batch, threads):
             "peak_gflops": peak, "gflop_per_item": gflop, "rows": rows, "left_out": left_out}
 
 
-def has_bf16():
-    flags = pathlib.Path("/proc/cpuinfo").read_text().split()
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+def processor_has(*flags):
+    here = pathlib.Path("/proc/cpuinfo").read_text().split()
+    return any(flag in here for flag in flags)
 
 
 def add_options(parser):
@@ -199,9 +199,11 @@ def add_options(parser):
     parser.add_argument("--seconds", type=float, default=10, help="more rounds, until so much time has passed")
     parser.add_argument("--seed", type=int, default=1, help="of weights, inputs and the order of turns")
     parser.add_argument("--images", nargs="+", help="image files instead of random pixels")
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "int16", "int8"])
+    parser.add_argument("--precisions", nargs="+", help="default: all that this processor is made for",
+                        default=["fp32", "int16", "int8"] + (["bf16"] if processor_has("amx_bf16") else []))
     parser.add_argument("--peers", nargs="*", help="default: all that this processor is made for",
-                        default=tables.FP32_PEERS + (tables.BF16_PEERS if has_bf16() else []) + tables.INT8_PEERS)
+                        default=tables.FP32_PEERS + (tables.BF16_PEERS if processor_has("amx_bf16", "avx512_bf16") else [])
+                        + tables.INT8_PEERS)
     parser.add_argument("--scratch", help="folder for checkpoints and exported models (several GB); default: temporary")
 
 

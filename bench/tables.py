@@ -15,7 +15,8 @@ FP32_PEERS = ["torch", "torch-compile", "onnxruntime", "openvino"]
 BF16_PEERS = ["torch-bf16", "openvino-bf16"]
 INT8_PEERS = ["torch-int8", "onnxruntime-int8", "openvino-int8"]
 # Of each precision: times as fast as the best of which peers.
-GOALS = {"fp32": (1.35, "float32", FP32_PEERS), "int16": (1.8, "float32", FP32_PEERS), "int8": (1, "int8", INT8_PEERS)}
+GOALS = {"fp32": (1.35, "float32", FP32_PEERS), "int16": (1.8, "float32", FP32_PEERS), "int8": (1, "int8", INT8_PEERS),
+         "bf16": (1, "bfloat16", BF16_PEERS)}
 
 
 def table(head, rows):

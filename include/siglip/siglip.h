@@ -31,9 +31,9 @@ struct ModelOptions {
   // usually 256. More is sharper and slower.
   std::int64_t max_patches = 0;
   // Of a CPU "fp32", "int16" (faster, half the memory, cosine to fp32 within 1e-5 of 1), "int8"
-  // (faster still and coarser; needs VNNI or AMX), or "auto": int16 where it is faster and a check at
-  // load, with this checkpoint, finds it near enough to fp32. Of a GPU "bf16", "fp16", "fp8", or
-  // "auto": bf16. A GPU is checked against the CPU at load.
+  // (faster still and coarser; needs VNNI or AMX), "bf16" (needs AMX), or "auto": int16 where it is
+  // faster and a check at load, with this checkpoint, finds it near enough to fp32. Of a GPU "bf16",
+  // "fp16", "fp8", or "auto": bf16. A GPU is checked against the CPU at load.
   std::string precision = "auto";
   std::string device = "auto";     // "auto", "cpu", "cuda" (the first GPU) or "cuda:0,1"
   // Instruction set of the kernels: "auto" or "avx512", "avx2", ... One per process.

@@ -128,7 +128,7 @@ class Model:
         """Opens a Hugging Face snapshot folder.
 
         threads: of the engine and of preprocessing; 0 = one per core.
-        precision: of a CPU "fp32", "int16" or "int8", of a GPU "bf16", "fp16" or "fp8"; "auto" is bf16 on a GPU, and on a CPU
+        precision: of a CPU "fp32", "int16", "int8" or "bf16", of a GPU "bf16", "fp16" or "fp8"; "auto" is bf16 on a GPU, and on a CPU
             int16 where it is faster and a check at load finds it near enough to fp32.
         device: "cpu", "cuda" (the first GPU) or "cuda:0,1"; "auto" is the first GPU where there is one, the GPU engine is
             installed and the precision is not a CPU's, and else the CPU.

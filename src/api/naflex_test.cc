@@ -29,9 +29,7 @@ using testing::HasSubstr;
 
 constexpr const char* kFolder = "tests/golden/naflex";
 
-// Of 2 x 4 linear layers.
-constexpr double kInt16Error = kInt16LayerError * 2.9;
-constexpr double kInt8Error = kInt8LayerError * 2.9;
+constexpr double kLinearLayers = 2 * 4;
 
 nlohmann::json Golden() {
   return nlohmann::json::parse(std::ifstream(std::string(kFolder) + "/golden.json"));
@@ -49,7 +47,7 @@ class NaflexTest : public testing::TestWithParam<const char*> {
                 .isa = IsaOfTest()};
     auto model = Model::Open(kFolder, options_);
     if (absl::StrContains(model.status().message(), "on this machine") ||
-        absl::StrContains(model.status().message(), "which needs VNNI")) {
+        absl::StrContains(model.status().message(), "which needs")) {
       GTEST_SKIP() << model.status();
     }
     ASSERT_TRUE(model.ok()) << model.status();
@@ -58,9 +56,8 @@ class NaflexTest : public testing::TestWithParam<const char*> {
   }
 
   double Bound(double error_of_float32) const {
-    if (GetParam() == std::string("int16")) return kInt16Error;
-    if (GetParam() == std::string("int8")) return kInt8Error;
-    return std::max(kErrorFloor, kErrorRatio * error_of_float32);
+    return std::max(
+        {kErrorFloor, kErrorRatio * error_of_float32, PrecisionError(GetParam(), kLinearLayers)});
   }
 
   // The golden's pictures, prepared.
@@ -97,7 +94,7 @@ class NaflexTest : public testing::TestWithParam<const char*> {
   nlohmann::json golden_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Precisions, NaflexTest, testing::Values("fp32", "int16", "int8"),
+INSTANTIATE_TEST_SUITE_P(Precisions, NaflexTest, testing::Values("fp32", "int16", "int8", "bf16"),
                          [](const auto& precision) { return std::string(precision.param); });
 
 TEST_P(NaflexTest, ImagesAreNearTransformersInFloat64) {

@@ -43,10 +43,10 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
       ->capture_default_str();
   command
       .add_option("--precision", flags.options.precision,
-                  "auto; on a CPU fp32, int16 (faster, cosine to fp32 within 1e-5 of 1) or int8 "
-                  "(faster still and coarser: look at `siglip validate`; needs VNNI or AMX); on a "
-                  "GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU int16 where it is faster "
-                  "and a check with this checkpoint passes, else fp32")
+                  "auto; on a CPU fp32, int16 (faster, cosine to fp32 within 1e-5 of 1), int8 "
+                  "(faster still and coarser: look at `siglip validate`; needs VNNI or AMX) or "
+                  "bf16 (needs AMX); on a GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU "
+                  "int16 where it is faster and a check with this checkpoint passes, else fp32")
       ->check(PrecisionNames())
       ->capture_default_str();
   command

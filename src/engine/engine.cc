@@ -63,12 +63,13 @@ absl::Status SelectInstructionSet(const std::string& isa) {
 
 absl::Status CheckPrecision(const DeviceChoice& device, Precision precision) {
   const bool cuda = device.kind == DeviceChoice::Kind::kCuda;
-  const bool of_cpu = precision == Precision::kFp32 || precision == Precision::kInt16 ||
-                      precision == Precision::kInt8 || precision == Precision::kAuto;
-  if (cuda != of_cpu) return absl::OkStatus();
+  const bool of_gpu = precision == Precision::kBf16 || precision == Precision::kFp16 ||
+                      precision == Precision::kFp8;
+  const bool of_cpu = !of_gpu || precision == Precision::kBf16;
+  if (cuda ? of_gpu : of_cpu) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("precision: expected ",
-                   cuda ? "bf16, fp16 or fp8 on a GPU" : "auto, fp32, int16 or int8 on a CPU",
+                   cuda ? "bf16, fp16 or fp8 on a GPU" : "auto, fp32, int16, int8 or bf16 on a CPU",
                    ", got ", PrecisionName(precision)));
 }
 
@@ -116,9 +117,28 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenCuda(const Checkpoint& checkpoint,
                       absl::StrCat("device ", options.device, ": ", std::string(status.message())));
 }
 
+// Of a CPU's precisions.
 GemmFormat FormatOf(Precision precision) {
-  if (precision == Precision::kInt8) return GemmFormat::kInt8;
-  return precision == Precision::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
+  switch (precision) {
+    case Precision::kInt16:
+      return GemmFormat::kInt16;
+    case Precision::kInt8:
+      return GemmFormat::kInt8;
+    case Precision::kBf16:
+      return GemmFormat::kBf16;
+    default:
+      return GemmFormat::kFp32;
+  }
+}
+
+// Whether the instruction set in use has it.
+absl::Status CheckFormat(Precision precision) {
+  const GemmFormat format = FormatOf(precision);
+  if (GemmHasFormat(format)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "precision: expected fp32 or int16", GemmHasFormat(GemmFormat::kInt8) ? " or int8" : "",
+      " on ", KernelTargetName(), ", got ", PrecisionName(precision), ", which needs ",
+      format == GemmFormat::kInt8 ? "VNNI or AMX" : "AMX"));
 }
 
 void WarnUnusable(const absl::Status& status) {
@@ -243,11 +263,7 @@ ChosenTowers OpenChosen(const Checkpoint& checkpoint, const EngineOptions& optio
 absl::StatusOr<std::unique_ptr<Engine>> OpenCpu(const Checkpoint& checkpoint,
                                                 const EngineOptions& options) {
   SIGLIP_RETURN_IF_ERROR(SelectInstructionSet(options.isa));
-  if (!GemmHasFormat(FormatOf(options.precision))) {
-    return absl::InvalidArgumentError(absl::StrCat("precision: expected fp32 or int16 on ",
-                                                   KernelTargetName(),
-                                                   ", got int8, which needs VNNI or AMX"));
-  }
+  SIGLIP_RETURN_IF_ERROR(CheckFormat(options.precision));
   EngineOptions resolved = options;
   if (resolved.num_threads == 0) {
     resolved.num_threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

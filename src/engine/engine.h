@@ -17,7 +17,7 @@
 namespace siglip {
 
 // What the linear layers of the transformer blocks compute in. Everything else (layer norms,
-// softmax, attention, embeddings, heads) is float32.
+// softmax, attention but for its scores, embeddings, heads) is float32.
 enum class Precision {
   kFp32,
   kInt16,  // GemmFormat::kInt16
@@ -26,7 +26,8 @@ enum class Precision {
   // decided at load by calibration inputs, the same for every start (see precision_check.h).
   kAuto,
   // Of GPUs. There 16 bits are what everything is stored in; sums, statistics and softmax are
-  // float32.
+  // float32. Of CPUs with AMX kBf16 too: GemmFormat::kBf16, attention's products as in kInt16. Never
+  // kAuto's choice there.
   kBf16,
   kFp16,
   kFp8,  // kBf16, with e4m3 factors in the blocks' linear layers, scaled by row and column

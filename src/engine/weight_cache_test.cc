@@ -36,9 +36,7 @@ std::string ReadAll(const std::string& path) { return ReadFile(path, 1 << 30).va
 class WeightCacheTest : public testing::TestWithParam<Precision> {
  protected:
   void SetUp() override {
-    if (GetParam() == Precision::kInt8 && !GemmHasFormat(GemmFormat::kInt8)) {
-      GTEST_SKIP() << "no int8 here";
-    }
+    if (!GemmHasFormat(Format())) GTEST_SKIP() << "no " << PrecisionName(GetParam()) << " here";
     const std::string name = absl::StrCat("siglip_weight_cache_", ::getpid());
     folder_ = WriteTinyCheckpoint(name);
     cache_ = folder_ + "/made/when/needed";
@@ -47,13 +45,15 @@ class WeightCacheTest : public testing::TestWithParam<Precision> {
     if (!folder_.empty()) fs::remove_all(folder_);
   }
 
+  static GemmFormat Format() {
+    if (GetParam() == Precision::kInt16) return GemmFormat::kInt16;
+    return GetParam() == Precision::kInt8 ? GemmFormat::kInt8 : GemmFormat::kFp32;
+  }
+
   Checkpoint OpenCheckpoint() const { return *Checkpoint::Open(folder_); }
 
   absl::StatusOr<WeightCache> OpenCache() {
-    GemmFormat format = GemmFormat::kFp32;
-    if (GetParam() == Precision::kInt16) format = GemmFormat::kInt16;
-    if (GetParam() == Precision::kInt8) format = GemmFormat::kInt8;
-    return WeightCache::Open(cache_, OpenCheckpoint(), format, team_);
+    return WeightCache::Open(cache_, OpenCheckpoint(), Format(), team_);
   }
 
   std::unique_ptr<Engine> OpenEngine(const std::string& cache) const {

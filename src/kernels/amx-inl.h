@@ -12,6 +12,7 @@
 // integers: four times what vpdpwssd does on registers of 512 bits, and the same sums.
 
 #include <cstdint>
+#include <cstring>
 
 #include "hwy/highway.h"
 #include "kernels/gemm_kernels.h"
@@ -112,43 +113,53 @@ HWY_INLINE IntVec AmxSum(const AmxSums& sums, std::int64_t row, std::int64_t col
   return hn::Add(hn::Add(upper, mixed), hn::Load(d, sums.lower + at));
 }
 
-// int8: a tile of C is 2 x 2 of AMX's, so that each load is for two products.
-struct AmxSumsInt8 {
-  alignas(64) std::int32_t sums[kAmxRowsInt8 * kAmxRowsInt8];
+// int8 and bfloat16: a tile of C is 2 x 2 of AMX's, so that each load is for two products. Sums of
+// integers or of floats.
+struct AmxFourSums {
+  alignas(64) std::int32_t sums[kAmxTwoRows * kAmxTwoRows];
 };
+
+enum class AmxProducts { kInt8, kBf16 };
 
 // Sums over `groups` >= 1 groups of 16 steps: of a two tiles one behind the other, of b two side by
 // side. Otherwise as MultiplyAmxTiles.
-template <class Meanwhile>
-HWY_INLINE void MultiplyAmxTiles(std::int64_t groups, const void* a, const void* b,
-                                 AmxSumsInt8& sums, Meanwhile&& meanwhile) {
+template <AmxProducts kProducts, class Meanwhile>
+HWY_INLINE void MultiplyFourAmxTiles(std::int64_t groups, const void* a, const void* b,
+                                     AmxFourSums& sums, Meanwhile&& meanwhile) {
   const std::int64_t row_bytes = kAmxRowBytes;
   const std::int64_t two_rows_bytes = 2 * kAmxRowBytes;
   const auto* rows = static_cast<const std::uint8_t*>(a);
   const auto* columns = static_cast<const std::uint8_t*>(b);
   // clang-format off
+#define SIGLIP_AMX_GROUP(PRODUCT)                                                                \
+  asm volatile(                                                                                  \
+      "tileloadd (%[b],%[two_rows],1), %%tmm6\n\t"                                               \
+      "tileloadd (%[a],%[row],1), %%tmm4\n\t"                                                    \
+      PRODUCT " %%tmm6, %%tmm4, %%tmm0\n\t"                                                      \
+      "tileloadd %c[row_i](%[b],%[two_rows],1), %%tmm7\n\t"                                      \
+      PRODUCT " %%tmm7, %%tmm4, %%tmm1\n\t"                                                      \
+      "tileloadd %c[tile](%[a],%[row],1), %%tmm5\n\t"                                            \
+      PRODUCT " %%tmm6, %%tmm5, %%tmm2\n\t"                                                      \
+      PRODUCT " %%tmm7, %%tmm5, %%tmm3\n\t"                                                      \
+      :                                                                                          \
+      : [a] "r"(rows), [b] "r"(columns), [row] "r"(row_bytes), [two_rows] "r"(two_rows_bytes),   \
+        [row_i] "i"(kAmxRowBytes), [tile] "i"(kAmxTileBytes))
   asm volatile(
       "tilezero %tmm0\n\t"
       "tilezero %tmm1\n\t"
       "tilezero %tmm2\n\t"
       "tilezero %tmm3");
   for (std::int64_t group = 0; group < groups; ++group) {
-    asm volatile(
-        "tileloadd (%[b],%[two_rows],1), %%tmm6\n\t"
-        "tileloadd (%[a],%[row],1), %%tmm4\n\t"
-        "tdpbusd %%tmm6, %%tmm4, %%tmm0\n\t"
-        "tileloadd %c[row_i](%[b],%[two_rows],1), %%tmm7\n\t"
-        "tdpbusd %%tmm7, %%tmm4, %%tmm1\n\t"
-        "tileloadd %c[tile](%[a],%[row],1), %%tmm5\n\t"
-        "tdpbusd %%tmm6, %%tmm5, %%tmm2\n\t"
-        "tdpbusd %%tmm7, %%tmm5, %%tmm3\n\t"
-        :
-        : [a] "r"(rows), [b] "r"(columns), [row] "r"(row_bytes), [two_rows] "r"(two_rows_bytes),
-          [row_i] "i"(kAmxRowBytes), [tile] "i"(kAmxTileBytes));
+    if constexpr (kProducts == AmxProducts::kInt8) {
+      SIGLIP_AMX_GROUP("tdpbusd");
+    } else {
+      SIGLIP_AMX_GROUP("tdpbf16ps");
+    }
     rows += kAmxPairBytes;
     columns += kAmxPairBytes;
     meanwhile();
   }
+#undef SIGLIP_AMX_GROUP
   asm volatile(
       "tilestored %%tmm0, (%[sums],%[two_rows],1)\n\t"
       "tilestored %%tmm1, %c[row_i](%[sums],%[two_rows],1)\n\t"
@@ -159,10 +170,6 @@ HWY_INLINE void MultiplyAmxTiles(std::int64_t groups, const void* a, const void*
         [tile] "i"(kAmxTileBytes)
       : "memory");
   // clang-format on
-}
-
-HWY_INLINE IntVec AmxSum(const AmxSumsInt8& sums, std::int64_t row, std::int64_t column) {
-  return hn::Load(IntTag(), sums.sums + row * kAmxRowsInt8 + column);
 }
 
 // 64 integers -> their upper bytes at `to`, their lower ones a tile behind.
@@ -186,6 +193,31 @@ HWY_INLINE FloatVec NearestBfloat16(FloatVec x) {
   const hn::RebindToUnsigned<FloatTag> du;
   const auto bits = hn::Add(hn::BitCast(du, x), hn::Set(du, 0x8000u));
   return hn::BitCast(d, hn::And(bits, hn::Set(du, 0xFFFF0000u)));
+}
+
+// To the nearest, ties to even; NaN stays NaN. `count` floats, up to an even number of them: one
+// past the end is zero.
+HWY_INLINE void RoundToBfloat16(const float* from, std::int64_t count, std::uint16_t* to) {
+  const FloatTag d;
+  const hn::RebindToUnsigned<FloatTag> du;
+  const hn::Rebind<std::int16_t, FloatTag> d16;
+  HWY_ALIGN std::int16_t lanes[kLanes];
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const auto x = LoadColumns(from + i, count - i);
+    const auto bits = hn::BitCast(du, x);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+    const auto quiet = hn::Or(bits, hn::Set(du, 0x00400000));
+    const auto nearest =
+        hn::IfThenElse(hn::IsNaN(x), hn::BitCast(d, quiet), hn::BitCast(d, rounded));
+    const auto upper = hn::DemoteTo(d16, hn::ShiftRight<16>(hn::BitCast(IntTag(), nearest)));
+    if (count - i >= kLanes) {
+      hn::StoreU(upper, d16, reinterpret_cast<std::int16_t*>(to) + i);
+    } else {
+      hn::Store(upper, d16, lanes);
+      std::memcpy(to + i, lanes, static_cast<std::size_t>((count - i + 1) / 2 * 2) * sizeof(*to));
+    }
+  }
 }
 
 enum class Bfloat16Part { kUpper, kLower };

@@ -34,6 +34,8 @@ const char* FormatName(GemmFormat format) {
       return "int16";
     case GemmFormat::kInt8:
       return "int8";
+    case GemmFormat::kBf16:
+      return "bf16";
   }
   return "";
 }
@@ -42,7 +44,7 @@ constexpr std::int64_t kTransposedSteps = 16;
 
 // Floats of a packed row: its steps, and what integers need beside them.
 std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format) {
-  return steps + (format == GemmFormat::kFp32 ? 0 : IntegerRowExtra(steps));
+  return steps + (IsInteger(format) ? IntegerRowExtra(steps) : 0);
 }
 
 // Rows of A that a piece of work multiplies.
@@ -123,7 +125,8 @@ std::string PackedLayoutName(GemmFormat format) {
 }
 
 bool GemmHasFormat(GemmFormat format) {
-  return format != GemmFormat::kInt8 || KernelUsesVnni() || KernelUsesAmx();
+  if (format == GemmFormat::kInt8) return KernelUsesVnni() || KernelUsesAmx();
+  return format != GemmFormat::kBf16 || KernelUsesAmx();
 }
 
 std::size_t PackedMatrix::MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format) {
@@ -183,33 +186,45 @@ void PackedMatrix::SetRows(ThreadTeam& team, std::int64_t first, std::int64_t co
   });
 }
 
+void PackedMatrix::SetFactors(std::int64_t column, std::int64_t count, const float* rows,
+                              float* factors) {
+  float* scales = owned_.data() + padded_n_ * steps() + column;
+  auto* products = reinterpret_cast<std::int32_t*>(scales + padded_n_);
+  std::fill_n(factors, count * steps(), 0.0f);  // past K too
+  for (std::int64_t c = 0; c < count; ++c) {
+    const float* row = rows + c * k_;
+    float* to = factors + c * steps();
+    switch (format_) {
+      case GemmFormat::kFp32:
+        break;
+      case GemmFormat::kInt16:
+        QuantizeRow(row, k_,
+                    {.max_integer = kMaxWeight,
+                     .integers = reinterpret_cast<std::int16_t*>(to),
+                     .scale = scales + c,
+                     .cross_products = products + c,
+                     .stride = padded_n_});
+        break;
+      case GemmFormat::kInt8:
+        QuantizeRowInt8(row, k_,
+                        {.integers = reinterpret_cast<std::int8_t*>(to),
+                         .scale = scales + c,
+                         .negated_sums = products + c,
+                         .stride = padded_n_});
+        break;
+      case GemmFormat::kBf16:
+        RoundRowToBf16(row, k_, reinterpret_cast<std::uint16_t*>(to));
+        break;
+    }
+  }
+}
+
 void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const float* rows,
-                              float* integers) {
+                              float* factors) {
   const float* from = rows;
-  if (format_ == GemmFormat::kInt16) {
-    float* scales = owned_.data() + padded_n_ * steps() + column;
-    for (std::int64_t c = 0; c < count; ++c) {
-      QuantizeRow(rows + c * k_, k_,
-                  {.max_integer = kMaxWeight,
-                   .integers = reinterpret_cast<std::int16_t*>(integers + c * steps()),
-                   .scale = scales + c,
-                   .cross_products = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
-                   .stride = padded_n_});
-      std::fill(integers + c * steps() + (k_ + 1) / 2, integers + (c + 1) * steps(), 0.0f);
-    }
-    from = integers;
-  } else if (format_ == GemmFormat::kInt8) {
-    float* scales = owned_.data() + padded_n_ * steps() + column;
-    for (std::int64_t c = 0; c < count; ++c) {
-      auto* row = reinterpret_cast<std::int8_t*>(integers + c * steps());
-      QuantizeRowInt8(rows + c * k_, k_,
-                      {.integers = row,
-                       .scale = scales + c,
-                       .negated_sums = reinterpret_cast<std::int32_t*>(scales + padded_n_ + c),
-                       .stride = padded_n_});
-      std::fill(row + k_, row + 4 * steps(), std::int8_t{0});
-    }
-    from = integers;
+  if (format_ != GemmFormat::kFp32) {
+    SetFactors(column, count, rows, factors);
+    from = factors;
   }
   const std::int64_t width = GemmTileShape(format_).columns;
   const std::int64_t panel = column / width * width;
@@ -244,7 +259,8 @@ void PackedMatrix::SetColumns(std::int64_t column, std::int64_t count, const flo
 
 std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
   std::int64_t floats = 0;
-  for (const GemmFormat format : {GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8}) {
+  for (const GemmFormat format :
+       {GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8, GemmFormat::kBf16}) {
     const TileShape shape = GemmTileShape(format);
     const std::int64_t row_floats = PackedRowFloats(GemmSteps(k, format, shape), format);
     const std::int64_t rows =

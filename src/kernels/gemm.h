@@ -1,7 +1,7 @@
 #pragma once
 
 // C = epilogue(A * W^T) for weights that are packed once. A, C row-major, float32. The product is
-// computed in float32, or in integers of 16 or 8 bits.
+// computed in float32, in integers of 16 or 8 bits, or in bfloat16.
 
 #include <cstddef>
 #include <cstdint>
@@ -27,8 +27,10 @@ enum class GemmFormat {
   // least to the largest element and zero, in 255 steps. No sum of a block comes near 32 bits.
   // Only where GemmHasFormat() says so.
   kInt8,
+  // Elements rounded to the nearest bfloat16, sums in float32. Only where GemmHasFormat() says so.
+  kBf16,
 };
-// Whether the instruction set in use multiplies such factors: kInt8 needs VNNI or AMX.
+// Whether the instruction set in use multiplies such factors: kInt8 needs VNNI or AMX, kBf16 AMX.
 bool GemmHasFormat(GemmFormat format);
 
 // How PackedMatrix lays out memory on the instruction set in use, in letters, digits and dashes.
@@ -44,6 +46,7 @@ inline constexpr std::int64_t kGemmBlockK = 256;
 inline constexpr std::int64_t kGemmBlockStepsInt16 = 288;
 // 1152 integers, the width of so400m, in the memory of int16's 576.
 inline constexpr std::int64_t kGemmBlockStepsInt8 = kGemmBlockStepsInt16;
+inline constexpr std::int64_t kGemmBlockStepsBf16 = kGemmBlockStepsInt16;
 // Steps of a block of K.
 inline std::int64_t GemmBlockSteps(GemmFormat format) {
   switch (format) {
@@ -53,6 +56,8 @@ inline std::int64_t GemmBlockSteps(GemmFormat format) {
       return kGemmBlockStepsInt16;
     case GemmFormat::kInt8:
       return kGemmBlockStepsInt8;
+    case GemmFormat::kBf16:
+      return kGemmBlockStepsBf16;
   }
   return kGemmBlockK;
 }
@@ -63,9 +68,9 @@ inline std::int64_t IntegerBlocks(std::int64_t steps) {
 
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
 // k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
-// float, two integers of 16 bits or four of 8 (the last may be in part empty). The last panel is as
-// narrow as whole vectors allow; its surplus is zero. For AMX a panel of int16 is a row of pairs of
-// tiles (amx-inl.h). Thread-compatible.
+// float, two integers of 16 bits or bfloat16, four integers of 8 bits (the last may be in part
+// empty). The last panel is as narrow as whole vectors allow; its surplus is zero. For AMX a panel
+// of int16 is a row of pairs of tiles (amx-inl.h). Thread-compatible.
 class PackedMatrix {
  public:
   // Writes rows [first, first + count) of what is being set to `to` [count,k].
@@ -108,9 +113,12 @@ class PackedMatrix {
   }
 
  private:
-  // Columns [column, column + count) of C, which are in one panel. rows: [count,k] of W; integers:
+  // rows [count,k] of W, from `column` -> what they are multiplied as [count, steps], and their
+  // scales and sums. Not for kFp32.
+  void SetFactors(std::int64_t column, std::int64_t count, const float* rows, float* factors);
+  // Columns [column, column + count) of C, which are in one panel. rows: [count,k] of W; factors:
   // [count, steps], unused for kFp32.
-  void SetColumns(std::int64_t column, std::int64_t count, const float* rows, float* integers);
+  void SetColumns(std::int64_t column, std::int64_t count, const float* rows, float* factors);
 
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;

@@ -170,6 +170,10 @@ void BM_GemmInt8(benchmark::State& state) {
   if (!GemmHasFormat(GemmFormat::kInt8)) return state.SkipWithError("needs VNNI or AMX");
   Measure(state, GemmFormat::kInt8);
 }
+void BM_GemmBf16(benchmark::State& state) {
+  if (!GemmHasFormat(GemmFormat::kBf16)) return state.SkipWithError("needs AMX");
+  Measure(state, GemmFormat::kBf16);
+}
 
 // Query, key and value in one product; attention's output; the two layers of the MLP.
 void Layer(benchmark::internal::Benchmark* bench, std::int64_t rows, std::int64_t width,
@@ -198,6 +202,7 @@ BENCHMARK(BM_Gemm)
 
 BENCHMARK(BM_GemmInt16)->Apply(Shapes);
 BENCHMARK(BM_GemmInt8)->Apply(Shapes);
+BENCHMARK(BM_GemmBf16)->Apply(Shapes);
 
 }  // namespace
 }  // namespace siglip

@@ -29,7 +29,7 @@ static_assert(kBlockRows % kTileRows == 0 && kBlockRows % kWinogradTileRows == 0
 // stays in the second-level cache.
 inline constexpr int kAmxBlockRows = 384;
 inline constexpr std::int64_t kAmxBlockFloats = std::int64_t{1} << 18;
-static_assert(kAmxBlockRows % kAmxRowsInt8 == 0);
+static_assert(kAmxBlockRows % kAmxTwoRows == 0);
 
 // Rows of a tile of full height, and of A as it is packed.
 template <class Number>
@@ -149,6 +149,18 @@ void QuantizeRowInt8Target([[maybe_unused]] const float* row, [[maybe_unused]] s
 #endif
 }
 
+void RoundRowToBf16Target([[maybe_unused]] const float* row, [[maybe_unused]] std::int64_t k,
+                          [[maybe_unused]] std::uint16_t* to) {
+#if SIGLIP_TARGET_HAS_AMX
+  for (std::int64_t i = 0; i < k; i += kGemmBlockStepsBf16) {
+    HWY_ALIGN std::uint16_t rounded[kGemmBlockStepsBf16];
+    const std::int64_t count = std::min(kGemmBlockStepsBf16, k - i);
+    RoundToBfloat16(row + i, count, rounded);
+    std::copy_n(rounded, count, to + i);
+  }
+#endif
+}
+
 template <int kStride>
 void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t first,
                    std::int64_t rows) {
@@ -224,12 +236,12 @@ void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t fi
 TileShape TileShapeTarget(GemmFormat format) {
 #if SIGLIP_TARGET_HAS_AMX
   if (format != GemmFormat::kFp32 && KernelUsesAmx()) {
-    const bool int8 = format == GemmFormat::kInt8;
-    const int rows = int8 ? kAmxRowsInt8 : kAmxRows;
+    const bool int16 = format == GemmFormat::kInt16;
+    const int rows = int16 ? kAmxRows : kAmxTwoRows;
     return {.rows = rows,
             .columns = rows,
             .lanes = rows,
-            .steps = int8 ? kAmxStepsInt8 : kAmxSteps,
+            .steps = int16 ? kAmxSteps : kAmxTileSteps,
             .block_rows = kAmxBlockRows,
             .block_floats = kAmxBlockFloats};
   }
@@ -268,7 +280,7 @@ void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t fir
 
 void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t first,
                      std::int64_t rows) {
-  QuantizerInt8 quantizers[kAmxRowsInt8];
+  QuantizerInt8 quantizers[kAmxTwoRows];
   ChooseQuantizersInt8(call, block, first, rows, quantizers);
   const std::int64_t k = call.w->k();
   HWY_ALIGN std::uint8_t integers[4 * kGemmBlockStepsInt8];
@@ -279,8 +291,29 @@ void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t
       QuantizeInt8(row, 4 * step, std::min(4 * steps, k - 4 * step), quantizers[r], integers);
       // What is past K meets weights of zero.
       auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
-      for (std::int64_t group = 0; group < steps / kAmxStepsInt8; ++group) {
+      for (std::int64_t group = 0; group < steps / kAmxTileSteps; ++group) {
         std::memcpy(to + group * kAmxPairBytes, integers + group * kAmxRowBytes, kAmxRowBytes);
+      }
+    }
+  }
+}
+
+void PackTileAmxBf16(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                     std::int64_t rows) {
+  const std::int64_t k = call.w->k();
+  HWY_ALIGN std::uint16_t rounded[2 * kGemmBlockStepsBf16];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = call.a + (block.first_row + first + r) * call.a_stride;
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsBf16) {
+      const std::int64_t steps = std::min(kGemmBlockStepsBf16, block.steps - step);
+      const std::int64_t count = std::min(2 * steps, k - 2 * step);
+      RoundToBfloat16(row + 2 * step, count, rounded);
+      // Zero, since there might be a NaN, which times a weight of zero is none.
+      std::fill(rounded + count, rounded + 2 * steps, std::uint16_t{0});
+      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
+      const auto* from = reinterpret_cast<const std::uint8_t*>(rounded);
+      for (std::int64_t group = 0; group < steps / kAmxTileSteps; ++group) {
+        std::memcpy(to + group * kAmxPairBytes, from + group * kAmxRowBytes, kAmxRowBytes);
       }
     }
   }
@@ -303,6 +336,7 @@ void PackTileTarget(const GemmCall& call, const PackedRows& block, std::int64_t 
   if (KernelUsesAmx()) {
     if (format == GemmFormat::kInt16) pack = PackTileAmx;
     if (format == GemmFormat::kInt8) pack = PackTileAmxInt8;
+    if (format == GemmFormat::kBf16) pack = PackTileAmxBf16;
   }
 #endif
   pack(call, block, first, rows);
@@ -503,12 +537,25 @@ struct AmxInt16 {
   using Sums = AmxSums;
   static constexpr int kTile = kAmxRows;  // rows and columns
   static constexpr int kStepsOfPair = kAmxSteps;
+  template <class Meanwhile>
+  static HWY_INLINE void Multiply(std::int64_t pairs, const void* a, const void* b, Sums& sums,
+                                  Meanwhile&& meanwhile) {
+    MultiplyAmxTiles(pairs, a, b, sums, meanwhile);
+  }
 };
-struct AmxInt8 {
-  using Sums = AmxSumsInt8;
-  static constexpr int kTile = kAmxRowsInt8;
-  static constexpr int kStepsOfPair = kAmxStepsInt8;
+template <AmxProducts kProducts>
+struct AmxFour {
+  using Sums = AmxFourSums;
+  static constexpr int kTile = kAmxTwoRows;
+  static constexpr int kStepsOfPair = kAmxTileSteps;
+  template <class Meanwhile>
+  static HWY_INLINE void Multiply(std::int64_t pairs, const void* a, const void* b, Sums& sums,
+                                  Meanwhile&& meanwhile) {
+    MultiplyFourAmxTiles<kProducts>(pairs, a, b, sums, meanwhile);
+  }
 };
+using AmxInt8 = AmxFour<AmxProducts::kInt8>;
+using AmxBf16 = AmxFour<AmxProducts::kBf16>;
 
 // A panel and a block of K in GemmPieceTarget on tiles.
 struct AmxPanel {
@@ -519,24 +566,37 @@ struct AmxPanel {
   float* between = nullptr;  // sums of blocks of K [block rows][kTile]
 };
 
-// Row `row` of the block of rows, which is `row` % kTile of a tile with these sums.
+// Columns [x, x + kLanes) of row `row` of the block of rows, which is `row` % kTile of a tile with
+// these sums.
+template <class Number>
+HWY_INLINE FloatVec AmxRowSum([[maybe_unused]] const GemmCall& call,
+                              [[maybe_unused]] const PackedRows& block,
+                              [[maybe_unused]] const AmxPanel& panel, std::int64_t row, int x,
+                              const typename Number::Sums& sums) {
+  const FloatTag d;
+  const std::int64_t tile_row = row % Number::kTile;
+  if constexpr (std::is_same_v<Number, AmxInt16>) {
+    return hn::ConvertTo(d, AmxSum(sums, tile_row, x));
+  } else {
+    const auto sum = hn::Load(IntTag(), sums.sums + tile_row * Number::kTile + x);
+    if constexpr (std::is_same_v<Number, AmxBf16>) return hn::BitCast(d, sum);
+    const std::int64_t k_block = panel.step / kGemmBlockStepsInt8;
+    const auto zero = hn::Set(IntTag(), block.cross_products(k_block)[row]);
+    const std::int32_t* columns = call.w->cross_products(k_block) + panel.column;
+    return hn::ConvertTo(d, hn::Add(sum, hn::Mul(zero, hn::LoadU(IntTag(), columns + x))));
+  }
+}
+
+// The row's part of C, or of what is between blocks of K.
 template <class Number, bool kFirst, bool kLast, bool kGelu, bool kResidual>
 HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, const AmxPanel& panel,
                              std::int64_t row, const typename Number::Sums& sums) {
   const FloatTag d;
-  constexpr bool kInt8 = std::is_same_v<Number, AmxInt8>;
   const std::int64_t c_row = block.first_row + row;
-  const std::int64_t k_block = panel.step / kGemmBlockStepsInt8;
   float* between = panel.between + row * Number::kTile;
 #pragma GCC unroll 4
   for (int x = 0; x < Number::kTile; x += kLanes) {
-    auto sum = AmxSum(sums, row % Number::kTile, x);
-    if constexpr (kInt8) {
-      const auto zero = hn::Set(IntTag(), block.cross_products(k_block)[row]);
-      const std::int32_t* columns = call.w->cross_products(k_block) + panel.column;
-      sum = hn::Add(sum, hn::Mul(zero, hn::LoadU(IntTag(), columns + x)));
-    }
-    auto value = hn::ConvertTo(d, sum);
+    auto value = AmxRowSum<Number>(call, block, panel, row, x, sums);
     if constexpr (!kFirst) value = hn::Add(hn::Load(d, between + x), value);
     if constexpr (!kLast) {
       hn::Store(value, d, between + x);
@@ -546,7 +606,12 @@ HWY_INLINE void FinishAmxRow(const GemmCall& call, const PackedRows& block, cons
     const std::int64_t columns = panel.columns - x;
     FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
     if (call.bias != nullptr) bias = LoadColumns(call.bias + column, columns);
-    value = ScaleAndBias(value, block.scales()[row], hn::LoadU(d, call.w->scales() + column), bias);
+    if constexpr (std::is_same_v<Number, AmxBf16>) {
+      value = hn::Add(value, bias);
+    } else {
+      value =
+          ScaleAndBias(value, block.scales()[row], hn::LoadU(d, call.w->scales() + column), bias);
+    }
     value = Activate<kGelu, kResidual>(call, c_row, column, columns, value);
     StoreColumns(value, call.c + c_row * call.c_stride + column, columns);
   }
@@ -579,7 +644,7 @@ HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block
       }
       PrefetchResidual(call, c_row, rows, panel.column, panel.columns);
     }
-    MultiplyAmxTiles(pairs, block.Tile(row, panel.step, steps), b, sums[row / kTile % 2],
+    Number::Multiply(pairs, block.Tile(row, panel.step, steps), b, sums[row / kTile % 2],
                      [&]() HWY_ATTR {
                        const char* until = std::min(panel.next.end, prefetch + bytes);
                        for (; prefetch < until; prefetch += kCacheLine) {
@@ -650,9 +715,10 @@ void GemmPieceTarget(const GemmCall& call, const PackedRows& block, std::int64_t
   const PackedMatrix& w = *call.w;
 #if SIGLIP_TARGET_HAS_AMX
   if (w.format() != GemmFormat::kFp32 && KernelUsesAmx()) {
-    return (w.format() == GemmFormat::kInt8
-                ? GemmPieceAmx<AmxInt8>
-                : GemmPieceAmx<AmxInt16>)(call, block, column_begin, column_end);
+    auto multiply = GemmPieceAmx<AmxInt16>;
+    if (w.format() == GemmFormat::kInt8) multiply = GemmPieceAmx<AmxInt8>;
+    if (w.format() == GemmFormat::kBf16) multiply = GemmPieceAmx<AmxBf16>;
+    return multiply(call, block, column_begin, column_end);
   }
 #endif
   auto multiply = MultiplyPanel<Float32>;
@@ -678,6 +744,7 @@ HWY_AFTER_NAMESPACE();
 namespace siglip {
 HWY_EXPORT(QuantizeRowTarget);
 HWY_EXPORT(QuantizeRowInt8Target);
+HWY_EXPORT(RoundRowToBf16Target);
 HWY_EXPORT(PackTileTarget);
 HWY_EXPORT(GemmPieceTarget);
 HWY_EXPORT(TileShapeTarget);
@@ -687,6 +754,9 @@ void QuantizeRow(const float* row, std::int64_t k, const QuantizedRow& to) {
 }
 void QuantizeRowInt8(const float* row, std::int64_t k, const QuantizedRowInt8& to) {
   HWY_DYNAMIC_DISPATCH(QuantizeRowInt8Target)(row, k, to);
+}
+void RoundRowToBf16(const float* row, std::int64_t k, std::uint16_t* to) {
+  HWY_DYNAMIC_DISPATCH(RoundRowToBf16Target)(row, k, to);
 }
 void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile) {
   HWY_DYNAMIC_DISPATCH(PackTileTarget)(call, block, tile);

@@ -18,12 +18,17 @@ struct TileShape {
 };
 TileShape GemmTileShape(GemmFormat format);
 
+inline bool IsInteger(GemmFormat format) {
+  return format == GemmFormat::kInt16 || format == GemmFormat::kInt8;
+}
+
 // Factors in the four bytes of a step.
 inline std::int64_t FactorsOfStep(GemmFormat format) {
   switch (format) {
     case GemmFormat::kFp32:
       return 1;
     case GemmFormat::kInt16:
+    case GemmFormat::kBf16:
       return 2;
     case GemmFormat::kInt8:
       return 4;
@@ -47,10 +52,11 @@ inline constexpr int kAmxTileBytes = kAmxRows * kAmxRowBytes;
 inline constexpr int kAmxSteps = 32;
 inline constexpr int kAmxPairBytes = 2 * kAmxTileBytes;
 static_assert(kGemmBlockStepsInt16 % kAmxSteps == 0);
-// int8: a tile has 16 steps, and those of 32 rows, or of 32 columns, are two.
-inline constexpr int kAmxStepsInt8 = 16;
-inline constexpr int kAmxRowsInt8 = 2 * kAmxRows;
-static_assert(kGemmBlockStepsInt8 % kAmxStepsInt8 == 0);
+// int8 and bfloat16: a tile has 16 steps, and those of 32 rows, or of 32 columns, are two.
+inline constexpr int kAmxTileSteps = 16;
+inline constexpr int kAmxTwoRows = 2 * kAmxRows;
+static_assert(kGemmBlockStepsInt8 % kAmxTileSteps == 0);
+static_assert(kGemmBlockStepsBf16 % kAmxTileSteps == 0);
 
 // The largest integers, by what the row is of: the sum of two has 16 bits, for Int16PairWinograd
 // (micro_kernel-inl.h). Rows of weights rarely have an element of more than a quarter of a block's
@@ -101,6 +107,8 @@ struct QuantizedRowInt8 {
   std::int64_t stride = 0;
 };
 void QuantizeRowInt8(const float* row, std::int64_t k, const QuantizedRowInt8& to);
+// A row [k] of weights as bfloat16 [k].
+void RoundRowToBf16(const float* row, std::int64_t k, std::uint16_t* to);
 
 // Packs the tile-th rows of `block`.
 void PackTile(const GemmCall& call, const PackedRows& block, std::int64_t tile);

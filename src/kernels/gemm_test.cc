@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/gemm_kernels.h"
@@ -66,17 +68,43 @@ constexpr double kInt16Tolerance = 2 * 1.42 * 5.66 / 46320;
 // 1/sqrt(12) of one in the mean.
 constexpr double kInt8Tolerance = 2 * 1.42 * 4.5 / 127 / 3.46;
 
+// 8 bits: off by at most 2^-8 of an element, 1/sqrt(3) of it in the mean, for either factor.
+constexpr double kBf16Tolerance = 2 * 1.42 / 256 / 1.73;
+
+std::string FormatName(GemmFormat format) {
+  switch (format) {
+    case GemmFormat::kFp32:
+      return "Fp32";
+    case GemmFormat::kInt16:
+      return "Int16";
+    case GemmFormat::kInt8:
+      return "Int8";
+    case GemmFormat::kBf16:
+      return "Bf16";
+  }
+  return {};
+}
+
 class GemmFormatTest : public testing::TestWithParam<GemmFormat> {
  protected:
   void SetUp() override {
     if (!GemmHasFormat(GetParam())) {
-      GTEST_SKIP() << "no int8 on " << KernelTargetName();
+      GTEST_SKIP() << "no " << FormatName(GetParam()) << " on " << KernelTargetName();
     }
   }
   static double Tolerance(std::int64_t k) {
     const double fp32 = siglip::Tolerance(k);
-    if (GetParam() == GemmFormat::kFp32) return fp32;
-    return fp32 + (GetParam() == GemmFormat::kInt16 ? kInt16Tolerance : kInt8Tolerance);
+    switch (GetParam()) {
+      case GemmFormat::kFp32:
+        return fp32;
+      case GemmFormat::kInt16:
+        return fp32 + kInt16Tolerance;
+      case GemmFormat::kInt8:
+        return fp32 + kInt8Tolerance;
+      case GemmFormat::kBf16:
+        return fp32 + kBf16Tolerance;
+    }
+    return 0;
   }
   static std::vector<float> Multiply(const Problem& problem, int threads, bool bias, bool gelu,
                                      bool residual) {
@@ -85,11 +113,9 @@ class GemmFormatTest : public testing::TestWithParam<GemmFormat> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Formats, GemmFormatTest,
-                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8),
-                         [](const auto& format) {
-                           if (format.param == GemmFormat::kFp32) return "Fp32";
-                           return format.param == GemmFormat::kInt16 ? "Int16" : "Int8";
-                         });
+                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8,
+                                         GemmFormat::kBf16),
+                         [](const auto& format) { return FormatName(format.param); });
 
 TEST_P(GemmFormatTest, EveryEpilogueEqualsFloat64AtOddSizes) {
   for (const auto& [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 1},
@@ -139,7 +165,7 @@ TEST_P(GemmFormatTest, NotANumberStaysInItsRow) {
   problem.a[3 * 20 + 4] = NAN;
   const std::vector<float> c = Multiply(problem, 1, true, true, false);
   for (std::int64_t i = 0; i < 14 * 33; ++i) EXPECT_EQ(std::isnan(c[i]), i / 33 == 3) << i;
-  if (GetParam() == GemmFormat::kFp32) return;
+  if (!IsInteger(GetParam())) return;
   problem.a[3 * 20 + 4] = INFINITY;
   const std::vector<float> infinite = Multiply(problem, 1, true, true, false);
   for (std::int64_t i = 0; i < 14 * 33; ++i) EXPECT_EQ(std::isnan(infinite[i]), i / 33 == 3) << i;
@@ -342,6 +368,25 @@ TEST_F(GemmInt8Test, SizesOfRowsAndColumnsDoNotMatterAndZeroRowsAreZero) {
       const std::vector<double> exact(want.begin() + row * 21, want.begin() + (row + 1) * 21);
       EXPECT_LT(RelativeError(part, exact), kInt8Tolerance) << "row " << row;
     }
+  }
+}
+
+// Ties to even, what rounds up into the next power of two, infinity, and NaN whose upper half alone
+// would be infinity.
+TEST(GemmBf16Test, RoundsToTheNearest) {
+  if (!GemmHasFormat(GemmFormat::kBf16)) {
+    GTEST_SKIP() << "no bfloat16 on " << KernelTargetName();
+  }
+  const std::vector<std::pair<std::uint32_t, std::uint16_t>> cases = {
+      {0x3F808000, 0x3F80}, {0x3F818000, 0x3F82}, {0x3F808001, 0x3F81}, {0x3FFFFFFF, 0x4000},
+      {0xC0490FDB, 0xC049}, {0x7F7FFFFF, 0x7F80}, {0xFF800000, 0xFF80}, {0x7F800001, 0x7FC0},
+      {0x7FFFFFFF, 0x7FFF}, {0x00000000, 0x0000}, {0x80000000, 0x8000}};
+  for (std::size_t count = 1; count <= cases.size(); ++count) {
+    std::vector<float> row;
+    for (std::size_t i = 0; i < count; ++i) row.push_back(std::bit_cast<float>(cases[i].first));
+    std::vector<std::uint16_t> rounded(count);
+    RoundRowToBf16(row.data(), static_cast<std::int64_t>(count), rounded.data());
+    for (std::size_t i = 0; i < count; ++i) EXPECT_EQ(rounded[i], cases[i].second) << i;
   }
 }
 
