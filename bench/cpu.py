@@ -84,7 +84,7 @@ def measure_products(gemm_bench, quick):
             gemm["peak_gflops"][rest.split("/")[0]] = run["GFLOPs"]
         elif name == "BM_MemoryRead":
             gemm["read_gbs"][rest.split("/")[0]] = run["GBs"]
-        else:
+        elif not run.get("error_occurred"):  # a format that this processor has not
             shape = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", rest)}
             kind = name.removeprefix("BM_Gemm").lower() or "fp32"
             gemm["rates"].append({**shape, "format": kind, "gflops": run["GFLOPs"]})

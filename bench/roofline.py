@@ -4,7 +4,7 @@
     .venv/bench/bin/python bench/roofline.py docs/performance/NAME.json docs/performance/NAME-roofline.svg
 
 Needs requirements-bench.txt. Arithmetic intensity counts every operand once: A and C in float32, W as it is packed
-(4 bytes, int16 2). Two roofs: multiply-adds on registers, reading of memory; one panel for each number of threads.
+(4 bytes, int16 and bf16 2, int8 1). Two roofs: multiply-adds on registers, reading of memory; one panel for each number of threads.
 """
 
 import argparse
@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 matplotlib.rcParams.update({"svg.hashsalt": "siglip", "svg.fonttype": "path", "font.size": 8})
 import matplotlib.pyplot as plt  # noqa: E402
 
-WEIGHT_BYTES = {"fp32": 4, "int16": 2}
-COLORS = {"fp32": "tab:blue", "int16": "tab:orange"}
+WEIGHT_BYTES = {"fp32": 4, "int16": 2, "int8": 1, "bf16": 2}
+COLORS = {"fp32": "tab:blue", "int16": "tab:orange", "int8": "tab:green", "bf16": "tab:red"}
 # A panel's x axis, FLOP per byte: from one row of A to past the largest shape.
 INTENSITY = [0.25, 1024]
 
@@ -39,9 +39,11 @@ def draw_panel(axes, gemm, threads):
     axes.annotate(f"memory: {read:.1f} GB/s", (1, read), xytext=(6, -6), textcoords="offset points")
     for name, color in COLORS.items():
         rates = [rate for rate in gemm["rates"] if rate["format"] == name and rate["threads"] == int(threads)]
+        if not rates:
+            continue
         axes.scatter([intensity(rate) for rate in rates], [rate["gflops"] for rate in rates], s=14, color=color, alpha=0.8,
                      linewidths=0, label=name)
-    axes.set(xscale="log", yscale="log", xlim=INTENSITY, ylim=(INTENSITY[0] * read, 3 * peak), xlabel="FLOP per byte",
+    axes.set(xscale="log", yscale="log", xlim=INTENSITY, ylim=(INTENSITY[0] * read, max(3 * peak, *(rate["gflops"] for rate in gemm["rates"]))), xlabel="FLOP per byte",
              title=f"{threads} thread" + ("s" if threads != "1" else ""))
     axes.grid(True, which="both", linewidth=0.2)
 
