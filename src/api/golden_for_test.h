@@ -9,6 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "siglip/siglip.h"
+
 namespace siglip {
 
 // Twice the error of transformers' own float32 run, at least eight roundings of float32.
@@ -46,6 +49,19 @@ inline double RelativeError(const std::vector<float>& got, const std::vector<dou
 inline std::string IsaOfTest() {
   const char* isa = std::getenv("SIGLIP_TEST_ISA");
   return isa == nullptr ? "auto" : isa;
+}
+
+// Those of a CPU that this instruction set has.
+inline std::vector<std::string> PrecisionsOfTest() {
+  std::vector<std::string> precisions = {"fp32", "int16"};
+  for (const char* precision : {"int8", "bf16"}) {
+    const auto model = Model::Open(
+        "models/demo",
+        {.num_threads = 1, .precision = precision, .device = "cpu", .isa = IsaOfTest()});
+    if (!absl::StrContains(model.status().message(), "which needs"))
+      precisions.push_back(precision);
+  }
+  return precisions;
 }
 
 }  // namespace siglip
