@@ -12,8 +12,8 @@ import dataclasses
 
 IMAGES = {"10 M": 10e6, "1 G": 1e9, "100 G": 100e9}
 DAYS = (1, 30)
-# so400m in int16, 2 cores of Zen 3: docs/performance.md, "so400m, all 27 layers".
-SO400M_S, SO400M_CORES = 2.66, 2
+# so400m in int16, all 27 layers, on two cores each: docs/performance.md.
+SO400M_S, SO400M_CORES = {"Zen 3": 2.66, "Xeon with AMX": 0.8197}, 2
 # base-224 with preprocessing of 500x375 JPEG: docs/performance.md, "Server" (the library's row).
 BASE_CORE_S = 0.4106
 # JPEG at 384 px, one core: docs/performance.md, "Preprocessing".
@@ -50,11 +50,11 @@ class Machine:
 
 def machines():
     decode, size = DECODE["500x375 JPEG"]
-    cpu = rates(SO400M_S, SO400M_CORES, decode, 32, size, 25)
+    cpus = {name: rates(seconds, SO400M_CORES, decode, 32, size, 25) for name, seconds in SO400M_S.items()}
     base = {"cores": 32 / BASE_CORE_S}
     gpu = rates(SO400M_FLOP / (GPU_PEAK * GPU_SHARE), 0, decode, 16, size, 25)
-    return [Machine("32 cores, base-224 float32", min(base.values()), 1.50),
-            Machine("32 cores, so400m int16", min(cpu.values()), 1.50),
+    return [Machine("32 cores (Zen 3), base-224 float32", min(base.values()), 1.50),
+            *(Machine(f"32 cores ({name}), so400m int16", min(parts.values()), 1.50) for name, parts in cpus.items()),
             Machine("1 GPU and 16 cores, so400m (assumed)", min(gpu.values()), 3.00)]
 
 
