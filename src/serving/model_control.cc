@@ -211,7 +211,7 @@ absl::Status ModelControl::Make(ModelConfig config) {
   if (config.response_cache) {
     model->scheduler =
         std::make_unique<CacheScheduler>(std::move(model->scheduler), parts_.cache, *parts_.clock,
-                                         *model->statistics, *parts_.forward_pool);
+                                         *model->statistics, *parts_.lanes);
   }
   model->statistics->SetLoadDuration(static_cast<double>(parts_.clock->NowNs() - start_ns) * 1e-9);
   SIGLIP_LOG_INFO("model_loaded name={} version={}", model->name, model->version);
@@ -258,7 +258,7 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
                                                                        LoadedModel& model) {
   if (deployment.forwarder != nullptr) {
     return std::make_unique<ForwardScheduler>(model.config, deployment.forwarder, *parts_.clock,
-                                              *model.statistics, *parts_.forward_pool);
+                                              *model.statistics, *parts_.lanes);
   }
   const auto on_lost = [tell = parts_.on_lost, name = model.name](const absl::Status& status) {
     if (tell) tell(name, status);

@@ -36,7 +36,7 @@ class ModelControl {
     DeploymentFactory* factory = nullptr;  // used by one thread at a time
     const Clock* clock = nullptr;
     std::shared_ptr<MemoryBudget> output_budget;
-    ThreadPool* forward_pool = nullptr;
+    WorkLanes* lanes = nullptr;
     // Told the model's name. By any instance's thread, perhaps more than once; see BatchContext.
     std::function<void(const std::string&, const absl::Status&)> on_lost = {};
     std::shared_ptr<ResponseCache> cache;  // null: none

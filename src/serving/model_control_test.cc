@@ -347,14 +347,14 @@ class PollTest : public ModelControlTest {
 
   ModelRegistry registry_;
   FakeRepository repository_{files_};
-  ThreadPool pool_{1};
+  WorkLanes lanes_{clock_, 1};
   ModelControl control_{
       {.registry = &registry_,
        .repository = &repository_,
        .factory = &factory_,
        .clock = &clock_,
        .output_budget = std::make_shared<MemoryBudget>(1 << 20),
-       .forward_pool = &pool_,
+       .lanes = &lanes_,
        .cache = nullptr,
        .options = {.exit_on_error = false, .control_mode = ModelControlMode::kPoll}}};
 };

@@ -49,7 +49,8 @@ struct ServiceOptions {
   std::int64_t max_running_cost_bytes = std::int64_t{1} << 30;
   // Answers kept for models with response_cache, with --cache-config local,size=N; 0 = none.
   std::int64_t cache_bytes = 0;
-  // Threads for the forwarding models' base64 and tokenizing of large requests.
+  // Threads for base64 and hashes of large requests, as many for tokenizing long texts, and one for
+  // texts of more than that (work_lanes.h).
   int num_forward_threads = 2;
   // False: a model that fails to load is UNAVAILABLE, the others are served (Triton's
   // exit-on-error).

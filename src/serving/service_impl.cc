@@ -59,7 +59,7 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
       options_(options),
       input_budget_(std::make_shared<MemoryBudget>(options.max_input_bytes)),
       output_budget_(std::make_shared<MemoryBudget>(options.max_output_bytes)),
-      forward_pool_(std::make_unique<ThreadPool>(std::max(1, options.num_forward_threads))),
+      lanes_(std::make_unique<WorkLanes>(clock, std::max(1, options.num_forward_threads))),
       repository_(std::move(repository)),
       cache_(options.cache_bytes > 0 ? std::make_shared<ResponseCache>(options.cache_bytes)
                                      : nullptr),
@@ -69,7 +69,7 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
           .factory = &factory,
           .clock = &clock,
           .output_budget = output_budget_,
-          .forward_pool = forward_pool_.get(),
+          .lanes = lanes_.get(),
           .on_lost = [this](const std::string& model,
                             const absl::Status& status) { Lose(model, status); },
           .cache = cache_,
@@ -79,8 +79,8 @@ ServiceImpl::~ServiceImpl() {
   BeginDrain();
   control_.reset();
   registry_.StopAll();
-  // What is left in the pool is sent to stopped models, which refuse it.
-  forward_pool_.reset();
+  // Refuses what is left there.
+  lanes_.reset();
 }
 
 absl::StatusOr<std::unique_ptr<ServiceImpl>> ServiceImpl::Open(

@@ -12,7 +12,6 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
-#include "base/thread_pool.h"
 #include "serving/deployment.h"
 #include "serving/memory_budget.h"
 #include "serving/model_control.h"
@@ -21,6 +20,7 @@
 #include "serving/options.h"
 #include "serving/response_cache.h"
 #include "serving/service.h"
+#include "serving/work_lanes.h"
 
 namespace siglip {
 
@@ -75,7 +75,7 @@ class ServiceImpl final : public Service {
   const ServiceOptions options_;
   const std::shared_ptr<MemoryBudget> input_budget_;
   const std::shared_ptr<MemoryBudget> output_budget_;
-  std::unique_ptr<ThreadPool> forward_pool_;
+  std::unique_ptr<WorkLanes> lanes_;
   const std::unique_ptr<ModelRepository> repository_;
   const std::shared_ptr<ResponseCache> cache_;  // null without --cache-config
   // Set once, when a model's device is lost: readiness turns false. Orders nothing else.
