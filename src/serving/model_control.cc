@@ -60,6 +60,12 @@ bool HasStep(const ModelConfig& config, const std::string& name) {
                      [&](const EnsembleStep& step) { return step.model_name == name; });
 }
 
+bool HasStepAmong(const ModelConfig& config, const std::set<std::string>& names) {
+  return std::any_of(
+      config.ensemble_steps.begin(), config.ensemble_steps.end(),
+      [&names](const EnsembleStep& step) { return names.contains(step.model_name); });
+}
+
 // The checkpoint of a configuration by one name, whatever it was written as; empty: it has none.
 fs::path CheckpointOf(const ModelConfig& config) {
   const fs::path path = fs::path(config.checkpoint_folder()).lexically_normal();
@@ -285,14 +291,43 @@ std::vector<std::shared_ptr<const LoadedModel>> ModelControl::EnsemblesOf(
   return found;
 }
 
-// The ensembles over a model that was loaded anew are checked against its new tensors.
-void ModelControl::RemakeDependents(const std::string& name) {
-  for (const auto& ensemble : EnsemblesOf(name)) {
-    const absl::Status status = Make(ensemble->read);
-    if (status.ok()) {
-      RemakeDependents(ensemble->name);
-      continue;
+std::vector<std::shared_ptr<const LoadedModel>> ModelControl::DependentsOf(
+    const std::string& name) const {
+  const std::shared_ptr<ModelTable> table = parts_.registry->table();
+  Names above = {name};
+  for (bool grew = true; grew;) {
+    grew = false;
+    for (const auto& [other, model] : table->ready()) {
+      if (!above.contains(other) && HasStepAmong(*model->config, above)) {
+        grew = above.insert(other).second;
+      }
     }
+  }
+  above.erase(name);
+  std::vector<std::shared_ptr<const LoadedModel>> ordered;
+  // Those whose steps are all done; there is no cycle (CheckNesting).
+  for (std::size_t before = SIZE_MAX; !above.empty() && above.size() != before;) {
+    before = above.size();
+    Names done;
+    for (const std::string& next : above) {
+      const auto& model = table->ready().at(next);
+      if (HasStepAmong(*model->config, above)) continue;
+      ordered.push_back(model);
+      done.insert(next);
+    }
+    for (const std::string& next : done) above.erase(next);
+  }
+  return ordered;
+}
+
+// The ensembles over a model that was loaded anew are checked against its new tensors, each once,
+// after the ensembles that it has as steps.
+void ModelControl::RemakeDependents(const std::string& name) {
+  for (const auto& ensemble : DependentsOf(name)) {
+    // It went with one of its steps.
+    if (!parts_.registry->table()->ready().contains(ensemble->name)) continue;
+    const absl::Status status = Make(ensemble->read);
+    if (status.ok()) continue;
     SIGLIP_LOG_ERROR("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
                      LogSafe(Text(status)));
     parts_.registry->Unload(ensemble->name, Text(status), false);
@@ -302,6 +337,8 @@ void ModelControl::RemakeDependents(const std::string& name) {
 
 void ModelControl::UnloadDependents(const std::string& name) {
   for (const auto& ensemble : EnsemblesOf(name)) {
+    // It went with another of its steps.
+    if (!parts_.registry->table()->ready().contains(ensemble->name)) continue;
     const std::string reason = absl::StrCat("ensemble '", ensemble->name, "' depends on '", name,
                                             "' which has no loaded version");
     SIGLIP_LOG_WARN("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),

@@ -83,6 +83,8 @@ class ModelControl {
   void TakeOut(const std::string& name, const std::string& reason);
   // Loaded ensembles with a step `name`.
   std::vector<std::shared_ptr<const LoadedModel>> EnsemblesOf(const std::string& name) const;
+  // Those, the ensembles over them, and so on: each once, and after its steps.
+  std::vector<std::shared_ptr<const LoadedModel>> DependentsOf(const std::string& name) const;
   void FollowRepository();
 
   const Parts parts_;

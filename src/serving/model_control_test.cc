@@ -435,6 +435,54 @@ TEST_F(PollTest, StepsMayComeAfterTheirEnsembles) {
   EXPECT_EQ(factory_.made, 2);
 }
 
+// Of `names`, the first of which makes what it answers.
+ModelConfig Over(const std::string& name, const std::vector<std::string>& names) {
+  ModelConfig config = FloatConfig(name);
+  config.backend.clear();
+  config.platform = "ensemble";
+  for (const std::string& step : names) {
+    config.ensemble_steps.push_back({.model_name = step,
+                                     .input_map = {{"X", "X"}},
+                                     .output_map = {{"Y", step == names[0] ? "Y" : step}}});
+  }
+  return config;
+}
+
+// Layers of ensembles, each of all of the layer below: as many ways up as 3 to the power of 8.
+TEST_F(PollTest, ADependentIsMadeOnceHoweverManyWaysLeadToIt) {
+  constexpr int kWidth = 3, kDepth = 8;
+  std::vector<std::string> below = {"m"};
+  for (int layer = 0; layer < kDepth; ++layer) {
+    std::vector<std::string> names;
+    for (int i = 0; i < kWidth; ++i) {
+      names.push_back("e" + std::to_string(layer) + "_" + std::to_string(i));
+      files_.Put(Over(names.back(), below));
+    }
+    below = names;
+  }
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  ASSERT_TRUE(registry_.AllReady());
+  const auto top = registry_.table()->ready().at(below[0]);
+
+  files_.Put(FloatConfig("m"));
+  const std::uint64_t before = registry_.table()->generation();
+  control_.Poll();
+  // Two of "m" itself; one of each ensemble over it, "e" among them.
+  EXPECT_EQ(registry_.table()->generation() - before, 2u + kWidth * kDepth + 1);
+  EXPECT_NE(registry_.table()->ready().at(below[0]), top);
+  EXPECT_TRUE(registry_.AllReady());
+
+  // What they no longer fit takes them all along, each once.
+  ModelConfig wide = FloatConfig("m");
+  wide.inputs[0].dims = {3};
+  files_.Put(wide);
+  const std::uint64_t ready = registry_.table()->generation();
+  control_.Poll();
+  EXPECT_EQ(Names(), "m m2 ");
+  // Those that have "m" as a step are tried again after it, in vain.
+  EXPECT_EQ(registry_.table()->generation() - ready, 2u + kWidth * kDepth + 1 + kWidth + 1);
+}
+
 TEST_F(PollTest, StepsThatComeWithTheirEnsembleAreMadeOnce) {
   const Files all = files_;
   files_.models.clear();
