@@ -51,6 +51,9 @@ class Batcher final : public Scheduler {
     // See BatchContext. Called by any instance's thread.
     std::function<void(const absl::Status&)> on_lost = {};
   };
+  // Beside the instances': the one that refuses, and the one that judges.
+  static constexpr int kOtherThreads = 2;
+
   explicit Batcher(Parts parts);
   ~Batcher() override;
 

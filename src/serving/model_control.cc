@@ -109,7 +109,9 @@ std::string Text(const absl::Status& status) { return std::string(status.message
 }  // namespace
 
 ModelControl::ModelControl(Parts parts)
-    : parts_(std::move(parts)), worker_(std::make_unique<ThreadPool>(1)) {}
+    : parts_(std::move(parts)),
+      threads_(std::make_shared<ThreadBudget>(parts_.options.max_model_threads)),
+      worker_(std::make_unique<ThreadPool>(1)) {}
 
 ModelControl::~ModelControl() {
   {
@@ -251,6 +253,9 @@ absl::Status ModelControl::MakeEnsemble(ModelConfig& config, LoadedModel& model)
   SIGLIP_RETURN_IF_ERROR(CheckEnsemble(find, config));
   NormalizeConfig({}, config);
   model.config = std::make_shared<const ModelConfig>(config);
+  if (config.ensemble_max_inflight_requests != 0) {
+    SIGLIP_RETURN_IF_ERROR(HoldThreads(EnsembleScheduler::kThreads, model));
+  }
   try {
     model.scheduler =
         std::make_unique<EnsembleScheduler>(model.config, *parts_.clock, *model.statistics);
@@ -266,6 +271,8 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
     return std::make_unique<ForwardScheduler>(model.config, deployment.forwarder, *parts_.clock,
                                               *model.statistics, *parts_.lanes);
   }
+  const int instances = InstanceCount(*model.config);
+  SIGLIP_RETURN_IF_ERROR(HoldThreads(instances + Batcher::kOtherThreads, model));
   const auto on_lost = [tell = parts_.on_lost, name = model.name](const absl::Status& status) {
     if (tell) tell(name, status);
   };
@@ -277,8 +284,18 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
                      .budget = parts_.output_budget,
                      .running_cost_bytes = parts_.options.max_running_cost_bytes,
                      .on_lost = on_lost});
-  SIGLIP_RETURN_IF_ERROR(batcher->Start(InstanceCount(*model.config)));
+  SIGLIP_RETURN_IF_ERROR(batcher->Start(instances));
   return batcher;
+}
+
+absl::Status ModelControl::HoldThreads(int threads, LoadedModel& model) const {
+  model.threads = threads_->TryHold(threads);
+  if (model.threads != nullptr) return absl::OkStatus();
+  return ConfigError(*model.config,
+                     model.config->is_ensemble() ? "ensemble_scheduling" : "instance_group",
+                     absl::StrCat("expected at most ", threads_->limit(),
+                                  " threads of all models together (--max-model-threads), ",
+                                  threads_->held(), " are there and this one needs ", threads));
 }
 
 std::vector<std::shared_ptr<const LoadedModel>> ModelControl::EnsemblesOf(

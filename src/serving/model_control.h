@@ -24,6 +24,7 @@
 #include "serving/options.h"
 #include "serving/response_cache.h"
 #include "serving/service.h"
+#include "serving/thread_budget.h"
 
 namespace siglip {
 
@@ -70,6 +71,8 @@ class ModelControl {
   absl::Status MakeEnsemble(ModelConfig& config, LoadedModel& model);
   absl::StatusOr<std::unique_ptr<Scheduler>> MakeScheduler(const Deployment& deployment,
                                                            LoadedModel& model);
+  // Counts threads that the model is about to start.
+  absl::Status HoldThreads(int threads, LoadedModel& model) const;
   absl::Status LoadWithRetries(const std::string& name);
   absl::Status UnloadNow(const std::string& name, bool unload_dependents);
   void RemakeDependents(const std::string& name);
@@ -88,6 +91,7 @@ class ModelControl {
   void FollowRepository();
 
   const Parts parts_;
+  const std::shared_ptr<ThreadBudget> threads_;
   std::map<std::string, std::uint64_t> stamps_;  // poll mode: as they were loaded
   Names made_;                                   // poll mode: loaded since it was last looked at
   Mutex mu_;

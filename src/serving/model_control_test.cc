@@ -232,6 +232,37 @@ TEST_F(ModelControlTest, OfNamesThatTheRepositoryLacksNothingIsLeft) {
   EXPECT_THAT(Index(), ElementsAre("e=", "m=UNAVAILABLE/unloaded", "m2=READY"));
 }
 
+// Names are the client's, and each has threads.
+TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
+  // One for the instance, one that refuses, one that judges.
+  constexpr int kOfOne = 3;
+  ASSERT_TRUE(Open({.exit_on_error = false,
+                    .max_model_threads = 4 * kOfOne + 1,
+                    .control_mode = ModelControlMode::kExplicit})
+                  .ok());
+  const auto load = [this](const std::string& name, int instances = 1) {
+    ModelConfig config = FloatConfig(name);
+    config.instance_groups = {{.count = instances}};
+    return LoadModel(name, std::move(config));
+  };
+  for (const char* name : {"a", "b", "c", "m"}) ASSERT_TRUE(load(name).ok()) << name;
+  const std::string error(load("d").message());
+  EXPECT_THAT(error, HasSubstr("failed to load 'd', load request: model 'd': instance_group: "
+                               "expected at most 13 threads of all models together "
+                               "(--max-model-threads), 12 are there and this one needs 3"));
+  EXPECT_FALSE(load("a").ok()) << "the older one counts as long as it is there";
+  EXPECT_TRUE(Infer("a").status.ok());
+  ModelConfig ensemble = TwoSteps();
+  ensemble.ensemble_steps.pop_back();
+  ensemble.ensemble_steps[0].output_map = {{"Y", "Y"}};
+  ensemble.ensemble_max_inflight_requests = 1;
+  EXPECT_TRUE(LoadModel("e", ensemble).ok()) << "its queue's is the last one";
+  EXPECT_THAT(std::string(LoadModel("e2", ensemble).message()), HasSubstr("needs 1"));
+  for (const char* name : {"a", "b"}) ASSERT_TRUE(UnloadModel(name).ok());
+  EXPECT_FALSE(load("d", 5).ok());
+  while (!load("d", 4).ok()) std::this_thread::yield();  // until both are gone
+}
+
 TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
   ASSERT_TRUE(OpenExplicit({"*"}).ok());
   ModelConfig small = FloatConfig("m");

@@ -59,6 +59,11 @@ struct ServiceOptions {
   // INTERNAL, readiness is false, and whoever runs the service should end the process.
   std::function<void(const absl::Status&)> on_lost = {};
 
+  // --max-model-threads: of all models' instances and queues. Each costs some 50 kB and a place in
+  // the system's own limit, which doors and decode workers need too; the six deployments have some
+  // 10, and one more per core.
+  int max_model_threads = 4096;
+
   // --model-control-mode; --load-model names what the explicit mode starts with ("*" = all).
   ModelControlMode control_mode = ModelControlMode::kNone;
   std::vector<std::string> load_models = {};
