@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -111,6 +112,12 @@ struct PreprocessTimes {
 // of `siglip serve` add "decoder_crashed", "too_slow", "cancelled" and "no_decoder".
 inline constexpr char kImageRefusedPayload[] = "siglip.image_refused";
 
+// Ids of a text.
+struct TextIds {
+  std::vector<std::int64_t> ids;  // T, padded
+  std::int64_t unpadded = 0;      // how many are not padding
+};
+
 // A loaded checkpoint. Thread-safe: preprocessing and tokenizing run side by side, encoding calls queue.
 class Model {
  public:
@@ -154,6 +161,10 @@ class Model {
   virtual absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const = 0;
   // 1..T ids: only to measure what leaving the padding away costs.
   virtual absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const = 0;
+  // Both at once; Cancelled once `give_up` says so, which is asked every few milliseconds of a long
+  // text, and may be empty.
+  virtual absl::StatusOr<TextIds> TokenizeUntil(std::string_view text,
+                                                const std::function<bool()>& give_up) const;
   // ids[i] [num_tokens] -> embeddings[i] [D]. InvalidArgument if an id is outside the vocabulary.
   virtual absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
                                     std::span<float* const> embeddings) = 0;

@@ -29,6 +29,11 @@ class FrontModel final : public Model {
   absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const override {
     return tokenizer_->EncodeUnpadded(text);
   }
+  absl::StatusOr<TextIds> TokenizeUntil(std::string_view text,
+                                        const std::function<bool()>& give_up) const override {
+    SIGLIP_ASSIGN_OR_RETURN(PaddedIds padded, tokenizer_->Encode(text, give_up));
+    return TextIds{.ids = std::move(padded.ids), .unpadded = padded.unpadded};
+  }
 
   absl::StatusOr<ImageInfo> InspectImage(std::string_view) const override { return NoWeights(); }
   absl::StatusOr<PatchGrid> Preprocess(std::string_view, float*, PreprocessTimes*) const override {

@@ -142,6 +142,14 @@ class LoadedModel final : public Model {
     return WithoutBadAlloc("text", [&] { return tokenizer_->EncodeUnpadded(text); });
   }
 
+  absl::StatusOr<TextIds> TokenizeUntil(std::string_view text,
+                                        const std::function<bool()>& give_up) const override {
+    return WithoutBadAlloc("text", [&]() -> absl::StatusOr<TextIds> {
+      SIGLIP_ASSIGN_OR_RETURN(PaddedIds padded, tokenizer_->Encode(text, give_up));
+      return TextIds{.ids = std::move(padded.ids), .unpadded = padded.unpadded};
+    });
+  }
+
   absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
                             std::span<float* const> embeddings) override {
     if (num_tokens < 1 || num_tokens > info_.text_length) {
@@ -287,6 +295,15 @@ absl::StatusOr<std::vector<float>> Model::EmbedImage(std::string_view image_byte
     SIGLIP_RETURN_IF_ERROR(EncodePixels(images, rows));
     return embedding;
   });
+}
+
+absl::StatusOr<TextIds> Model::TokenizeUntil(std::string_view text,
+                                             const std::function<bool()>&) const {
+  TextIds text_ids;
+  SIGLIP_ASSIGN_OR_RETURN(text_ids.ids, Tokenize(text));
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::int64_t> unpadded, TokenizeUnpadded(text));
+  text_ids.unpadded = static_cast<std::int64_t>(unpadded.size());
+  return text_ids;
 }
 
 absl::StatusOr<std::vector<float>> Model::EmbedText(std::string_view text) {

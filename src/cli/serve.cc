@@ -167,7 +167,7 @@ absl::Status RunUntilSignal(const ServeFlags& flags, std::unique_ptr<Server> ser
     server->Leave();
     std::this_thread::sleep_for(std::chrono::seconds(flags.drain_delay_s));
   }
-  SIGLIP_LOG_INFO("draining signal={} inflight={}", signal, service.inflight_requests());
+  SIGLIP_LOG_INFO("draining signal={} inflight={}", signal, service.InflightRequests());
   service.BeginDrain();
   if (!server->Drain(flags.server.exit_timeout)) {
     // The doors and the models would wait for what is left, a batch's delay or a whole checkpoint.

@@ -342,6 +342,11 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
+      .add_option("--max-model-threads", flags.service.max_model_threads,
+                  "Threads of all loaded models together; a load that needs more fails")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
       .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
                   "Memory for images being decoded at a time; a larger one runs alone")
       ->check(CLI::PositiveNumber)

@@ -1,13 +1,17 @@
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <future>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "absl/strings/cord.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "deployments/built_in_configs.h"
 #include "deployments/factory.h"
 #include "serving/config_check.h"
@@ -324,6 +328,140 @@ TEST_F(DeploymentsTest, TokensAreCountedWithoutPaddingIfAsked) {
     EXPECT_TRUE(response.status.ok()) << response.status;
     EXPECT_EQ(response.input_tokens, counts ? 5 : 0);
   }
+}
+
+// Texts that begin with "stuck" are tokenized until the test is over.
+class StuckModel final : public ByteModel {
+ public:
+  struct Gate {
+    Mutex mu;
+    CondVar changed;
+    bool open SIGLIP_GUARDED_BY(mu) = false;
+    int entered SIGLIP_GUARDED_BY(mu) = 0;
+    std::thread::id last SIGLIP_GUARDED_BY(mu);  // of other texts
+  };
+  explicit StuckModel(std::shared_ptr<Gate> gate) : gate_(std::move(gate)) {}
+  absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const override {
+    MutexLock lock(gate_->mu);
+    if (text.starts_with("stuck")) {
+      ++gate_->entered;
+      gate_->changed.NotifyAll();
+      while (!gate_->open) gate_->changed.Wait(gate_->mu);
+    } else {
+      gate_->last = std::this_thread::get_id();
+    }
+    return std::vector<std::int64_t>{1, 0, 0};
+  }
+
+ private:
+  const std::shared_ptr<Gate> gate_;
+};
+
+class LongTextTest : public DeploymentsTest {
+ protected:
+  LongTextTest() {
+    service_ = *Load(Six(), [gate = gate_](const std::string&, const ModelOptions&) {
+      return std::make_unique<StuckModel>(gate);
+    });
+  }
+  ~LongTextTest() override { Open(); }
+
+  void Open() {
+    MutexLock lock(gate_->mu);
+    gate_->open = true;
+    gate_->changed.NotifyAll();
+  }
+  bool Entered(int count) {
+    MutexLock lock(gate_->mu);
+    while (gate_->entered < count) {
+      if (!gate_->changed.WaitFor(gate_->mu, kPatience)) return false;
+    }
+    return true;
+  }
+  std::future<InferResponse> Post(const std::string& model, const std::string& input,
+                                  const std::string& element,
+                                  const std::function<void(InferRequest&)>& change = {}) {
+    auto request = std::make_unique<InferRequest>();
+    request->model_name = model;
+    auto storage = std::make_shared<std::string>(element);
+    InputTensor& tensor = request->inputs.emplace_back();
+    tensor.name = input;
+    tensor.datatype = DataType::kBytes;
+    tensor.shape = {1, 1};
+    tensor.elements = {*storage};
+    tensor.storage = storage;
+    if (change) change(*request);
+    auto promise = std::make_shared<std::promise<InferResponse>>();
+    request->done = [promise](InferResponse response) { promise->set_value(std::move(response)); };
+    service_->Infer(std::move(request));
+    return promise->get_future();
+  }
+  std::future<InferResponse> PostText(const std::string& text,
+                                      const std::function<void(InferRequest&)>& change = {}) {
+    return Post("embed_text", "INPUT_TEXT", text, change);
+  }
+  static std::string Stuck(std::size_t bytes) { return "stuck" + std::string(bytes - 5, 'x'); }
+  static bool Comes(std::future<InferResponse>& answer) {
+    return answer.wait_for(kPatience) == std::future_status::ready;
+  }
+
+  // As long as a machine under load may take.
+  static constexpr std::chrono::seconds kPatience{20};
+
+  const std::shared_ptr<StuckModel::Gate> gate_ = std::make_shared<StuckModel::Gate>();
+};
+
+TEST_F(LongTextTest, TheyHoldUpNeitherPicturesNorShorterTexts) {
+  std::vector<std::future<InferResponse>> stuck;
+  for (int i = 0; i < 3; ++i) stuck.push_back(PostText(Stuck(1 << 20)));
+  ASSERT_TRUE(Entered(1));
+  std::future<InferResponse> shorter = PostText(std::string(100'000, 'x'));
+  EXPECT_TRUE(Comes(shorter));
+  for (int i = 0; i < 3; ++i) stuck.push_back(PostText(Stuck(100'000)));
+  EXPECT_TRUE(Entered(3));
+  std::future<InferResponse> picture =
+      Post("embed_image", "INPUT_IMAGE", std::string(100'000, 'A'),
+           [](InferRequest& request) { request.parameters["base64_encoded"] = true; });
+  EXPECT_TRUE(Comes(picture));
+  std::future<InferResponse> word = PostText("x");
+  EXPECT_TRUE(Comes(word));
+  Open();
+  for (auto& answer : stuck) EXPECT_TRUE(answer.get().status.ok());
+}
+
+TEST_F(LongTextTest, TheyAreTokenizedOnAnotherThread) {
+  for (const bool is_long : {false, true}) {
+    const InferResponse answer = PostText(std::string(is_long ? 2'100 : 2'000, 'x')).get();
+    EXPECT_TRUE(answer.status.ok()) << answer.status;
+    MutexLock lock(gate_->mu);
+    EXPECT_EQ(gate_->last == std::this_thread::get_id(), !is_long);
+  }
+}
+
+TEST_F(LongTextTest, TheGoneAndTheLateLeaveWhileTheyWait) {
+  std::future<InferResponse> stuck = PostText(Stuck(1 << 20));
+  ASSERT_TRUE(Entered(1));
+  auto hung_up = std::make_shared<std::atomic<bool>>(false);
+  std::future<InferResponse> gone = PostText(Stuck(1 << 20), [&](InferRequest& request) {
+    request.is_cancelled = [hung_up] { return hung_up->load(); };
+  });
+  std::future<InferResponse> late =
+      PostText(Stuck(1 << 20), [](InferRequest& request) { request.timeout_us = 1000; });
+  std::future<InferResponse> past_deadline = PostText(Stuck(1 << 20), [](InferRequest& request) {
+    request.client_end_ns = SteadyNowNs() + 1'000'000;
+  });
+  hung_up->store(true);
+  ASSERT_TRUE(Comes(gone) && Comes(late) && Comes(past_deadline));
+  EXPECT_TRUE(absl::IsCancelled(gone.get().status));
+  const absl::Status timeout = late.get().status;
+  EXPECT_TRUE(absl::IsUnavailable(timeout)) << timeout;
+  EXPECT_THAT(std::string(timeout.message()), HasSubstr("Request timeout expired"));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(past_deadline.get().status));
+  Open();
+  EXPECT_TRUE(stuck.get().status.ok());
+  const ModelStatistics statistics = service_->GetStatistics("embed_text", "")->at(0);
+  EXPECT_EQ(statistics.success.count, 1u);
+  EXPECT_EQ(statistics.fail.count, 3u);
 }
 
 TEST_F(DeploymentsTest, BadItemsAreNamedAndFailTheirRequestOnly) {

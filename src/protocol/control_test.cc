@@ -27,6 +27,22 @@ TEST(Control, BodiesAreOptionalObjects) {
   EXPECT_THAT(Error(ParseLogBody("{\"a\":" + deep)), HasSubstr("deep"));
 }
 
+TEST(Control, WhatIsGivenTwiceIsRefused) {
+  const auto twice = HasSubstr("is given twice");
+  EXPECT_THAT(Error(ParseLoadBody(R"({"parameters":{},"parameters":{}})")), twice);
+  EXPECT_THAT(Error(ParseLoadBody(R"({"parameters":{"config":"{}","config":"{}"}})")), twice);
+  EXPECT_THAT(Error(ParseUnloadBody(
+                  R"({"parameters":{"unload_dependents":false,"unload_dependents":true}})")),
+              twice);
+  EXPECT_THAT(Error(ParseRegionBody(SharedMemoryKind::kSystem,
+                                    R"({"key":"a","byte_size":1,"byte_size":2})")),
+              twice);
+  EXPECT_THAT(Error(ParseTraceBody(R"({"trace_rate":"1","trace_rate":"2"})")), twice);
+  EXPECT_THAT(Error(ParseLogBody(R"({"log_info":true,"log_info":false})")), twice);
+  EXPECT_THAT(Error(ParseLogBody(R"({"a\n":true,"a\u000a":false})")),
+              ::testing::AllOf(twice, ::testing::Not(HasSubstr("\n"))));
+}
+
 TEST(Control, LoadTakesAConfigAndNothingElse) {
   const auto load = [](std::string_view body) -> absl::StatusOr<LoadModelRequest> {
     auto request = ParseLoadBody(body);

@@ -40,15 +40,20 @@ absl::StatusOr<std::string> GenerateToInfer(std::string_view body, const ModelCo
       ParseJsonObject<OrderedJson>(body, kMaxGenerateDepth, "an object of inputs and parameters"));
   OrderedJson infer = {{"inputs", OrderedJson::array()}};
   OrderedJson parameters = OrderedJson::object();
+  const auto add = [&parameters](const std::string& key, const OrderedJson& value) {
+    if (parameters.contains(key)) return GivenTwice(key);
+    parameters[key] = value;
+    return absl::OkStatus();
+  };
   for (const auto& [key, value] : json.items()) {
     if (const TensorConfig* input = FindInput(config, key)) {
       infer["inputs"].push_back(Tensor(*input, config.max_batch_size > 0, value));
     } else if (key == "id") {
       infer["id"] = value;
     } else if (key == "parameters" && value.is_object()) {
-      parameters.update(value);
+      for (const auto& [name, inner] : value.items()) SIGLIP_RETURN_IF_ERROR(add(name, inner));
     } else {
-      parameters[key] = value;
+      SIGLIP_RETURN_IF_ERROR(add(key, value));
     }
   }
   if (!parameters.empty()) infer["parameters"] = parameters;

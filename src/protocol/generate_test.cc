@@ -35,6 +35,21 @@ TEST(Generate, BrokenBodiesAreRefused) {
   }
 }
 
+// Which of the two counts would depend on who reads it.
+TEST(Generate, WhatIsGivenTwiceIsRefused) {
+  for (const char* body :
+       {R"({"INPUT_TEXT":"a","INPUT_TEXT":"b"})", R"({"INPUT_TEXT":"a","id":"1","id":"2"})",
+        R"({"INPUT_TEXT":"a","parameters":{"x":1,"x":2}})",
+        R"({"INPUT_TEXT":"a","x":1,"parameters":{"x":2}})",
+        R"({"INPUT_TEXT":"a","\u0078":1,"x":2})"}) {
+    const absl::Status status = GenerateToInfer(body, Config()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << body;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("is given twice")) << body;
+  }
+  EXPECT_TRUE(GenerateToInfer(R"({"INPUT_TEXT":"a","parameters":{"INPUT_TEXT":1}})", Config()).ok())
+      << "keys of two objects";
+}
+
 TEST(Generate, ManyKeysAndValuesAreRefused) {
   std::string keys = "{\"a\":0";
   for (int i = 0; i < 300'000; ++i) keys += ",\"k" + std::to_string(i) + "\":0";

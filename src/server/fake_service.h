@@ -87,6 +87,16 @@ class FakeService : public Service {
     done(explicit_mode ? absl::OkStatus() : ControlRefused());
   }
 
+  // Those taken and not given back.
+  std::int64_t places() const { return places_.use_count() - 1; }
+  absl::StatusOr<std::shared_ptr<const void>> TakePlace() override {
+    if (full) return OverloadedError("Exceeds maximum number of requests in flight");
+    return std::shared_ptr<const void>(places_);
+  }
+  std::int64_t InflightRequests() const override {
+    return static_cast<std::int64_t>(held()) + places();
+  }
+
   void Infer(std::unique_ptr<InferRequest> request) override {
     if (full) return Refuse(std::move(request), OverloadedError("Exceeds maximum queue size"));
     if (hold) {
@@ -150,6 +160,7 @@ class FakeService : public Service {
     return absl::NotFoundError("Request for unknown model: '" + name + "' is not found");
   }
 
+  const std::shared_ptr<int> places_ = std::make_shared<int>();
   mutable Mutex mu_;
   CondVar arrived_;
   std::vector<std::unique_ptr<InferRequest>> held_ SIGLIP_GUARDED_BY(mu_);

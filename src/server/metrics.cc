@@ -414,6 +414,10 @@ std::string RenderMetrics(const Service& service, const DoorState& state,
   for (const GpuMetric& row : kGpuMetrics) families.push_back(GpuFamily(row, gpus));
   // A family without members would be a name without values.
   std::erase_if(families, [](const MetricFamily& family) { return family.metric.empty(); });
+  families.push_back(Gauge("siglip_inflight_requests",
+                           "Requests accepted and not answered, those whose images are still being "
+                           "fetched among them",
+                           static_cast<double>(service.InflightRequests())));
   families.push_back(RefusalFamily(state));
   if (settings.machine) {
     for (MetricFamily& family : MachineFamilies(cpu)) families.push_back(std::move(family));

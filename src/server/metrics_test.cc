@@ -43,6 +43,9 @@ TEST(Metrics, NamesAndLabelsAreTritons) {
   EXPECT_THAT(text, HasSubstr("\nsiglip_refusal_duration_seconds_sum{door=\"http\"} 3.007\n"));
   EXPECT_THAT(text, HasSubstr("\nsiglip_refusal_duration_seconds_count{door=\"grpc\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("\nsiglip_build_info{version=\"2.73.0\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("\nsiglip_inflight_requests 0\n"));
+  const auto place = service.TakePlace();
+  EXPECT_THAT(RenderMetrics(service, state, {}, cpu), HasSubstr("\nsiglip_inflight_requests 1\n"));
 }
 
 // One model with something in every number.

@@ -143,6 +143,9 @@ absl::Status CheckDimensions(const EmbeddingsRequest& request, const ModelConfig
                     "dimensions");
 }
 
+// Of Service::TakePlace.
+using Place = std::shared_ptr<const void>;
+
 // What the parts of a request come back to. Each writes rows of its own; the last one answers.
 class EmbeddingsJob {
  public:
@@ -156,9 +159,11 @@ class EmbeddingsJob {
   const EmbeddingsRequest& request() const { return request_; }
   HttpExchange& exchange() { return *exchange_; }
 
-  // Calls `then` when `count` images have come, unless one has not: that is the answer.
-  // `body_hold` counts the body until then. REQUIRES: before the first is fetched.
-  void ExpectImages(std::size_t count, MemoryBudget::Hold body_hold, std::function<void()> then) {
+  // Calls `then` when `count` images have come, unless one has not: that is the answer. `place` and
+  // `body_hold` count the request and its body until then. REQUIRES: before the first is fetched.
+  void ExpectImages(std::size_t count, Place place, MemoryBudget::Hold body_hold,
+                    std::function<void(const Place&)> then) {
+    place_ = std::move(place);
     body_hold_ = std::move(body_hold);
     images_.resize(request_.items.size());
     image_statuses_.resize(request_.items.size());
@@ -201,14 +206,18 @@ class EmbeddingsJob {
 
  private:
   void SendImages() {
-    const std::function<void()> then = std::exchange(then_, nullptr);
+    const std::function<void(const Place&)> then = std::exchange(then_, nullptr);
+    Place place = std::exchange(place_, nullptr);
     const absl::Status came = JoinInputErrors(images_.size(), ErrorsAmong(image_statuses_));
-    if (!came.ok()) return Refuse(came);
+    if (!came.ok()) {
+      place = nullptr;
+      return Refuse(came);
+    }
     for (std::size_t i = 0; i < images_.size(); ++i) {
       if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
     }
     body_hold_ = MemoryBudget::Hold();  // the service counts it from here on
-    then();
+    then(place);
   }
 
   // Why a part failed: for some of its items, under the numbers that they have in the request, or
@@ -283,8 +292,9 @@ class EmbeddingsJob {
   std::vector<FetchedImage> images_;           // by item; the items' bytes are views of them
   std::vector<absl::Status> image_statuses_;
   std::atomic<std::size_t> pending_images_{0};
-  MemoryBudget::Hold body_hold_;  // while images are awaited
-  std::function<void()> then_;
+  Place place_;                   // while images are awaited
+  MemoryBudget::Hold body_hold_;  // likewise
+  std::function<void(const Place&)> then_;
 };
 
 // Items that go to a model in one request.
@@ -334,7 +344,7 @@ std::unique_ptr<InferRequest> PartRequest(const std::shared_ptr<EmbeddingsJob>& 
 }
 
 void Send(Service& service, const std::shared_ptr<EmbeddingsJob>& job,
-          const std::vector<Part>& parts, const Parameters& forwarded) {
+          const std::vector<Part>& parts, const Parameters& forwarded, const Place& place) {
   job->Expect(parts.size());
   std::vector<std::unique_ptr<InferRequest>> requests;
   // What the body has beside the items counts for the first.
@@ -343,6 +353,7 @@ void Send(Service& service, const std::shared_ptr<EmbeddingsJob>& job,
   for (std::size_t i = 0; i < parts.size(); ++i) {
     std::unique_ptr<InferRequest> infer = PartRequest(job, parts[i]);
     infer->body_bytes = i == 0 ? rest : 0;
+    infer->place = place;
     infer->times.arrival_ns = SteadyNowNs();
     infer->parameters.insert(forwarded.begin(), forwarded.end());
     infer->is_cancelled = [job] { return job->exchange().cancelled(); };
@@ -454,13 +465,15 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
   const auto urls = std::count_if(items.begin(), items.end(),
                                   [](const EmbeddingItem& item) { return item.is_url; });
   if (urls == 0) {
-    Send(service_, job, parts, forwarded);
+    Send(service_, job, parts, forwarded, nullptr);
     return absl::OkStatus();
   }
+  SIGLIP_ASSIGN_OR_RETURN(Place place, service_.TakePlace());
   SIGLIP_ASSIGN_OR_RETURN(MemoryBudget::Hold hold, fetcher_->HoldRequest(body_bytes));
-  job->ExpectImages(static_cast<std::size_t>(urls), std::move(hold),
-                    [&service = service_, job, parts = std::move(parts),
-                     forwarded = std::move(forwarded)] { Send(service, job, parts, forwarded); });
+  job->ExpectImages(
+      static_cast<std::size_t>(urls), std::move(place), std::move(hold),
+      [&service = service_, job, parts = std::move(parts), forwarded = std::move(forwarded)](
+          const Place& taken) { Send(service, job, parts, forwarded, taken); });
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (!items[i].is_url) continue;
     fetcher_->Fetch(

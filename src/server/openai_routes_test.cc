@@ -34,8 +34,12 @@ class EmbeddingService : public FakeService {
     config->parameters["step"] = name == "siglip_text" ? "text" : name;
     return std::shared_ptr<const ModelConfig>(std::move(config));
   }
+  std::atomic<bool> came_with_place{false};
+
   void Infer(std::unique_ptr<InferRequest> request) override {
     const InputTensor& input = request->inputs.at(0);
+    came_with_place = request->place != nullptr;
+    request->place.reset();
     {
       MutexLock lock(mu_);
       batches_.push_back(request->model_name + " " + std::to_string(input.elements.size()));
@@ -294,6 +298,24 @@ TEST_F(OpenAiUrlsTest, BodiesThatWaitForPicturesAreBoundedTogether) {
   pictures_.Answer();
   EXPECT_EQ(first.Receive().status, 200);
   EXPECT_EQ(second.Ask(Request()).status, 200) << "the room is given back";
+}
+
+TEST_F(OpenAiUrlsTest, RequestsThatWaitForPicturesAreInFlight) {
+  EmbeddingService service;
+  Serve(service);
+  RawClient client(server_->port());
+  client.Send(Request());
+  pictures_.AwaitOne();
+  EXPECT_EQ(service.places(), 1);
+  service.full = true;
+  const RawResponse refused = RawClient(server_->port()).Ask(Request());
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.Header("Retry-After"), "1");
+  EXPECT_THAT(refused.body, HasSubstr("Exceeds maximum number of requests in flight"));
+  pictures_.Answer();
+  EXPECT_EQ(client.Receive().status, 200) << "it has its place";
+  EXPECT_TRUE(service.came_with_place);
+  EXPECT_EQ(service.places(), 0);
 }
 
 // Memory fails before the request is one that owes an answer.

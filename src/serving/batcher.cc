@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -80,7 +81,13 @@ void Batcher::Stop() {
 
 absl::Status Batcher::Start(int instances) {
   SIGLIP_RETURN_IF_ERROR(AddThreads(threads_, instances, [this](int) { Work(); }));
-  return AddThreads(threads_, 1, [this](int) { RefuseExpired(); });
+  SIGLIP_RETURN_IF_ERROR(AddThreads(threads_, 1, [this](int) { RefuseExpired(); }));
+  try {
+    estimator_ = std::make_unique<ThreadPool>(1);
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(error.what());
+  }
+  return absl::OkStatus();
 }
 
 std::uint32_t Batcher::LevelOf(const InferRequest& request) const {
@@ -162,7 +169,6 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
   queued.request = std::move(request);
   SetEnds(queued);
   if (!GoesToEstimator(queued)) return Admit(std::move(queued));
-  std::call_once(estimator_started_, [this] { estimator_ = std::make_unique<ThreadPool>(1); });
   // std::function must be copyable.
   auto waiting = std::make_shared<QueuedRequest>(std::move(queued));
   estimator_->Submit([this, waiting] {
@@ -178,6 +184,7 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
 }
 
 bool Batcher::GoesToEstimator(const QueuedRequest& queued) {
+  if (estimator_ == nullptr) return false;
   const bool may_wait =
       std::any_of(queued.items.begin(), queued.items.end(),
                   [this](const Item& item) { return step_->EstimateMayWait(item); });

@@ -18,7 +18,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -51,11 +50,15 @@ class Batcher final : public Scheduler {
     // See BatchContext. Called by any instance's thread.
     std::function<void(const absl::Status&)> on_lost = {};
   };
+  // Beside the instances': the one that refuses, and the one that judges.
+  static constexpr int kOtherThreads = 2;
+
   explicit Batcher(Parts parts);
   ~Batcher() override;
 
-  // Starts a thread per instance, and one that refuses expired requests, and those whose clients
-  // have gone, while all of them work. ResourceExhausted: no more threads.
+  // Starts a thread per instance, one that refuses expired requests, and those whose clients have
+  // gone, while all of them work, and one that judges what may take a while. Called once.
+  // ResourceExhausted: no more threads.
   absl::Status Start(int instances);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
@@ -127,8 +130,8 @@ class Batcher final : public Scheduler {
   int running_batches_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::int64_t running_cost_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::vector<std::thread> threads_;
-  // Judges what may take a while, off the threads that serve connections. Made when first needed.
-  std::once_flag estimator_started_;
+  // Judges what may take a while, off the threads that serve connections. Null before Start: a
+  // request that needed a thread would fail where the system gives none.
   std::unique_ptr<ThreadPool> estimator_;
   // Requests there, or on their way. Under preserve_ordering later ones follow them.
   int estimating_ SIGLIP_GUARDED_BY(mu_) = 0;

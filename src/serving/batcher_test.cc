@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
+#include <iterator>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -671,6 +673,25 @@ TEST(BatcherThreads, EstimatesThatMayWaitAreMadeElsewhere) {
   release.set_value();
   EXPECT_TRUE(slow_answer.Wait().status.ok());
   EXPECT_EQ(waiting_answer.Wait().status, absl::CancelledError("Request was cancelled"));
+}
+
+std::ptrdiff_t NumThreads() {
+  const auto tasks = std::filesystem::directory_iterator("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
+}
+
+// A system that gives no more threads is told at the load, and fails no request.
+TEST(BatcherThreads, EstimatesNeedNoThreadOfTheirRequest) {
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  EstimatingBatcher estimating([released] { released.wait(); });
+  const std::ptrdiff_t before = NumThreads();
+  auto request = FloatRequest({1, 1});
+  Answered answer(*request);
+  estimating.batcher->Enqueue(std::move(request));
+  EXPECT_EQ(NumThreads(), before);
+  release.set_value();
+  EXPECT_TRUE(answer.Wait().status.ok());
 }
 
 // Neither does what needs no wait overtake it, where order counts.

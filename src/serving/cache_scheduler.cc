@@ -6,23 +6,23 @@
 
 #include "base/clock.h"
 #include "serving/deployment.h"
-#include "serving/forward_scheduler.h"
 
 namespace siglip {
 
 CacheScheduler::CacheScheduler(std::unique_ptr<Scheduler> model,
                                std::shared_ptr<ResponseCache> cache, const Clock& clock,
-                               StatisticsRecorder& statistics, ThreadPool& pool)
+                               StatisticsRecorder& statistics, WorkLanes& lanes)
     : model_(std::move(model)),
       cache_(std::move(cache)),
       clock_(clock),
       statistics_(statistics),
-      pool_(pool) {}
+      lanes_(lanes) {}
 
 void CacheScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
   if (request->times.arrival_ns == 0) request->times.arrival_ns = clock_.NowNs();
-  RunOrSubmit(
-      std::move(request), pool_,
+  const WorkLoad load = LoadOfBytes(InputBytes(*request));
+  lanes_.Run(
+      load, std::move(request),
       [this](std::unique_ptr<InferRequest> moved) {
         // The model stays until Look returns: the request may be answered before.
         const std::shared_ptr<ModelAccess> models = moved->models;

@@ -6,19 +6,19 @@
 #include <memory>
 
 #include "base/clock.h"
-#include "base/thread_pool.h"
 #include "serving/response_cache.h"
 #include "serving/scheduler.h"
 #include "serving/statistics_recorder.h"
+#include "serving/work_lanes.h"
 
 namespace siglip {
 
 // Thread-safe. What is passed by reference is borrowed and outlives the requests. Requests are
-// hashed on the calling thread, large ones in the pool.
+// hashed on the calling thread, large ones in the lanes.
 class CacheScheduler final : public Scheduler {
  public:
   CacheScheduler(std::unique_ptr<Scheduler> model, std::shared_ptr<ResponseCache> cache,
-                 const Clock& clock, StatisticsRecorder& statistics, ThreadPool& pool);
+                 const Clock& clock, StatisticsRecorder& statistics, WorkLanes& lanes);
 
   void Enqueue(std::unique_ptr<InferRequest> request) override;
   void Stop() override { model_->Stop(); }
@@ -30,7 +30,7 @@ class CacheScheduler final : public Scheduler {
   const std::shared_ptr<ResponseCache> cache_;
   const Clock& clock_;
   StatisticsRecorder& statistics_;
-  ThreadPool& pool_;
+  WorkLanes& lanes_;
 };
 
 }  // namespace siglip

@@ -12,6 +12,7 @@
 #include "serving/model_config.h"
 #include "serving/request.h"
 #include "serving/step.h"
+#include "serving/work_lanes.h"
 
 namespace siglip {
 
@@ -36,6 +37,10 @@ class Forwarder {
   // thread, never waiting for the other models. The answer's durations are the forwarder's account:
   // input_ns before it sent anything, infer_ns until all came back, output_ns for the joining.
   virtual void Forward(std::unique_ptr<InferRequest> request, ModelAccess& models) = 0;
+  // What Forward does before it sends anything on: which thread may call it.
+  virtual WorkLoad LoadOf(const InferRequest& request) const {
+    return LoadOfBytes(InputBytes(request));
+  }
 };
 
 // One of the two.

@@ -340,17 +340,6 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
   ComputeDurations sum_ SIGLIP_GUARDED_BY(mu_);
 };
 
-namespace {
-
-// The client's own time-out counts in every queue (docs/operating.md).
-absl::Status WaitingStatus(const InferRequest& request, std::int64_t now_ns) {
-  const std::int64_t from_ns =
-      request.accepted_ns != 0 ? request.accepted_ns : request.times.queue_start_ns;
-  return GoneStatus(request, TimeoutEnd(from_ns, request.timeout_us), now_ns);
-}
-
-}  // namespace
-
 EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, const Clock& clock,
                                      StatisticsRecorder& statistics)
     : config_(std::move(config)), clock_(clock), statistics_(statistics) {

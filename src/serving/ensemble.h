@@ -30,6 +30,8 @@ absl::Status CheckEnsemble(
 // Thread-safe. Everything but the configuration is borrowed, and outlives the requests.
 class EnsembleScheduler final : public Scheduler {
  public:
+  static constexpr int kThreads = 1;  // where requests may wait
+
   EnsembleScheduler(std::shared_ptr<const ModelConfig> config, const Clock& clock,
                     StatisticsRecorder& statistics);
   ~EnsembleScheduler() override;

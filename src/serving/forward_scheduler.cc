@@ -7,42 +7,23 @@
 #include "serving/validate.h"
 
 namespace siglip {
-namespace {
-
-// Below this the work (some microseconds per 10 kB of base64 or SHA-256) is less than a change of
-// threads costs in the worst case.
-constexpr std::size_t kInlineBytes = 32 * 1024;
-
-}  // namespace
-
-void RunOrSubmit(std::unique_ptr<InferRequest> request, ThreadPool& pool,
-                 std::function<void(std::unique_ptr<InferRequest>)> work,
-                 std::function<void(std::unique_ptr<InferRequest>, absl::Status)> refuse) {
-  if (InputBytes(*request) <= kInlineBytes) return work(std::move(request));
-  // std::function must be copyable.
-  auto shared = std::make_shared<std::unique_ptr<InferRequest>>(std::move(request));
-  pool.Submit([shared, work = std::move(work), refuse = std::move(refuse)] {
-    if (IsCancelled(**shared)) return refuse(std::move(*shared), CancelledRefusal());
-    work(std::move(*shared));
-  });
-}
 
 ForwardScheduler::ForwardScheduler(std::shared_ptr<const ModelConfig> config,
                                    std::shared_ptr<Forwarder> forwarder, const Clock& clock,
-                                   StatisticsRecorder& statistics, ThreadPool& pool)
+                                   StatisticsRecorder& statistics, WorkLanes& lanes)
     : config_(std::move(config)),
       forwarder_(std::move(forwarder)),
       clock_(clock),
       statistics_(statistics),
-      pool_(pool) {}
+      lanes_(lanes) {}
 
-void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
-  RequestTimes& times = request->times;
-  times.queue_start_ns = clock_.NowNs();
-  if (times.arrival_ns == 0) times.arrival_ns = times.queue_start_ns;
-  request->done = [this, done = std::move(request->done), arrival_ns = times.arrival_ns,
-                   rows = BatchSize(*config_, *request)](InferResponse response) {
+void ForwardScheduler::Watch(InferRequest& request) const {
+  const RequestTimes& times = request.times;
+  request.done = [this, done = std::move(request.done), arrival_ns = times.arrival_ns,
+                  queue_ns = ElapsedNs(times.queue_start_ns, clock_.NowNs()),
+                  rows = BatchSize(*config_, request)](InferResponse response) {
     const std::uint64_t total_ns = ElapsedNs(arrival_ns, clock_.NowNs());
+    response.durations.queue_ns += queue_ns;
     if (response.status.ok()) {
       statistics_.RecordSuccess(rows, total_ns, response.durations);
       statistics_.RecordExecution(rows, response.durations);
@@ -51,13 +32,29 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
     }
     done(std::move(response));
   };
-  RunOrSubmit(
-      std::move(request), pool_,
-      [this](std::unique_ptr<InferRequest> moved) {
+}
+
+void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
+  RequestTimes& times = request->times;
+  times.queue_start_ns = clock_.NowNs();
+  if (times.arrival_ns == 0) times.arrival_ns = times.queue_start_ns;
+  const WorkLoad load = forwarder_->LoadOf(*request);
+  const std::int64_t waits = load == WorkLoad::kNone ? 0 : 1;
+  statistics_.AddPending(waits);
+  lanes_.Run(
+      load, std::move(request),
+      [this, waits](std::unique_ptr<InferRequest> moved) {
+        statistics_.AddPending(-waits);
+        Watch(*moved);
         const std::shared_ptr<ModelAccess> models = moved->models;
         forwarder_->Forward(std::move(moved), *models);
       },
-      Refuse);
+      [this, waits](std::unique_ptr<InferRequest> moved, const absl::Status& status) {
+        statistics_.AddPending(-waits);
+        Watch(*moved);
+        const std::string prefix = RequestPrefix(*moved);
+        Refuse(std::move(moved), PrefixStatus(status, prefix));
+      });
 }
 
 }  // namespace siglip

@@ -60,6 +60,12 @@ bool HasStep(const ModelConfig& config, const std::string& name) {
                      [&](const EnsembleStep& step) { return step.model_name == name; });
 }
 
+bool HasStepAmong(const ModelConfig& config, const std::set<std::string>& names) {
+  return std::any_of(
+      config.ensemble_steps.begin(), config.ensemble_steps.end(),
+      [&names](const EnsembleStep& step) { return names.contains(step.model_name); });
+}
+
 // The checkpoint of a configuration by one name, whatever it was written as; empty: it has none.
 fs::path CheckpointOf(const ModelConfig& config) {
   const fs::path path = fs::path(config.checkpoint_folder()).lexically_normal();
@@ -103,7 +109,9 @@ std::string Text(const absl::Status& status) { return std::string(status.message
 }  // namespace
 
 ModelControl::ModelControl(Parts parts)
-    : parts_(std::move(parts)), worker_(std::make_unique<ThreadPool>(1)) {}
+    : parts_(std::move(parts)),
+      threads_(std::make_shared<ThreadBudget>(parts_.options.max_model_threads)),
+      worker_(std::make_unique<ThreadPool>(1)) {}
 
 ModelControl::~ModelControl() {
   {
@@ -211,7 +219,7 @@ absl::Status ModelControl::Make(ModelConfig config) {
   if (config.response_cache) {
     model->scheduler =
         std::make_unique<CacheScheduler>(std::move(model->scheduler), parts_.cache, *parts_.clock,
-                                         *model->statistics, *parts_.forward_pool);
+                                         *model->statistics, *parts_.lanes);
   }
   model->statistics->SetLoadDuration(static_cast<double>(parts_.clock->NowNs() - start_ns) * 1e-9);
   SIGLIP_LOG_INFO("model_loaded name={} version={}", model->name, model->version);
@@ -245,6 +253,9 @@ absl::Status ModelControl::MakeEnsemble(ModelConfig& config, LoadedModel& model)
   SIGLIP_RETURN_IF_ERROR(CheckEnsemble(find, config));
   NormalizeConfig({}, config);
   model.config = std::make_shared<const ModelConfig>(config);
+  if (config.ensemble_max_inflight_requests != 0) {
+    SIGLIP_RETURN_IF_ERROR(HoldThreads(EnsembleScheduler::kThreads, model));
+  }
   try {
     model.scheduler =
         std::make_unique<EnsembleScheduler>(model.config, *parts_.clock, *model.statistics);
@@ -258,8 +269,10 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
                                                                        LoadedModel& model) {
   if (deployment.forwarder != nullptr) {
     return std::make_unique<ForwardScheduler>(model.config, deployment.forwarder, *parts_.clock,
-                                              *model.statistics, *parts_.forward_pool);
+                                              *model.statistics, *parts_.lanes);
   }
+  const int instances = InstanceCount(*model.config);
+  SIGLIP_RETURN_IF_ERROR(HoldThreads(instances + Batcher::kOtherThreads, model));
   const auto on_lost = [tell = parts_.on_lost, name = model.name](const absl::Status& status) {
     if (tell) tell(name, status);
   };
@@ -271,8 +284,18 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
                      .budget = parts_.output_budget,
                      .running_cost_bytes = parts_.options.max_running_cost_bytes,
                      .on_lost = on_lost});
-  SIGLIP_RETURN_IF_ERROR(batcher->Start(InstanceCount(*model.config)));
+  SIGLIP_RETURN_IF_ERROR(batcher->Start(instances));
   return batcher;
+}
+
+absl::Status ModelControl::HoldThreads(int threads, LoadedModel& model) const {
+  model.threads = threads_->TryHold(threads);
+  if (model.threads != nullptr) return absl::OkStatus();
+  return ConfigError(*model.config,
+                     model.config->is_ensemble() ? "ensemble_scheduling" : "instance_group",
+                     absl::StrCat("expected at most ", threads_->limit(),
+                                  " threads of all models together (--max-model-threads), ",
+                                  threads_->held(), " are there and this one needs ", threads));
 }
 
 std::vector<std::shared_ptr<const LoadedModel>> ModelControl::EnsemblesOf(
@@ -285,14 +308,43 @@ std::vector<std::shared_ptr<const LoadedModel>> ModelControl::EnsemblesOf(
   return found;
 }
 
-// The ensembles over a model that was loaded anew are checked against its new tensors.
-void ModelControl::RemakeDependents(const std::string& name) {
-  for (const auto& ensemble : EnsemblesOf(name)) {
-    const absl::Status status = Make(ensemble->read);
-    if (status.ok()) {
-      RemakeDependents(ensemble->name);
-      continue;
+std::vector<std::shared_ptr<const LoadedModel>> ModelControl::DependentsOf(
+    const std::string& name) const {
+  const std::shared_ptr<ModelTable> table = parts_.registry->table();
+  Names above = {name};
+  for (bool grew = true; grew;) {
+    grew = false;
+    for (const auto& [other, model] : table->ready()) {
+      if (!above.contains(other) && HasStepAmong(*model->config, above)) {
+        grew = above.insert(other).second;
+      }
     }
+  }
+  above.erase(name);
+  std::vector<std::shared_ptr<const LoadedModel>> ordered;
+  // Those whose steps are all done; there is no cycle (CheckNesting).
+  for (std::size_t before = SIZE_MAX; !above.empty() && above.size() != before;) {
+    before = above.size();
+    Names done;
+    for (const std::string& next : above) {
+      const auto& model = table->ready().at(next);
+      if (HasStepAmong(*model->config, above)) continue;
+      ordered.push_back(model);
+      done.insert(next);
+    }
+    for (const std::string& next : done) above.erase(next);
+  }
+  return ordered;
+}
+
+// The ensembles over a model that was loaded anew are checked against its new tensors, each once,
+// after the ensembles that it has as steps.
+void ModelControl::RemakeDependents(const std::string& name) {
+  for (const auto& ensemble : DependentsOf(name)) {
+    // It went with one of its steps.
+    if (!parts_.registry->table()->ready().contains(ensemble->name)) continue;
+    const absl::Status status = Make(ensemble->read);
+    if (status.ok()) continue;
     SIGLIP_LOG_ERROR("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
                      LogSafe(Text(status)));
     parts_.registry->Unload(ensemble->name, Text(status), false);
@@ -302,6 +354,8 @@ void ModelControl::RemakeDependents(const std::string& name) {
 
 void ModelControl::UnloadDependents(const std::string& name) {
   for (const auto& ensemble : EnsemblesOf(name)) {
+    // It went with another of its steps.
+    if (!parts_.registry->table()->ready().contains(ensemble->name)) continue;
     const std::string reason = absl::StrCat("ensemble '", ensemble->name, "' depends on '", name,
                                             "' which has no loaded version");
     SIGLIP_LOG_WARN("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),

@@ -24,6 +24,7 @@
 #include "serving/options.h"
 #include "serving/response_cache.h"
 #include "serving/service.h"
+#include "serving/thread_budget.h"
 
 namespace siglip {
 
@@ -36,7 +37,7 @@ class ModelControl {
     DeploymentFactory* factory = nullptr;  // used by one thread at a time
     const Clock* clock = nullptr;
     std::shared_ptr<MemoryBudget> output_budget;
-    ThreadPool* forward_pool = nullptr;
+    WorkLanes* lanes = nullptr;
     // Told the model's name. By any instance's thread, perhaps more than once; see BatchContext.
     std::function<void(const std::string&, const absl::Status&)> on_lost = {};
     std::shared_ptr<ResponseCache> cache;  // null: none
@@ -70,6 +71,8 @@ class ModelControl {
   absl::Status MakeEnsemble(ModelConfig& config, LoadedModel& model);
   absl::StatusOr<std::unique_ptr<Scheduler>> MakeScheduler(const Deployment& deployment,
                                                            LoadedModel& model);
+  // Counts threads that the model is about to start.
+  absl::Status HoldThreads(int threads, LoadedModel& model) const;
   absl::Status LoadWithRetries(const std::string& name);
   absl::Status UnloadNow(const std::string& name, bool unload_dependents);
   void RemakeDependents(const std::string& name);
@@ -83,9 +86,12 @@ class ModelControl {
   void TakeOut(const std::string& name, const std::string& reason);
   // Loaded ensembles with a step `name`.
   std::vector<std::shared_ptr<const LoadedModel>> EnsemblesOf(const std::string& name) const;
+  // Those, the ensembles over them, and so on: each once, and after its steps.
+  std::vector<std::shared_ptr<const LoadedModel>> DependentsOf(const std::string& name) const;
   void FollowRepository();
 
   const Parts parts_;
+  const std::shared_ptr<ThreadBudget> threads_;
   std::map<std::string, std::uint64_t> stamps_;  // poll mode: as they were loaded
   Names made_;                                   // poll mode: loaded since it was last looked at
   Mutex mu_;

@@ -232,6 +232,37 @@ TEST_F(ModelControlTest, OfNamesThatTheRepositoryLacksNothingIsLeft) {
   EXPECT_THAT(Index(), ElementsAre("e=", "m=UNAVAILABLE/unloaded", "m2=READY"));
 }
 
+// Names are the client's, and each has threads.
+TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
+  // One for the instance, one that refuses, one that judges.
+  constexpr int kOfOne = 3;
+  ASSERT_TRUE(Open({.exit_on_error = false,
+                    .max_model_threads = 4 * kOfOne + 1,
+                    .control_mode = ModelControlMode::kExplicit})
+                  .ok());
+  const auto load = [this](const std::string& name, int instances = 1) {
+    ModelConfig config = FloatConfig(name);
+    config.instance_groups = {{.count = instances}};
+    return LoadModel(name, std::move(config));
+  };
+  for (const char* name : {"a", "b", "c", "m"}) ASSERT_TRUE(load(name).ok()) << name;
+  const std::string error(load("d").message());
+  EXPECT_THAT(error, HasSubstr("failed to load 'd', load request: model 'd': instance_group: "
+                               "expected at most 13 threads of all models together "
+                               "(--max-model-threads), 12 are there and this one needs 3"));
+  EXPECT_FALSE(load("a").ok()) << "the older one counts as long as it is there";
+  EXPECT_TRUE(Infer("a").status.ok());
+  ModelConfig ensemble = TwoSteps();
+  ensemble.ensemble_steps.pop_back();
+  ensemble.ensemble_steps[0].output_map = {{"Y", "Y"}};
+  ensemble.ensemble_max_inflight_requests = 1;
+  EXPECT_TRUE(LoadModel("e", ensemble).ok()) << "its queue's is the last one";
+  EXPECT_THAT(std::string(LoadModel("e2", ensemble).message()), HasSubstr("needs 1"));
+  for (const char* name : {"a", "b"}) ASSERT_TRUE(UnloadModel(name).ok());
+  EXPECT_FALSE(load("d", 5).ok());
+  while (!load("d", 4).ok()) std::this_thread::yield();  // until both are gone
+}
+
 TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
   ASSERT_TRUE(OpenExplicit({"*"}).ok());
   ModelConfig small = FloatConfig("m");
@@ -347,14 +378,14 @@ class PollTest : public ModelControlTest {
 
   ModelRegistry registry_;
   FakeRepository repository_{files_};
-  ThreadPool pool_{1};
+  WorkLanes lanes_{clock_, 1};
   ModelControl control_{
       {.registry = &registry_,
        .repository = &repository_,
        .factory = &factory_,
        .clock = &clock_,
        .output_budget = std::make_shared<MemoryBudget>(1 << 20),
-       .forward_pool = &pool_,
+       .lanes = &lanes_,
        .cache = nullptr,
        .options = {.exit_on_error = false, .control_mode = ModelControlMode::kPoll}}};
 };
@@ -433,6 +464,54 @@ TEST_F(PollTest, StepsMayComeAfterTheirEnsembles) {
   EXPECT_EQ(Names(), "a e m m2 ");
   EXPECT_TRUE(registry_.AllReady());
   EXPECT_EQ(factory_.made, 2);
+}
+
+// Of `names`, the first of which makes what it answers.
+ModelConfig Over(const std::string& name, const std::vector<std::string>& names) {
+  ModelConfig config = FloatConfig(name);
+  config.backend.clear();
+  config.platform = "ensemble";
+  for (const std::string& step : names) {
+    config.ensemble_steps.push_back({.model_name = step,
+                                     .input_map = {{"X", "X"}},
+                                     .output_map = {{"Y", step == names[0] ? "Y" : step}}});
+  }
+  return config;
+}
+
+// Layers of ensembles, each of all of the layer below: as many ways up as 3 to the power of 8.
+TEST_F(PollTest, ADependentIsMadeOnceHoweverManyWaysLeadToIt) {
+  constexpr int kWidth = 3, kDepth = 8;
+  std::vector<std::string> below = {"m"};
+  for (int layer = 0; layer < kDepth; ++layer) {
+    std::vector<std::string> names;
+    for (int i = 0; i < kWidth; ++i) {
+      names.push_back("e" + std::to_string(layer) + "_" + std::to_string(i));
+      files_.Put(Over(names.back(), below));
+    }
+    below = names;
+  }
+  ASSERT_TRUE(control_.LoadInitial().ok());
+  ASSERT_TRUE(registry_.AllReady());
+  const auto top = registry_.table()->ready().at(below[0]);
+
+  files_.Put(FloatConfig("m"));
+  const std::uint64_t before = registry_.table()->generation();
+  control_.Poll();
+  // Two of "m" itself; one of each ensemble over it, "e" among them.
+  EXPECT_EQ(registry_.table()->generation() - before, 2u + kWidth * kDepth + 1);
+  EXPECT_NE(registry_.table()->ready().at(below[0]), top);
+  EXPECT_TRUE(registry_.AllReady());
+
+  // What they no longer fit takes them all along, each once.
+  ModelConfig wide = FloatConfig("m");
+  wide.inputs[0].dims = {3};
+  files_.Put(wide);
+  const std::uint64_t ready = registry_.table()->generation();
+  control_.Poll();
+  EXPECT_EQ(Names(), "m m2 ");
+  // Those that have "m" as a step are tried again after it, in vain.
+  EXPECT_EQ(registry_.table()->generation() - ready, 2u + kWidth * kDepth + 1 + kWidth + 1);
 }
 
 TEST_F(PollTest, StepsThatComeWithTheirEnsembleAreMadeOnce) {

@@ -24,7 +24,8 @@ struct LoadedModel {
   ModelConfig read;                           // as it was before completion
   std::shared_ptr<const ModelConfig> config;  // checked and completed
   std::unique_ptr<StatisticsRecorder> statistics;
-  std::shared_ptr<const Step> step;  // null: other models do the work
+  std::shared_ptr<const Step> step;     // null: other models do the work
+  std::shared_ptr<const void> threads;  // counts the scheduler's; goes after it
   std::unique_ptr<Scheduler> scheduler;
 };
 

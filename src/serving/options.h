@@ -49,7 +49,8 @@ struct ServiceOptions {
   std::int64_t max_running_cost_bytes = std::int64_t{1} << 30;
   // Answers kept for models with response_cache, with --cache-config local,size=N; 0 = none.
   std::int64_t cache_bytes = 0;
-  // Threads for the forwarding models' base64 and tokenizing of large requests.
+  // Threads for base64 and hashes of large requests, as many for tokenizing long texts, and one for
+  // texts of more than that (work_lanes.h).
   int num_forward_threads = 2;
   // False: a model that fails to load is UNAVAILABLE, the others are served (Triton's
   // exit-on-error).
@@ -57,6 +58,11 @@ struct ServiceOptions {
   // Told once, by an instance's thread, when a model's device is lost: its requests fail with
   // INTERNAL, readiness is false, and whoever runs the service should end the process.
   std::function<void(const absl::Status&)> on_lost = {};
+
+  // --max-model-threads: of all models' instances and queues. Each costs some 50 kB and a place in
+  // the system's own limit, which doors and decode workers need too; the six deployments have some
+  // 10, and one more per core.
+  int max_model_threads = 4096;
 
   // --model-control-mode; --load-model names what the explicit mode starts with ("*" = all).
   ModelControlMode control_mode = ModelControlMode::kNone;

@@ -36,4 +36,11 @@ absl::Status GoneStatus(const InferRequest& request, std::int64_t timeout_end_ns
   return absl::OkStatus();
 }
 
+absl::Status WaitingStatus(const InferRequest& request, std::int64_t now_ns) {
+  std::int64_t from_ns = request.accepted_ns;
+  if (from_ns == 0) from_ns = request.times.queue_start_ns;
+  if (from_ns == 0) from_ns = request.times.arrival_ns;
+  return GoneStatus(request, TimeoutEnd(from_ns, request.timeout_us), now_ns);
+}
+
 }  // namespace siglip

@@ -29,5 +29,8 @@ std::int64_t TimeoutEnd(std::int64_t from_ns, std::uint64_t timeout_us);
 // The refusal if nobody waits for the request at `now_ns`, or its time-out ended by then.
 absl::Status GoneStatus(const InferRequest& request, std::int64_t timeout_end_ns,
                         std::int64_t now_ns);
+// The same with the client's own time-out, which counts wherever the request waits
+// (docs/operating.md).
+absl::Status WaitingStatus(const InferRequest& request, std::int64_t now_ns);
 
 }  // namespace siglip

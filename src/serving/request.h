@@ -119,6 +119,9 @@ struct InferRequest {
   // Called exactly once, on any thread, possibly before Service::Infer returns. Must not block.
   std::function<void(InferResponse)> done;
   RequestTimes times;
+  // Of a request that was accepted before its inputs came (Service::TakePlace): it is taken though
+  // the server is stopping.
+  std::shared_ptr<const void> place = {};
   // Whether a model has taken the request. Set by the service; InferResponse::from_model.
   bool at_model = false;
   // The models as they were when the request came in. Set by the service.

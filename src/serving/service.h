@@ -79,6 +79,12 @@ class Service {
   virtual void UnloadModel(const std::string& name, bool unload_dependents,
                            std::function<void(absl::Status)> done) = 0;
 
+  // Counts a request whose inputs are still to come among those in flight, until the last copy is
+  // gone; it goes to Infer with its inputs (InferRequest::place). Errors are Infer's.
+  virtual absl::StatusOr<std::shared_ptr<const void>> TakePlace() = 0;
+  // Requests that were accepted and have no answer yet.
+  virtual std::int64_t InflightRequests() const = 0;
+
   // Takes the request over; its `done` is called exactly once, with the answer or the refusal.
   virtual void Infer(std::unique_ptr<InferRequest> request) = 0;
 };

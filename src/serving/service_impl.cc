@@ -59,7 +59,7 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
       options_(options),
       input_budget_(std::make_shared<MemoryBudget>(options.max_input_bytes)),
       output_budget_(std::make_shared<MemoryBudget>(options.max_output_bytes)),
-      forward_pool_(std::make_unique<ThreadPool>(std::max(1, options.num_forward_threads))),
+      lanes_(std::make_unique<WorkLanes>(clock, std::max(1, options.num_forward_threads))),
       repository_(std::move(repository)),
       cache_(options.cache_bytes > 0 ? std::make_shared<ResponseCache>(options.cache_bytes)
                                      : nullptr),
@@ -69,7 +69,7 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
           .factory = &factory,
           .clock = &clock,
           .output_budget = output_budget_,
-          .forward_pool = forward_pool_.get(),
+          .lanes = lanes_.get(),
           .on_lost = [this](const std::string& model,
                             const absl::Status& status) { Lose(model, status); },
           .cache = cache_,
@@ -79,8 +79,8 @@ ServiceImpl::~ServiceImpl() {
   BeginDrain();
   control_.reset();
   registry_.StopAll();
-  // What is left in the pool is sent to stopped models, which refuse it.
-  forward_pool_.reset();
+  // Refuses what is left there.
+  lanes_.reset();
 }
 
 absl::StatusOr<std::unique_ptr<ServiceImpl>> ServiceImpl::Open(
@@ -195,15 +195,10 @@ void ServiceImpl::UnloadModel(const std::string& name, bool unload_dependents,
 }
 
 absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
-  if (draining_.load(std::memory_order_relaxed)) {
-    return absl::UnavailableError(
-        "Server is stopping, it has stopped accepting new inference requests");
-  }
-  if (inflight_.fetch_add(1, std::memory_order_relaxed) >= options_.max_inflight_requests) {
-    Leave();
-    return OverloadedError(absl::StrCat("Exceeds maximum number of requests in flight, ",
-                                        options_.max_inflight_requests));
-  }
+  // Its own place is given back when it has this one.
+  const bool has_place = request.place != nullptr;
+  if (!has_place) SIGLIP_RETURN_IF_ERROR(CheckOpen());
+  SIGLIP_RETURN_IF_ERROR(Enter(has_place ? 1 : 0));
   const auto bytes = static_cast<std::int64_t>(HeldBytes(request));
   std::shared_ptr<MemoryBudget::Hold> hold = input_budget_->TryHold(bytes);
   if (hold == nullptr) {
@@ -233,6 +228,25 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
   return absl::OkStatus();
 }
 
+absl::Status ServiceImpl::CheckOpen() const {
+  if (!draining_.load(std::memory_order_relaxed)) return absl::OkStatus();
+  return absl::UnavailableError(
+      "Server is stopping, it has stopped accepting new inference requests");
+}
+
+absl::Status ServiceImpl::Enter(std::int64_t over) {
+  const std::int64_t limit = options_.max_inflight_requests;
+  if (inflight_.fetch_add(1, std::memory_order_relaxed) < limit + over) return absl::OkStatus();
+  Leave();
+  return OverloadedError(absl::StrCat("Exceeds maximum number of requests in flight, ", limit));
+}
+
+absl::StatusOr<std::shared_ptr<const void>> ServiceImpl::TakePlace() {
+  SIGLIP_RETURN_IF_ERROR(CheckOpen());
+  SIGLIP_RETURN_IF_ERROR(Enter(0));
+  return std::shared_ptr<const void>(this, [this](const void*) { Leave(); });
+}
+
 void ServiceImpl::Leave() {
   if (inflight_.fetch_sub(1, std::memory_order_relaxed) > 1) return;
   MutexLock lock(idle_mu_);
@@ -255,6 +269,7 @@ void ServiceImpl::Infer(std::unique_ptr<InferRequest> request) {
     Refuse(std::move(request), PrefixStatus(status, prefix));
     return;
   }
+  request->place.reset();
   table->InferWithin(std::move(request));
 }
 
@@ -276,7 +291,7 @@ bool ServiceImpl::WaitUntilIdle(std::chrono::nanoseconds timeout) {
   // Real time: this waits for other threads, whatever clock the queues follow.
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   MutexLock lock(idle_mu_);
-  while (inflight_requests() > 0) {
+  while (InflightRequests() > 0) {
     const auto left = deadline - std::chrono::steady_clock::now();
     if (left <= std::chrono::nanoseconds(0)) return false;
     idle_.WaitFor(idle_mu_, left);

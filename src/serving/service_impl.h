@@ -12,7 +12,6 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
-#include "base/thread_pool.h"
 #include "serving/deployment.h"
 #include "serving/memory_budget.h"
 #include "serving/model_control.h"
@@ -21,6 +20,7 @@
 #include "serving/options.h"
 #include "serving/response_cache.h"
 #include "serving/service.h"
+#include "serving/work_lanes.h"
 
 namespace siglip {
 
@@ -54,18 +54,24 @@ class ServiceImpl final : public Service {
   void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) override;
   void UnloadModel(const std::string& name, bool unload_dependents,
                    std::function<void(absl::Status)> done) override;
+  absl::StatusOr<std::shared_ptr<const void>> TakePlace() override;
+  std::int64_t InflightRequests() const override {
+    return inflight_.load(std::memory_order_relaxed);
+  }
   void Infer(std::unique_ptr<InferRequest> request) override;
 
   // From now on Ready is false and new requests are refused; accepted ones are finished.
   void BeginDrain();
   // True if no request is in flight, at once or within `timeout`.
   bool WaitUntilIdle(std::chrono::nanoseconds timeout);
-  std::int64_t inflight_requests() const { return inflight_.load(std::memory_order_relaxed); }
 
  private:
   ServiceImpl(std::unique_ptr<ModelRepository> repository, DeploymentFactory& factory,
               const Clock& clock, const ServiceOptions& options);
   absl::Status Admit(InferRequest& request, bool batched);
+  absl::Status CheckOpen() const;
+  // Counts one more in flight, `over` more than the limit at most.
+  absl::Status Enter(std::int64_t over);
   void Leave();
   // Whether every model counts as not ready.
   bool closed() const;
@@ -75,7 +81,7 @@ class ServiceImpl final : public Service {
   const ServiceOptions options_;
   const std::shared_ptr<MemoryBudget> input_budget_;
   const std::shared_ptr<MemoryBudget> output_budget_;
-  std::unique_ptr<ThreadPool> forward_pool_;
+  std::unique_ptr<WorkLanes> lanes_;
   const std::unique_ptr<ModelRepository> repository_;
   const std::shared_ptr<ResponseCache> cache_;  // null without --cache-config
   // Set once, when a model's device is lost: readiness turns false. Orders nothing else.

@@ -511,6 +511,27 @@ TEST_F(ServiceTest, DrainFinishesTheAcceptedAndRefusesTheNew) {
   EXPECT_TRUE(service_->WaitUntilIdle(std::chrono::seconds(60)));
 }
 
+// Of a request whose inputs are still on their way.
+TEST_F(ServiceTest, APlaceIsOneInFlightAndIsKeptThroughTheDrain) {
+  ASSERT_TRUE(Load({FloatConfig()}, {.max_inflight_requests = 1}).ok());
+  absl::StatusOr<std::shared_ptr<const void>> place = service_->TakePlace();
+  ASSERT_TRUE(place.ok()) << place.status();
+  EXPECT_EQ(service_->InflightRequests(), 1);
+  EXPECT_TRUE(IsOverloaded(Infer(FloatRequest({1, 2})).status));
+  EXPECT_TRUE(IsOverloaded(service_->TakePlace().status()));
+  service_->BeginDrain();
+  EXPECT_FALSE(service_->WaitUntilIdle(std::chrono::milliseconds(1)));
+  EXPECT_TRUE(absl::IsUnavailable(service_->TakePlace().status()));
+  std::unique_ptr<InferRequest> request = FloatRequest({1, 2});
+  request->place = *std::move(place);
+  place = std::shared_ptr<const void>();
+  const InferResponse answer = Infer(std::move(request));
+  EXPECT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_TRUE(service_->WaitUntilIdle(std::chrono::seconds(20)));
+  EXPECT_EQ(service_->InflightRequests(), 0);
+  EXPECT_TRUE(absl::IsUnavailable(Infer(FloatRequest({1, 2})).status));
+}
+
 TEST_F(ServiceTest, NotReadyWhileAStepCannotRun) {
   ASSERT_TRUE(Load({FloatConfig()}).ok());
   EXPECT_TRUE(service_->Ready());

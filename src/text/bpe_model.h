@@ -5,10 +5,13 @@
 // these has none, a run of such characters is one unk_token.
 // Source: tokenizers 0.23.3 models/bpe (behaviour, found by running it).
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -30,8 +33,14 @@ class BpeModel {
   // the id that is negative or taken.
   static absl::StatusOr<BpeModel> Create(const Options& options);
 
-  // Appends the ids of `text`, which is valid UTF-8. O(n log n).
-  void Encode(std::string_view text, std::vector<std::int64_t>& ids) const;
+  // When Encode may stop.
+  struct Limit {
+    std::size_t enough = SIZE_MAX;    // ids that are there, and all that follow are not wanted
+    std::function<bool()> give_up{};  // asked now and then; may be empty
+  };
+  // Appends the ids of `text`, which is valid UTF-8, or the first of them up to `enough` at least.
+  // O(n log n). False if it was given up.
+  bool Encode(std::string_view text, const Limit& limit, std::vector<std::int64_t>& ids) const;
 
   // -1 if there is no such piece.
   Id PieceToId(std::string_view piece) const;
@@ -52,10 +61,19 @@ class BpeModel {
 
   std::vector<Id> Symbols(std::string_view text) const;
   const Merge* FindMerge(Id left, Id right) const;
+  // The first place after `least` bytes where no merge can reach from one side to the other, so
+  // that both sides have the ids that they have in the whole.
+  std::size_t FindCut(std::string_view text, std::size_t least) const;
+  // Index: of a symbol.
+  template <class Index>
+  bool EncodePart(std::string_view text, const std::function<bool()>& give_up,
+                  std::vector<std::int64_t>& ids) const;
 
   std::unordered_map<std::string, Id, Hash, std::equal_to<>> ids_;
   std::unordered_map<std::uint64_t, Merge> merges_;  // by both ids
-  std::vector<Id> bytes_;                            // [256], -1: none
+  // The last character of a merge's left piece with the first of its right one.
+  std::unordered_set<std::uint64_t> joints_;
+  std::vector<Id> bytes_;  // [256], -1: none
   Id unk_ = -1;
   Id max_id_ = -1;
 };

@@ -169,18 +169,26 @@ void GemmaTokenizer::Split(const AddedTokenMatcher& matcher, std::u32string_view
   flush(text.size());
 }
 
-absl::StatusOr<std::vector<std::int64_t>> GemmaTokenizer::EncodeUnpadded(
-    std::string_view text) const {
+absl::StatusOr<std::vector<std::int64_t>> GemmaTokenizer::EncodeIds(std::string_view text,
+                                                                    const GiveUp& give_up) const {
   SIGLIP_ASSIGN_OR_RETURN(const std::u32string raw, DecodeUtf8(text));
-  std::vector<std::int64_t> pieces;
-  Split(raw_, raw, pieces, [&](std::u32string_view part) {
-    const std::u32string normal = Normalize(part);
-    Split(normalized_, normal, pieces,
-          [&](std::u32string_view rest) { model_.Encode(EncodeUtf8(rest), pieces); });
-  });
-  std::vector<std::int64_t> ids = json_.prefix;
   const std::size_t room =
       static_cast<std::size_t>(text_length_) - json_.prefix.size() - json_.suffix.size();
+  BpeModel::Limit limit{.give_up = give_up};
+  // What follows the first `room` pieces is cut off whatever it is.
+  if (truncation_side_ == TextSide::kRight) limit.enough = room;
+  std::vector<std::int64_t> pieces;
+  bool wanted = true;
+  Split(raw_, raw, pieces, [&](std::u32string_view part) {
+    if (!wanted || pieces.size() >= limit.enough) return;
+    const std::u32string normal = Normalize(part);
+    Split(normalized_, normal, pieces, [&](std::u32string_view rest) {
+      if (!wanted || pieces.size() >= limit.enough) return;
+      wanted = model_.Encode(EncodeUtf8(rest), limit, pieces);
+    });
+  });
+  if (!wanted) return GivenUp();
+  std::vector<std::int64_t> ids = json_.prefix;
   Cut(room, pieces);
   ids.insert(ids.end(), pieces.begin(), pieces.end());
   ids.insert(ids.end(), json_.suffix.begin(), json_.suffix.end());

@@ -37,11 +37,12 @@ class GemmaTokenizer final : public Tokenizer {
                                                            const TokenizerConfig& config,
                                                            std::int64_t max_position_embeddings,
                                                            std::int64_t vocab_size);
-  absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const override;
   std::string Describe() const override;
 
  private:
   GemmaTokenizer(TokenizerJson json, BpeModel model);
+  absl::StatusOr<std::vector<std::int64_t>> EncodeIds(std::string_view text,
+                                                      const GiveUp& give_up) const override;
 
   // Those of the files, then those that have a name.
   absl::Status AddTokens(const TokenizerConfig& config);

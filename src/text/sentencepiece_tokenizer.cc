@@ -27,6 +27,8 @@ constexpr std::size_t kMaxPartCharacters = std::size_t{1} << 15;
 // So many places of a window are tried for a cut within an unknown piece, each for some 60
 // microseconds: enough to find one between letters with marks.
 constexpr int kMaxTries = 8;
+// Between two added tokens, until it is asked whether to give up: some milliseconds.
+constexpr int kPartsAtATime = 256;
 // Looked at on each side of a cut within an unknown piece: normalization sees a few characters at
 // a time.
 constexpr std::size_t kCutContext = 8;
@@ -268,13 +270,14 @@ bool SentencePieceTokenizer::Enough(const std::vector<std::string>& pieces) cons
          pieces.size() > static_cast<std::size_t>(text_length_) + 1;
 }
 
-absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
+absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text, const GiveUp& give_up,
                                                   std::vector<std::string>& pieces) const {
   const std::u32string canonical = Canonicalize(text, config_.do_lower_case);
   const std::u32string_view all = canonical;
   bool after_unknown = false;
   std::size_t begin = 0;
   do {
+    if (begin > 0 && give_up && give_up()) return GivenUp();
     const std::size_t end = FindCut(all, begin);
     SIGLIP_ASSIGN_OR_RETURN(Encoded encoded, Encode(all.substr(begin, end - begin)));
     if (begin > 0 && !encoded.dropped.empty()) {
@@ -293,8 +296,8 @@ absl::Status SentencePieceTokenizer::AppendPieces(const std::u32string& text,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded(
-    std::string_view text) const {
+absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeIds(
+    std::string_view text, const GiveUp& give_up) const {
   SIGLIP_ASSIGN_OR_RETURN(std::u32string raw, DecodeUtf8(text));
   std::replace(raw.begin(), raw.end(), kPieceUnderline, U' ');
   raw.insert(raw.begin(), kPieceUnderline);
@@ -302,12 +305,14 @@ absl::StatusOr<std::vector<std::int64_t>> SentencePieceTokenizer::EncodeUnpadded
   std::vector<Part> parts = SplitAtAddedTokens(raw);
   StripNextToTokens(parts);
   std::vector<std::string> pieces;
+  int num_parts = 0;
   for (const Part& part : parts) {
     if (Enough(pieces)) break;
+    if (++num_parts % kPartsAtATime == 0 && give_up && give_up()) return GivenUp();
     if (part.token != nullptr) {
       pieces.push_back(part.token->content);
     } else if (!part.text.empty()) {
-      SIGLIP_RETURN_IF_ERROR(AppendPieces(part.text, pieces));
+      SIGLIP_RETURN_IF_ERROR(AppendPieces(part.text, give_up, pieces));
     }
   }
   if (pieces.size() > 1 && pieces[0] == kPieceUnderlineUtf8 && special_.contains(pieces[1])) {

@@ -25,10 +25,11 @@ class SentencePieceTokenizer final : public Tokenizer {
                                                            const TokenizerConfig& config,
                                                            std::int64_t max_position_embeddings,
                                                            std::int64_t vocab_size);
-  absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const override;
   std::string Describe() const override;
 
  private:
+  absl::StatusOr<std::vector<std::int64_t>> EncodeIds(std::string_view text,
+                                                      const GiveUp& give_up) const override;
   // A part of the raw text: an added token, or plain text.
   struct Part {
     const AddedToken* token = nullptr;
@@ -44,7 +45,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::vector<Part> SplitAtAddedTokens(std::u32string_view text) const;
   void StripNextToTokens(std::vector<Part>& parts) const;
   // Appends the pieces of plain text; of a long one, if the rest is to be cut off, not all.
-  absl::Status AppendPieces(const std::u32string& text, std::vector<std::string>& pieces) const;
+  absl::Status AppendPieces(const std::u32string& text, const GiveUp& give_up,
+                            std::vector<std::string>& pieces) const;
   struct Encoded {
     std::vector<PieceModel::Piece> pieces;
     // What is unknown at the beginning, if <unk>'s own last piece is unknown too: the class drops

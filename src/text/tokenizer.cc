@@ -70,11 +70,19 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Open(const std::string& di
                                         vocab_size);
 }
 
+absl::StatusOr<PaddedIds> Tokenizer::Encode(std::string_view text, const GiveUp& give_up) const {
+  PaddedIds padded;
+  SIGLIP_ASSIGN_OR_RETURN(padded.ids, EncodeIds(text, give_up));
+  padded.unpadded = static_cast<std::int64_t>(padded.ids.size());
+  const std::size_t missing = static_cast<std::size_t>(text_length_) - padded.ids.size();
+  padded.ids.insert(padding_side_ == TextSide::kLeft ? padded.ids.begin() : padded.ids.end(),
+                    missing, pad_id_);
+  return padded;
+}
+
 absl::StatusOr<std::vector<std::int64_t>> Tokenizer::Encode(std::string_view text) const {
-  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::int64_t> ids, EncodeUnpadded(text));
-  const std::size_t missing = static_cast<std::size_t>(text_length_) - ids.size();
-  ids.insert(padding_side_ == TextSide::kLeft ? ids.begin() : ids.end(), missing, pad_id_);
-  return ids;
+  SIGLIP_ASSIGN_OR_RETURN(PaddedIds padded, Encode(text, {}));
+  return std::move(padded.ids);
 }
 
 absl::Status Tokenizer::CheckIds(std::span<const std::int64_t> ids) const {

@@ -4,6 +4,7 @@
 // entry to src/text.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -17,6 +18,16 @@ namespace siglip {
 
 // Where ids are added to a short text, or taken from a long one.
 enum class TextSide { kRight, kLeft };
+
+// Whether nobody waits for a text's ids any more. Asked every few milliseconds while a long text is
+// encoded; may be empty.
+using GiveUp = std::function<bool()>;
+
+// Ids of a text, and how many of them there are without the padding.
+struct PaddedIds {
+  std::vector<std::int64_t> ids;
+  std::int64_t unpadded = 0;
+};
 
 // Thread-safe.
 class Tokenizer {
@@ -38,16 +49,24 @@ class Tokenizer {
   // right). This is what the models were trained on. InvalidArgument with the byte offset if the
   // text is not UTF-8. Never an error for empty text.
   absl::StatusOr<std::vector<std::int64_t>> Encode(std::string_view text) const;
+  // Likewise; Cancelled once `give_up` says so.
+  absl::StatusOr<PaddedIds> Encode(std::string_view text, const GiveUp& give_up) const;
 
   // The same ids without the padding, 1..T of them. For the validation table's no-padding row
   // alone.
-  virtual absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const = 0;
+  absl::StatusOr<std::vector<std::int64_t>> EncodeUnpadded(std::string_view text) const {
+    return EncodeIds(text, {});
+  }
 
   // "SiglipTokenizer (SentencePiece, 32000 pieces), T = 64, EOS 1, PAD 1 on the right", for `siglip
   // inspect`.
   virtual std::string Describe() const = 0;
 
  protected:
+  // EncodeUnpadded; Cancelled once `give_up` says so.
+  virtual absl::StatusOr<std::vector<std::int64_t>> EncodeIds(std::string_view text,
+                                                              const GiveUp& give_up) const = 0;
+  static absl::Status GivenUp() { return absl::CancelledError("the text was given up"); }
   // Takes ids, or pieces, from the side of truncation until at most `room` are left.
   template <class Id>
   void Cut(std::size_t room, std::vector<Id>& ids) const {

@@ -1,10 +1,14 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
+#include <climits>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <random>
+#include <set>
 #include <sstream>
 
 #include <gmock/gmock.h>
@@ -12,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file_map.h"
+#include "text/bpe_model.h"
 
 namespace siglip {
 namespace {
@@ -186,6 +191,122 @@ TEST_F(TokenizerTest, BrokenUtf8IsRefusedWithItsOffset) {
   const auto ids = tokenizer_->Encode("caf\xe9");
   EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(ids.status().message()), HasSubstr("offset 3"));
+}
+
+// What nobody waits for is not tokenized to its end.
+TEST(GivenUpTest, EndsSoon) {
+  const std::string unknown = Repeated("\xe6\xbc\xa2", 1 << 18);
+  for (const char* folder : {"nfkc_unigram", "bpe"}) {
+    const auto tokenizer = Tokenizer::Open(std::string(kGoldens) + folder, 64, kVocabulary);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    int asked = 0;
+    const auto encode = [&](int patience) {
+      asked = 0;
+      return (*tokenizer)->Encode(unknown, [&] { return ++asked > patience; });
+    };
+    const auto whole = encode(INT_MAX);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    EXPECT_GT(asked, 3) << folder;
+    EXPECT_EQ(whole->ids, *(*tokenizer)->Encode(unknown));
+    const auto given_up = encode(2);
+    EXPECT_TRUE(absl::IsCancelled(given_up.status())) << folder;
+    EXPECT_EQ(asked, 3) << folder;
+  }
+}
+
+TEST(GivenUpTest, ShortTextsAskNothing) {
+  for (const char* folder : {"nfkc_unigram", "bpe", "gemma"}) {
+    const auto tokenizer = Tokenizer::Open(std::string(kGoldens) + folder, 64, kVocabulary);
+    const auto ids = (*tokenizer)->Encode("a photo of a cat", [] { return true; });
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(ids->unpadded,
+              static_cast<std::int64_t>((*tokenizer)->EncodeUnpadded("a photo of a cat")->size()));
+  }
+}
+
+// Merges one after the other: the lowest rank, and of those the leftmost.
+std::vector<std::int64_t> MergedPlainly(const BpeModel::Options& options, const std::string& text) {
+  std::vector<std::string> pieces;
+  for (const char c : text) pieces.emplace_back(1, c);
+  while (true) {
+    std::size_t best_rank = options.merges.size();
+    std::size_t best_at = 0;
+    for (std::size_t i = 0; i + 1 < pieces.size(); ++i) {
+      for (std::size_t rank = 0; rank < best_rank; ++rank) {
+        if (options.merges[rank] != std::pair(pieces[i], pieces[i + 1])) continue;
+        best_rank = rank;
+        best_at = i;
+      }
+    }
+    if (best_rank == options.merges.size()) break;
+    pieces[best_at] += pieces[best_at + 1];
+    pieces.erase(pieces.begin() + static_cast<std::ptrdiff_t>(best_at) + 1);
+  }
+  std::vector<std::int64_t> ids;
+  for (const std::string& piece : pieces) {
+    const auto found = std::find_if(options.vocabulary.begin(), options.vocabulary.end(),
+                                    [&](const auto& entry) { return entry.first == piece; });
+    ids.push_back(found == options.vocabulary.end() ? -1 : found->second);
+  }
+  return ids;
+}
+
+// Random merges over few letters, of which some meet and others never do.
+BpeModel::Options RandomMerges(std::mt19937& random) {
+  BpeModel::Options options;
+  const std::string letters = "abc_";
+  for (const char c : letters) {
+    options.vocabulary.emplace_back(std::string(1, c),
+                                    static_cast<BpeModel::Id>(options.vocabulary.size()));
+  }
+  std::set<std::string> known;
+  for (int i = 0; i < 12; ++i) {
+    const auto any = [&] { return options.vocabulary[random() % options.vocabulary.size()].first; };
+    const std::string left = any(), right = any();
+    const bool crosses = left.back() != '_' && right.front() == '_';
+    const std::string both = left + right;
+    if (crosses || both.size() > 6 || !known.insert(both).second) continue;
+    options.merges.emplace_back(left, right);
+    options.vocabulary.emplace_back(both, static_cast<BpeModel::Id>(options.vocabulary.size()));
+  }
+  return options;
+}
+
+TEST(BpeModelTest, PartsOfALongTextHaveTheIdsOfTheWhole) {
+  std::mt19937 random(7);
+  int parts = 0;
+  for (int round = 0; round < 10; ++round) {
+    const BpeModel::Options options = RandomMerges(random);
+    const auto model = BpeModel::Create(options);
+    ASSERT_TRUE(model.ok()) << model.status();
+    std::string text;
+    while (text.size() < 9000) text += "abc_"[random() % 4];
+    const std::vector<std::int64_t> whole = MergedPlainly(options, text);
+    std::vector<std::int64_t> ids;
+    EXPECT_TRUE(model->Encode(text, {.give_up = [&] { return ++parts < 0; }}, ids));
+    EXPECT_EQ(ids, whole) << "round " << round;
+    std::vector<std::int64_t> first;
+    EXPECT_TRUE(model->Encode(text, {.enough = 64}, first));
+    ASSERT_GE(first.size(), 64u);
+    EXPECT_LT(first.size(), ids.size());
+    first.resize(64);
+    EXPECT_EQ(first, std::vector<std::int64_t>(ids.begin(), ids.begin() + 64));
+  }
+  EXPECT_GE(parts, 10) << "nothing was cut";
+}
+
+TEST(BpeModelTest, WhatCannotBeCutIsGivenUpToo) {
+  const auto model = BpeModel::Create(
+      {.vocabulary = {{"a", 0}, {"aa", 1}}, .merges = {{"a", "a"}}, .unk_token = ""});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::string text(1 << 18, 'a');
+  int asked = 0;
+  std::vector<std::int64_t> ids;
+  EXPECT_FALSE(model->Encode(text, {.give_up = [&] { return ++asked == 3; }}, ids));
+  EXPECT_EQ(asked, 3);
+  ids.clear();
+  EXPECT_TRUE(model->Encode(text, {}, ids));
+  EXPECT_EQ(ids, std::vector<std::int64_t>(1 << 17, 1));
 }
 
 class BrokenFolderTest : public testing::Test {

@@ -256,8 +256,9 @@ absl::StatusOr<Reply> DecodeWorkers::Exchange(const Request& request) {
     if (!request.bytes.empty()) {
       std::memcpy(arena.encoded_area().data(), request.bytes.data(), request.bytes.size());
     }
-    if (!process->Send(request.job)) {
-      // It ended while it had nothing to do, or reads no jobs: no fault of this picture.
+    if (process->IsStopped() || !process->Send(request.job)) {
+      // It ended or was stopped while it had nothing to do, or reads no jobs: no fault of this
+      // picture.
       const pid_t pid = process->pid();
       LogEnd({.slot = request.slot}, pid, process->Kill());
       Release(request.slot, true);

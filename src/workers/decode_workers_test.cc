@@ -188,12 +188,27 @@ std::string FileText(const std::string& path) {
   return text.str();
 }
 
-// Returns when they have ended, which is a moment after the signal.
-void KillAll(const std::set<pid_t>& pids) {
-  for (const pid_t pid : pids) kill(pid, SIGKILL);
+// Returns when all are in the state, which is a moment after the signal.
+void SendAll(const std::set<pid_t>& pids, int signal, const char* state) {
+  for (const pid_t pid : pids) kill(pid, signal);
   for (const pid_t pid : pids) {
-    while (FileText(absl::StrCat("/proc/", pid, "/stat")).find(") Z") == std::string::npos) {
+    while (FileText(absl::StrCat("/proc/", pid, "/stat")).find(state) == std::string::npos) {
       std::this_thread::yield();
+    }
+  }
+}
+
+void KillAll(const std::set<pid_t>& pids) { SendAll(pids, SIGKILL, ") Z"); }
+void StopAll(const std::set<pid_t>& pids) { SendAll(pids, SIGSTOP, ") T"); }
+
+// The worker that has a picture, once one of them computes.
+pid_t AwaitBusy() {
+  while (true) {
+    for (const pid_t pid : Children()) {
+      std::istringstream stat(FileText(absl::StrCat("/proc/", pid, "/stat")));
+      std::string field;
+      for (int i = 0; i < 14; ++i) stat >> field;  // the 14th: ticks in user mode
+      if (std::atoi(field.c_str()) > 3) return pid;
     }
   }
 }
@@ -374,17 +389,7 @@ TEST(DecodeWorkersTest, ClientThatHasGoneReachesTheDecoder) {
 TEST(DecodeWorkersTest, WorkerKilledInTheMiddleCostsItsPicture) {
   const auto workers = StartWorkers(1);
   auto hanging = std::async(std::launch::async, [&] { return Decode(*workers, "do:hang"); });
-  // Until the picture is with the worker: one of them computes.
-  std::string busy;
-  while (busy.empty()) {
-    for (const pid_t pid : Children()) {
-      std::istringstream stat(FileText(absl::StrCat("/proc/", pid, "/stat")));
-      std::string field;
-      for (int i = 0; i < 14; ++i) stat >> field;  // the 14th: ticks in user mode
-      if (std::atoi(field.c_str()) > 3) busy = absl::StrCat(pid);
-    }
-  }
-  kill(std::atoi(busy.c_str()), SIGKILL);
+  kill(AwaitBusy(), SIGKILL);
   const Outcome got = hanging.get();
   EXPECT_EQ(got.status.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(got.status.message()), HasSubstr("signal 9"));
@@ -398,6 +403,39 @@ TEST(DecodeWorkersTest, WorkersKilledWhileTheyWaitCostNothing) {
     ExpectWorks(*workers);
     ExpectWorks(*workers);
   }
+}
+
+// SIGSTOP, as debuggers send it, or a freezer of the system.
+TEST(DecodeWorkersTest, WorkerStoppedInTheMiddleCostsItsPicture) {
+  const auto workers = StartWorkers(1, 20'000);
+  auto hanging = std::async(std::launch::async, [&] { return Decode(*workers, "do:hang"); });
+  kill(AwaitBusy(), SIGSTOP);
+  const Outcome got = hanging.get();
+  EXPECT_EQ(got.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(got.status.message()), HasSubstr("stopped"));
+  EXPECT_EQ(ReasonOf(got.status), "decoder_crashed");
+  ExpectWorks(*workers);
+}
+
+TEST(DecodeWorkersTest, WorkersStoppedWhileTheyWaitCostNothing) {
+  const auto workers = StartWorkers(2, 5'000);
+  for (int i = 0; i < 3; ++i) {
+    StopAll(Children());
+    ExpectWorks(*workers);
+    ExpectWorks(*workers);
+  }
+}
+
+// Ctrl-Z and fg stop the server and its workers for a moment, and cost nothing.
+TEST(DecodeWorkersTest, WorkerThatGoesOnSoonIsLeftAlone) {
+  const auto workers = StartWorkers(1);
+  auto hanging = std::async(std::launch::async, [&] {
+    return Decode(*workers, "do:hang", {.end_ns = SteadyNowNs() + 1'500'000'000});
+  });
+  const pid_t busy = AwaitBusy();
+  StopAll({busy});
+  kill(busy, SIGCONT);
+  EXPECT_EQ(hanging.get().status.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST(DecodeWorkersTest, RepliesAreNotTrusted) {

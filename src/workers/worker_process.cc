@@ -22,6 +22,8 @@ namespace {
 // A client that hung up is noticed within this time.
 constexpr std::int64_t kCancelPeriodNs = 100'000'000;
 constexpr std::int64_t kNsPerMs = 1'000'000;
+// Ctrl-Z and fg stop a whole terminal's processes, and let them go on one after the other.
+constexpr std::int64_t kStoppedNs = 1'000'000'000;
 
 absl::Status CannotStart(const char* what, int error) {
   return absl::UnavailableError(absl::StrCat("decode worker: ", what, ": ", std::strerror(error)));
@@ -124,8 +126,14 @@ bool WorkerProcess::Send(const Job& job) {
 
 absl::StatusOr<Reply> WorkerProcess::Receive(const WaitLimit& limit) {
   pollfd wait{.fd = socket_, .events = POLLIN, .revents = 0};
+  std::int64_t stopped_ns = INT64_MAX;  // when it was first seen to be
   while (true) {
-    const std::int64_t left_ns = limit.end_ns - SteadyNowNs();
+    const std::int64_t now_ns = SteadyNowNs();
+    stopped_ns = IsStopped() ? std::min(stopped_ns, now_ns) : INT64_MAX;
+    if (now_ns - kStoppedNs >= stopped_ns) {
+      return absl::UnavailableError("decode worker: it was stopped");
+    }
+    const std::int64_t left_ns = limit.end_ns - now_ns;
     if (left_ns <= 0) return absl::DeadlineExceededError("decode worker: the time is over");
     if (limit.is_cancelled != nullptr && *limit.is_cancelled && (*limit.is_cancelled)()) {
       return absl::CancelledError("Request was cancelled");
@@ -146,7 +154,14 @@ absl::StatusOr<Reply> WorkerProcess::Receive(const WaitLimit& limit) {
   return reply;
 }
 
+bool WorkerProcess::IsStopped() const {
+  siginfo_t info{};
+  const int options = WSTOPPED | WNOHANG | WNOWAIT;
+  return waitid(P_PID, static_cast<id_t>(pid_), &info, options) == 0 && info.si_pid == pid_;
+}
+
 std::string WorkerProcess::Kill() {
+  const bool stopped = IsStopped();
   kill(pid_, SIGKILL);
   int status = 0;
   pid_t reaped = -1;
@@ -154,6 +169,7 @@ std::string WorkerProcess::Kill() {
     reaped = waitpid(pid_, &status, 0);
   } while (reaped < 0 && errno == EINTR);
   pid_ = 0;
+  if (stopped) return "stopped";
   return reaped < 0 ? std::string("unknown end") : EndText(status);
 }
 

@@ -40,9 +40,12 @@ class WorkerProcess {
   // is no room for another: the job was not begun.
   bool Send(const Job& job);
   // The next message, whatever it says: nothing in it has been checked but its length. Unavailable:
-  // the process ended, or sent something else; DeadlineExceeded and Cancelled: by `limit`.
+  // the process ended, is stopped and does not go on within a second, or sent something else;
+  // DeadlineExceeded and Cancelled: by `limit`.
   absl::StatusOr<Reply> Receive(const WaitLimit& limit);
-  // Ends the process if it still runs. How it ended: "signal 11", "exit code 1".
+  // Whether a signal has stopped it (SIGSTOP), so that it neither works nor ends.
+  bool IsStopped() const;
+  // Ends the process if it still runs. How it ended: "signal 11", "exit code 1", "stopped".
   std::string Kill();
 
  private:
