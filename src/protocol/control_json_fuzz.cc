@@ -44,7 +44,7 @@ void ReadGenerate(std::string_view body) {
   if (!infer.ok()) return;
   HttpInferInput input;
   input.model_name = "m";
-  input.body = std::make_shared<PaddedBody>(*infer);
+  input.body = std::make_shared<PaddedBody>(infer->infer);
   static_cast<void>(ParseHttpInfer(input));
 }
 

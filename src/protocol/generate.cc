@@ -1,7 +1,10 @@
 #include "protocol/generate.h"
 
+#include <cstdint>
+
 #include "base/status_macros.h"
 #include "protocol/json_object.h"
+#include "protocol/tensor_bytes.h"
 
 namespace siglip {
 namespace {
@@ -18,47 +21,79 @@ const TensorConfig* FindInput(const ModelConfig& config, std::string_view name) 
   return nullptr;
 }
 
+// Of one row; 0 if dims are open.
+std::size_t RowElements(const TensorConfig& input) {
+  std::size_t count = 1;
+  for (const std::int64_t dim : input.dims) {
+    if (dim < 0) return 0;
+    count *= static_cast<std::size_t>(dim);  // dims of a loaded model: their product was checked
+  }
+  return count;
+}
+
 OrderedJson Tensor(const TensorConfig& input, bool batched, const OrderedJson& value) {
   const OrderedJson data = value.is_array() ? value : OrderedJson::array({value});
   const std::size_t count = data.size();
+  const std::size_t row = batched ? RowElements(input) : 0;
   OrderedJson shape = OrderedJson::array();
-  const bool rows = batched && input.dims == std::vector<std::int64_t>{1};
-  if (batched && !rows) shape.push_back(1);
-  shape.push_back(count);
-  if (rows) shape.push_back(1);
+  if (row != 0 && count % row == 0) {
+    shape.push_back(count / row);
+    for (const std::int64_t dim : input.dims) shape.push_back(dim);
+  } else {
+    if (batched) shape.push_back(1);
+    shape.push_back(count);
+  }
   return {{"name", input.name},
           {"datatype", std::string(DataTypeName(input.datatype))},
           {"shape", shape},
           {"data", data}};
 }
 
+absl::Status AddParameter(const std::string& key, const OrderedJson& value,
+                          Parameters& parameters) {
+  ParameterValue parameter;
+  if (value.is_string()) {
+    parameter = value.get<std::string>();
+  } else if (value.is_boolean()) {
+    parameter = value.get<bool>();
+  } else if (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX) {
+    parameter = value.get<double>();
+  } else if (value.is_number_integer()) {
+    parameter = value.get<std::int64_t>();
+  } else if (value.is_number()) {
+    parameter = value.get<double>();
+  } else {
+    return absl::InvalidArgumentError(
+        Concat("parameter '", key, "': expected a string, bool, integer or double"));
+  }
+  if (!parameters.try_emplace(key, std::move(parameter)).second) return GivenTwice(key);
+  return CheckParameterCount(parameters.size());
+}
+
 }  // namespace
 
-absl::StatusOr<std::string> GenerateToInfer(std::string_view body, const ModelConfig& config) {
+absl::StatusOr<GenerateBody> GenerateToInfer(std::string_view body, const ModelConfig& config) {
   SIGLIP_ASSIGN_OR_RETURN(
       const OrderedJson json,
       ParseJsonObject<OrderedJson>(body, kMaxGenerateDepth, "an object of inputs and parameters"));
+  GenerateBody generate;
   OrderedJson infer = {{"inputs", OrderedJson::array()}};
-  OrderedJson parameters = OrderedJson::object();
-  const auto add = [&parameters](const std::string& key, const OrderedJson& value) {
-    if (parameters.contains(key)) return GivenTwice(key);
-    parameters[key] = value;
-    return absl::OkStatus();
-  };
   for (const auto& [key, value] : json.items()) {
     if (const TensorConfig* input = FindInput(config, key)) {
       infer["inputs"].push_back(Tensor(*input, config.max_batch_size > 0, value));
     } else if (key == "id") {
       infer["id"] = value;
     } else if (key == "parameters" && value.is_object()) {
-      for (const auto& [name, inner] : value.items()) SIGLIP_RETURN_IF_ERROR(add(name, inner));
+      for (const auto& [name, inner] : value.items()) {
+        SIGLIP_RETURN_IF_ERROR(AddParameter(name, inner, generate.parameters));
+      }
     } else {
-      SIGLIP_RETURN_IF_ERROR(add(key, value));
+      SIGLIP_RETURN_IF_ERROR(AddParameter(key, value, generate.parameters));
     }
   }
-  if (!parameters.empty()) infer["parameters"] = parameters;
   // What is not UTF-8 was refused by the parser.
-  return infer.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  generate.infer = infer.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  return generate;
 }
 
 }  // namespace siglip

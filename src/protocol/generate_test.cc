@@ -15,16 +15,60 @@ ModelConfig Config() {
 }
 
 TEST(Generate, KeysAreInputsOrParameters) {
-  EXPECT_EQ(*GenerateToInfer(R"({"INPUT_TEXT":"seven","embed_model":"x","id":"7"})", Config()),
-            R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[1,1],)"
-            R"("data":["seven"]}],"id":"7","parameters":{"embed_model":"x"}})");
-  EXPECT_EQ(*GenerateToInfer(R"({"parameters":{"a":1},"INPUT_TEXT":["a","b"]})", Config()),
-            R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[2,1],)"
-            R"("data":["a","b"]}],"parameters":{"a":1}})");
-  ModelConfig numbers = Config();
-  numbers.inputs[0] = {.name = "INPUT_IDS", .datatype = DataType::kInt64, .dims = {3}};
-  EXPECT_EQ(*GenerateToInfer(R"({"INPUT_IDS":[1,2,3]})", numbers),
-            R"({"inputs":[{"name":"INPUT_IDS","datatype":"INT64","shape":[1,3],"data":[1,2,3]}]})");
+  const auto one =
+      GenerateToInfer(R"({"INPUT_TEXT":"seven","embed_model":"x","id":"7"})", Config());
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(one->infer, R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[1,1],)"
+                        R"("data":["seven"]}],"id":"7"})");
+  EXPECT_EQ(one->parameters, (Parameters{{"embed_model", std::string("x")}}));
+  const auto two = GenerateToInfer(R"({"parameters":{"a":1},"INPUT_TEXT":["a","b"]})", Config());
+  ASSERT_TRUE(two.ok()) << two.status();
+  EXPECT_EQ(two->infer, R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[2,1],)"
+                        R"("data":["a","b"]}]})");
+  EXPECT_EQ(two->parameters, (Parameters{{"a", std::int64_t{1}}}));
+}
+
+TEST(Generate, ListsAreAsManyRowsAsTheyFill) {
+  ModelConfig config = Config();
+  const auto shape = [&config](const std::string& list) {
+    const std::string infer =
+        GenerateToInfer(R"({"INPUT_IDS":)" + list + "}", config).value_or(GenerateBody()).infer;
+    const std::size_t begin = infer.find("\"shape\":") + 8;
+    return infer.substr(begin, infer.find(']', begin) + 1 - begin);
+  };
+  config.inputs[0] = {.name = "INPUT_IDS", .datatype = DataType::kInt64, .dims = {3}};
+  EXPECT_EQ(shape("[1,2,3]"), "[1,3]");
+  EXPECT_EQ(shape("[1,2,3,4,5,6]"), "[2,3]");
+  EXPECT_EQ(shape("[1,2,3,4]"), "[1,4]") << "refused by the model, which tells what it expects";
+  config.inputs[0].dims = {3, 1, 2};
+  EXPECT_EQ(shape("[1,2,3,4,5,6]"), "[1,3,1,2]");
+  config.inputs[0].dims = {-1};
+  EXPECT_EQ(shape("[1,2,3,4]"), "[1,4]");
+  config.max_batch_size = 0;
+  EXPECT_EQ(shape("[1,2,3,4]"), "[4]");
+}
+
+// As in Triton: what is an option of an inference request is a parameter like others here.
+TEST(Generate, NoParameterIsAnOptionOfTheRequest) {
+  const auto parsed = GenerateToInfer(
+      R"({"INPUT_TEXT":"a","timeout":"soon","priority":-1,"sequence_id":1.5,"triton_x":true,)"
+      R"("big":18446744073709551615})",
+      Config());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->parameters, (Parameters{{"timeout", std::string("soon")},
+                                            {"priority", std::int64_t{-1}},
+                                            {"sequence_id", 1.5},
+                                            {"triton_x", true},
+                                            {"big", 18446744073709551615.0}}));
+  for (const char* value : {"null", "[1]", "{\"b\":1}"}) {
+    const std::string body = std::string("{\"INPUT_TEXT\":\"a\",\"k\":") + value + "}";
+    EXPECT_EQ(GenerateToInfer(body, Config()).status().message(),
+              "parameter 'k': expected a string, bool, integer or double");
+  }
+  std::string many = "{\"k\":0";
+  for (int i = 0; i < 256; ++i) many += ",\"k" + std::to_string(i) + "\":0";
+  EXPECT_EQ(GenerateToInfer(many + "}", Config()).status().message(),
+            "parameters: more than 256 entries");
 }
 
 TEST(Generate, BrokenBodiesAreRefused) {

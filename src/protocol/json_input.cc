@@ -211,10 +211,11 @@ absl::StatusOr<ParameterValue> ReadParameter(JsonValue value, std::string_view w
       return ParameterValue(flag);
     }
     case JsonType::number: {
-      simdjson::ondemand::number number;
-      SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_number().get(number)));
-      if (number.is_int64()) return ParameterValue(number.get_int64());
-      return ParameterValue(number.as_double());
+      std::int64_t integer = 0;
+      if (value.get_int64().get(integer) == simdjson::SUCCESS) return ParameterValue(integer);
+      double number = 0;  // an integer of more than 64 bits, too
+      SIGLIP_RETURN_IF_ERROR(CheckJson(value.get_double().get(number)));
+      return ParameterValue(number);
     }
     default:
       return WrongType(where, "a string, bool, integer or double");

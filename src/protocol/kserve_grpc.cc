@@ -168,10 +168,25 @@ absl::Status TypedContents(const InferTensorContents& contents, InputTensor& ten
                                            " must be sent in raw_input_contents"));
 }
 
-// The slice that a tensor's parameters name; nothing if they name none.
-template <class Map>
-absl::StatusOr<std::optional<SharedMemorySlice>> FindSlice(const Map& parameters) {
-  if (!parameters.contains("shared_memory_region")) return std::nullopt;
+// The slice that the parameters of an input or output name; nothing if they name none.
+template <class Tensor>
+absl::StatusOr<std::optional<SharedMemorySlice>> FindSlice(const Tensor& tensor) {
+  const auto& parameters = tensor.parameters();
+  if (!parameters.contains("shared_memory_region")) {
+    for (const char* key : {"shared_memory_offset", "shared_memory_byte_size"}) {
+      if (!parameters.contains(key)) continue;
+      return absl::InvalidArgumentError(Concat(
+          "'", key, "' can not be specified without 'shared_memory_region' parameter for tensor '",
+          tensor.name(), "'"));
+    }
+    return std::nullopt;
+  }
+  if (!parameters.contains("shared_memory_byte_size")) {
+    return absl::InvalidArgumentError(
+        Concat("'shared_memory_byte_size' must be specified along with 'shared_memory_region' "
+               "parameter for tensor '",
+               tensor.name(), "'"));
+  }
   SharedMemorySlice slice;
   for (const auto& [key, value] : parameters) {
     if (key == "shared_memory_region") {
@@ -225,8 +240,7 @@ absl::Status ParseInputs(const inference::ModelInferRequest& message,
           Concat("contents field must not be specified when using raw_input_contents for '",
                  tensor.name, "' for model '", message.model_name(), "'"));
     }
-    SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice,
-                            FindSlice(input.parameters()));
+    SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice, FindSlice(input));
     if (slice) {
       if (input.has_contents()) {
         return absl::InvalidArgumentError(
@@ -283,8 +297,7 @@ absl::Status ParseParts(const inference::ModelInferRequest& message,
     SIGLIP_RETURN_IF_ERROR(CheckParameterCount(output.parameters().size()));
     SIGLIP_ASSIGN_OR_RETURN(RequestedOutput requested, ParseOutput(output));
     if (!names.insert(output.name()).second) continue;  // the first of its name counts
-    SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice,
-                            FindSlice(output.parameters()));
+    SIGLIP_ASSIGN_OR_RETURN(const std::optional<SharedMemorySlice> slice, FindSlice(output));
     if (slice) {
       SIGLIP_RETURN_IF_ERROR(CheckSharedOutput(regions, requested, *slice));
       parsed.shared_memory.emplace(requested.name, *slice);

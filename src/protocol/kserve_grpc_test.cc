@@ -137,8 +137,33 @@ TEST(GrpcInfer, ParameterTypesAreStrict) {
 
 TEST(GrpcInfer, SharedMemoryIsUnimplemented) {
   auto message = Message();
-  (*message->mutable_inputs(0)->mutable_parameters())["shared_memory_region"].set_string_param("r");
+  auto& parameters = *message->mutable_inputs(0)->mutable_parameters();
+  parameters["shared_memory_region"].set_string_param("r");
+  parameters["shared_memory_byte_size"].set_int64_param(16);
   ExpectRefused(message, "shared memory", absl::StatusCode::kUnimplemented);
+}
+
+TEST(GrpcInfer, ARegionAndItsSizeGoTogether) {
+  for (const bool output : {false, true}) {
+    const auto with = [output](const std::string& key, auto set) {
+      auto message = Message();
+      message->add_raw_input_contents(std::string(16, 'x'));
+      message->add_outputs()->set_name("X");
+      set((output ? *message->mutable_outputs(0)->mutable_parameters()
+                  : *message->mutable_inputs(0)->mutable_parameters())[key]);
+      return message;
+    };
+    const auto number = [](auto& value) { value.set_int64_param(1); };
+    ExpectRefused(with("shared_memory_region", [](auto& value) { value.set_string_param("r"); }),
+                  "'shared_memory_byte_size' must be specified along with 'shared_memory_region' "
+                  "parameter for tensor 'X'");
+    ExpectRefused(with("shared_memory_byte_size", number),
+                  "'shared_memory_byte_size' can not be specified without 'shared_memory_region' "
+                  "parameter for tensor 'X'");
+    ExpectRefused(with("shared_memory_offset", number),
+                  "'shared_memory_offset' can not be specified without 'shared_memory_region' "
+                  "parameter for tensor 'X'");
+  }
 }
 
 TEST(GrpcInfer, InputsAndOutputsAreBounded) {

@@ -180,6 +180,8 @@ class InferParser {
     } else if (key == "data") {
       return Data(value, state);
     } else if (key == "parameters") {
+      SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
+      if (none) return absl::OkStatus();
       SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(value, "input parameters"));
       return ForEachField(
           object, 4, [&](std::string_view k, JsonValue v) { return InputParameter(k, v, state); });
@@ -437,12 +439,12 @@ class InferParser {
     // The first of its name counts.
     if (!output_names_.insert(output.name).second) return absl::OkStatus();
     if (!shared_memory.region.empty()) {
-      SIGLIP_RETURN_IF_ERROR(CheckSharedOutput(regions_, output, shared_memory));
       if (binary.value_or(false)) {
         return absl::InvalidArgumentError(
             Concat("output '", output.name,
                    "': expected either 'binary_data' or 'shared_memory_region', got both"));
       }
+      SIGLIP_RETURN_IF_ERROR(CheckSharedOutput(regions_, output, shared_memory));
       binary_.shared_memory.emplace(output.name, shared_memory);
     }
     if (binary) binary_.by_name.emplace(output.name, *binary);

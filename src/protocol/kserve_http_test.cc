@@ -199,6 +199,8 @@ TEST(HttpInfer, ParameterRules) {
   EXPECT_TRUE(parsed->binary.IsBinary("any"));
   EXPECT_EQ(with(R"({"u":18446744073709551615})")->request->parameters.at("u"),
             ParameterValue(18446744073709551615.0));
+  EXPECT_EQ(with(R"({"u":-184467440737095516160})")->request->parameters.at("u"),
+            ParameterValue(-184467440737095516160.0));
   ExpectRefused(with(R"({"triton_enable_empty_final_response":false})"), "reserved");
   ExpectRefused(with(R"({"a":null})"), "parameter 'a'");
   ExpectRefused(with(R"({"a":[1]})"), "parameter 'a'");
@@ -261,6 +263,31 @@ TEST(HttpInfer, ExactlyOneSourceOfData) {
         Parse(OneInput(Concat(R"("shape":[1],"datatype":"FP32","parameters":{)", stray, "}"))),
         "no field is");
   }
+}
+
+TEST(HttpInfer, AnInputsParametersMayBeNull) {
+  EXPECT_TRUE(
+      Parse(OneInput(R"("shape":[1],"datatype":"FP32","data":[1],"parameters":null)")).ok());
+  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP32","data":[1],"parameters":[])")),
+                "expected an object");
+}
+
+TEST(HttpInfer, AnOutputInSharedMemoryHasNoOtherForm) {
+  const auto with = [](std::string_view more) {
+    const SharedMemoryRegions regions(true, 64);
+    HttpInferInput input;
+    input.model_name = "m";
+    input.regions = &regions;
+    input.body = std::make_shared<PaddedBody>(
+        Concat(R"({"inputs":[],"outputs":[{"name":"Y","parameters":{"shared_memory_region":"r",)"
+               R"("shared_memory_byte_size":4)",
+               more, "}}]}"));
+    return ParseHttpInfer(input);
+  };
+  ExpectRefused(with(R"(,"binary_data":true)"), "got both");
+  ExpectRefused(with(R"(,"classification":1)"), "got both");
+  ExpectRefused(with(R"(,"binary_data":false)"), "Unable to find shared memory region: 'r'",
+                absl::StatusCode::kNotFound);
 }
 
 TEST(HttpInfer, BrokenRequestsAreRefused) {

@@ -36,8 +36,12 @@ absl::StatusOr<ParsedGrpcInfer> Parse(const grpc::ByteBuffer& bytes, const Infer
   SIGLIP_ASSIGN_OR_RETURN(const std::size_t held_bytes,
                           ReadMessage(bytes, door.max_message_bytes, request->message));
   try {
+    // Told before anything that is wrong with the request.
+    const inference::ModelInferRequest& message = request->message;
+    SIGLIP_RETURN_IF_ERROR(
+        door.service.GetModelConfig(message.model_name(), message.model_version()).status());
     SIGLIP_ASSIGN_OR_RETURN(ParsedGrpcInfer parsed,
-                            ParseGrpcInfer(request->message, request, &door.state.regions));
+                            ParseGrpcInfer(message, request, &door.state.regions));
     parsed.request->body_bytes = held_bytes;
     return parsed;
   } catch (const std::bad_alloc&) {
@@ -112,10 +116,12 @@ CallFacts FactsOf(const grpc::CallbackServerContext& context, const DoorState& s
   return facts;
 }
 
-void StartTrace(DoorState& state, InferRequest& request) {
+// `receive_start_ns`: when its message had come, and was not yet read.
+void StartTrace(DoorState& state, std::int64_t receive_start_ns, InferRequest& request) {
   request.trace = state.tracer->Sample(request.model_name);
   if (request.trace == nullptr) return;
   request.trace_id = request.trace->NextId();
+  request.trace->Stamp("GRPC_WAITREAD_START", receive_start_ns);
   request.trace->Stamp("GRPC_WAITREAD_END");
 }
 
@@ -187,7 +193,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void Run(const grpc::ByteBuffer& bytes, const CallFacts& facts, const InferDoor& door) {
     absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door, std::make_shared<RequestMessage>());
     if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
-    StartTrace(door.state, *parsed->request);
+    StartTrace(door.state, start_ns_, *parsed->request);
     trace_ = parsed->request->trace;
     // The reactor outlives the answer: OnDone follows Finish.
     auto once = std::make_shared<AnswerOnce>(
@@ -431,11 +437,12 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   void Run(const grpc::ByteBuffer& bytes, const std::shared_ptr<Slot>& slot) {
+    const std::int64_t start_ns = SteadyNowNs();
     const auto message = std::make_shared<RequestMessage>();
     absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door_, message);
     SharedMemorySlices shared;
     if (parsed.ok()) {
-      StartTrace(door_.state, *parsed->request);
+      StartTrace(door_.state, start_ns, *parsed->request);
       slot->trace = parsed->request->trace;
       shared = std::move(parsed->shared_memory);
     }

@@ -84,8 +84,11 @@ TEST_F(GrpcTest, RefusalsCarryCodeAndText) {
   grpc::ClientContext unknown;
   EXPECT_EQ(stub_->ModelInfer(&unknown, request, &response).error_code(),
             grpc::StatusCode::NOT_FOUND);
-  request = Request();
   request.mutable_inputs(0)->set_datatype("FP31");
+  grpc::ClientContext unknown_first;
+  EXPECT_EQ(stub_->ModelInfer(&unknown_first, request, &response).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  request.set_model_name("echo");
   grpc::ClientContext bad;
   const grpc::Status status = stub_->ModelInfer(&bad, request, &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -305,6 +308,7 @@ TEST_F(GrpcTest, StreamsMarkWhatAModelAnswersAsFinal) {
     EXPECT_EQ(response.infer_response().id(), "nope");
     EXPECT_EQ(response.infer_response().model_name(), "");
     EXPECT_TRUE(response.infer_response().parameters().empty());
+    refused.set_model_name("echo");
     refused.mutable_inputs(0)->set_datatype("x");
   }
   stream->WritesDone();

@@ -326,6 +326,9 @@ HttpResponse KServeHandler::ModelAnswer(const Route& route) const {
 
 absl::Status KServeHandler::Infer(const Route& route, HttpRequest& request,
                                   const std::shared_ptr<HttpExchange>& exchange) {
+  // Told before anything that is wrong with the request.
+  SIGLIP_RETURN_IF_ERROR(
+      service_.GetModelConfig(std::string(route.model), std::string(route.version)).status());
   SIGLIP_ASSIGN_OR_RETURN(std::shared_ptr<PaddedBody> body, DecodedBody(request, max_input_bytes_));
   HttpInferInput input{.model_name = route.model,
                        .model_version = route.version,
@@ -364,13 +367,14 @@ absl::Status KServeHandler::Generate(const Route& route, const HttpRequest& requ
   SIGLIP_ASSIGN_OR_RETURN(
       const std::shared_ptr<const ModelConfig> config,
       service_.GetModelConfig(std::string(route.model), std::string(route.version)));
-  SIGLIP_ASSIGN_OR_RETURN(const std::string infer, GenerateToInfer(request.body->view(), *config));
+  SIGLIP_ASSIGN_OR_RETURN(GenerateBody generate, GenerateToInfer(request.body->view(), *config));
   const HttpInferInput input{.model_name = route.model,
                              .model_version = route.version,
                              .header_length = std::nullopt,
-                             .body = std::make_shared<const PaddedBody>(infer),
+                             .body = std::make_shared<const PaddedBody>(generate.infer),
                              .regions = nullptr};
   SIGLIP_ASSIGN_OR_RETURN(ParsedInfer parsed, ParseHttpInfer(input));
+  parsed.request->parameters = std::move(generate.parameters);
   std::shared_ptr<RequestTrace> trace = state_.tracer->Sample(parsed.request->model_name);
   parsed.request->trace = trace;
   parsed.request->done = [exchange, trace = std::move(trace),

@@ -118,7 +118,7 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Get("/v2/systemsharedmemory/status"), 200, "[]");
   Expect(Get("/v2/cudasharedmemory/status"), 200, "[]");
   Expect(Get("/v2/systemsharedmemory/region/r/status"), 404,
-         "Unable to find shared memory region: 'r'");
+         "Unable to find system shared memory region: 'r'");
   Expect(Post("/v2/systemsharedmemory/region/r/register", "{}"), 501, "shared memory is disabled");
   Expect(Post("/v2/cudasharedmemory/region/r/register", "{}"), 501, "shared memory is disabled");
   Expect(Post("/v2/systemsharedmemory/unregister", ""), 200, "");
@@ -141,6 +141,9 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Post("/v2/models/echo/generate", "x", "Content-Encoding: gzip\r\n"), 400,
          "only 'identity' is supported");
   Expect(Post("/v2/models/nope/infer", R"({"inputs":[]})"), 404, "unknown model: 'nope'");
+  Expect(Post("/v2/models/nope/infer", "{"), 404, "unknown model: 'nope'");
+  Expect(Post("/v2/models/nope/infer", "{", "Content-Encoding: br\r\n"), 404,
+         "unknown model: 'nope'");
 }
 
 TEST_F(RoutesTest, WrongMethodIs405AndUnknownPathIs404) {

@@ -431,7 +431,8 @@ std::string RenderMetrics(const Service& service, const DoorState& state,
 
 void MetricsHandler::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   HttpResponse response;
-  if (PathOf(request.target) != "/metrics") {
+  if (const std::string_view path = PathOf(request.target);
+      path != "/metrics" && path != "/metrics/") {
     response = ErrorResponse(404, "Not Found");
   } else if (request.method != "GET") {
     response = ErrorResponse(405, "Method Not Allowed");

@@ -147,6 +147,8 @@ TEST(Metrics, AreServedAsText) {
   const RawResponse response = client.Ask(Get("/metrics"));
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.Header("Content-Type"), "text/plain; charset=utf-8");
+  EXPECT_EQ(client.Ask(Get("/metrics/")).status, 200);
+  EXPECT_EQ(client.Ask(Get("/metrics/x")).status, 404);
   EXPECT_EQ(client.Ask(Get("/")).status, 404);
   EXPECT_EQ(client.Ask(Post("/metrics", "")).status, 405);
 }

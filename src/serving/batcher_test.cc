@@ -138,6 +138,7 @@ TEST_F(BatcherTest, OneBadRequestFailsAlone) {
             "2 of 3 items failed: item 0: negative; item 2: negative");
   EXPECT_EQ(statistics_.Snapshot().success.count, 1u);
   EXPECT_EQ(statistics_.Snapshot().fail.count, 1u);
+  EXPECT_EQ(statistics_.Snapshot().failures.at(FailureReason::kBackend), 1u);
 }
 
 TEST_F(BatcherTest, FailedRunFailsTheBatchAsBackend) {

@@ -20,6 +20,12 @@ namespace {
 using FindModel =
     std::function<absl::StatusOr<std::shared_ptr<const ModelConfig>>(const EnsembleStep&)>;
 
+// As in Triton: what failed in a step counts as its backend's there, and as another's here.
+FailureReason EnsembleFailureReason(const absl::Status& status) {
+  const FailureReason reason = FailureReasonOf(status);
+  return reason == FailureReason::kBackend ? FailureReason::kOther : reason;
+}
+
 const TensorConfig* FindTensor(const std::vector<TensorConfig>& tensors, const std::string& name) {
   for (const TensorConfig& tensor : tensors) {
     if (tensor.name == name) return &tensor;
@@ -322,7 +328,7 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
       owner_.statistics_.RecordSuccess(rows, total_ns, response.durations);
       owner_.statistics_.RecordExecution(rows, response.durations);
     } else {
-      owner_.statistics_.RecordFailure(FailureReasonOf(response.status), total_ns);
+      owner_.statistics_.RecordFailure(EnsembleFailureReason(response.status), total_ns);
     }
     Answer(*request_, std::move(response));
     owner_.Finished();

@@ -133,6 +133,7 @@ absl::Status ModelControl::LoadInitial() {
   }
   for (const std::string& name : names) {
     stamps_[name] = parts_.repository->Stamp(name);
+    asked_for_.insert(name);
     if (parts_.registry->table()->ready().contains(name)) continue;  // as a step of an ensemble
     const absl::Status status = LoadWithRetries(name);
     if (!status.ok() && options.exit_on_error) return status;
@@ -224,6 +225,7 @@ absl::Status ModelControl::Make(ModelConfig config) {
   model->statistics->SetLoadDuration(static_cast<double>(parts_.clock->NowNs() - start_ns) * 1e-9);
   SIGLIP_LOG_INFO("model_loaded name={} version={}", model->name, model->version);
   if (parts_.options.control_mode == ModelControlMode::kPoll) made_.insert(model->name);
+  waiting_.erase(model->name);
   parts_.registry->Finish(std::move(model));
   return absl::OkStatus();
 }
@@ -347,6 +349,7 @@ void ModelControl::RemakeDependents(const std::string& name) {
     if (status.ok()) continue;
     SIGLIP_LOG_ERROR("model_unloaded name={} reason=\"{}\"", LogSafe(ensemble->name),
                      LogSafe(Text(status)));
+    LetWait(*ensemble);
     parts_.registry->Unload(ensemble->name, Text(status), false);
     UnloadDependents(ensemble->name);
   }
@@ -364,10 +367,40 @@ void ModelControl::UnloadDependents(const std::string& name) {
       // Nobody asked for it: readiness waits until its step is back, as Triton's does.
       parts_.registry->Unload(ensemble->name, reason, false);
     } else {
+      LetWait(*ensemble);
       TakeOut(ensemble->name, reason);
     }
     UnloadDependents(ensemble->name);
   }
+}
+
+void ModelControl::LetWait(const LoadedModel& ensemble) {
+  if (parts_.options.control_mode != ModelControlMode::kExplicit) return;
+  waiting_.insert_or_assign(ensemble.name, ensemble.read);
+}
+
+void ModelControl::ReviveWaiting() {
+  bool revived = true;
+  while (revived) {  // one that is back may be another's step
+    revived = false;
+    const std::shared_ptr<ModelTable> table = parts_.registry->table();
+    for (const auto& [name, config] : std::map<std::string, ModelConfig>(waiting_)) {
+      const auto ready = [&table](const EnsembleStep& step) {
+        return table->ready().contains(step.model_name);
+      };
+      if (!std::all_of(config.ensemble_steps.begin(), config.ensemble_steps.end(), ready)) continue;
+      if (const absl::Status status = Make(config); status.ok()) {
+        revived = true;
+      } else {
+        SIGLIP_LOG_WARN("model_waits name={} reason=\"{}\"", LogSafe(name), LogSafe(Text(status)));
+      }
+    }
+  }
+}
+
+bool ModelControl::IsStepOfAny(const std::string& name) const {
+  const auto waits = [&name](const auto& entry) { return HasStep(entry.second, name); };
+  return !EnsemblesOf(name).empty() || std::any_of(waiting_.begin(), waiting_.end(), waits);
 }
 
 bool ModelControl::InRepository(const std::string& name) const {
@@ -400,23 +433,31 @@ void ModelControl::TakeOut(const std::string& name, const std::string& reason) {
 absl::Status ModelControl::UnloadNow(const std::string& name, bool unload_dependents) {
   const std::shared_ptr<ModelTable> table = parts_.registry->table();
   const auto found = table->ready().find(name);
-  if (found == table->ready().end()) {
-    if (absl::IsUnavailable(table->Find(name, "").status())) {
-      // If its load failed, readiness waits for it no longer.
-      TakeOut(name, "unloaded");
-      return absl::OkStatus();
+  std::vector<EnsembleStep> steps;
+  if (found != table->ready().end()) {
+    SIGLIP_LOG_INFO("model_unloaded name={} version={}", LogSafe(name), found->second->version);
+    steps = found->second->config->ensemble_steps;
+  } else if (table->IsUnavailable(name)) {
+    // If its load failed, readiness waits for it no longer.
+    if (const auto waits = waiting_.find(name); waits != waiting_.end()) {
+      steps = waits->second.ensemble_steps;
     }
-    if (InRepository(name)) return absl::OkStatus();
+  } else if (InRepository(name)) {
+    return absl::OkStatus();
+  } else {
     return absl::InvalidArgumentError(
         absl::StrCat("failed to unload '", name, "', model is not in the repository"));
   }
-  SIGLIP_LOG_INFO("model_unloaded name={} version={}", LogSafe(name), found->second->version);
+  asked_for_.erase(name);
+  waiting_.erase(name);
   TakeOut(name, "unloaded");
   UnloadDependents(name);
   if (!unload_dependents) return absl::OkStatus();
-  for (const EnsembleStep& step : found->second->config->ensemble_steps) {
-    if (parts_.registry->table()->ready().contains(step.model_name)) {
-      SIGLIP_RETURN_IF_ERROR(UnloadNow(step.model_name, true));
+  for (const EnsembleStep& step : steps) {
+    const std::string& model = step.model_name;
+    if (asked_for_.contains(model) || IsStepOfAny(model)) continue;
+    if (parts_.registry->table()->ready().contains(model)) {
+      SIGLIP_RETURN_IF_ERROR(UnloadNow(model, true));
     }
   }
   return absl::OkStatus();
@@ -440,7 +481,11 @@ void ModelControl::Load(LoadModelRequest request, std::function<void(absl::Statu
     }
     absl::Status status = config ? CheckCheckpoint(*config) : absl::OkStatus();
     if (status.ok()) status = LoadNow(name, std::move(config), under_way);
-    if (status.ok()) return done(status);
+    ReviveWaiting();
+    if (status.ok()) {
+      asked_for_.insert(name);
+      return done(status);
+    }
     const std::string reason =
         absl::IsNotFound(status) ? "failed to poll from model repository" : Text(status);
     done(absl::InternalError(absl::StrCat("failed to load '", name, "', ", reason)));

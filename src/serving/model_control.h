@@ -78,6 +78,12 @@ class ModelControl {
   void RemakeDependents(const std::string& name);
   void UnloadDependents(const std::string& name);
   void LoadWaitingEnsembles();
+  // Explicit mode: an ensemble that leaves because of a step, and is not unloaded by its own name.
+  void LetWait(const LoadedModel& ensemble);
+  // Those whose steps are there again. Loads no step.
+  void ReviveWaiting();
+  // Of an ensemble that is loaded or waits.
+  bool IsStepOfAny(const std::string& name) const;
   bool InRepository(const std::string& name) const;
   // Of a configuration that came with a load request: its checkpoint is in the model's own folder,
   // or one that a configuration of the repository names. Looks at no file.
@@ -92,6 +98,10 @@ class ModelControl {
 
   const Parts parts_;
   const std::shared_ptr<ThreadBudget> threads_;
+  // The control thread's, once it has started: what was loaded by its own name, not only as an
+  // ensemble's step; and ensembles that wait for a step.
+  Names asked_for_;
+  std::map<std::string, ModelConfig> waiting_;
   std::map<std::string, std::uint64_t> stamps_;  // poll mode: as they were loaded
   Names made_;                                   // poll mode: loaded since it was last looked at
   Mutex mu_;

@@ -173,7 +173,66 @@ TEST_F(ModelControlTest, AnEnsembleBringsItsStepsAndTakesThemAlongIfTold) {
   EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "m=UNAVAILABLE/unloaded",
                                    "m2=UNAVAILABLE/unloaded"));
   EXPECT_TRUE(service_->Ready()) << "unloaded on purpose";
-  EXPECT_EQ(Infer("e").status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Infer("e").status,
+            absl::NotFoundError("Request for unknown model: 'e' has no available versions"));
+}
+
+TEST_F(ModelControlTest, AStepThatIsWantedElsewhereStays) {
+  ModelConfig other = TwoSteps();
+  other.name = "e2";
+  files_.Put(other);
+  ASSERT_TRUE(OpenExplicit({"m2"}).ok());
+  ASSERT_TRUE(LoadModel("e").ok());
+  ASSERT_TRUE(LoadModel("e2").ok());
+  ASSERT_TRUE(UnloadModel("e", true).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "e2=READY", "m=READY", "m2=READY"));
+  ASSERT_TRUE(UnloadModel("e2", true).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "e2=UNAVAILABLE/unloaded",
+                                   "m=UNAVAILABLE/unloaded", "m2=READY"))
+      << "m2 was loaded by its name";
+  ASSERT_TRUE(UnloadModel("m2").ok());
+  ASSERT_TRUE(LoadModel("m").ok());
+  ASSERT_TRUE(LoadModel("e").ok());
+  ASSERT_TRUE(UnloadModel("e", true).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "e2=UNAVAILABLE/unloaded", "m=READY",
+                                   "m2=UNAVAILABLE/unloaded"));
+}
+
+TEST_F(ModelControlTest, AnEnsembleThatLostItsStepsComesBackWithThem) {
+  ModelConfig outer = FloatConfig("outer");
+  outer.backend.clear();
+  outer.platform = "ensemble";
+  outer.ensemble_steps = {
+      {.model_name = "e", .input_map = {{"X", "X"}}, .output_map = {{"Y", "Y"}}}};
+  files_.Put(outer);
+  ASSERT_TRUE(OpenExplicit({"outer"}).ok());
+  ASSERT_TRUE(UnloadModel("m").ok());
+  ASSERT_TRUE(UnloadModel("m2").ok());
+  EXPECT_EQ(Infer("outer").status.code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(LoadModel("m2").ok());
+  EXPECT_EQ(Infer("e").status.code(), absl::StatusCode::kNotFound) << "m is not there";
+  ASSERT_TRUE(LoadModel("m").ok());
+  EXPECT_THAT(Floats(Infer("outer").outputs.at(0)), ElementsAre(3, 4));
+  EXPECT_THAT(Index(), ElementsAre("e=READY", "m=READY", "m2=READY", "outer=READY"));
+  ASSERT_TRUE(UnloadModel("m").ok());
+  ASSERT_TRUE(UnloadModel("e", true).ok()) << "with the step that is still there, but was loaded";
+  ASSERT_TRUE(LoadModel("m").ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "m=READY", "m2=READY",
+                                   ::testing::StartsWith("outer=UNAVAILABLE/ensemble 'outer'")))
+      << "unloaded by its own name";
+}
+
+TEST_F(ModelControlTest, AStepOfAnEnsembleThatLostAnotherGoesWithIt) {
+  ModelConfig other = TwoSteps();
+  other.name = "e2";
+  files_.Put(other);
+  ASSERT_TRUE(OpenExplicit({"e", "e2"}).ok());
+  ASSERT_TRUE(UnloadModel("m").ok());
+  ASSERT_TRUE(UnloadModel("e", true).ok());
+  EXPECT_THAT(Index(), ::testing::Contains("m2=READY")) << "e2 waits with it";
+  ASSERT_TRUE(UnloadModel("e2", true).ok());
+  EXPECT_THAT(Index(), ElementsAre("e=UNAVAILABLE/unloaded", "e2=UNAVAILABLE/unloaded",
+                                   "m=UNAVAILABLE/unloaded", "m2=UNAVAILABLE/unloaded"));
 }
 
 TEST_F(ModelControlTest, WithoutAStepTheEnsembleGoesToo) {
@@ -343,7 +402,7 @@ TEST_F(ModelControlTest, EnsemblesWithinEachOtherAreBounded) {
 
 TEST_F(ModelControlTest, UnloadAndReloadLoseNoRequest) {
   files_.models.at("m").first.parameters["hold"] = "";
-  ASSERT_TRUE(OpenExplicit({"*"}).ok());
+  ASSERT_TRUE(OpenExplicit({"e"}).ok());
   auto request = FloatRequest({1, 2}, nullptr, "e");
   Answered answered(*request);
   service_->Infer(std::move(request));
@@ -355,7 +414,7 @@ TEST_F(ModelControlTest, UnloadAndReloadLoseNoRequest) {
   std::string state;
   for (const IndexRow& row : service_->RepositoryIndex(false)) state += row.state + " ";
   EXPECT_THAT(state, HasSubstr("UNLOADING UNLOADING"));
-  EXPECT_EQ(Infer("m2").status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Infer("m2").status.code(), absl::StatusCode::kNotFound);
   files_.models.at("m").first.parameters.clear();
   ASSERT_TRUE(LoadModel("m").ok());
   EXPECT_TRUE(Infer("m").status.ok()) << "the new one works while the old one still does";
@@ -534,7 +593,7 @@ TEST_F(ModelControlTest, LoadsUnderLoadAnswerEveryRequest) {
       const InferResponse response = Infer("e");
       if (response.status.ok()) {
         ++good;
-      } else if (!absl::IsUnavailable(response.status)) {
+      } else if (!absl::IsNotFound(response.status)) {
         ++lost;
       }
     }

@@ -47,6 +47,10 @@ absl::StatusOr<const LoadedModel*> ModelTable::Find(const std::string& name,
         absl::StrCat("Request for unknown model: '", name, "' version ", version, " is not found"));
   }
   if (found != ready_.end()) return found->second.get();
+  if (version.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("Request for unknown model: '", name, "' has no available versions"));
+  }
   return absl::UnavailableError(absl::StrCat("Request for unknown model: '", name, "' version ",
                                              there, " is not at ready state"));
 }

@@ -39,7 +39,10 @@ class ModelTable final : public ModelAccess, public std::enable_shared_from_this
              std::uint64_t generation);
 
   const Models& ready() const { return ready_; }
-  // Valid as long as the table. NotFound or Unavailable with Triton's texts.
+  // Whether it is known, but not served.
+  bool IsUnavailable(const std::string& name) const { return unavailable_.contains(name); }
+  // Valid as long as the table. NotFound, or Unavailable for a version that is known but not
+  // served, with Triton's texts.
   absl::StatusOr<const LoadedModel*> Find(const std::string& name,
                                           const std::string& version) const;
 

@@ -49,8 +49,9 @@ struct LoadModelRequest {
 absl::Status ControlRefused();
 
 // Thread-safe. An empty version means the newest; a version is decimal digits otherwise.
-// Errors carry Triton's codes and texts: NotFound "Request for unknown model: 'x' is not found",
-// Unavailable "... is not at ready state", InvalidArgument for everything wrong with a request.
+// Errors carry Triton's codes and texts: NotFound "Request for unknown model: 'x' is not found", or
+// "... has no available versions"; Unavailable "... version 1 is not at ready state";
+// InvalidArgument for everything wrong with a request.
 class Service {
  public:
   virtual ~Service() = default;

@@ -149,19 +149,19 @@ absl::StatusOr<std::vector<ModelStatistics>> ServiceImpl::GetStatistics(
     const std::string& name, const std::string& version) const {
   std::vector<ModelStatistics> rows;
   const std::shared_ptr<ModelTable> table = registry_.table();
+  const absl::StatusOr<const LoadedModel*> model = table->Find(name, version);
+  if (absl::IsInvalidArgument(model.status())) return model.status();  // no version at all
   if (name.empty()) {
-    for (const auto& [model_name, model] : table->ready()) {
-      rows.push_back(StatisticsOf(*model));
+    for (const auto& [model_name, ready] : table->ready()) {
+      rows.push_back(StatisticsOf(*ready));
     }
     return rows;
   }
-  const absl::StatusOr<const LoadedModel*> model = table->Find(name, version);
-  if (absl::IsInvalidArgument(model.status())) return model.status();  // no version at all
   if (!model.ok()) {
     return absl::InvalidArgumentError(
-        version.empty()
-            ? absl::StrCat("requested model '", name, "' is not available")
-            : absl::StrCat("requested model version is not available for model '", name, "'"));
+        table->ready().contains(name)
+            ? absl::StrCat("requested model version is not available for model '", name, "'")
+            : absl::StrCat("requested model '", name, "' is not available"));
   }
   rows.push_back(StatisticsOf(**model));
   return rows;

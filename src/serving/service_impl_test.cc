@@ -124,6 +124,12 @@ TEST_F(ServiceTest, UnknownModelsAndVersionsAreNotFound) {
             absl::NotFoundError("Request for unknown model: 'm' version 7 is not found"));
   EXPECT_EQ(service_->GetStatistics("x", "").status(),
             absl::InvalidArgumentError("requested model 'x' is not available"));
+  EXPECT_EQ(service_->GetStatistics("x", "1").status(),
+            absl::InvalidArgumentError("requested model 'x' is not available"));
+  EXPECT_EQ(service_->GetStatistics("m", "2").status(),
+            absl::InvalidArgumentError("requested model version is not available for model 'm'"));
+  EXPECT_EQ(service_->GetStatistics("", "a").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service_->GetStatistics("", "7")->size(), 1u);
   EXPECT_TRUE(service_->ModelReady("m", "1").ok());
   for (const auto& [name, version] : {std::pair("m", "2"), std::pair("x", "")}) {
     EXPECT_EQ(service_->ModelReady(name, version),
@@ -161,6 +167,8 @@ TEST_F(ServiceTest, EnsembleFailureNamesTheEnsemble) {
   EXPECT_EQ(response.status.message(), "in ensemble 'e', negative");
   EXPECT_EQ(Stats("m2").success.count, 0u);
   EXPECT_EQ(Stats("e").fail.count, 1u);
+  EXPECT_EQ(Stats("m").failures.at(FailureReason::kBackend), 1u);
+  EXPECT_EQ(Stats("e").failures.at(FailureReason::kOther), 1u) << "it has no backend";
 }
 
 TEST_F(ServiceTest, EnsembleInflightLimitLetsAllThrough) {
@@ -433,9 +441,15 @@ TEST_F(ServiceTest, AModelThatFailsToLoadEndsAllOrItselfAlone) {
   options.exit_on_error = false;
   ASSERT_TRUE(Load({FloatConfig(), FloatConfig("broken")}, options).ok());
   EXPECT_FALSE(service_->Ready());
-  const InferResponse response = Infer(FloatRequest({1, 2}, nullptr, "broken"));
-  EXPECT_EQ(response.status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(response.status.message()), HasSubstr("is not at ready state"));
+  EXPECT_EQ(Infer(FloatRequest({1, 2}, nullptr, "broken")).status,
+            absl::NotFoundError("Request for unknown model: 'broken' has no available versions"));
+  auto versioned = FloatRequest({1, 2}, nullptr, "broken");
+  versioned->model_version = "1";
+  EXPECT_EQ(Infer(std::move(versioned)).status,
+            absl::UnavailableError(
+                "Request for unknown model: 'broken' version 1 is not at ready state"));
+  EXPECT_EQ(service_->GetStatistics("broken", "1").status(),
+            absl::InvalidArgumentError("requested model 'broken' is not available"));
   EXPECT_EQ(service_->RepositoryIndex(false).at(0).state, "UNAVAILABLE");
   EXPECT_EQ(service_->RepositoryIndex(false).at(0).reason, "no weights");
   EXPECT_EQ(service_->RepositoryIndex(true).size(), 1u);

@@ -189,7 +189,11 @@ absl::StatusOr<std::vector<SharedMemoryRegion>> SharedMemoryRegions::Status(
   for (const auto& [key, entry] : regions_) {
     if (entry.region.kind == kind && (name.empty() || key == name)) found.push_back(entry.region);
   }
-  if (!name.empty() && found.empty()) return NotFound(name);
+  if (!name.empty() && found.empty()) {
+    return absl::NotFoundError(absl::StrCat("Unable to find ",
+                                            kind == SharedMemoryKind::kCuda ? "cuda" : "system",
+                                            " shared memory region: '", name, "'"));
+  }
   return found;
 }
 
@@ -200,10 +204,10 @@ absl::StatusOr<SharedMemoryRegions::Entry> SharedMemoryRegions::Find(
   const auto found = regions_.find(slice.region);
   if (found == regions_.end()) return NotFound(slice.region);
   const SharedMemoryRegion& region = found->second.region;
-  if (!Within(slice.offset, slice.byte_size, region.byte_size)) {
+  if (slice.byte_size == 0 || !Within(slice.offset, slice.byte_size, region.byte_size)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "Invalid offset + byte size for shared memory region: '", slice.region,
-        "': expected at most ", region.byte_size, ", got ", slice.offset, " + ", slice.byte_size));
+        "Invalid offset + byte size for shared memory region: '", slice.region, "': expected 1 to ",
+        region.byte_size, ", got ", slice.offset, " + ", slice.byte_size));
   }
   return found->second;
 }

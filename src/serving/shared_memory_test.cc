@@ -74,7 +74,9 @@ TEST_F(SharedMemoryTest, StatusAndUnregister) {
   EXPECT_EQ(regions_.Status(kSystem, "")->at(0).offset, 8u);
   EXPECT_EQ(regions_.Status(kSystem, "b")->at(0).key, key_);
   EXPECT_EQ(regions_.Status(kSystem, "c").status().message(),
-            "Unable to find shared memory region: 'c'");
+            "Unable to find system shared memory region: 'c'");
+  EXPECT_EQ(regions_.Status(SharedMemoryKind::kCuda, "b").status().message(),
+            "Unable to find cuda shared memory region: 'b'");
   EXPECT_EQ(regions_.Register({"a", key_, 0, 1}).code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(regions_.Register({"a", "/no_such_memory_here", 0, 1}).code(),
             absl::StatusCode::kAlreadyExists)
@@ -106,8 +108,8 @@ TEST_F(SharedMemoryTest, HostileKeysAndRangesAreRefused) {
         << offset << " " << size;
   }
   ASSERT_TRUE(regions_.Register({"r", key_, 16, 48}).ok());
-  for (const auto& [offset, size] :
-       std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0, 49}, {48, 1}, {max, 1}, {1, max}}) {
+  for (const auto& [offset, size] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
+           {0, 0}, {0, 49}, {48, 1}, {max, 1}, {1, max}}) {
     EXPECT_EQ(regions_.CheckSlice({"r", offset, size}).code(), absl::StatusCode::kInvalidArgument);
   }
   ASSERT_TRUE(regions_.Register({"whole", key_, 0, 64}).ok());

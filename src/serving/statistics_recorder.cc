@@ -126,10 +126,8 @@ FailureReason FailureReasonOf(const absl::Status& status) {
     case absl::StatusCode::kDeadlineExceeded:  // of the client's own, see
                                                // InferRequest::client_end_ns
       return FailureReason::kCanceled;
-    case absl::StatusCode::kInternal:
+    default:  // what a model says of its input, too
       return FailureReason::kBackend;
-    default:
-      return FailureReason::kOther;
   }
 }
 

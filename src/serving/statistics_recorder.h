@@ -46,7 +46,7 @@ class StatisticsRecorder {
   ModelStatistics counters_ SIGLIP_GUARDED_BY(mu_);
 };
 
-// Of the clients' doing or ours: the label under which a refusal counts.
+// The label under which a model's failure counts. Bad input is found by its backend.
 FailureReason FailureReasonOf(const absl::Status& status);
 
 }  // namespace siglip

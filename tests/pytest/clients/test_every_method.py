@@ -64,7 +64,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def urls():
-    yield from running(["--model-control-mode", "explicit", "--load-model", "*", "--allow-client-shm", "true"])
+    # The steps of siglip_vision come with it, and go with it.
+    models = [f"--load-model={name}" for name in ("siglip_vision", "siglip_text", "embed_image", "embed_text")]
+    yield from running(["--model-control-mode", "explicit", *models, "--allow-client-shm", "true"])
 
 
 @pytest.fixture(params=["http", "grpc", "http_aio", "grpc_aio"])
