@@ -73,8 +73,8 @@ static void TestOpenErrors(void) {
   FAIL(siglip_model_open("/nonexistent", NULL, &model), SIGLIP_NOT_FOUND, "/nonexistent");
   FAIL(siglip_model_open(NULL, NULL, &model), SIGLIP_INVALID_ARGUMENT, "directory");
   FAIL(siglip_model_open("models/demo", NULL, NULL), SIGLIP_INVALID_ARGUMENT, "model");
-  options.precision = "int8";
-  FAIL(siglip_model_open("models/demo", &options, &model), SIGLIP_INVALID_ARGUMENT, "int8");
+  options.precision = "int4";
+  FAIL(siglip_model_open("models/demo", &options, &model), SIGLIP_INVALID_ARGUMENT, "int4");
   options.struct_size = 3;
   FAIL(siglip_model_open("models/demo", &options, &model), SIGLIP_INVALID_ARGUMENT, "struct_size");
   EXPECT(model == NULL);

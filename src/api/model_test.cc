@@ -99,8 +99,8 @@ TEST(ModelOpenTest, WrongOptionsAndFoldersAreNamed) {
             absl::InvalidArgumentError("max_batch_size: expected at least 1, got 0"));
   EXPECT_EQ(Model::Open(kDemoModel, {.max_pixels = -5}).status(),
             absl::InvalidArgumentError("max_pixels: expected at least 0, got -5"));
-  EXPECT_THAT(std::string(Model::Open(kDemoModel, {.precision = "int8"}).status().message()),
-              HasSubstr("int8"));
+  EXPECT_THAT(std::string(Model::Open(kDemoModel, {.precision = "int4"}).status().message()),
+              HasSubstr("int4"));
   // Whether it is this build, this machine or the number that has no such GPU.
   const auto no_gpu = Model::Open(kDemoModel, {.device = "cuda:1000"});
   EXPECT_EQ(no_gpu.status().code(), absl::StatusCode::kFailedPrecondition);
