@@ -68,7 +68,7 @@ def test_the_chart_renders_what_kubernetes_takes(case):
 
 
 @pytest.mark.parametrize("values", [
-    {"replica": 2}, {"server": {"precision": "int8"}}, {"server": {"device": "gpu"}}, {"server": {"memoryMiB": {"inputs": "1Gi"}}}, {"server": {"drainDelaySeconds": "10"}},
+    {"replica": 2}, {"server": {"precision": "int4"}}, {"server": {"device": "gpu"}}, {"server": {"memoryMiB": {"inputs": "1Gi"}}}, {"server": {"drainDelaySeconds": "10"}},
     {"model": {"path": "/so400m"}}, {"disruptionBudget": {"minAvailable": 1}}, {"autoscaling": {"target": 32}}], ids=str)
 def test_wrong_values_are_refused(values):
     with pytest.raises(helm_python.HelmError):
