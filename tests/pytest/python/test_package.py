@@ -145,8 +145,8 @@ def test_wrong_shapes_and_options_are_named(model):
         model.encode_tokens([[1, 2]])
     with pytest.raises(ValueError):
         model.encode_tokens(np.full((1, model.text_length), model.vocab_size))
-    with pytest.raises(ValueError, match="int8"):
-        siglip.Model(DEMO, precision="int8")
+    with pytest.raises(ValueError, match="int4"):
+        siglip.Model(DEMO, precision="int4")
     with pytest.raises(FileNotFoundError, match="/nonexistent"):
         siglip.Model("/nonexistent")
     with pytest.raises(ValueError, match="loud"):
