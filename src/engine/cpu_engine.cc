@@ -33,6 +33,19 @@ void ForEachPass(std::size_t items, std::size_t per_pass, Body&& body) {
 
 }  // namespace
 
+GemmFormat FormatOf(Precision precision) {
+  switch (precision) {
+    case Precision::kInt16:
+      return GemmFormat::kInt16;
+    case Precision::kInt8:
+      return GemmFormat::kInt8;
+    case Precision::kBf16:
+      return GemmFormat::kBf16;
+    default:
+      return GemmFormat::kFp32;
+  }
+}
+
 LoadedTowers LoadTowers(WeightLoader& weights, GemmFormat format) {
   VisionTower vision(weights, format);
   TextTower text(weights, format);

@@ -18,6 +18,9 @@
 
 namespace siglip {
 
+// What a CPU's precision multiplies by: kFp32 for kAuto and those of GPUs.
+GemmFormat FormatOf(Precision precision);
+
 // Both towers, and what they borrow their weights from, if they do.
 struct LoadedTowers {
   std::optional<WeightFile> file;

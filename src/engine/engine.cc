@@ -117,20 +117,6 @@ absl::StatusOr<std::unique_ptr<Engine>> OpenCuda(const Checkpoint& checkpoint,
                       absl::StrCat("device ", options.device, ": ", std::string(status.message())));
 }
 
-// Of a CPU's precisions.
-GemmFormat FormatOf(Precision precision) {
-  switch (precision) {
-    case Precision::kInt16:
-      return GemmFormat::kInt16;
-    case Precision::kInt8:
-      return GemmFormat::kInt8;
-    case Precision::kBf16:
-      return GemmFormat::kBf16;
-    default:
-      return GemmFormat::kFp32;
-  }
-}
-
 // Whether the instruction set in use has it.
 absl::Status CheckFormat(Precision precision) {
   const GemmFormat format = FormatOf(precision);

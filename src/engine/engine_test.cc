@@ -3,12 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "checkpoint/tiny_checkpoint_for_test.h"
+#include "engine/cpu_engine.h"
 #include "engine/reference_towers_for_test.h"
 #include "kernels/kernel_test_util.h"
 #include "kernels/test_isa.h"
@@ -111,22 +113,12 @@ constexpr double kInt8Tolerance = 1.3e-2 * 3.5;
 constexpr double kBf16Tolerance = 3.2e-3 * 3.5;
 
 std::vector<Precision> PrecisionsOfTest() {
+  const std::vector<GemmFormat> formats = FormatsOfTest();
   std::vector<Precision> precisions;
-  for (const GemmFormat format : FormatsOfTest()) {
-    switch (format) {
-      case GemmFormat::kFp32:
-        precisions.push_back(Precision::kFp32);
-        break;
-      case GemmFormat::kInt16:
-        precisions.push_back(Precision::kInt16);
-        break;
-      case GemmFormat::kInt8:
-        precisions.push_back(Precision::kInt8);
-        break;
-      case GemmFormat::kBf16:
-        precisions.push_back(Precision::kBf16);
-        break;
-    }
+  for (const Precision precision :
+       {Precision::kFp32, Precision::kInt16, Precision::kInt8, Precision::kBf16}) {
+    if (std::find(formats.begin(), formats.end(), FormatOf(precision)) == formats.end()) continue;
+    precisions.push_back(precision);
   }
   return precisions;
 }

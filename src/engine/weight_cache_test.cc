@@ -19,6 +19,7 @@
 #include "base/content_hash.h"
 #include "base/file_map.h"
 #include "checkpoint/tiny_checkpoint_for_test.h"
+#include "engine/cpu_engine.h"
 #include "engine/engine.h"
 
 namespace siglip {
@@ -48,15 +49,10 @@ class WeightCacheTest : public testing::TestWithParam<Precision> {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  static GemmFormat Format() {
-    if (GetParam() == Precision::kInt16) return GemmFormat::kInt16;
-    return GetParam() == Precision::kInt8 ? GemmFormat::kInt8 : GemmFormat::kFp32;
-  }
-
   Checkpoint OpenCheckpoint() const { return *Checkpoint::Open(folder_); }
 
   absl::StatusOr<WeightCache> OpenCache() {
-    return WeightCache::Open(cache_, OpenCheckpoint(), Format(), team_);
+    return WeightCache::Open(cache_, OpenCheckpoint(), FormatOf(GetParam()), team_);
   }
 
   std::unique_ptr<Engine> OpenEngine(const std::string& cache) const {

@@ -330,7 +330,7 @@ void SplitFactor(const float* row, std::int64_t head_dim, bool key, std::int16_t
 }
 
 inline constexpr std::int64_t kMaxFactor =
-    3 * 2 * kGemmBlockStepsInt16 + kTileElements;  // elements of a row, and room past its end
+    3 * 2 * kGemmBlockSteps + kTileElements;  // elements of a row, and room past its end
 
 // Tiles of 16 keys: [tokens / 16][AmxFactorTiles()].
 void PackKeysAmx(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
@@ -623,8 +623,7 @@ void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, s
                          std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
   const std::int64_t first = item.first_row * call.row_stride + head * call.head_dim;
   const std::int64_t tokens = item.tokens;
-  const bool integers =
-      call.format != GemmFormat::kFp32 && call.head_dim <= 2 * kGemmBlockStepsInt16;
+  const bool integers = call.format != GemmFormat::kFp32 && call.head_dim <= 2 * kGemmBlockSteps;
   const bool vnni = KernelUsesVnni();
 #if SIGLIP_TARGET_HAS_AMX
   if (integers && KernelUsesAmx()) {

@@ -25,20 +25,6 @@ constexpr std::int64_t kMaxPieceColumns = 576;
 // Part of PackedLayoutName: to be raised when bytes change that its other parts do not tell, as the
 // choice of int16's scale.
 constexpr int kPackedVersion = 2;
-
-const char* FormatName(GemmFormat format) {
-  switch (format) {
-    case GemmFormat::kFp32:
-      return "fp32";
-    case GemmFormat::kInt16:
-      return "int16";
-    case GemmFormat::kInt8:
-      return "int8";
-    case GemmFormat::kBf16:
-      return "bf16";
-  }
-  return "";
-}
 // Steps of W that are transposed at a time: one cache line of each row is read whole.
 constexpr std::int64_t kTransposedSteps = 16;
 
@@ -116,10 +102,24 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 
 }  // namespace
 
+std::string GemmFormatName(GemmFormat format) {
+  switch (format) {
+    case GemmFormat::kFp32:
+      return "fp32";
+    case GemmFormat::kInt16:
+      return "int16";
+    case GemmFormat::kInt8:
+      return "int8";
+    case GemmFormat::kBf16:
+      return "bf16";
+  }
+  return {};
+}
+
 std::string PackedLayoutName(GemmFormat format) {
   const TileShape shape = GemmTileShape(format);
   const bool amx = format != GemmFormat::kFp32 && KernelUsesAmx();
-  return absl::StrCat(FormatName(format), "-", VectorTargetName(), amx ? "-amx" : "", "-",
+  return absl::StrCat(GemmFormatName(format), "-", VectorTargetName(), amx ? "-amx" : "", "-",
                       shape.columns, "x", shape.lanes, "-", GemmBlockSteps(format), "-v",
                       kPackedVersion);
 }

@@ -33,6 +33,9 @@ enum class GemmFormat {
 // Whether the instruction set in use multiplies such factors: kInt8 needs VNNI or AMX, kBf16 AMX.
 bool GemmHasFormat(GemmFormat format);
 
+// "fp32", "int16", "int8", "bf16".
+std::string GemmFormatName(GemmFormat format);
+
 // How PackedMatrix lays out memory on the instruction set in use, in letters, digits and dashes.
 // Where it is equal, matrices may borrow each other's memory.
 std::string PackedLayoutName(GemmFormat format);
@@ -41,29 +44,17 @@ std::string PackedLayoutName(GemmFormat format);
 // of an element depends on nothing but its row of A, its row of W and the instruction set. 256 x 32
 // floats of W are 32 kB: they fit the first-level cache beside A's.
 inline constexpr std::int64_t kGemmBlockK = 256;
-// 576 integers, half the width of so400m: short enough for 13 bits, long enough that adding blocks
-// does not show (192 steps: 3 % slower; 384 and more: no faster).
-inline constexpr std::int64_t kGemmBlockStepsInt16 = 288;
-// 1152 integers, the width of so400m, in the memory of int16's 576.
-inline constexpr std::int64_t kGemmBlockStepsInt8 = kGemmBlockStepsInt16;
-inline constexpr std::int64_t kGemmBlockStepsBf16 = kGemmBlockStepsInt16;
+// In other formats: 576 integers of 16 bits, half the width of so400m, short enough for 13 bits,
+// long enough that adding blocks does not show (192 steps: 3 % slower; 384 and more: no faster).
+// 1152 of 8 bits.
+inline constexpr std::int64_t kGemmBlockSteps = 288;
 // Steps of a block of K.
 inline std::int64_t GemmBlockSteps(GemmFormat format) {
-  switch (format) {
-    case GemmFormat::kFp32:
-      return kGemmBlockK;
-    case GemmFormat::kInt16:
-      return kGemmBlockStepsInt16;
-    case GemmFormat::kInt8:
-      return kGemmBlockStepsInt8;
-    case GemmFormat::kBf16:
-      return kGemmBlockStepsBf16;
-  }
-  return kGemmBlockK;
+  return format == GemmFormat::kFp32 ? kGemmBlockK : kGemmBlockSteps;
 }
 // Blocks of K of a matrix of integers.
 inline std::int64_t IntegerBlocks(std::int64_t steps) {
-  return (steps + kGemmBlockStepsInt16 - 1) / kGemmBlockStepsInt16;
+  return (steps + kGemmBlockSteps - 1) / kGemmBlockSteps;
 }
 
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored

@@ -127,9 +127,9 @@ void QuantizeRowTarget(const float* row, std::int64_t k, const QuantizedRow& to)
   Quantize(row, 0, k, quantizer, to.integers);
   const std::int64_t steps = (k + 1) / 2;
   for (std::int64_t block = 0; block < IntegerBlocks(steps); ++block) {
-    const std::int64_t step = block * kGemmBlockStepsInt16;
+    const std::int64_t step = block * kGemmBlockSteps;
     to.cross_products[block * to.stride] =
-        NegatedCrossProducts(to.integers + 2 * step, std::min(kGemmBlockStepsInt16, steps - step));
+        NegatedCrossProducts(to.integers + 2 * step, std::min(kGemmBlockSteps, steps - step));
   }
 }
 
@@ -140,7 +140,7 @@ void QuantizeRowInt8Target([[maybe_unused]] const float* row, [[maybe_unused]] s
   const Quantizer quantizer = ChooseWeightQuantizerInt8(row, k);
   *to.scale = quantizer.scale;
   QuantizeWeightsInt8(row, k, quantizer, to.integers);
-  constexpr std::int64_t kBlock = 4 * kGemmBlockStepsInt8;
+  constexpr std::int64_t kBlock = 4 * kGemmBlockSteps;
   for (std::int64_t first = 0; first < k; first += kBlock) {
     std::int32_t sum = 0;
     for (std::int64_t i = first; i < std::min(k, first + kBlock); ++i) sum -= to.integers[i];
@@ -152,9 +152,9 @@ void QuantizeRowInt8Target([[maybe_unused]] const float* row, [[maybe_unused]] s
 void RoundRowToBf16Target([[maybe_unused]] const float* row, [[maybe_unused]] std::int64_t k,
                           [[maybe_unused]] std::uint16_t* to) {
 #if SIGLIP_TARGET_HAS_AMX
-  for (std::int64_t i = 0; i < k; i += kGemmBlockStepsBf16) {
-    HWY_ALIGN std::uint16_t rounded[kGemmBlockStepsBf16];
-    const std::int64_t count = std::min(kGemmBlockStepsBf16, k - i);
+  for (std::int64_t i = 0; i < k; i += kGemmBlockSteps) {
+    HWY_ALIGN std::uint16_t rounded[kGemmBlockSteps];
+    const std::int64_t count = std::min(kGemmBlockSteps, k - i);
     RoundToBfloat16(row + i, count, rounded);
     std::copy_n(rounded, count, to + i);
   }
@@ -171,11 +171,11 @@ void PackTileInt16(const GemmCall& call, const PackedRows& block, std::int64_t f
     quantizers[r] = ChooseQuantizer(row + r * call.a_stride, k, kMaxActivation);
     block.scales()[first + r] = quantizers[r].scale;
   }
-  for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
-    const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
+  for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
+    const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
     QuantizeAndPack<kStride, kStride>(
         row, call.a_stride, rows, 2 * step, std::min(2 * steps, k - 2 * step), quantizers,
-        block.Tile(first, step, steps), block.cross_products(step / kGemmBlockStepsInt16) + first);
+        block.Tile(first, step, steps), block.cross_products(step / kGemmBlockSteps) + first);
   }
 }
 
@@ -199,15 +199,14 @@ void PackTileInt8(const GemmCall& call, const PackedRows& block, std::int64_t fi
   const float* row = call.a + (block.first_row + first) * call.a_stride;
   QuantizerInt8 quantizers[kTileRows];
   ChooseQuantizersInt8(call, block, first, rows, quantizers);
-  HWY_ALIGN float integers[kTileRows * kGemmBlockStepsInt8];
+  HWY_ALIGN float integers[kTileRows * kGemmBlockSteps];
   const float* from[kTileRows];
-  for (std::int64_t r = 0; r < rows; ++r) from[r] = integers + r * kGemmBlockStepsInt8;
-  for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt8) {
-    const std::int64_t steps = std::min(kGemmBlockStepsInt8, block.steps - step);
+  for (std::int64_t r = 0; r < rows; ++r) from[r] = integers + r * kGemmBlockSteps;
+  for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
+    const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
     for (std::int64_t r = 0; r < rows; ++r) {
       QuantizeInt8(row + r * call.a_stride, 4 * step, std::min(4 * steps, call.w->k() - 4 * step),
-                   quantizers[r],
-                   reinterpret_cast<std::uint8_t*>(integers + r * kGemmBlockStepsInt8));
+                   quantizers[r], reinterpret_cast<std::uint8_t*>(integers + r * kGemmBlockSteps));
     }
     PackRows<kTileRows>(from, rows, steps, block.Tile(first, step, steps));
   }
@@ -260,13 +259,13 @@ TileShape TileShapeTarget(GemmFormat format) {
 void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t first,
                  std::int64_t rows) {
   const std::int64_t k = call.w->k();
-  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockSteps];
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* row = call.a + (block.first_row + first + r) * call.a_stride;
     const Quantizer quantizer = ChooseQuantizer(row, k, kMaxActivation);
     block.scales()[first + r] = quantizer.scale;
-    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt16) {
-      const std::int64_t steps = std::min(kGemmBlockStepsInt16, block.steps - step);
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
+      const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
       const std::int64_t count = std::min(2 * steps, k - 2 * step);
       Quantize(row, 2 * step, count, quantizer, integers);
       std::fill(integers + count, integers + 2 * steps, std::int16_t{0});
@@ -278,22 +277,28 @@ void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t fir
   }
 }
 
+// `steps` steps of a row of int8 or bfloat16 to row `r` of a tile.
+void SpreadAmxRow(const void* row, std::int64_t steps, std::int64_t r, float* tile) {
+  const auto* from = static_cast<const std::uint8_t*>(row);
+  auto* to = reinterpret_cast<std::uint8_t*>(tile) + r * kAmxRowBytes;
+  for (std::int64_t group = 0; group < steps / kAmxTileSteps; ++group) {
+    std::memcpy(to + group * kAmxPairBytes, from + group * kAmxRowBytes, kAmxRowBytes);
+  }
+}
+
 void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t first,
                      std::int64_t rows) {
   QuantizerInt8 quantizers[kAmxTwoRows];
   ChooseQuantizersInt8(call, block, first, rows, quantizers);
   const std::int64_t k = call.w->k();
-  HWY_ALIGN std::uint8_t integers[4 * kGemmBlockStepsInt8];
+  HWY_ALIGN std::uint8_t integers[4 * kGemmBlockSteps];
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* row = call.a + (block.first_row + first + r) * call.a_stride;
-    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsInt8) {
-      const std::int64_t steps = std::min(kGemmBlockStepsInt8, block.steps - step);
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
+      const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
       QuantizeInt8(row, 4 * step, std::min(4 * steps, k - 4 * step), quantizers[r], integers);
       // What is past K meets weights of zero.
-      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
-      for (std::int64_t group = 0; group < steps / kAmxTileSteps; ++group) {
-        std::memcpy(to + group * kAmxPairBytes, integers + group * kAmxRowBytes, kAmxRowBytes);
-      }
+      SpreadAmxRow(integers, steps, r, block.Tile(first, step, steps));
     }
   }
 }
@@ -301,20 +306,16 @@ void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t
 void PackTileAmxBf16(const GemmCall& call, const PackedRows& block, std::int64_t first,
                      std::int64_t rows) {
   const std::int64_t k = call.w->k();
-  HWY_ALIGN std::uint16_t rounded[2 * kGemmBlockStepsBf16];
+  HWY_ALIGN std::uint16_t rounded[2 * kGemmBlockSteps];
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* row = call.a + (block.first_row + first + r) * call.a_stride;
-    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockStepsBf16) {
-      const std::int64_t steps = std::min(kGemmBlockStepsBf16, block.steps - step);
+    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
+      const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
       const std::int64_t count = std::min(2 * steps, k - 2 * step);
       RoundToBfloat16(row + 2 * step, count, rounded);
       // Zero, since there might be a NaN, which times a weight of zero is none.
       std::fill(rounded + count, rounded + 2 * steps, std::uint16_t{0});
-      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
-      const auto* from = reinterpret_cast<const std::uint8_t*>(rounded);
-      for (std::int64_t group = 0; group < steps / kAmxTileSteps; ++group) {
-        std::memcpy(to + group * kAmxPairBytes, from + group * kAmxRowBytes, kAmxRowBytes);
-      }
+      SpreadAmxRow(rounded, steps, r, block.Tile(first, step, steps));
     }
   }
 }
@@ -499,7 +500,7 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
   const bool last = step + tile.steps == w.steps();
   const std::int32_t* row_products = nullptr;
   if constexpr (kInteger) {
-    const std::int64_t k_block = step / kGemmBlockStepsInt16;
+    const std::int64_t k_block = step / kGemmBlockSteps;
     row_products = block.cross_products(k_block);
     tile.products.columns = w.cross_products(k_block) + column;
   }
@@ -580,7 +581,7 @@ HWY_INLINE FloatVec AmxRowSum([[maybe_unused]] const GemmCall& call,
   } else {
     const auto sum = hn::Load(IntTag(), sums.sums + tile_row * Number::kTile + x);
     if constexpr (std::is_same_v<Number, AmxBf16>) return hn::BitCast(d, sum);
-    const std::int64_t k_block = panel.step / kGemmBlockStepsInt8;
+    const std::int64_t k_block = panel.step / kGemmBlockSteps;
     const auto zero = hn::Set(IntTag(), block.cross_products(k_block)[row]);
     const std::int32_t* columns = call.w->cross_products(k_block) + panel.column;
     return hn::ConvertTo(d, hn::Add(sum, hn::Mul(zero, hn::LoadU(IntTag(), columns + x))));

@@ -51,12 +51,11 @@ inline constexpr int kAmxTileBytes = kAmxRows * kAmxRowBytes;
 // An integer is 256 times the one plus the other.
 inline constexpr int kAmxSteps = 32;
 inline constexpr int kAmxPairBytes = 2 * kAmxTileBytes;
-static_assert(kGemmBlockStepsInt16 % kAmxSteps == 0);
+static_assert(kGemmBlockSteps % kAmxSteps == 0);
 // int8 and bfloat16: a tile has 16 steps, and those of 32 rows, or of 32 columns, are two.
 inline constexpr int kAmxTileSteps = 16;
 inline constexpr int kAmxTwoRows = 2 * kAmxRows;
-static_assert(kGemmBlockStepsInt8 % kAmxTileSteps == 0);
-static_assert(kGemmBlockStepsBf16 % kAmxTileSteps == 0);
+static_assert(kGemmBlockSteps % kAmxTileSteps == 0);
 
 // The largest integers, by what the row is of: the sum of two has 16 bits, for Int16PairWinograd
 // (micro_kernel-inl.h). Rows of weights rarely have an element of more than a quarter of a block's

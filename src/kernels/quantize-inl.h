@@ -47,6 +47,19 @@ HWY_INLINE hn::Vec<FloatTag> Reduce(const float* row, std::int64_t count, Body b
   return hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
 }
 
+// NaN if a value is not finite.
+HWY_INLINE float MaxMagnitude(const float* row, std::int64_t k) {
+  const FloatTag d;
+  auto max_lanes = hn::Zero(d);
+  // 0 * x is NaN for what is not finite, and stays so in a sum.
+  const auto nan_lanes = Reduce(row, k, [&](FloatVec x, FloatVec sum) HWY_ATTR {
+    max_lanes = hn::Max(max_lanes, hn::Abs(x));
+    return hn::MulAdd(x, hn::Zero(d), sum);
+  });
+  const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
+  return std::isnan(nan) ? nan : hn::GetLane(hn::MaxOfLanes(d, max_lanes));
+}
+
 // max: of the magnitudes; max_square: of the norms of blocks of K, in units of `max`.
 HWY_INLINE Quantizer QuantizerOf(float max, float max_square, int max_integer) {
   const float limit =
@@ -58,20 +71,13 @@ HWY_INLINE Quantizer QuantizerOf(float max, float max_square, int max_integer) {
 HWY_NOINLINE inline Quantizer ChooseQuantizerOfExtremes(const float* row, std::int64_t k,
                                                         int max_integer) {
   const FloatTag d;
-  auto max_lanes = hn::Zero(d);
-  // 0 * x is NaN for what is not finite, and stays so in a sum.
-  const auto nan_lanes = Reduce(row, k, [&](FloatVec x, FloatVec sum) HWY_ATTR {
-    max_lanes = hn::Max(max_lanes, hn::Abs(x));
-    return hn::MulAdd(x, hn::Zero(d), sum);
-  });
-  const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
-  if (std::isnan(nan)) return {0, nan};
-  const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
+  const float max = MaxMagnitude(row, k);
+  if (std::isnan(max)) return {0, max};
   if (max < kMinMagnitude) return {};
   const auto to_unit = hn::Set(d, 1 / max);
   float max_square = 0;
-  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockStepsInt16) {
-    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockStepsInt16),
+  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockSteps) {
+    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockSteps),
                                 [&](FloatVec x, FloatVec sum) HWY_ATTR {
                                   const auto unit = hn::Mul(x, to_unit);
                                   return hn::MulAdd(unit, unit, sum);
@@ -86,8 +92,8 @@ HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k, int max_i
   auto max_lanes = hn::Zero(d);
   float max_square = 0;
   float all_squares = 0;
-  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockStepsInt16) {
-    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockStepsInt16),
+  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockSteps) {
+    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockSteps),
                                 [&](FloatVec x, FloatVec sum) HWY_ATTR {
                                   max_lanes = hn::Max(max_lanes, hn::Abs(x));
                                   return hn::MulAdd(x, x, sum);
@@ -173,15 +179,8 @@ HWY_INLINE void QuantizeInt8(const float* row, std::int64_t first, std::int64_t 
 
 // A row of weights: integers of at most 127, by a factor and no zero.
 HWY_INLINE Quantizer ChooseWeightQuantizerInt8(const float* row, std::int64_t k) {
-  const FloatTag d;
-  auto max_lanes = hn::Zero(d);
-  const auto nan_lanes = Reduce(row, k, [&](FloatVec x, FloatVec sum) HWY_ATTR {
-    max_lanes = hn::Max(max_lanes, hn::Abs(x));
-    return hn::MulAdd(x, hn::Zero(d), sum);
-  });
-  const float nan = hn::GetLane(hn::SumOfLanes(d, nan_lanes));
-  if (std::isnan(nan)) return {0, nan};
-  const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
+  const float max = MaxMagnitude(row, k);
+  if (std::isnan(max)) return {0, max};
   if (max < kMinMagnitude) return {};
   return {127 / max, max / 127};
 }
@@ -289,14 +288,14 @@ HWY_INLINE void QuantizeAndPack(const float* row, std::int64_t row_stride, std::
   }
 #endif
   const std::int64_t steps = (count + 1) / 2;
-  HWY_ALIGN float packed[kRows * kGemmBlockStepsInt16];
-  HWY_ALIGN std::int16_t integers[2 * kGemmBlockStepsInt16];
+  HWY_ALIGN float packed[kRows * kGemmBlockSteps];
+  HWY_ALIGN std::int16_t integers[2 * kGemmBlockSteps];
   const float* from[kRows];
   for (std::int64_t r = 0; r < rows; ++r) {
     Quantize(row + r * row_stride, first, count, quantizers[r], integers);
     cross_products[r] = NegatedCrossProducts(integers, steps);
-    from[r] = packed + r * kGemmBlockStepsInt16;
-    std::memcpy(packed + r * kGemmBlockStepsInt16, integers,
+    from[r] = packed + r * kGemmBlockSteps;
+    std::memcpy(packed + r * kGemmBlockSteps, integers,
                 static_cast<std::size_t>(steps) * sizeof(float));
   }
   PackRows<kStride>(from, rows, steps, to);

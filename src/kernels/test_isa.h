@@ -23,6 +23,7 @@ class InstructionSetOfTest : public testing::Environment {
     ASSERT_EQ(KernelTargetName(), isa);
   }
 };
+
 // For generators of parameters, which run before any environment is set up: the formats that the
 // instruction set of the tests has.
 inline std::vector<GemmFormat> FormatsOfTest() {

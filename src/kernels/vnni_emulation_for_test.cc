@@ -138,13 +138,11 @@ int Emulate(ucontext_t& context) {
   const Registers registers = instruction.quarters == 2
                                   ? Registers(&context, {kUpperHalves})
                                   : Registers(&context, {kUpperHalves, kUpper256, kHigh16});
+  const auto multiply = instruction.of_bytes ? MultiplyQuarter<std::uint8_t, std::int8_t>
+                                             : MultiplyQuarter<std::int16_t, std::int16_t>;
   for (int quarter = 0; quarter < instruction.quarters; ++quarter) {
-    (instruction.of_bytes
-         ? MultiplyQuarter<std::uint8_t, std::int8_t>
-         : MultiplyQuarter<std::int16_t, std::int16_t>)(registers.Quarter(instruction.a, quarter),
-                                                        registers.Quarter(instruction.b, quarter),
-                                                        registers.Quarter(instruction.sum,
-                                                                          quarter));
+    multiply(registers.Quarter(instruction.a, quarter), registers.Quarter(instruction.b, quarter),
+             registers.Quarter(instruction.sum, quarter));
   }
   return instruction.bytes;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "base/checked_math.h"
 #include "base/status_macros.h"
 #include "protocol/json_object.h"
 #include "protocol/tensor_bytes.h"
@@ -21,20 +22,12 @@ const TensorConfig* FindInput(const ModelConfig& config, std::string_view name) 
   return nullptr;
 }
 
-// Of one row; 0 if dims are open.
-std::size_t RowElements(const TensorConfig& input) {
-  std::size_t count = 1;
-  for (const std::int64_t dim : input.dims) {
-    if (dim < 0) return 0;
-    count *= static_cast<std::size_t>(dim);  // dims of a loaded model: their product was checked
-  }
-  return count;
-}
-
 OrderedJson Tensor(const TensorConfig& input, bool batched, const OrderedJson& value) {
   const OrderedJson data = value.is_array() ? value : OrderedJson::array({value});
   const std::size_t count = data.size();
-  const std::size_t row = batched ? RowElements(input) : 0;
+  // Of one row; 0 if dims are open.
+  const auto row =
+      batched ? static_cast<std::size_t>(ElementCount(input.dims).value_or(0)) : std::size_t{0};
   OrderedJson shape = OrderedJson::array();
   if (row != 0 && count % row == 0) {
     shape.push_back(count / row);
