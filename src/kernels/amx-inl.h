@@ -121,11 +121,16 @@ struct AmxFourSums {
 
 enum class AmxProducts { kInt8, kBf16 };
 
+// Whether sums start from zero, or go on from what they are.
+enum class AmxStart { kZero, kSums };
+
 // Sums over `groups` >= 1 groups of 16 steps: of a two tiles one behind the other, of b two side by
-// side. Otherwise as MultiplyAmxTiles.
+// side. next_a: the group of a that is read after these, which is asked for. Otherwise as
+// MultiplyAmxTiles.
 template <AmxProducts kProducts, class Meanwhile>
 HWY_INLINE void MultiplyFourAmxTiles(std::int64_t groups, const void* a, const void* b,
-                                     AmxFourSums& sums, Meanwhile&& meanwhile) {
+                                     const void* next_a, AmxStart start, AmxFourSums& sums,
+                                     Meanwhile&& meanwhile) {
   const std::int64_t row_bytes = kAmxRowBytes;
   const std::int64_t two_rows_bytes = 2 * kAmxRowBytes;
   const auto* rows = static_cast<const std::uint8_t*>(a);
@@ -144,12 +149,28 @@ HWY_INLINE void MultiplyFourAmxTiles(std::int64_t groups, const void* a, const v
       :                                                                                          \
       : [a] "r"(rows), [b] "r"(columns), [row] "r"(row_bytes), [two_rows] "r"(two_rows_bytes),   \
         [row_i] "i"(kAmxRowBytes), [tile] "i"(kAmxTileBytes))
-  asm volatile(
-      "tilezero %tmm0\n\t"
-      "tilezero %tmm1\n\t"
-      "tilezero %tmm2\n\t"
-      "tilezero %tmm3");
+  if (start == AmxStart::kZero) {
+    asm volatile(
+        "tilezero %tmm0\n\t"
+        "tilezero %tmm1\n\t"
+        "tilezero %tmm2\n\t"
+        "tilezero %tmm3");
+  } else {
+    asm volatile(
+        "tileloadd (%[sums],%[two_rows],1), %%tmm0\n\t"
+        "tileloadd %c[row_i](%[sums],%[two_rows],1), %%tmm1\n\t"
+        "tileloadd 2*%c[tile](%[sums],%[two_rows],1), %%tmm2\n\t"
+        "tileloadd 2*%c[tile]+%c[row_i](%[sums],%[two_rows],1), %%tmm3"
+        :
+        : [sums] "r"(&sums), [two_rows] "r"(two_rows_bytes), [row_i] "i"(kAmxRowBytes),
+          [tile] "i"(kAmxTileBytes)
+        : "memory");
+  }
   for (std::int64_t group = 0; group < groups; ++group) {
+    const auto* next = group + 1 < groups ? rows + kAmxPairBytes
+                                          : static_cast<const std::uint8_t*>(next_a);
+#pragma GCC unroll 32
+    for (int i = 0; i < kAmxPairBytes; i += kCacheLine) __builtin_prefetch(next + i);
     if constexpr (kProducts == AmxProducts::kInt8) {
       SIGLIP_AMX_GROUP("tdpbusd");
     } else {

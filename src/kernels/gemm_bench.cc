@@ -147,9 +147,11 @@ void Measure(benchmark::State& state, GemmFormat format) {
   PackedMatrix w(n, k, format);
   const std::vector<float> rows = RandomFloats(k, 1, 0.03f);
   for (std::int64_t i = 0; i < n; ++i) w.SetRows(i, 1, rows.data());
-  const std::vector<float> a = RandomFloats(m * k, 2);
+  // In huge pages, as the engine has them.
+  AlignedBuffer<float> a(static_cast<std::size_t>(m * k));
+  AlignedBuffer<float> c(static_cast<std::size_t>(m * n));
+  std::ranges::copy(RandomFloats(m * k, 2), a.data());
   const std::vector<float> bias(static_cast<std::size_t>(n));
-  std::vector<float> c(static_cast<std::size_t>(m * n));
   GemmCall call;
   call.m = m;
   call.a = a.data();
