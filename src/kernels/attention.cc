@@ -307,40 +307,50 @@ void WeightValues(const AttentionScratch& scratch, std::int64_t tokens, std::int
 }
 
 #if SIGLIP_TARGET_HAS_AMX
-// On AMX both products are of bfloat16, each factor split in two (amx-inl.h): a tile of integers
-// would hold 64 of them, which a head of 72 leaves half empty, and three sums to be added. The
-// factors of Q K^T lie one behind the other in a row, (upper, lower, upper) of keys, (upper, upper,
-// lower) of queries, so that three products are one.
+// On AMX both products are of bfloat16: a tile of integers would hold 64 of them, which a head of
+// 72 leaves half empty, and three sums to be added. Where int16's error is asked for, each factor
+// is split in two (amx-inl.h), and the factors of Q K^T lie one behind the other in a row, (upper,
+// lower, upper) of keys, (upper, upper, lower) of queries, so that three products are one.
+enum class AmxSplit { kNone, kTwo };
 inline constexpr std::int64_t kTileElements = 2 * kAmxRows;  // bfloat16 of a row of a tile
 
+template <AmxSplit kSplit>
 std::int64_t AmxFactorTiles(std::int64_t head_dim) {
-  return RoundUp(3 * head_dim, kTileElements) / kTileElements;
+  const std::int64_t parts = kSplit == AmxSplit::kTwo ? 3 : 1;
+  return RoundUp(parts * head_dim, kTileElements) / kTileElements;
 }
 
 // One row of a factor at `to`, [AmxFactorTiles() * kTileElements], zero at its end. Up to a whole
 // vector more is written.
+template <AmxSplit kSplit>
 void SplitFactor(const float* row, std::int64_t head_dim, bool key, std::int16_t* to) {
   constexpr auto upper = SplitFloats<Bfloat16Part::kUpper>;
   constexpr auto lower = SplitFloats<Bfloat16Part::kLower>;
+  std::int16_t* const end = to + AmxFactorTiles<kSplit>(head_dim) * kTileElements;
   // In this order, as each writes past its end.
   upper(row, head_dim, to);
-  (key ? lower : upper)(row, head_dim, to + head_dim);
-  (key ? upper : lower)(row, head_dim, to + 2 * head_dim);
-  std::fill(to + 3 * head_dim, to + AmxFactorTiles(head_dim) * kTileElements, std::int16_t{0});
+  to += head_dim;
+  if constexpr (kSplit == AmxSplit::kTwo) {
+    (key ? lower : upper)(row, head_dim, to);
+    (key ? upper : lower)(row, head_dim, to + head_dim);
+    to += 2 * head_dim;
+  }
+  std::fill(to, end, std::int16_t{0});
 }
 
 inline constexpr std::int64_t kMaxFactor =
     3 * 2 * kGemmBlockSteps + kTileElements;  // elements of a row, and room past its end
 
 // Tiles of 16 keys: [tokens / 16][AmxFactorTiles()].
+template <AmxSplit kSplit>
 void PackKeysAmx(const float* k, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
                  float* to) {
-  const std::int64_t tiles = AmxFactorTiles(head_dim);
+  const std::int64_t tiles = AmxFactorTiles<kSplit>(head_dim);
   auto* bytes = reinterpret_cast<std::uint8_t*>(to);
   HWY_ALIGN std::int16_t row[kMaxFactor];
   for (std::int64_t token = 0; token < RoundUp(tokens, kAmxTokens); ++token) {
     if (token < tokens) {
-      SplitFactor(k + token * stride, head_dim, true, row);
+      SplitFactor<kSplit>(k + token * stride, head_dim, true, row);
     } else {
       std::fill_n(row, tiles * kTileElements, std::int16_t{0});
     }
@@ -353,15 +363,16 @@ void PackKeysAmx(const float* k, std::int64_t tokens, std::int64_t stride, std::
 }
 
 // Tiles of 16 queries as columns: [2][AmxFactorTiles()]; zeros past `count`.
+template <AmxSplit kSplit>
 void PackQueriesAmx(const AttentionCall& call, const float* q, std::int64_t count, float* to) {
-  const std::int64_t tiles = AmxFactorTiles(call.head_dim);
+  const std::int64_t tiles = AmxFactorTiles<kSplit>(call.head_dim);
   HWY_ALIGN float rows[4][kMaxFactor / 2];
   const float* from[4] = {rows[0], rows[1], rows[2], rows[3]};
   for (std::int64_t query = 0; query < kAmxQueries; query += 4) {
     for (std::int64_t i = 0; i < 4; ++i) {
       if (query + i < count) {
-        SplitFactor(q + (query + i) * call.row_stride, call.head_dim, false,
-                    reinterpret_cast<std::int16_t*>(rows[i]));
+        SplitFactor<kSplit>(q + (query + i) * call.row_stride, call.head_dim, false,
+                            reinterpret_cast<std::int16_t*>(rows[i]));
       } else {
         std::fill_n(rows[i], tiles * kAmxRows, 0.0f);
       }
@@ -371,8 +382,13 @@ void PackQueriesAmx(const AttentionCall& call, const float* q, std::int64_t coun
   }
 }
 
+// Tiles of the values that a tile of weights is multiplied by.
+template <AmxSplit kSplit>
+inline constexpr std::int64_t kValueParts = kSplit == AmxSplit::kTwo ? 2 : 1;
+
 // Transposed values, for each five tiles of 16 columns: [tokens / 32][columns / 16], of each the
-// upper and the lower bfloat16.
+// upper bfloat16, and the lower one if they are split.
+template <AmxSplit kSplit>
 void PackValuesAmx(const float* v, std::int64_t tokens, std::int64_t stride, std::int64_t head_dim,
                    float* values) {
   auto* to = reinterpret_cast<std::int16_t*>(values);
@@ -381,7 +397,7 @@ void PackValuesAmx(const float* v, std::int64_t tokens, std::int64_t stride, std
     const std::int64_t end = std::min(head_dim, first + kAmxValueTiles * kAmxRows);
     for (std::int64_t token = 0; token < tokens; token += kAmxTokens) {
       const std::int64_t rows = std::min(kAmxTokens, tokens - token);
-      for (std::int64_t column = first; column < end; column += kAmxRows, to += 2 * kTile) {
+      for (std::int64_t column = first; column < end; column += kAmxRows) {
         const std::int64_t columns = std::min<std::int64_t>(kAmxRows, end - column);
         HWY_ALIGN float transposed[kAmxRows * kAmxTokens];
         if (rows < kAmxTokens || columns < kAmxRows) {
@@ -393,16 +409,20 @@ void PackValuesAmx(const float* v, std::int64_t tokens, std::int64_t stride, std
         for (std::int64_t r = 0; r < kAmxRows; ++r) {
           const float* row = transposed + r * kAmxTokens;
           SplitFloats<Bfloat16Part::kUpper>(row, kAmxTokens, to + r * kTileElements);
-          SplitFloats<Bfloat16Part::kLower>(row, kAmxTokens, to + kTile + r * kTileElements);
+          if constexpr (kSplit == AmxSplit::kTwo) {
+            SplitFloats<Bfloat16Part::kLower>(row, kAmxTokens, to + kTile + r * kTileElements);
+          }
         }
+        to += kValueParts<kSplit> * kTile;
       }
     }
   }
 }
 
 // scores [tokens][32 queries]: two tiles of tokens by two of queries at a time.
+template <AmxSplit kSplit>
 void ScoresAmx(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t head_dim) {
-  const std::int64_t tiles = AmxFactorTiles(head_dim);
+  const std::int64_t tiles = AmxFactorTiles<kSplit>(head_dim);
   const std::int64_t bytes = tiles * kAmxTileBytes;
   const auto* keys = reinterpret_cast<const std::uint8_t*>(scratch.keys);
   const auto* queries = reinterpret_cast<const std::uint8_t*>(scratch.queries);
@@ -454,7 +474,9 @@ void ScoresAmx(const AttentionScratch& scratch, std::int64_t tokens, std::int64_
 }
 
 // As Softmax, and the weights as bfloat16: rows 2 t and 2 t + 1 of scores become, for each query,
-// the upper ones of tokens 2 t and 2 t + 1 and the lower ones. Zeros up to 32 tokens.
+// the upper ones of tokens 2 t and 2 t + 1 and, if they are split, the lower ones. Zeros up to 32
+// tokens.
+template <AmxSplit kSplit>
 void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inverse_sums) {
   const FloatTag d;
   const IntTag di;
@@ -486,9 +508,11 @@ void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inv
       const auto second_upper = NearestBfloat16(second);
       float* at = column + token * kAmxQueries;
       hn::Store(pair(first_upper, second_upper), d, at);
-      hn::Store(pair(NearestBfloat16(hn::Sub(first, first_upper)),
-                     NearestBfloat16(hn::Sub(second, second_upper))),
-                d, at + kAmxQueries);
+      if constexpr (kSplit == AmxSplit::kTwo) {
+        hn::Store(pair(NearestBfloat16(hn::Sub(first, first_upper)),
+                       NearestBfloat16(hn::Sub(second, second_upper))),
+                  d, at + kAmxQueries);
+      }
     };
     t = 0;
     for (; t + 4 <= tokens; t += 4) {
@@ -525,52 +549,63 @@ HWY_INLINE void StoreAmxSum(float* to) {
                : "memory");
 }
 
-// Sum kTile of WeightValuesAmx: += the two tiles of values, transposed, by two of weights.
-template <int kTile>
+// Sum kTile of WeightValuesAmx: += the tiles of values, transposed, by those of weights.
+template <AmxSplit kSplit, int kTile>
 HWY_INLINE void AddAmxValues(const std::uint8_t* values) {
   const std::int64_t row_bytes = kAmxRowBytes;
-  // clang-format off
   asm volatile(
       "tileloadd (%[v],%[row],1), %%tmm5\n\t"
       "tdpbf16ps %%tmm6, %%tmm5, %%tmm%c[sum]\n\t"
-      "tdpbf16ps %%tmm7, %%tmm5, %%tmm%c[sum]\n\t"
-      "tileloadd %c[tile](%[v],%[row],1), %%tmm5\n\t"
-      "tdpbf16ps %%tmm6, %%tmm5, %%tmm%c[sum]\n\t"
-      : : [v] "r"(values), [row] "r"(row_bytes), [tile] "i"(kAmxTileBytes), [sum] "i"(kTile)
+      :
+      : [v] "r"(values), [row] "r"(row_bytes), [sum] "i"(kTile)
       : "memory");
-  // clang-format on
+  if constexpr (kSplit == AmxSplit::kTwo) {
+    asm volatile(
+        "tdpbf16ps %%tmm7, %%tmm5, %%tmm%c[sum]\n\t"
+        "tileloadd %c[tile](%[v],%[row],1), %%tmm5\n\t"
+        "tdpbf16ps %%tmm6, %%tmm5, %%tmm%c[sum]\n\t"
+        :
+        : [v] "r"(values), [row] "r"(row_bytes), [tile] "i"(kAmxTileBytes), [sum] "i"(kTile)
+        : "memory");
+  }
 }
 
 // 16 queries by kTiles tiles of columns of the values: sums [16 * kTiles][16 queries].
-template <int... kTile>
+template <AmxSplit kSplit, int... kTile>
 HWY_NOINLINE void WeightValuesAmx(std::integer_sequence<int, kTile...>, std::int64_t tokens,
                                   const float* weights, const std::uint8_t* values, float* sums) {
   const std::int64_t two_rows = 2 * kAmxQueries * sizeof(float);
+  constexpr std::int64_t kBytes = kValueParts<kSplit> * kAmxTileBytes;
   (ZeroAmxSum<kTile>(), ...);
   for (std::int64_t token = 0; token < tokens; token += kAmxTokens) {
-    asm volatile(
-        "tileloadd (%[upper],%[rows],1), %%tmm6\n\t"
-        "tileloadd (%[lower],%[rows],1), %%tmm7\n\t"
-        :
-        : [upper] "r"(weights), [lower] "r"(weights + kAmxQueries), [rows] "r"(two_rows)
-        : "memory");
-    (AddAmxValues<kTile>(values + kTile * kAmxPairBytes), ...);
+    asm volatile("tileloadd (%[upper],%[rows],1), %%tmm6"
+                 :
+                 : [upper] "r"(weights), [rows] "r"(two_rows)
+                 : "memory");
+    if constexpr (kSplit == AmxSplit::kTwo) {
+      asm volatile("tileloadd (%[lower],%[rows],1), %%tmm7"
+                   :
+                   : [lower] "r"(weights + kAmxQueries), [rows] "r"(two_rows)
+                   : "memory");
+    }
+    (AddAmxValues<kSplit, kTile>(values + kTile * kBytes), ...);
     weights += kAmxTokens * kAmxQueries;
-    values += static_cast<std::int64_t>(sizeof...(kTile)) * kAmxPairBytes;
+    values += static_cast<std::int64_t>(sizeof...(kTile)) * kBytes;
   }
   (StoreAmxSum<kTile>(sums + kTile * kAmxRows * kAmxRows), ...);
 }
 
+template <AmxSplit kSplit>
 void WeightValuesAmx(const AttentionScratch& scratch, std::int64_t tokens, std::int64_t queries,
                      std::int64_t head_dim, const float* inverse_sums, float* out,
                      std::int64_t out_stride) {
   using Function = void (*)(std::int64_t, const float*, const std::uint8_t*, float*);
   static constexpr Function kByTiles[kAmxValueTiles] = {
-      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 1>(), call...); },
-      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 2>(), call...); },
-      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 3>(), call...); },
-      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 4>(), call...); },
-      [](auto... call) { WeightValuesAmx(std::make_integer_sequence<int, 5>(), call...); }};
+      [](auto... call) { WeightValuesAmx<kSplit>(std::make_integer_sequence<int, 1>(), call...); },
+      [](auto... call) { WeightValuesAmx<kSplit>(std::make_integer_sequence<int, 2>(), call...); },
+      [](auto... call) { WeightValuesAmx<kSplit>(std::make_integer_sequence<int, 3>(), call...); },
+      [](auto... call) { WeightValuesAmx<kSplit>(std::make_integer_sequence<int, 4>(), call...); },
+      [](auto... call) { WeightValuesAmx<kSplit>(std::make_integer_sequence<int, 5>(), call...); }};
   constexpr std::int64_t kColumns = kAmxValueTiles * kAmxRows;
   HWY_ALIGN float sums[kColumns * kAmxRows];
   HWY_ALIGN float transposed[kAmxRows * kColumns];
@@ -592,28 +627,31 @@ void WeightValuesAmx(const AttentionScratch& scratch, std::int64_t tokens, std::
         }
       }
     }
-    values += RoundUp(tokens, kAmxTokens) / kAmxTokens * tiles * kAmxPairBytes;
+    values +=
+        RoundUp(tokens, kAmxTokens) / kAmxTokens * tiles * kValueParts<kSplit> * kAmxTileBytes;
   }
 }
 
 // As AttentionHeadTarget, which calls it.
+template <AmxSplit kSplit>
 void AttentionHeadAmx(const AttentionCall& call, const AttentionItem& item, std::int64_t head,
                       std::int64_t begin, std::int64_t end, const AttentionScratch& scratch) {
   const std::int64_t first = item.first_row * call.row_stride + head * call.head_dim;
   const std::int64_t tokens = item.tokens;
-  PackKeysAmx(call.k + first, tokens, call.row_stride, call.head_dim, scratch.keys);
-  PackValuesAmx(call.v + first, tokens, call.row_stride, call.head_dim, scratch.values);
+  PackKeysAmx<kSplit>(call.k + first, tokens, call.row_stride, call.head_dim, scratch.keys);
+  PackValuesAmx<kSplit>(call.v + first, tokens, call.row_stride, call.head_dim, scratch.values);
   const float scale = 1 / std::sqrt(static_cast<float>(call.head_dim));
   HWY_ALIGN float inverse_sums[kAmxQueries];
   const AmxTiles tiles;
   for (std::int64_t query = begin; query < end; query += kAmxQueries) {
     const std::int64_t count = std::min(kAmxQueries, end - query);
-    PackQueriesAmx(call, call.q + first + (item.query_begin + query) * call.row_stride, count,
-                   scratch.queries);
-    ScoresAmx(scratch, tokens, call.head_dim);
-    SoftmaxAmx(scratch.scores, tokens, scale, inverse_sums);
+    PackQueriesAmx<kSplit>(call, call.q + first + (item.query_begin + query) * call.row_stride,
+                           count, scratch.queries);
+    ScoresAmx<kSplit>(scratch, tokens, call.head_dim);
+    SoftmaxAmx<kSplit>(scratch.scores, tokens, scale, inverse_sums);
     float* out = call.out + (item.first_answer + query) * call.out_stride + head * call.head_dim;
-    WeightValuesAmx(scratch, tokens, count, call.head_dim, inverse_sums, out, call.out_stride);
+    WeightValuesAmx<kSplit>(scratch, tokens, count, call.head_dim, inverse_sums, out,
+                            call.out_stride);
   }
 }
 #endif
@@ -627,7 +665,9 @@ void AttentionHeadTarget(const AttentionCall& call, const AttentionItem& item, s
   const bool vnni = KernelUsesVnni();
 #if SIGLIP_TARGET_HAS_AMX
   if (integers && KernelUsesAmx()) {
-    return AttentionHeadAmx(call, item, head, begin, end, scratch);
+    const auto attend = call.format == GemmFormat::kInt16 ? AttentionHeadAmx<AmxSplit::kTwo>
+                                                          : AttentionHeadAmx<AmxSplit::kNone>;
+    return attend(call, item, head, begin, end, scratch);
   }
 #endif
   if (integers) {

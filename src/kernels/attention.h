@@ -31,8 +31,8 @@ struct AttentionCall {
   float* out = nullptr;
   std::int64_t out_stride = 0;
   // Of Q K^T: each query and each key is a row of a factor. The rest is in fp32, and so is Q K^T if
-  // a head is wider than one of the format's blocks of K. On AMX kInt16 computes both products in
-  // twos of bfloat16 instead, with a smaller error. kInt8 is as kInt16.
+  // a head is wider than one of int16's blocks of K. kInt8 is as kInt16. On AMX both products are
+  // of bfloat16 instead, kInt16's in twos of them, with a smaller error than integers.
   GemmFormat format = GemmFormat::kFp32;
 };
 

@@ -143,6 +143,32 @@ TEST(AttentionInt16Test, AmxIsNearerToFloat64ThanIntegers) {
   ASSERT_TRUE(SelectKernelTarget(in_use));
 }
 
+// bfloat16 is off by up to 2^-8 of the power of two below a number, 1.6e-3 of the number in the
+// mean: a score of unit vectors by sqrt(2) times that, and its weight and the value by that again.
+TEST(AttentionBf16Test, IsAsNearAsBfloat16) {
+  const std::string in_use = KernelTargetName();
+  for (const std::string& target : KernelTargets()) {
+    if (!target.ends_with("-amx")) continue;
+    ASSERT_TRUE(SelectKernelTarget(target));
+    for (const auto& sizes : std::vector<std::array<std::int64_t, 6>>{{1, 1, 1, 1, 0, 1},
+                                                                      {2, 9, 3, 12, 0, 9},
+                                                                      {1, 33, 1, 72, 0, 33},
+                                                                      {1, 64, 1, 64, 63, 1},
+                                                                      {1, 77, 1, 96, 3, 50},
+                                                                      {1, 20, 1, 576, 0, 20}}) {
+      SCOPED_TRACE(target + testing::PrintToString(sizes));
+      const Problem p = MakeProblem(sizes, 1);
+      const std::vector<float> got = Attend(p, 2, GemmFormat::kBf16);
+      const double error = RelativeError(got, Expected(p));
+      EXPECT_LT(error, 2 * 3.2e-3);
+      EXPECT_GT(error, 3.2e-3 / 8) << "nearer than one bfloat16 is";
+      EXPECT_EQ(Attend(p, 1, GemmFormat::kBf16), got);
+      EXPECT_EQ(Attend(p, 1, GemmFormat::kInt8), got);
+    }
+  }
+  ASSERT_TRUE(SelectKernelTarget(in_use));
+}
+
 TEST(AttentionInt16Test, AQueryDoesNotDependOnTheOthersBitForBit) {
   Problem p = MakeProblem({1, 70, 1, 72, 0, 70}, 1);
   const std::vector<float> all = Attend(p, 1, GemmFormat::kInt16);
@@ -193,7 +219,7 @@ TEST(AttentionTest, LongSumsRunInBlocks) {
 
 class AttentionLawTest : public testing::TestWithParam<GemmFormat> {};
 INSTANTIATE_TEST_SUITE_P(Formats, AttentionLawTest,
-                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16));
+                         testing::Values(GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kBf16));
 
 TEST_P(AttentionLawTest, NeitherBatchNorThreadsNorTheRangeOfQueriesChangeABit) {
   const Problem all = MakeProblem({3, 50, 2, 20, 0, 50}, 1);
