@@ -306,16 +306,20 @@ void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t
 void PackTileAmxBf16(const GemmCall& call, const PackedRows& block, std::int64_t first,
                      std::int64_t rows) {
   const std::int64_t k = call.w->k();
-  HWY_ALIGN std::uint16_t rounded[2 * kGemmBlockSteps];
+  const std::int64_t block_steps = call.w->block_steps();
+  constexpr std::int64_t kElements = 2 * kAmxTileSteps;
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* row = call.a + (block.first_row + first + r) * call.a_stride;
-    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
-      const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
-      const std::int64_t count = std::min(2 * steps, k - 2 * step);
-      RoundToBfloat16(row + 2 * step, count, rounded);
-      // Zero, since there might be a NaN, which times a weight of zero is none.
-      std::fill(rounded + count, rounded + 2 * steps, std::uint16_t{0});
-      SpreadAmxRow(rounded, steps, r, block.Tile(first, step, steps));
+    for (std::int64_t step = 0; step < block.steps; step += block_steps) {
+      const std::int64_t steps = std::min(block_steps, block.steps - step);
+      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
+      for (std::int64_t i = 2 * step; i < 2 * (step + steps); i += kElements, to += kAmxPairBytes) {
+        auto* rounded = reinterpret_cast<std::uint16_t*>(to);
+        const std::int64_t count = std::min(kElements, k - i);
+        RoundToBfloat16(row + i, count, rounded);
+        // Zero, since there might be a NaN, which times a weight of zero is none.
+        std::fill(rounded + count, rounded + kElements, std::uint16_t{0});
+      }
     }
   }
 }
