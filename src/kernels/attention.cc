@@ -480,7 +480,8 @@ template <AmxSplit kSplit>
 void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inverse_sums) {
   const FloatTag d;
   const IntTag di;
-  const auto scale = hn::Set(d, head_scale);
+  constexpr bool k8Bits = kSplit == AmxSplit::kNone;
+  const auto scale = hn::Set(d, k8Bits ? head_scale * 1.44269504f : head_scale);
   // Of two tokens: the first in the lower half of each lane.
   const auto pair = [&](FloatVec first, FloatVec second) HWY_ATTR {
     const auto low = hn::ShiftRight<16>(hn::BitCast(hn::RebindToUnsigned<FloatTag>(), first));
@@ -499,7 +500,8 @@ void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inv
     FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
     const auto weigh = [&](std::int64_t token, FloatVec& sum) HWY_ATTR {
       const auto score = hn::Load(d, column + token * kAmxQueries);
-      const auto weight = Exp(hn::Mul(hn::Sub(score, max), scale));
+      const auto power = hn::Mul(hn::Sub(score, max), scale);
+      const auto weight = k8Bits ? PowerOf2Of8Bits(power) : Exp(power);
       sum = hn::Add(sum, weight);
       return weight;
     };

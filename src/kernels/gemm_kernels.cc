@@ -661,7 +661,10 @@ HWY_INLINE void FinishAmxRows(const GemmCall& call, const PackedRows& block,
       } else {
         value = ScaleAndBias(value, row_scales[r], hn::Load(d, columns.scales + x), bias);
       }
-      if constexpr (kGelu) value = GeluTanh(value);
+      if constexpr (kGelu) {
+        constexpr bool k8Bits = !std::is_same_v<Number, AmxInt16>;
+        value = k8Bits ? GeluTanhOf8Bits(value) : GeluTanh(value);
+      }
       if constexpr (kWhole) {
         if constexpr (kResidual) value = hn::Add(hn::LoadU(d, residual + x), value);
         hn::StoreU(value, d, c + x);

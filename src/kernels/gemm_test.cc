@@ -360,6 +360,28 @@ TEST_P(GemmBf16Test, RoundsToTheNearest) {
   }
 }
 
+// x times one: bfloat16 from the smallest to the largest. What GELU leaves of a negative x has the
+// error of e to a large power, which is no smaller than 2^-126.
+TEST_P(GemmBf16Test, GeluIsGelu) {
+  Problem problem(0, 1, 1);
+  problem.w = {1};
+  for (std::uint32_t bits = 0x0080; bits < 0x7F80; bits += 7) {
+    problem.a.push_back(std::bit_cast<float>(bits << 16));
+    problem.a.push_back(-problem.a.back());
+  }
+  problem.a.insert(problem.a.end(), {0.0f, 3.3895314e38f, NAN});
+  problem.m = static_cast<std::int64_t>(problem.a.size());
+  problem.bias = {0};
+  const std::vector<float> got = Multiply(problem, 1, true, true, false, GetParam());
+  ASSERT_TRUE(std::isnan(got.back()));
+  for (std::size_t i = 0; i + 1 < got.size(); ++i) {
+    const double x = problem.a[i];
+    const double want = x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    EXPECT_NEAR(got[i], want, std::abs(want) * (x < -1 ? 3e-5 : 6e-6) + std::abs(x) * 0x1p-125)
+        << x;
+  }
+}
+
 TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {
   const Problem problem(20, 5, 3);
   ThreadTeam team(1);
