@@ -381,19 +381,16 @@ HWY_INLINE FloatVec ScaleAndBias(FloatVec sum, float row_scale, FloatVec column_
   return hn::MulAdd(hn::Mul(sum, hn::Set(FloatTag(), row_scale)), column_scales, bias);
 }
 
-// The rest of the epilogue, of `count` columns from `column` of a row of C.
-template <bool kGelu, bool kResidual>
-HWY_INLINE FloatVec Activate(const GemmCall& call, std::int64_t row, std::int64_t column,
-                             std::int64_t count, FloatVec value) {
-  if constexpr (kGelu) value = GeluTanh(value);
-  if constexpr (kResidual) {
-    value = hn::Add(LoadColumns(ResidualRow(call, row) + column, count), value);
-  }
-  return value;
+// Of a layer of this format.
+template <GemmFormat kFormat>
+HWY_INLINE FloatVec Gelu(FloatVec x) {
+  constexpr bool k8Bits = kFormat == GemmFormat::kInt8 || kFormat == GemmFormat::kBf16;
+  return k8Bits ? GeluTanhOf8Bits(x) : GeluTanh(x);
 }
 
-template <bool kInteger, bool kGelu, bool kResidual>
+template <GemmFormat kFormat, bool kGelu, bool kResidual>
 HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) {
+  constexpr bool kInteger = kFormat != GemmFormat::kFp32;
   const FloatTag d;
   for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
     const std::int64_t count = tile.columns - x;
@@ -409,21 +406,25 @@ HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) 
       } else {
         value = hn::Add(value, bias);
       }
-      value = Activate<kGelu, kResidual>(call, tile.row + r, tile.column + x, count, value);
+      if constexpr (kGelu) value = Gelu<kFormat>(value);
+      if constexpr (kResidual) {
+        const float* residual = ResidualRow(call, tile.row + r) + tile.column + x;
+        value = hn::Add(LoadColumns(residual, count), value);
+      }
       hn::StoreU(value, d, c);
     }
   }
 }
 
-template <bool kInteger>
+template <GemmFormat kFormat>
 void RunEpilogue(const GemmCall& call, const FinishedTile& tile) {
   const bool residual = call.residual != nullptr;
   if (call.gelu) {
-    (residual ? RunEpilogueOf<kInteger, true, true> : RunEpilogueOf<kInteger, true, false>)(call,
-                                                                                            tile);
+    (residual ? RunEpilogueOf<kFormat, true, true> : RunEpilogueOf<kFormat, true, false>)(call,
+                                                                                          tile);
   } else {
-    (residual ? RunEpilogueOf<kInteger, false, true> : RunEpilogueOf<kInteger, false, false>)(call,
-                                                                                              tile);
+    (residual ? RunEpilogueOf<kFormat, false, true> : RunEpilogueOf<kFormat, false, false>)(call,
+                                                                                            tile);
   }
 }
 
@@ -524,13 +525,13 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
     if constexpr (kInteger) tile.products.rows = row_products + row;
     RunTileOf<Number, kRows>(rows, width > kLanes, tile);
     if (last && epilogue) {
-      RunEpilogue<kInteger>(call, {.row = block.first_row + row,
-                                   .column = column,
-                                   .rows = rows,
-                                   .columns = columns,
-                                   .c = tile.c,
-                                   .c_stride = tile.c_stride,
-                                   .row_scales = kInteger ? block.scales() + row : nullptr});
+      RunEpilogue<Number::kFormat>(call, {.row = block.first_row + row,
+                                          .column = column,
+                                          .rows = rows,
+                                          .columns = columns,
+                                          .c = tile.c,
+                                          .c_stride = tile.c_stride,
+                                          .row_scales = kInteger ? block.scales() + row : nullptr});
     }
     if (columns < width) CopyColumns(ragged, kTileColumns, rows, columns, c, call.c_stride);
   }
@@ -539,6 +540,7 @@ void MultiplyPanel(const GemmCall& call, const PackedRows& block, std::int64_t s
 #if SIGLIP_TARGET_HAS_AMX
 // What the tiles of C are made of.
 struct AmxInt16 {
+  static constexpr GemmFormat kFormat = GemmFormat::kInt16;
   using Sums = AmxSums;
   static constexpr int kTile = kAmxRows;  // rows and columns
   static constexpr int kStepsOfPair = kAmxSteps;
@@ -553,6 +555,8 @@ struct AmxInt16 {
 };
 template <AmxProducts kProducts>
 struct AmxFour {
+  static constexpr GemmFormat kFormat =
+      kProducts == AmxProducts::kInt8 ? GemmFormat::kInt8 : GemmFormat::kBf16;
   using Sums = AmxFourSums;
   static constexpr int kTile = kAmxTwoRows;
   static constexpr int kStepsOfPair = kAmxTileSteps;
@@ -662,8 +666,7 @@ HWY_INLINE void FinishAmxRows(const GemmCall& call, const PackedRows& block,
         value = ScaleAndBias(value, row_scales[r], hn::Load(d, columns.scales + x), bias);
       }
       if constexpr (kGelu) {
-        constexpr bool k8Bits = !std::is_same_v<Number, AmxInt16>;
-        value = k8Bits ? GeluTanhOf8Bits(value) : GeluTanh(value);
+        value = Gelu<Number::kFormat>(value);
       }
       if constexpr (kWhole) {
         if constexpr (kResidual) value = hn::Add(hn::LoadU(d, residual + x), value);

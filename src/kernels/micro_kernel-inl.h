@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "hwy/highway.h"
+#include "kernels/gemm.h"
 
 #if defined(SIGLIP_KERNELS_MICRO_KERNEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef SIGLIP_KERNELS_MICRO_KERNEL_INL_H_
@@ -53,6 +54,7 @@ inline constexpr std::int64_t kCacheLine = 64;
 
 // What a product's factors are: floats, or pairs of 16-bit integers in the bits of a float.
 struct Float32 {
+  static constexpr GemmFormat kFormat = GemmFormat::kFp32;
   using Sum = FloatVec;
   static HWY_INLINE Sum Zero() { return hn::Zero(FloatTag()); }
   static HWY_INLINE FloatVec ToFloat(Sum sum) { return sum; }
@@ -63,6 +65,7 @@ struct Float32 {
 };
 
 struct Int16Pair {
+  static constexpr GemmFormat kFormat = GemmFormat::kInt16;
   using Tag = IntTag;
   using Sum = IntVec;
   static HWY_INLINE Sum Zero() { return hn::Zero(Tag()); }
@@ -113,6 +116,7 @@ using Int16PairVnni = Int16Pair;
 // are its zero z more than the elements, so z times the column's sum comes off at the end: products
 // has z of rows and negated sums of columns.
 struct Int8QuadVnni {
+  static constexpr GemmFormat kFormat = GemmFormat::kInt8;
   using Tag = IntTag;
   using Sum = IntVec;
   static HWY_INLINE Sum Zero() { return hn::Zero(Tag()); }
