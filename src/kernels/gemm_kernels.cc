@@ -277,12 +277,22 @@ void PackTileAmx(const GemmCall& call, const PackedRows& block, std::int64_t fir
   }
 }
 
-// `steps` steps of a row of int8 or bfloat16 to row `r` of a tile.
-void SpreadAmxRow(const void* row, std::int64_t steps, std::int64_t r, float* tile) {
-  const auto* from = static_cast<const std::uint8_t*>(row);
-  auto* to = reinterpret_cast<std::uint8_t*>(tile) + r * kAmxRowBytes;
-  for (std::int64_t group = 0; group < steps / kAmxTileSteps; ++group) {
-    std::memcpy(to + group * kAmxPairBytes, from + group * kAmxRowBytes, kAmxRowBytes);
+// Calls pack(first, to) for the elements of K from `first` that are row `r` of a group of tiles at
+// `to`, kElements of them or up to the end of K. To tiles from row `first_row` of the block.
+template <std::int64_t kElements, class Pack>
+HWY_INLINE void PackAmxRow(const GemmCall& call, const PackedRows& block, std::int64_t first_row,
+                           std::int64_t r, Pack&& pack) {
+  const std::int64_t block_steps = call.w->block_steps();
+  std::int64_t element = 0;
+  for (std::int64_t step = 0; step < block.steps; step += block_steps) {
+    const std::int64_t steps = std::min(block_steps, block.steps - step);
+    auto* to =
+        reinterpret_cast<std::uint8_t*>(block.Tile(first_row, step, steps)) + r * kAmxRowBytes;
+    for (std::int64_t i = 0; i < steps; i += kAmxTileSteps) {
+      pack(element, to);
+      element += kElements;
+      to += kAmxPairBytes;
+    }
   }
 }
 
@@ -291,36 +301,28 @@ void PackTileAmxInt8(const GemmCall& call, const PackedRows& block, std::int64_t
   QuantizerInt8 quantizers[kAmxTwoRows];
   ChooseQuantizersInt8(call, block, first, rows, quantizers);
   const std::int64_t k = call.w->k();
-  HWY_ALIGN std::uint8_t integers[4 * kGemmBlockSteps];
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* row = call.a + (block.first_row + first + r) * call.a_stride;
-    for (std::int64_t step = 0; step < block.steps; step += kGemmBlockSteps) {
-      const std::int64_t steps = std::min(kGemmBlockSteps, block.steps - step);
-      QuantizeInt8(row, 4 * step, std::min(4 * steps, k - 4 * step), quantizers[r], integers);
+    PackAmxRow<kAmxRowBytes>(call, block, first, r, [&](std::int64_t i, std::uint8_t* to) HWY_ATTR {
       // What is past K meets weights of zero.
-      SpreadAmxRow(integers, steps, r, block.Tile(first, step, steps));
-    }
+      QuantizeInt8(row, i, std::min<std::int64_t>(kAmxRowBytes, k - i), quantizers[r], to);
+    });
   }
 }
 
 void PackTileAmxBf16(const GemmCall& call, const PackedRows& block, std::int64_t first,
                      std::int64_t rows) {
   const std::int64_t k = call.w->k();
-  const std::int64_t block_steps = call.w->block_steps();
-  constexpr std::int64_t kElements = 2 * kAmxTileSteps;
+  constexpr std::int64_t kElements = kAmxRowBytes / 2;
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* row = call.a + (block.first_row + first + r) * call.a_stride;
-    for (std::int64_t step = 0; step < block.steps; step += block_steps) {
-      const std::int64_t steps = std::min(block_steps, block.steps - step);
-      auto* to = reinterpret_cast<std::uint8_t*>(block.Tile(first, step, steps)) + r * kAmxRowBytes;
-      for (std::int64_t i = 2 * step; i < 2 * (step + steps); i += kElements, to += kAmxPairBytes) {
-        auto* rounded = reinterpret_cast<std::uint16_t*>(to);
-        const std::int64_t count = std::min(kElements, k - i);
-        RoundToBfloat16(row + i, count, rounded);
-        // Zero, since there might be a NaN, which times a weight of zero is none.
-        std::fill(rounded + count, rounded + kElements, std::uint16_t{0});
-      }
-    }
+    PackAmxRow<kElements>(call, block, first, r, [&](std::int64_t i, std::uint8_t* to) HWY_ATTR {
+      auto* rounded = reinterpret_cast<std::uint16_t*>(to);
+      const std::int64_t count = std::min(kElements, k - i);
+      RoundToBfloat16(row + i, count, rounded);
+      // Zero, since there might be a NaN, which times a weight of zero is none.
+      std::fill(rounded + count, rounded + kElements, std::uint16_t{0});
+    });
   }
 }
 #endif
