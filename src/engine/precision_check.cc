@@ -19,7 +19,7 @@
 namespace siglip {
 namespace {
 
-// The goals of --precision int16, which tests/oracle/integer_oracle.py holds it to as well.
+// The goals of --precision int16, which tests/oracle/precision_oracle.py holds it to as well.
 constexpr double kMaxOneMinusCosine = 1e-5;
 constexpr double kMaxRatioToBf16 = 0.25;
 

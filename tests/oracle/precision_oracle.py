@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""--precision int16 and int8 against transformers in float64, with torch's bfloat16 and int8 as the measures.
+"""--precision int16, int8 and bf16 against transformers in float64, with torch's bfloat16 and int8 as the measures.
 
-    SIGLIP_BUILD_DIR=build/ci python3 tests/oracle/integer_oracle.py [--size base-224 so400m] [--layers N]
+    SIGLIP_BUILD_DIR=build/ci python3 tests/oracle/precision_oracle.py [--size base-224 so400m] [--layers N]
 
 Bar of int16: cosine >= 0.99999 on well-conditioned weights; on weights with planted outlier channels a relative L2 error
 of at most a quarter of torch bfloat16's on the same weights. Bar of int8: at most the error of torch's dynamic
-quantisation per channel on either. Of both: the same bits whatever the batch and the threads. int8 is skipped, and said
-so, where the processor has neither VNNI nor AMX.
+quantisation per channel on either, and of bf16 that of torch's bfloat16. Of all: the same bits whatever the batch and the
+threads. int8 and bf16 are skipped, and said so, where the processor does not have them.
 """
 
 import argparse
@@ -23,7 +23,9 @@ import transformers
 
 MIN_COSINE = 0.99999
 # Of which measure, and at most what part of its error.
-BARS = {"int16": ("torch bfloat16", 0.25), "int8": ("torch int8", 1)}
+BARS = {"int16": ("torch bfloat16", 0.25), "int8": ("torch int8", 1), "bf16": ("torch bfloat16", 1)}
+# What a processor needs, one of them; of int16 nothing.
+NEEDS = {"int8": ("-vnni", "-amx"), "bf16": ("-amx",)}
 
 
 def load(folder):
@@ -35,9 +37,9 @@ def quantised(model):
     return quantization.quantize_dynamic(model, {torch.nn.Linear: quantization.per_channel_dynamic_qconfig}, inplace=True)
 
 
-def has_int8():
+def can(precision):
     version = subprocess.run([oracle.SIGLIP, "--version"], check=True, capture_output=True, text=True).stdout
-    return "-vnni" in version or "-amx" in version
+    return precision not in NEEDS or any(name in version for name in NEEDS[precision])
 
 
 def ours(folder, paths, precision):
@@ -64,8 +66,9 @@ def compare(size, layers, outliers):
             "torch int8": oracle.forward(quantised(load(folder)), pixels, ids, torch.float32)}
         passed = True
         for precision, (measure, max_ratio) in BARS.items():
-            if precision == "int8" and not has_int8():
-                print(f"{size} outliers {outliers} {precision}: SKIPPED, the processor has neither VNNI nor AMX", flush=True)
+            if not can(precision):
+                print(f"{size} outliers {outliers} {precision}: SKIPPED, the processor has no {' nor '.join(NEEDS[precision])}",
+                      flush=True)
                 continue
             got, same_bits = ours(folder, paths, precision)
             if not same_bits:
