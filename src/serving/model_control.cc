@@ -110,7 +110,7 @@ std::string Text(const absl::Status& status) { return std::string(status.message
 
 ModelControl::ModelControl(Parts parts)
     : parts_(std::move(parts)),
-      threads_(std::make_shared<ThreadBudget>(parts_.options.max_model_threads)),
+      threads_(std::make_shared<Budget>(parts_.options.max_model_threads)),
       worker_(std::make_unique<ThreadPool>(1)) {}
 
 ModelControl::~ModelControl() {
@@ -291,7 +291,8 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
 }
 
 absl::Status ModelControl::HoldThreads(int threads, LoadedModel& model) const {
-  model.threads = threads_->TryHold(threads);
+  // Not even alone may a model have more than all.
+  if (threads <= threads_->limit()) model.threads = threads_->TryHold(threads);
   if (model.threads != nullptr) return absl::OkStatus();
   return ConfigError(*model.config,
                      model.config->is_ensemble() ? "ensemble_scheduling" : "instance_group",

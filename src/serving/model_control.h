@@ -17,14 +17,13 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/thread_pool.h"
+#include "serving/budget.h"
 #include "serving/deployment.h"
-#include "serving/memory_budget.h"
 #include "serving/model_registry.h"
 #include "serving/model_repository.h"
 #include "serving/options.h"
 #include "serving/response_cache.h"
 #include "serving/service.h"
-#include "serving/thread_budget.h"
 
 namespace siglip {
 
@@ -36,7 +35,7 @@ class ModelControl {
     ModelRepository* repository = nullptr;
     DeploymentFactory* factory = nullptr;  // used by one thread at a time
     const Clock* clock = nullptr;
-    std::shared_ptr<MemoryBudget> output_budget;
+    std::shared_ptr<Budget> output_budget;
     WorkLanes* lanes = nullptr;
     // Told the model's name. By any instance's thread, perhaps more than once; see BatchContext.
     std::function<void(const std::string&, const absl::Status&)> on_lost = {};
@@ -97,7 +96,7 @@ class ModelControl {
   void FollowRepository();
 
   const Parts parts_;
-  const std::shared_ptr<ThreadBudget> threads_;
+  const std::shared_ptr<Budget> threads_;
   // The control thread's, once it has started: what was loaded by its own name, not only as an
   // ensemble's step; and ensembles that wait for a step.
   Names asked_for_;

@@ -304,6 +304,7 @@ TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
     config.instance_groups = {{.count = instances}};
     return LoadModel(name, std::move(config));
   };
+  EXPECT_FALSE(load("a", 12).ok()) << "more than all, though it is alone";
   for (const char* name : {"a", "b", "c", "m"}) ASSERT_TRUE(load(name).ok()) << name;
   const std::string error(load("d").message());
   EXPECT_THAT(error, HasSubstr("failed to load 'd', load request: model 'd': instance_group: "
@@ -443,7 +444,7 @@ class PollTest : public ModelControlTest {
        .repository = &repository_,
        .factory = &factory_,
        .clock = &clock_,
-       .output_budget = std::make_shared<MemoryBudget>(1 << 20),
+       .output_budget = std::make_shared<Budget>(1 << 20),
        .lanes = &lanes_,
        .cache = nullptr,
        .options = {.exit_on_error = false, .control_mode = ModelControlMode::kPoll}}};
