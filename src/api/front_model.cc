@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "checkpoint/config.h"
 #include "checkpoint/preprocessor_config.h"
@@ -13,9 +12,6 @@
 
 namespace siglip {
 namespace {
-
-// Published files have a few kB.
-constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 
 class FrontModel final : public Model {
  public:
@@ -71,9 +67,7 @@ absl::StatusOr<std::int64_t> MaxPatches(const std::string& directory, const Mode
 
 absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
                                                       const ModelOptions& options) {
-  const std::string path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ParseSiglipConfig(text, path));
+  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ReadSiglipConfig(directory));
   SIGLIP_ASSIGN_OR_RETURN(
       std::unique_ptr<Tokenizer> tokenizer,
       Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));

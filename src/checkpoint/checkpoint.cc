@@ -22,8 +22,8 @@ namespace {
 
 using nlohmann::json;
 
-// The real ones have a few kB; an index of 900 tensors about 100 kB.
-constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
+// One of 900 tensors has about 100 kB.
+constexpr std::uint64_t kMaxIndexBytes = 16 << 20;
 // How many wrong tensors an error names; the rest is counted.
 constexpr std::size_t kMaxNamed = 5;
 
@@ -72,7 +72,7 @@ bool IsPlainFileName(const std::string& name) {
 
 // tensor name -> file name
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(path, kMaxConfigBytes));
+  SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(path, kMaxIndexBytes));
   const auto bad = [&](const std::string& what) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
   };
@@ -231,23 +231,21 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
   }
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
-  const std::string config_path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_text_, ReadFile(config_path, kMaxConfigBytes));
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_,
-                          ParseSiglipConfig(checkpoint.config_text_, config_path));
+                          ReadSiglipConfig(directory, &checkpoint.config_text_));
   const VisionConfig& vision = checkpoint.config_.vision;
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.preprocessor_,
                           ReadPreprocessorConfig(directory, vision.naflex()));
   const std::string& source = checkpoint.preprocessor_.source;
   if (checkpoint.preprocessor_.image_size != vision.image_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": size ", checkpoint.preprocessor_.image_size,
-                     " differs from image_size ", vision.image_size, " of ", config_path));
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": size ", checkpoint.preprocessor_.image_size, " differs from image_size ",
+        vision.image_size, " of ", directory, "/config.json"));
   }
   if (vision.naflex() && checkpoint.preprocessor_.patch_size != vision.patch_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": patch_size ", checkpoint.preprocessor_.patch_size,
-                     " differs from patch_size ", vision.patch_size, " of ", config_path));
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": patch_size ", checkpoint.preprocessor_.patch_size, " differs from patch_size ",
+        vision.patch_size, " of ", directory, "/config.json"));
   }
   SIGLIP_RETURN_IF_ERROR(checkpoint.OpenWeights());
   checkpoint.CopyFloat("logit_scale", {&checkpoint.logit_scale_, 1});
