@@ -323,6 +323,28 @@ TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
   while (!load("d", 4).ok()) std::this_thread::yield();  // until both are gone
 }
 
+// Doors and ensembles have no threads, but names and configurations.
+TEST_F(ModelControlTest, NamesOfAllModelsAreBounded) {
+  ASSERT_TRUE(
+      Open({.exit_on_error = false, .max_models = 2, .control_mode = ModelControlMode::kExplicit})
+          .ok());
+  const auto load = [this](const std::string& name) { return LoadModel(name, FloatConfig(name)); };
+  ModelConfig ensemble = TwoSteps();
+  ensemble.ensemble_steps.pop_back();
+  ensemble.ensemble_steps[0].output_map = {{"Y", "Y"}};
+  ASSERT_TRUE(load("m").ok());
+  ASSERT_TRUE(LoadModel("e", ensemble).ok());
+  EXPECT_THAT(std::string(load("a").message()),
+              HasSubstr("failed to load 'a', load request: model 'a': name: expected at most 2 "
+                        "models (--max-models), as many are there"));
+  EXPECT_TRUE(load("m").ok()) << "a name that is there";
+  ASSERT_TRUE(UnloadModel("m").ok());
+  while (!load("a").ok()) std::this_thread::yield();  // until it is gone
+  EXPECT_FALSE(load("m").ok()) << "the ensemble waits for its step";
+  ASSERT_TRUE(UnloadModel("e").ok());
+  while (!load("m").ok()) std::this_thread::yield();
+}
+
 TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
   ASSERT_TRUE(OpenExplicit({"*"}).ok());
   ModelConfig small = FloatConfig("m");
