@@ -21,12 +21,11 @@ import dataclasses
 import json
 import os
 import random
-import re
 import resource
 import statistics
-import subprocess
-import sys
 import time
+
+from serve import run_json, start_server
 
 MAX_BATCH = 32  # of model_repository/siglip_vision_model
 
@@ -147,22 +146,6 @@ def summary(simulation):
             "p99_ms": times[len(times) * 99 // 100] * 1e3, "batch": statistics.mean(simulation.batches)}
 
 
-def run_json(command):
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}: {done.stderr}")
-    return json.loads(done.stdout)
-
-
-def start_server(args):
-    process = subprocess.Popen([args.siglip, "serve", "--model", args.model, "--threads", str(args.threads), "--http-port",
-                                "0", "--grpc-port", "0", "--metrics-port", "0"], stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if found := re.search(r"grpc=\S+?:(\d+)", line):
-            return process, found[1]
-    sys.exit("the server did not start")
-
-
 def measure_costs(args):
     batch = {}
     for items in (1, 2, 4, 8, 16, 32):
@@ -201,7 +184,7 @@ def drive(args, process, port, clients):
 
 def check(args):
     costs = measure_costs(args)
-    process, port = start_server(args)
+    process, _, port = start_server(args.siglip, args.model, ["--threads", str(args.threads)])
     try:
         costs.door = max(0.0, drive(args, process, port, 1)["cpu_s"] - costs.preprocess - costs.batch[1] * args.threads)
         rows = [(clients, drive(args, process, port, clients)) for clients in args.concurrency]

@@ -23,7 +23,7 @@ ALLOWED = {
     "api": {"base", "checkpoint", "image", "text", "engine", "siglip"},
     "serving": {"base"},
     "workers": {"base", "image"},
-    "deployments": {"base", "image", "serving", "siglip", "workers"},
+    "deployments": {"base", "image", "api", "serving", "siglip", "workers"},
     "protocol": {"base", "serving"},
     "server": {"base", "protocol", "serving"},
     "eval": {"base", "kernels", "text"},

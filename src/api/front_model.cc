@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/file_map.h"
+#include "api/model_info.h"
 #include "base/status_macros.h"
 #include "checkpoint/config.h"
 #include "checkpoint/preprocessor_config.h"
@@ -13,9 +13,6 @@
 
 namespace siglip {
 namespace {
-
-// Published files have a few kB.
-constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 
 class FrontModel final : public Model {
  public:
@@ -71,22 +68,15 @@ absl::StatusOr<std::int64_t> MaxPatches(const std::string& directory, const Mode
 
 absl::StatusOr<std::unique_ptr<Model>> OpenFrontModel(const std::string& directory,
                                                       const ModelOptions& options) {
-  const std::string path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ParseSiglipConfig(text, path));
+  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ReadSiglipConfig(directory));
   SIGLIP_ASSIGN_OR_RETURN(
       std::unique_ptr<Tokenizer> tokenizer,
       Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));
-  ModelInfo info;
-  info.directory = directory;
-  info.image_size = config.vision.image_size;
-  info.patch_size = config.vision.patch_size;
+  std::int64_t max_patches = 0;
   if (config.vision.naflex()) {
-    SIGLIP_ASSIGN_OR_RETURN(info.max_patches, MaxPatches(directory, options));
+    SIGLIP_ASSIGN_OR_RETURN(max_patches, MaxPatches(directory, options));
   }
-  info.embedding_size = config.embedding_size();
-  info.text_length = tokenizer->text_length();
-  info.vocab_size = config.text.vocab_size;
+  ModelInfo info = InfoOf(directory, config, max_patches, *tokenizer);
   info.engine = "none";
   return std::make_unique<FrontModel>(std::move(info), std::move(tokenizer));
 }

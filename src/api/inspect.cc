@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "base/file_map.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
@@ -19,7 +18,6 @@
 namespace siglip {
 namespace {
 
-constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
 // Extra tensors named in the text form; the JSON form has all.
 constexpr std::size_t kMaxNamed = 10;
 
@@ -75,12 +73,6 @@ std::optional<T> ValueOrProblem(absl::StatusOr<T> value, InspectReport& report) 
   return std::nullopt;
 }
 
-absl::StatusOr<SiglipConfig> ReadConfig(const std::string& directory) {
-  const std::string path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxConfigBytes));
-  return ParseSiglipConfig(text, path);
-}
-
 }  // namespace
 
 InspectReport InspectCheckpoint(const std::string& directory) {
@@ -91,7 +83,7 @@ InspectReport InspectCheckpoint(const std::string& directory) {
     report.problems.push_back(absl::StrCat(directory, ": no such folder"));
     return report;
   }
-  const auto config = ValueOrProblem(ReadConfig(directory), report);
+  const auto config = ValueOrProblem(ReadSiglipConfig(directory), report);
   if (config) DescribeConfig(*config, report);
   const bool naflex = config && config->vision.naflex();
   const auto preprocessor = ValueOrProblem(ReadPreprocessorConfig(directory, naflex), report);

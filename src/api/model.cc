@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "api/model_info.h"
+#include "api/pixel_recipe.h"
 #include "base/log.h"
 #include "base/log_settings.h"
 #include "base/status_macros.h"
@@ -60,41 +62,27 @@ absl::Status CheckOptions(const ModelOptions& options) {
   return absl::OkStatus();
 }
 
-PreprocessOptions OptionsOf(const PreprocessorConfig& config, const ModelOptions& options) {
-  PreprocessOptions result;
-  if (config.image_size > 0) {
-    result.image_size = config.image_size;
-  } else {
-    result.patches = {.patch_size = config.patch_size, .max_patches = config.max_num_patches};
-    if (options.max_patches > 0) {
-      result.patches->max_patches = static_cast<int>(options.max_patches);
-    }
-  }
-  result.resample = config.resample == 2 ? Resample::kBilinear : Resample::kBicubic;
-  result.pillow = options.pillow == 12 ? PillowVersion::k12 : PillowVersion::k13;
-  result.rescale_factor = config.rescale_factor;
-  result.mean = config.image_mean;
-  result.std = config.image_std;
-  result.max_pixels =
-      options.max_pixels > 0 ? std::min(options.max_pixels, kPillowMaxPixels) : kPillowMaxPixels;
-  return result;
+PixelRecipe RecipeOf(const PreprocessorConfig& config, const ModelOptions& options) {
+  return {.resample = config.resample,
+          .pillow = options.pillow,
+          .rescale_factor = config.rescale_factor,
+          .mean = config.image_mean,
+          .std = config.image_std,
+          .max_pixels = options.max_pixels > 0 ? std::min(options.max_pixels, kPillowMaxPixels)
+                                               : kPillowMaxPixels};
 }
 
-PixelRecipe RecipeOf(const PreprocessOptions& options) {
-  return {.resample = static_cast<int>(options.resample),
-          .pillow = static_cast<int>(options.pillow),
-          .rescale_factor = options.rescale_factor,
-          .mean = options.mean,
-          .std = options.std,
-          .max_pixels = options.max_pixels};
+// Of NaFlex; 0 of others.
+std::int64_t MaxPatches(const PreprocessorConfig& config, const ModelOptions& options) {
+  if (config.image_size > 0) return 0;
+  return options.max_patches > 0 ? options.max_patches : config.max_num_patches;
 }
 
 class LoadedModel final : public Model {
  public:
-  LoadedModel(ModelInfo info, const PreprocessOptions& preprocess,
-              std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Engine> engine)
+  LoadedModel(ModelInfo info, std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Engine> engine)
       : info_(std::move(info)),
-        preprocessor_(preprocess),
+        preprocessor_(PreprocessOptionsOf(info_)),
         tokenizer_(std::move(tokenizer)),
         engine_(std::move(engine)) {}
 
@@ -115,15 +103,15 @@ class LoadedModel final : public Model {
     return WithoutBadAlloc("image", [&] {
       StageTimes stages;
       const auto size = preprocessor_.Preprocess(image_bytes, pixels, stages);
-      if (times != nullptr) *times = {stages.decode_ns, stages.resize_ns, stages.normalize_ns};
-      return GridOf(size);
+      if (times != nullptr) *times = TimesOf(stages);
+      return Grid(size);
     });
   }
 
   absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
                                           std::int64_t height, float* pixels) const override {
     return WithoutBadAlloc(
-        "image", [&] { return GridOf(preprocessor_.PreprocessRgb(rgb, width, height, pixels)); });
+        "image", [&] { return Grid(preprocessor_.PreprocessRgb(rgb, width, height, pixels)); });
   }
 
   using Model::EncodePixels;
@@ -161,9 +149,9 @@ class LoadedModel final : public Model {
   }
 
  private:
-  absl::StatusOr<PatchGrid> GridOf(const absl::StatusOr<PixelSize>& size) const {
+  absl::StatusOr<PatchGrid> Grid(const absl::StatusOr<PixelSize>& size) const {
     if (!size.ok()) return size.status();
-    return PatchGrid{size->height / info_.patch_size, size->width / info_.patch_size};
+    return GridOf(*size, info_.patch_size);
   }
 
   absl::Status EncodeImages(std::span<const ImagePixels> images,
@@ -236,7 +224,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
         absl::StrCat("max_patches: expected 0 for ", directory, ", which is of fixed resolution (",
                      config.vision.image_size, " px), got ", options.max_patches));
   }
-  const PreprocessOptions preprocess = OptionsOf(checkpoint.preprocessor(), options);
+  const std::int64_t max_patches = MaxPatches(checkpoint.preprocessor(), options);
   SIGLIP_ASSIGN_OR_RETURN(
       std::unique_ptr<Tokenizer> tokenizer,
       Tokenizer::Open(directory, config.text.max_position_embeddings, config.text.vocab_size));
@@ -245,25 +233,17 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
   SIGLIP_ASSIGN_OR_RETURN(engine_options.example_text, tokenizer->Encode("a photo of two cats"));
-  if (preprocess.patches) engine_options.max_patches = preprocess.patches->max_patches;
+  if (max_patches > 0) engine_options.max_patches = static_cast<int>(max_patches);
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                           OpenEngine(checkpoint, options, engine_options));
-  ModelInfo info;
-  info.directory = directory;
-  info.image_size = config.vision.image_size;
-  info.patch_size = config.vision.patch_size;
-  if (preprocess.patches) info.max_patches = preprocess.patches->max_patches;
-  info.embedding_size = config.embedding_size();
-  info.text_length = tokenizer->text_length();
-  info.vocab_size = config.text.vocab_size;
+  ModelInfo info = InfoOf(directory, config, max_patches, *tokenizer);
   info.logit_scale = checkpoint.logit_scale();
   info.logit_bias = checkpoint.logit_bias();
   info.engine = engine->Describe();
   info.precision_choice = engine->PrecisionChoice();
   if (const auto device = ParseDevice(engine_options.device); device.ok()) info.gpus = device->gpus;
-  info.pixels = RecipeOf(preprocess);
-  return std::make_unique<LoadedModel>(std::move(info), preprocess, std::move(tokenizer),
-                                       std::move(engine));
+  info.pixels = RecipeOf(checkpoint.preprocessor(), options);
+  return std::make_unique<LoadedModel>(std::move(info), std::move(tokenizer), std::move(engine));
 }
 
 }  // namespace

@@ -216,6 +216,10 @@ TEST(NaflexFrontModelTest, KnowsHowManyPatches) {
   std::ofstream(folder + "/processor_config.json")
       << R"({"image_processor": {"max_num_patches": 9, "patch_size": 8}})";
   EXPECT_EQ((*OpenFrontModel(folder, {}))->info().max_patches, 9);
+  // As large a config.json as the loader of weights takes.
+  std::ofstream(folder + "/config.json", std::ios::app) << std::string(2 << 20, ' ');
+  const auto large = OpenFrontModel(folder, {});
+  EXPECT_TRUE(large.ok()) << large.status();
 }
 
 TEST(NaflexInspectTest, SaysWhatItIs) {

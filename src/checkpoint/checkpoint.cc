@@ -1,34 +1,23 @@
 #include "checkpoint/checkpoint.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstring>
 #include <filesystem>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/checked_math.h"
-#include "base/file_map.h"
 #include "base/status_macros.h"
-#include "checkpoint/json.h"
-#include "checkpoint/json_fields.h"
+#include "checkpoint/weight_files.h"
 
 namespace siglip {
 namespace {
 
-using nlohmann::json;
-
-// The real ones have a few kB; an index of 900 tensors about 100 kB.
-constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
 // How many wrong tensors an error names; the rest is counted.
 constexpr std::size_t kMaxNamed = 5;
-
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 std::string ShapeText(const std::vector<std::int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ","), "]");
@@ -62,33 +51,6 @@ void AppendEncoder(const std::string& tower_name, const TowerConfig& tower,
     AppendLinear(layer + "mlp.fc1", tower.intermediate_size, width, tensors);
     AppendLinear(layer + "mlp.fc2", width, tower.intermediate_size, tensors);
   }
-}
-
-// A shard's name comes from the index, which is input: it must be a plain file name of this folder.
-bool IsPlainFileName(const std::string& name) {
-  return !name.empty() && name.find('/') == std::string::npos &&
-         name.find('\0') == std::string::npos && name != "." && name != "..";
-}
-
-// tensor name -> file name
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
-  SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(path, kMaxConfigBytes));
-  const auto bad = [&](const std::string& what) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
-  };
-  if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object()) {
-    return bad("expected an object with \"weight_map\"");
-  }
-  std::map<std::string, std::string> files;
-  for (const auto& [tensor, file] : root["weight_map"].items()) {
-    if (!file.is_string() || !IsPlainFileName(file.get_ref<const std::string&>())) {
-      return bad(absl::StrCat("weight_map: \"", tensor,
-                              "\": expected a file name of this folder, got ", ShortDump(file)));
-    }
-    files[tensor] = file.get<std::string>();
-  }
-  if (files.empty()) return bad("weight_map is empty");
-  return files;
 }
 
 absl::Status Several(const std::string& where, const std::vector<std::string>& problems) {
@@ -180,42 +142,29 @@ std::vector<RequiredTensor> RequiredTensors(const SiglipConfig& config) {
 }
 
 absl::Status Checkpoint::OpenWeights() {
-  const std::string single = directory_ + "/" + kSingleFile;
-  const std::string index = directory_ + "/" + kIndexFile;
-  std::error_code error;
+  SIGLIP_ASSIGN_OR_RETURN(const WeightFiles weights, FindWeightFiles(directory_));
   std::map<std::string, StoredTensor> found;
-  if (std::filesystem::exists(single, error)) {
-    SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(single));
-    found = file.tensors();
+  for (const std::string& name : weights.names) {
+    const std::string path = directory_ + "/" + name;
+    SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
+    for (const auto& [tensor, stored] : file.tensors()) {
+      const auto listed = weights.file_of.find(tensor);
+      // Loaders read what the index says; anything else in a shard is extra.
+      if (weights.file_of.empty() || (listed != weights.file_of.end() && listed->second == name)) {
+        found.emplace(tensor, stored);
+      } else {
+        extra_tensors_.push_back(absl::StrCat(name, ":", tensor));
+      }
+    }
     files_.push_back(std::move(file));
-    weight_files_.push_back(single);
-  } else if (std::filesystem::exists(index, error)) {
-    SIGLIP_ASSIGN_OR_RETURN(const auto file_of, ReadIndex(index));
-    std::set<std::string> names;
-    for (const auto& [tensor, file] : file_of) names.insert(file);
-    for (const std::string& name : names) {
-      SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(directory_ + "/" + name));
-      for (const auto& [tensor, stored] : file.tensors()) {
-        const auto listed = file_of.find(tensor);
-        // Loaders read what the index says; anything else in a shard is extra.
-        if (listed != file_of.end() && listed->second == name) {
-          found.emplace(tensor, stored);
-        } else {
-          extra_tensors_.push_back(absl::StrCat(name, ":", tensor));
-        }
-      }
-      files_.push_back(std::move(file));
-      weight_files_.push_back(directory_ + "/" + name);
+    weight_files_.push_back(path);
+  }
+  for (const auto& [tensor, name] : weights.file_of) {
+    if (!found.contains(tensor)) {
+      return absl::InvalidArgumentError(absl::StrCat(directory_, "/", kWeightIndexFile,
+                                                     ": tensor \"", tensor, "\": expected in ",
+                                                     name, ", which does not hold it"));
     }
-    for (const auto& [tensor, name] : file_of) {
-      if (!found.contains(tensor)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            index, ": tensor \"", tensor, "\": expected in ", name, ", which does not hold it"));
-      }
-    }
-  } else {
-    return absl::NotFoundError(absl::StrCat(directory_, ": expected ", kSingleFile, " or ",
-                                            kIndexFile, ", found neither"));
   }
   SIGLIP_RETURN_IF_ERROR(CheckTensors(directory_, config_, found, extra_tensors_));
   std::sort(extra_tensors_.begin(), extra_tensors_.end());
@@ -231,23 +180,21 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
   }
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
-  const std::string config_path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_text_, ReadFile(config_path, kMaxConfigBytes));
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_,
-                          ParseSiglipConfig(checkpoint.config_text_, config_path));
+                          ReadSiglipConfig(directory, &checkpoint.config_text_));
   const VisionConfig& vision = checkpoint.config_.vision;
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.preprocessor_,
                           ReadPreprocessorConfig(directory, vision.naflex()));
   const std::string& source = checkpoint.preprocessor_.source;
   if (checkpoint.preprocessor_.image_size != vision.image_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": size ", checkpoint.preprocessor_.image_size,
-                     " differs from image_size ", vision.image_size, " of ", config_path));
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": size ", checkpoint.preprocessor_.image_size, " differs from image_size ",
+        vision.image_size, " of ", directory, "/config.json"));
   }
   if (vision.naflex() && checkpoint.preprocessor_.patch_size != vision.patch_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": patch_size ", checkpoint.preprocessor_.patch_size,
-                     " differs from patch_size ", vision.patch_size, " of ", config_path));
+    return absl::InvalidArgumentError(absl::StrCat(
+        source, ": patch_size ", checkpoint.preprocessor_.patch_size, " differs from patch_size ",
+        vision.patch_size, " of ", directory, "/config.json"));
   }
   SIGLIP_RETURN_IF_ERROR(checkpoint.OpenWeights());
   checkpoint.CopyFloat("logit_scale", {&checkpoint.logit_scale_, 1});

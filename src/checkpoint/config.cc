@@ -1,9 +1,12 @@
 #include "checkpoint/config.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "checkpoint/json.h"
 #include "checkpoint/json_fields.h"
@@ -13,6 +16,8 @@ namespace {
 
 using nlohmann::json;
 
+// The real ones have a few kB.
+constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
 // Limits: several times the largest published SigLIP (hidden 1536, MLP 6144, 40 layers, 512 px,
 // vocabulary 256,000), and small enough that no product of a tower's sizes leaves 63 bits.
 constexpr std::int64_t kMaxHidden = 1 << 14;
@@ -119,6 +124,14 @@ absl::StatusOr<SiglipConfig> ParseSiglipConfig(std::string_view text, const std:
         absl::StrCat(source, ": text_config.projection_size ", config.text.projection_size,
                      " differs from vision_config.hidden_size ", config.vision.hidden_size));
   }
+  return config;
+}
+
+absl::StatusOr<SiglipConfig> ReadSiglipConfig(const std::string& directory, std::string* text) {
+  const std::string path = directory + "/config.json";
+  SIGLIP_ASSIGN_OR_RETURN(std::string json, ReadFile(path, kMaxConfigBytes));
+  absl::StatusOr<SiglipConfig> config = ParseSiglipConfig(json, path);
+  if (text != nullptr) *text = std::move(json);
   return config;
 }
 

@@ -67,4 +67,8 @@ struct SiglipConfig {
 // InvalidArgument says which key, what was expected and what came. `source` names the file.
 absl::StatusOr<SiglipConfig> ParseSiglipConfig(std::string_view json, const std::string& source);
 
+// config.json of a snapshot folder. `text`, if it is not null, gets what the file holds.
+absl::StatusOr<SiglipConfig> ReadSiglipConfig(const std::string& directory,
+                                              std::string* text = nullptr);
+
 }  // namespace siglip

@@ -34,8 +34,6 @@ struct BenchEngineFlags {
   std::string raw_inputs;
 };
 
-// config.json is a few kB; this only bounds a wrong file.
-constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 // Before and after the measurement: the clock is not steady.
 constexpr double kPeakSeconds = 0.5;
 
@@ -59,12 +57,6 @@ double VisionFlop(const VisionConfig& vision, double tokens) {
 
 double TextFlop(const TextConfig& text) {
   return EncoderFlop(text, static_cast<double>(text.max_position_embeddings));
-}
-
-absl::StatusOr<SiglipConfig> ReadConfig(const std::string& directory) {
-  const std::string path = directory + "/config.json";
-  SIGLIP_ASSIGN_OR_RETURN(const std::string json, ReadFile(path, kMaxConfigBytes));
-  return ParseSiglipConfig(json, path);
 }
 
 // The image that is measured: of NaFlex as many patches as there may be, as square as they allow.
@@ -189,7 +181,7 @@ absl::Status Interact(TowerBatch& batch, int threads, double flop) {
 }
 
 absl::Status BenchEngine(const BenchEngineFlags& flags) {
-  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ReadConfig(flags.model.directory));
+  SIGLIP_ASSIGN_OR_RETURN(const SiglipConfig config, ReadSiglipConfig(flags.model.directory));
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
                           Model::Open(flags.model.directory, flags.model.options));
   SIGLIP_ASSIGN_OR_RETURN(TowerBatch batch, MakeBatch(*model, flags));

@@ -16,6 +16,7 @@
 #include "bulk/fingerprint.h"
 #include "bulk/listing.h"
 #include "bulk/output.h"
+#include "checkpoint/fingerprint.h"
 #include "cli/choices.h"
 #include "cli/commands.h"
 #include "cli/image_pipeline.h"
@@ -77,7 +78,7 @@ absl::Status CheckPlaces(const EmbedFlags& flags, const bulk::JobItems& items) {
 absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, const ModelInfo& info,
                                                    const bulk::JobItems& items) {
   SIGLIP_ASSIGN_OR_RETURN(const std::string checkpoint,
-                          bulk::CheckpointFingerprint(flags.model.directory));
+                          CheckpointFingerprint(flags.model.directory));
   return nlohmann::ordered_json{
       {"siglip_version", VersionNumber()},
       {"commit", VersionCommit()},

@@ -88,10 +88,7 @@ absl::StatusOr<ModelConfig> ReadModel(const fs::path& folder, const std::string&
 }
 
 bool IsNaflex(const std::string& checkpoint) {
-  const std::string path = checkpoint + "/config.json";
-  const auto text = ReadFile(path, kMaxConfigBytes);
-  if (!text.ok()) return false;
-  const auto config = ParseSiglipConfig(*text, path);
+  const auto config = ReadSiglipConfig(checkpoint);
   return config.ok() && config->vision.naflex();
 }
 

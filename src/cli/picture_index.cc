@@ -10,7 +10,7 @@
 #include "base/file_map.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "bulk/fingerprint.h"
+#include "checkpoint/fingerprint.h"
 #include "cli/index_file.h"
 #include "eval/nearest.h"
 
@@ -65,7 +65,7 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> PictureIndex::Open(
 }
 
 absl::Status PictureIndex::CheckCheckpoint(const std::string& folder) const {
-  SIGLIP_ASSIGN_OR_RETURN(const std::string expected, bulk::CheckpointFingerprint(folder));
+  SIGLIP_ASSIGN_OR_RETURN(const std::string expected, CheckpointFingerprint(folder));
   const std::string& got = parts_.rows->checkpoint();
   if (got == expected) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(parts_.path, ": expected rows of the checkpoint ",

@@ -342,6 +342,11 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
+      .add_option("--max-models", flags.service.max_models,
+                  "Loaded models; a load of one more fails")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
       .add_option("--max-model-threads", flags.service.max_model_threads,
                   "Threads of all loaded models together; a load that needs more fails")
       ->check(CLI::PositiveNumber)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "api/pixel_recipe.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "image/preprocess.h"
@@ -102,37 +103,12 @@ class InProcessStep final : public ImageProcessStep {
   const std::shared_ptr<const Model> model_;
 };
 
-PreprocessOptions OptionsOf(const ModelInfo& info) {
-  PreprocessOptions options;
-  if (info.naflex()) {
-    options.patches = {.patch_size = static_cast<int>(info.patch_size),
-                       .max_patches = static_cast<int>(info.max_patches)};
-  } else {
-    options.image_size = static_cast<int>(info.image_size);
-  }
-  options.resample = static_cast<Resample>(info.pixels.resample);
-  options.pillow = static_cast<PillowVersion>(info.pixels.pillow);
-  options.rescale_factor = info.pixels.rescale_factor;
-  options.mean = info.pixels.mean;
-  options.std = info.pixels.std;
-  options.max_pixels = info.pixels.max_pixels;
-  return options;
-}
-
-PatchGrid GridOf(const PixelSize& size, std::int64_t patch_size) {
-  return {size.height / patch_size, size.width / patch_size};
-}
-
-PreprocessTimes TimesOf(const StageTimes& stages) {
-  return {.decode_ns = stages.decode_ns,
-          .resize_ns = stages.resize_ns,
-          .normalize_ns = stages.normalize_ns};
-}
-
 class RecipeStep final : public ImageProcessStep {
  public:
   explicit RecipeStep(const ModelInfo& info)
-      : ImageProcessStep(info), patch_size_(info.patch_size), preprocessor_(OptionsOf(info)) {}
+      : ImageProcessStep(info),
+        patch_size_(info.patch_size),
+        preprocessor_(PreprocessOptionsOf(info)) {}
 
  private:
   absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
@@ -156,7 +132,7 @@ class InWorkersStep final : public ImageProcessStep {
   InWorkersStep(const ModelInfo& info, DecodeWorkers& workers)
       : ImageProcessStep(info),
         patch_size_(info.patch_size),
-        preprocessor_(OptionsOf(info)),
+        preprocessor_(PreprocessOptionsOf(info)),
         workers_(workers) {}
 
   OutputMemory AllocateOutput(std::size_t bytes) override {

@@ -70,7 +70,7 @@ TEST(Control, LoadTakesAConfigAndNothingElse) {
     return Error(load(R"({"parameters":{"config":"{)" + std::string(bytes - 2, ' ') + R"(}"}})"));
   };
   EXPECT_EQ(padded(kMaxLoadConfigBytes), "ok");
-  EXPECT_THAT(padded(kMaxLoadConfigBytes + 1), HasSubstr("expected at most 4194304 bytes"));
+  EXPECT_THAT(padded(kMaxLoadConfigBytes + 1), HasSubstr("expected at most 65536 bytes"));
 }
 
 TEST(Control, LoadTakesNamesThatNothingTripsOver) {

@@ -2,17 +2,14 @@
 
 // Small JSON bodies of requests.
 
-#include <optional>
-#include <set>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "absl/status/statusor.h"
-#include "base/log.h"
+#include "protocol/json_keys.h"
 #include "protocol/text.h"
 
 namespace siglip {
@@ -20,12 +17,6 @@ namespace siglip {
 // Keys and values of a small body together: each costs far more memory than its bytes, and to an
 // ordered_json time for each key before it.
 inline constexpr int kMaxJsonParts = 20'000;
-
-// Of two values of one key either may count, as a reader of the JSON likes: neither does.
-inline absl::Status GivenTwice(std::string_view key) {
-  return absl::InvalidArgumentError(
-      Concat("'", LogSafe(key), "' is given twice in the request JSON"));
-}
 
 // An object that nests no deeper than `max_depth`, has at most kMaxJsonParts, and no key twice in
 // one object. Json: nlohmann::json, or ordered_json to keep the fields' order. InvalidArgument says
@@ -35,8 +26,8 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view body, int max_depth,
                                      std::string_view expected) {
   bool deep = false;
   int parts = 0;
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
-  std::optional<std::string> twice;
+  std::vector<JsonKeys> keys;  // of the objects that are open
+  absl::Status twice;
   Json json = Json::parse(
       body.begin(), body.end(),
       [&](int depth, typename Json::parse_event_t event, Json& value) {
@@ -44,9 +35,8 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view body, int max_depth,
         deep = deep || depth > max_depth;
         if (event == Event::object_start) keys.emplace_back();
         if (event == Event::object_end) keys.pop_back();
-        if (event == Event::key && !twice) {
-          std::string key = value.template get<std::string>();
-          if (!keys.back().insert(key).second) twice = std::move(key);
+        if (event == Event::key && twice.ok()) {
+          twice = keys.back().Add(value.template get_ref<const std::string&>());
         }
         if (event != Event::object_end && event != Event::array_end) ++parts;
         return !deep && parts <= kMaxJsonParts;
@@ -56,7 +46,7 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view body, int max_depth,
     return absl::InvalidArgumentError(
         Concat(kBrokenJson, ": expected at most ", kMaxJsonParts, " keys and values"));
   }
-  if (twice && !deep && !json.is_discarded()) return GivenTwice(*twice);
+  if (!twice.ok() && !deep && !json.is_discarded()) return twice;
   if (deep || json.is_discarded() || !json.is_object()) {
     return absl::InvalidArgumentError(
         Concat(kBrokenJson, ": expected ", expected, ", without deep nesting"));

@@ -1,6 +1,8 @@
 #include "protocol/kserve_grpc.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -206,14 +208,17 @@ TEST(GrpcInfer, ContentsAreOfOneType) {
 }
 
 TEST(GrpcInfer, ClassesAreAskedForByACount) {
-  for (const std::int64_t count : {-1, 0, 1}) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  for (const std::int64_t count :
+       {std::int64_t{-1}, std::int64_t{0}, std::int64_t{1}, std::int64_t{1} << 32,
+        std::numeric_limits<std::int64_t>::max()}) {
     auto message = Message();
     message->add_raw_input_contents(std::string(16, 'x'));
     auto& output = *message->add_outputs();
     output.set_name("O");
     (*output.mutable_parameters())["classification"].set_int64_param(count);
     if (count > 0) {
-      EXPECT_EQ(Parse(message)->request->outputs[0].classification, count);
+      EXPECT_EQ(Parse(message)->request->outputs[0].classification, std::min(count, kMost));
     } else {
       ExpectRefused(message, "'classification' parameter, expected an int64_param of at least 1");
     }

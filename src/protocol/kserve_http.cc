@@ -10,32 +10,18 @@
 #include "base/checked_math.h"
 #include "base/status_macros.h"
 #include "protocol/json_input.h"
+#include "protocol/json_keys.h"
 #include "protocol/tensor_bytes.h"
 #include "protocol/text.h"
 
 namespace siglip {
 namespace {
 
-// The keys of one object of parameters.
-class ParameterKeys {
- public:
-  absl::Status Add(std::string_view key) {
-    if (seen_.emplace(key).second) return absl::OkStatus();
-    return absl::InvalidArgumentError(Concat("parameter '", key, "' is given twice"));
-  }
-
- private:
-  std::set<std::string> seen_;
-};
-
 // Where an input's bytes come from, before the binary tail is cut.
 struct InputState {
   InputTensor tensor;
-  bool has_name = false;
-  bool has_datatype = false;
-  bool has_shape = false;
-  bool has_data = false;
-  ParameterKeys parameter_keys;
+  JsonKeys keys;
+  JsonKeys parameter_keys;
   std::optional<SharedMemorySlice> shared_memory;
   std::optional<std::uint64_t> binary_bytes;
   std::string_view deferred_data;  // the JSON array, if it came before shape or datatype
@@ -45,7 +31,8 @@ struct OutputState {
   RequestedOutput output;
   std::optional<bool> binary;
   SharedMemorySlice shared_memory;
-  ParameterKeys parameter_keys;
+  JsonKeys keys;
+  JsonKeys parameter_keys;
 };
 
 class InferParser {
@@ -62,7 +49,7 @@ class InferParser {
   absl::Status Parse() {
     SIGLIP_RETURN_IF_ERROR(ForEachRootField(
         head_, *parser_, [this](std::string_view key, JsonValue v) { return Top(key, v); }));
-    if (!seen_.contains("inputs")) {
+    if (!keys_.contains("inputs")) {
       return absl::InvalidArgumentError("Unable to find 'inputs' in the request JSON");
     }
     return Finish();
@@ -73,9 +60,7 @@ class InferParser {
     if (key != "id" && key != "parameters" && key != "inputs" && key != "outputs") {
       return ValidateValue(value, 2);
     }
-    if (!seen_.emplace(key).second) {
-      return absl::InvalidArgumentError(Concat("'", key, "' is given twice in the request JSON"));
-    }
+    SIGLIP_RETURN_IF_ERROR(keys_.Add(key));
     if (key == "id") {
       SIGLIP_ASSIGN_OR_RETURN(const std::string_view id, ReadString(value, "id"));
       SIGLIP_RETURN_IF_ERROR(CheckRequestId(id));
@@ -85,7 +70,7 @@ class InferParser {
     if (key == "parameters") {
       SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(value, "parameters"));
       std::size_t count = 0;
-      ParameterKeys keys;
+      JsonKeys keys;
       return ForEachField(object, 2, [&](std::string_view k, JsonValue v) -> absl::Status {
         SIGLIP_RETURN_IF_ERROR(CheckParameterCount(++count));
         SIGLIP_RETURN_IF_ERROR(keys.Add(k));
@@ -136,14 +121,14 @@ class InferParser {
     }));
     const std::string& name = state.tensor.name;
     if (name.empty()) return absl::InvalidArgumentError("input: 'name' is missing or empty");
-    if (!state.has_datatype || !state.has_shape) {
-      return absl::InvalidArgumentError(
-          Concat("input '", name, "': '", state.has_shape ? "datatype" : "shape", "' is missing"));
+    for (const char* key : {"shape", "datatype"}) {
+      if (state.keys.contains(key)) continue;
+      return absl::InvalidArgumentError(Concat("input '", name, "': '", key, "' is missing"));
     }
     if (!input_names_.insert(name).second) {
       return absl::InvalidArgumentError(Concat("input '", name, "' already exists in request"));
     }
-    const int sources = int{state.has_data} + int{state.binary_bytes.has_value()} +
+    const int sources = int{state.keys.contains("data")} + int{state.binary_bytes.has_value()} +
                         int{state.shared_memory && !state.shared_memory->region.empty()};
     if (sources != 1) {
       return absl::InvalidArgumentError(Concat(
@@ -159,11 +144,11 @@ class InferParser {
 
   absl::Status InputField(std::string_view key, JsonValue value, InputState& state) {
     InputTensor& tensor = state.tensor;
-    // Data that came between two of them would be read as the one and taken as the other.
-    if ((key == "name" && std::exchange(state.has_name, true)) ||
-        (key == "datatype" && state.has_datatype)) {
-      return absl::InvalidArgumentError(Concat("input: '", key, "' is given twice"));
+    if (key != "name" && key != "datatype" && key != "shape" && key != "data" &&
+        key != "parameters") {
+      return ValidateValue(value, 4);
     }
+    SIGLIP_RETURN_IF_ERROR(state.keys.Add(key));
     if (key == "name") {
       SIGLIP_ASSIGN_OR_RETURN(tensor.name, ReadString(value, "input name"));
     } else if (key == "datatype") {
@@ -174,25 +159,21 @@ class InferParser {
             Concat("input '", tensor.name, "': unknown datatype '", text, "'"));
       }
       tensor.datatype = *type;
-      state.has_datatype = true;
     } else if (key == "shape") {
       return Shape(value, state);
     } else if (key == "data") {
       return Data(value, state);
-    } else if (key == "parameters") {
+    } else {
       SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
       if (none) return absl::OkStatus();
       SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(value, "input parameters"));
       return ForEachField(
           object, 4, [&](std::string_view k, JsonValue v) { return InputParameter(k, v, state); });
-    } else {
-      return ValidateValue(value, 4);
     }
     return absl::OkStatus();
   }
 
   absl::Status Shape(JsonValue value, InputState& state) {
-    if (state.has_shape) return absl::InvalidArgumentError("input: 'shape' is given twice");
     // 32 dimensions are more than any framework has; the cap bounds a hostile list.
     constexpr std::size_t kMaxDims = 32;
     SIGLIP_ASSIGN_OR_RETURN(JsonArray array, ReadArray(value, "input shape"));
@@ -205,7 +186,6 @@ class InferParser {
       }
       state.tensor.shape.push_back(size);
     }
-    state.has_shape = true;
     return absl::OkStatus();
   }
 
@@ -238,10 +218,10 @@ class InferParser {
   }
 
   absl::Status Data(JsonValue value, InputState& state) {
-    if (state.has_data) return absl::InvalidArgumentError("input: 'data' is given twice");
-    state.has_data = true;
     SIGLIP_ASSIGN_OR_RETURN(JsonArray array, ReadArray(value, "input data"));
-    if (state.has_datatype && state.has_shape) return Elements(array, parser_, state.tensor);
+    if (state.keys.contains("datatype") && state.keys.contains("shape")) {
+      return Elements(array, parser_, state.tensor);
+    }
     return CheckJson(array.raw_json().get(state.deferred_data));
   }
 
@@ -415,11 +395,12 @@ class InferParser {
   }
 
   static absl::Status OutputField(std::string_view key, JsonValue value, OutputState& state) {
+    if (key != "name" && key != "parameters") return ValidateValue(value, 4);
+    SIGLIP_RETURN_IF_ERROR(state.keys.Add(key));
     if (key == "name") {
       SIGLIP_ASSIGN_OR_RETURN(state.output.name, ReadString(value, "output name"));
       return absl::OkStatus();
     }
-    if (key != "parameters") return ValidateValue(value, 4);
     SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
     if (none) return absl::OkStatus();
     SIGLIP_ASSIGN_OR_RETURN(JsonObject parameters, ReadObject(value, "output parameters"));
@@ -433,7 +414,7 @@ class InferParser {
     SIGLIP_RETURN_IF_ERROR(ForEachField(object, 3, [&](std::string_view key, JsonValue value) {
       return OutputField(key, value, state);
     }));
-    auto& [output, binary, shared_memory, keys] = state;
+    auto& [output, binary, shared_memory, keys, parameter_keys] = state;
     if (output.name.empty())
       return absl::InvalidArgumentError("output: 'name' is missing or empty");
     // The first of its name counts.
@@ -486,7 +467,7 @@ class InferParser {
   InferRequest& request_;
   OutputForms& binary_;
   std::shared_ptr<simdjson::ondemand::parser> parser_;
-  std::set<std::string, std::less<>> seen_;
+  JsonKeys keys_;
   std::set<std::string, std::less<>> input_names_;
   std::set<std::string, std::less<>> output_names_;
   std::vector<InputState> inputs_;
@@ -538,16 +519,17 @@ absl::StatusOr<ParsedInfer> ParseHttpInfer(const HttpInferInput& input) {
 }
 
 absl::StatusOr<bool> ParseIndexRequest(const PaddedBody& body) {
-  bool ready = false;
-  if (body.size() == 0) return ready;
+  std::optional<bool> ready;
+  if (body.size() == 0) return false;
   simdjson::ondemand::parser parser;
   SIGLIP_RETURN_IF_ERROR(
       ForEachRootField(body.view(), parser, [&](std::string_view key, JsonValue v) -> absl::Status {
         if (key != "ready") return ValidateValue(v, 2);
+        if (ready) return GivenTwice(key);
         SIGLIP_ASSIGN_OR_RETURN(ready, ReadBool(v, "ready"));
         return absl::OkStatus();
       }));
-  return ready;
+  return ready.value_or(false);
 }
 
 }  // namespace siglip

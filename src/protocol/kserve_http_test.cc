@@ -329,19 +329,24 @@ TEST(HttpInfer, DuplicatesAndLongListsAreRefused) {
                             R"("datatype":"FP64","shape":[1],"data":[2.5e-323],"datatype":"INT64")",
                             R"("datatype":"INT64","shape":[1],"data":[1],"datatype":"INT64")",
                             R"("datatype":"INT64","shape":[1],"data":[1],"shape":[1])",
-                            R"("datatype":"INT64","shape":[1],"data":[1],"data":[1])"}) {
+                            R"("datatype":"INT64","shape":[1],"data":[1],"data":[1])",
+                            R"("datatype":"INT64","shape":[1],"data":[1],"parameters":null,)"
+                            R"("parameters":{})"}) {
     ExpectRefused(Parse(OneInput(twice)), "is given twice");
   }
-  ExpectRefused(Parse(R"({"inputs":[],"parameters":{"a":1,"\u0061":2}})"),
-                "parameter 'a' is given twice");
+  for (const char* twice :
+       {R"("name":"O","name":"P")", R"("name":"O","parameters":{},"parameters":{})"}) {
+    ExpectRefused(Parse(Concat(R"({"inputs":[],"outputs":[{)", twice, "}]}")), "is given twice");
+  }
+  ExpectRefused(Parse(R"({"inputs":[],"parameters":{"a":1,"\u0061":2}})"), "'a' is given twice");
   ExpectRefused(Parse(R"({"inputs":[],"parameters":{"priority":1,"priority":2}})"),
-                "parameter 'priority' is given twice");
+                "'priority' is given twice");
   ExpectRefused(Parse(R"({"inputs":[{"name":"X","shape":[1],"datatype":"FP32",)"
                       R"("parameters":{"binary_data_size":4,"binary_data_size":5}}]})"),
-                "parameter 'binary_data_size' is given twice");
+                "'binary_data_size' is given twice");
   ExpectRefused(Parse(R"({"inputs":[],"outputs":[{"name":"O",)"
                       R"("parameters":{"binary_data":true,"binary_data":false}}]})"),
-                "parameter 'binary_data' is given twice");
+                "'binary_data' is given twice");
   std::string outputs;
   for (int i = 0; i < 200; ++i) AppendAll(outputs, i ? "," : "", "{\"name\":\"", i, "\"}");
   ExpectRefused(Parse(Concat(R"({"inputs":[],"outputs":[)", outputs, "]}")), "more than 128");
@@ -356,6 +361,23 @@ TEST(HttpInfer, AnOutputThatIsListedTwiceIsAskedForOnce) {
   ASSERT_EQ(parsed->request->outputs.size(), 2U);
   EXPECT_EQ(parsed->request->outputs[0].classification, 0);
   EXPECT_TRUE(parsed->binary.IsBinary("O"));
+}
+
+// As many as there are, not what is left of the number in 32 bits.
+TEST(HttpInfer, CountsOfClassesDoNotWrap) {
+  const auto parse = [](std::string_view count) {
+    return Parse(Concat(R"({"inputs":[],"outputs":[{"name":"O","parameters":{"classification":)",
+                        count, "}}]}"));
+  };
+  for (const char* count : {"4294967295", "4294967296", "4294967297", "18446744073709551615"}) {
+    const auto parsed = parse(count);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->request->outputs[0].classification, std::numeric_limits<std::int32_t>::max())
+        << count;
+  }
+  for (const char* count : {"18446744073709551616", "-1", "1.5"}) {
+    ExpectRefused(parse(count), "parameter 'classification': expected an unsigned integer");
+  }
 }
 
 TEST(HttpInfer, ErrorsCarryTheRequestId) {
@@ -423,6 +445,7 @@ TEST(IndexRequest, BodyIsOptional) {
   EXPECT_TRUE(*ParseIndexRequest(PaddedBody(R"({"ready":true})")));
   EXPECT_FALSE(ParseIndexRequest(PaddedBody(R"({"ready":1})")).ok());
   EXPECT_FALSE(ParseIndexRequest(PaddedBody("[")).ok());
+  EXPECT_FALSE(ParseIndexRequest(PaddedBody(R"({"ready":true,"ready":false})")).ok());
 }
 
 TEST(RenderHttpInfer, HalfPrecisionIsBinaryOnly) {

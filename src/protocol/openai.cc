@@ -10,6 +10,7 @@
 #include "base/json_text.h"
 #include "base/normalize_row.h"
 #include "protocol/json_input.h"
+#include "protocol/json_keys.h"
 #include "protocol/json_writer.h"
 #include "protocol/status_map.h"
 #include "protocol/text.h"
@@ -102,6 +103,11 @@ class EmbeddingsParser {
 
  private:
   absl::Status Top(std::string_view key, JsonValue value) {
+    if (key != "model" && key != "input" && key != "normalized" && key != "dimensions" &&
+        key != "encoding_format") {
+      return ValidateValue(value, 2);
+    }
+    SIGLIP_RETURN_IF_ERROR(keys_.Add(key));
     // Clients send what they were not given as null.
     if (key != "model" && key != "input") {
       SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
@@ -121,7 +127,6 @@ class EmbeddingsParser {
       SIGLIP_ASSIGN_OR_RETURN(request_.dimensions, ReadInt(value, "dimensions"));
       return absl::OkStatus();
     }
-    if (key != "encoding_format") return ValidateValue(value, 2);
     SIGLIP_ASSIGN_OR_RETURN(const std::string_view format, ReadString(value, "encoding_format"));
     request_.base64 = format == "base64";
     if (format == "base64" || format == "float") return absl::OkStatus();
@@ -130,7 +135,6 @@ class EmbeddingsParser {
   }
 
   absl::Status Input(JsonValue value) {
-    items_.clear();  // of an "input" before: the last one counts
     JsonType type;
     SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
     if (type != JsonType::array) return Item(value);
@@ -195,6 +199,7 @@ class EmbeddingsParser {
     SIGLIP_RETURN_IF_ERROR(
         ForEachField(object, 4, [&](std::string_view key, JsonValue field) -> absl::Status {
           if (key != "url") return ValidateValue(field, 5);
+          if (url) return GivenTwice(key);
           SIGLIP_ASSIGN_OR_RETURN(url, ReadString(field, Concat(where, ".url")));
           return absl::OkStatus();
         }));
@@ -205,6 +210,7 @@ class EmbeddingsParser {
   const std::string_view body_;
   simdjson::ondemand::parser& parser_;
   EmbeddingsRequest& request_;
+  JsonKeys keys_;
   std::vector<RawItem> items_;
 };
 

@@ -75,6 +75,7 @@ TEST(ParseEmbeddings, RefusalsSayWhatWasExpected) {
       {R"({"model":"both","input":{"image_url":{}}})", "input[0].image_url: expected a url"},
       {R"({"model":"both","input":{"type":"text"}})", "expected one of text, image and image_url"},
       {R"({"model":"both","input":{"text":"a","image":"QQ=="}})", "expected one of"},
+      {R"({"model":"both","input":{"text":"a","text":"b"}})", "expected one of"},
       {R"({"model":"image","input":"data:image/png,abc"})", "expected data:<type>;base64,<bytes>"},
       {R"({"model":"text","input":"a","encoding_format":"hex"})",
        "encoding_format: expected float"},
@@ -86,6 +87,20 @@ TEST(ParseEmbeddings, RefusalsSayWhatWasExpected) {
   const auto unknown = Parse(R"({"model":"ada","input":"a"})");
   EXPECT_TRUE(absl::IsNotFound(unknown.status()));
   EXPECT_EQ(unknown.status().message(), "model: expected one of both, text, image, got 'ada'");
+}
+
+TEST(ParseEmbeddings, WhatIsGivenTwiceIsRefused) {
+  for (const char* json :
+       {R"({"model":"text","model":"text","input":"a"})",
+        R"({"model":"text","input":"a","input":["b"]})",
+        R"({"model":"text","input":"a","dimensions":null,"dimensions":3})",
+        R"({"model":"text","input":"a","normalized":true,"normalized":false})",
+        R"({"model":"text","input":"a","encoding_format":"float","encoding\u005fformat":"base64"})",
+        R"({"model":"both","input":{"image_url":{"url":"http://a","url":"http://b"}}})"}) {
+    const absl::Status status = Parse(json).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << json;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("is given twice")) << json;
+  }
 }
 
 TEST(ParseEmbeddings, UrlsOfImagesAreToldApart) {

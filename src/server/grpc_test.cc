@@ -529,15 +529,20 @@ TEST_F(GrpcLargeMessagesTest, ALoadMayBeAsLargeAsTensorsAreAndNothingElse) {
   inference::RepositoryModelLoadResponse loaded;
   load.set_model_name("echo");
   auto& parameters = *load.mutable_parameters();
+  // Read, and then judged by what is in it.
   parameters["config"].set_string_param("{" + std::string(2 << 20, ' ') + "}");
   grpc::ClientContext c1;
-  EXPECT_TRUE(stub_->RepositoryModelLoad(&c1, load, &loaded).ok());
-  parameters["file:1/model.bin"].set_bytes_param(std::string(1 << 20, 'x'));
+  EXPECT_EQ(stub_->RepositoryModelLoad(&c1, load, &loaded).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  parameters["config"].set_string_param("{}");
+  grpc::ClientContext c5;
+  EXPECT_TRUE(stub_->RepositoryModelLoad(&c5, load, &loaded).ok());
+  parameters["file:1/model.bin"].set_bytes_param(std::string(3 << 20, 'x'));
   grpc::ClientContext c2;
   EXPECT_EQ(stub_->RepositoryModelLoad(&c2, load, &loaded).error_code(),
             grpc::StatusCode::UNIMPLEMENTED);
   // What is too large stays so: UNAVAILABLE would have the client try again.
-  parameters["file:1/model.bin"].set_bytes_param(std::string(3 << 20, 'x'));
+  parameters["file:1/model.bin"].set_bytes_param(std::string(5 << 20, 'x'));
   grpc::ClientContext c3;
   EXPECT_EQ(stub_->RepositoryModelLoad(&c3, load, &loaded).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);

@@ -22,7 +22,7 @@
 #include "protocol/padded_body.h"
 #include "server/options.h"
 #include "server/refusal_times.h"
-#include "serving/memory_budget.h"
+#include "serving/budget.h"
 
 namespace siglip {
 
@@ -122,10 +122,10 @@ struct HttpSettings : HttpLimits {
 
   std::size_t body_bytes = std::size_t{1} << 26;
   // Of bodies that are being received, of all connections; null = no limit.
-  std::shared_ptr<MemoryBudget> body_budget = {};
+  std::shared_ptr<Budget> body_budget = {};
   // Of the texts of answers that are being written, of all connections; null = no limit. Blocks are
   // counted by whoever made them.
-  std::shared_ptr<MemoryBudget> answer_budget = {};
+  std::shared_ptr<Budget> answer_budget = {};
   // As Triton's: many tiny chunks cost more than their bytes.
   std::size_t chunks = 65536;
   std::size_t connections = 8192;

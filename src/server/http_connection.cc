@@ -438,7 +438,7 @@ void HttpConnection::OnChunked(Error error) {
 }
 
 void HttpConnection::Dispatch() {
-  body_hold_ = MemoryBudget::Hold();
+  body_hold_ = Budget::Hold();
   request_end_ns_ = SteadyNowNs();
   state_ = State::kHandling;
   stream_.plain().expires_never();
@@ -575,7 +575,7 @@ void HttpConnection::OnWritten(Error error) {
   }
   unwritten_.clear();
   response_ = {};
-  answer_hold_ = MemoryBudget::Hold();
+  answer_hold_ = Budget::Hold();
   if (error || state_ == State::kClosing) return Shut();
   if (!keep_alive_) {
     state_ = State::kClosing;
@@ -612,7 +612,7 @@ void HttpConnection::Refuse(int status, std::string_view text) { Refuse(OwnRefus
 void HttpConnection::Refuse(HttpResponse response) {
   keep_alive_ = false;
   body_.reset();
-  body_hold_ = MemoryBudget::Hold();
+  body_hold_ = Budget::Hold();
   request_end_ns_ = SteadyNowNs();  // of what is read of it
   Write(std::move(response));
 }

@@ -196,9 +196,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::function<void(std::uint64_t, boost::beast::string_view, Error&)> on_chunk_;
   HttpRequest request_;  // whose body is being read
   std::shared_ptr<PaddedBody> body_;
-  MemoryBudget::Hold body_hold_;  // until the body is complete
-  bool out_of_room_ = false;      // of a chunked body
-  std::size_t body_limit_ = 0;    // of the target's route
+  Budget::Hold body_hold_;      // until the body is complete
+  bool out_of_room_ = false;    // of a chunked body
+  std::size_t body_limit_ = 0;  // of the target's route
   std::chrono::steady_clock::time_point body_start_;
   std::size_t body_bytes_read_ = 0;
   std::weak_ptr<HttpExchange> exchange_;
@@ -215,7 +215,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // What is being written.
   std::string response_head_;
   HttpResponse response_;
-  MemoryBudget::Hold answer_hold_;
+  Budget::Hold answer_hold_;
   std::deque<boost::asio::const_buffer> unwritten_;
   std::chrono::steady_clock::time_point write_start_;
   std::size_t bytes_written_ = 0;  // with those of the piece under way

@@ -330,7 +330,7 @@ TEST_F(HttpRestrictedTest, ATrailerOpensNothing) {
 
 HttpSettings SmallBodyBudget() {
   HttpSettings limits = ShortLimits();
-  limits.body_budget = std::make_shared<MemoryBudget>(1000);
+  limits.body_budget = std::make_shared<Budget>(1000);
   return limits;
 }
 
@@ -675,7 +675,7 @@ TEST(HttpAnswerTest, AnswersThatAreNotReadAreBoundedTogether) {
   PartsHandler handler;
   handler.parts = {std::string(std::size_t{40} << 20, 'x')};  // more than sockets take
   HttpSettings settings = ShortLimits();
-  settings.answer_budget = std::make_shared<MemoryBudget>(std::int64_t{50} << 20);
+  settings.answer_budget = std::make_shared<Budget>(std::int64_t{50} << 20);
   const auto server = HttpServer::Start("http", "127.0.0.1", 0, 1, settings, handler);
   ASSERT_TRUE(server.ok()) << server.status();
   auto unread = std::make_unique<RawClient>((*server)->port());

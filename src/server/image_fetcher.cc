@@ -331,8 +331,8 @@ void ImageFetcher::End() {
   if (thread_.joinable()) thread_.join();
 }
 
-absl::StatusOr<MemoryBudget::Hold> ImageFetcher::HoldRequest(std::size_t bytes) const {
-  MemoryBudget::Hold hold;
+absl::StatusOr<Budget::Hold> ImageFetcher::HoldRequest(std::size_t bytes) const {
+  Budget::Hold hold;
   if (options_.budget != nullptr &&
       !options_.budget->TryGrow(hold, static_cast<std::int64_t>(bytes))) {
     return OverloadedError("Exceeds the memory for requests whose images are being fetched");

@@ -16,7 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
-#include "serving/memory_budget.h"
+#include "serving/budget.h"
 
 struct sockaddr;
 
@@ -51,13 +51,13 @@ struct ImageFetchOptions {
   int max_running = 16;
   std::size_t max_waiting = 256;
   // Of images being fetched; null = no limit.
-  std::shared_ptr<MemoryBudget> budget = {};
+  std::shared_ptr<Budget> budget = {};
 };
 
 // An image file, and what counts its bytes.
 struct FetchedImage {
   std::string bytes;
-  MemoryBudget::Hold hold;
+  Budget::Hold hold;
 };
 
 // One thread that fetches. Thread-safe.
@@ -75,7 +75,7 @@ class ImageFetcher {
   // Whether the URL may be fetched, as ImageHosts::Check. At once.
   absl::Status Check(const std::string& url) const { return hosts_.Check(url); }
   // Counts what a request keeps while its images come, beside them. Overloaded: there is no room.
-  absl::StatusOr<MemoryBudget::Hold> HoldRequest(std::size_t bytes) const;
+  absl::StatusOr<Budget::Hold> HoldRequest(std::size_t bytes) const;
   // The body of a 200, on the fetching thread; or, at once on this one, Unavailable if too many
   // wait. InvalidArgument: what the URL's server did wrong. `is_cancelled` ends it early.
   // `done` must not block.

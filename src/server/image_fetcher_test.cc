@@ -211,12 +211,12 @@ class ImageFetcherTest : public ::testing::Test {
 };
 
 TEST_F(ImageFetcherTest, FetchesWhatIsAllowed) {
-  options_.budget = std::make_shared<MemoryBudget>(100);
+  options_.budget = std::make_shared<Budget>(100);
   Start();
   const auto image = Begin(origin_ + "/a?b").get();
   ASSERT_TRUE(image.ok()) << image.status();
   EXPECT_EQ(*image, "picture of /a?b");
-  EXPECT_EQ(options_.budget->held_bytes(), 0);
+  EXPECT_EQ(options_.budget->held(), 0);
 }
 
 TEST_F(ImageFetcherTest, PrivateAddressesAreRefusedWhateverTheNameSays) {
@@ -252,7 +252,7 @@ TEST_F(ImageFetcherTest, TimeMemoryAndQueueAreBounded) {
   options_.timeout = std::chrono::milliseconds(200);
   options_.max_running = 1;
   options_.max_waiting = 1;
-  options_.budget = std::make_shared<MemoryBudget>(10);
+  options_.budget = std::make_shared<Budget>(10);
   const auto other = options_.budget->TryHold(9);
   Start();
   EXPECT_TRUE(absl::IsResourceExhausted(Begin(origin_ + "/a").get().status()));

@@ -161,7 +161,7 @@ class EmbeddingsJob {
 
   // Calls `then` when `count` images have come, unless one has not: that is the answer. `place` and
   // `body_hold` count the request and its body until then. REQUIRES: before the first is fetched.
-  void ExpectImages(std::size_t count, Place place, MemoryBudget::Hold body_hold,
+  void ExpectImages(std::size_t count, Place place, Budget::Hold body_hold,
                     std::function<void(const Place&)> then) {
     place_ = std::move(place);
     body_hold_ = std::move(body_hold);
@@ -216,7 +216,7 @@ class EmbeddingsJob {
     for (std::size_t i = 0; i < images_.size(); ++i) {
       if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
     }
-    body_hold_ = MemoryBudget::Hold();  // the service counts it from here on
+    body_hold_ = Budget::Hold();  // the service counts it from here on
     then(place);
   }
 
@@ -292,8 +292,8 @@ class EmbeddingsJob {
   std::vector<FetchedImage> images_;           // by item; the items' bytes are views of them
   std::vector<absl::Status> image_statuses_;
   std::atomic<std::size_t> pending_images_{0};
-  Place place_;                   // while images are awaited
-  MemoryBudget::Hold body_hold_;  // likewise
+  Place place_;             // while images are awaited
+  Budget::Hold body_hold_;  // likewise
   std::function<void(const Place&)> then_;
 };
 
@@ -469,7 +469,7 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
     return absl::OkStatus();
   }
   SIGLIP_ASSIGN_OR_RETURN(Place place, service_.TakePlace());
-  SIGLIP_ASSIGN_OR_RETURN(MemoryBudget::Hold hold, fetcher_->HoldRequest(body_bytes));
+  SIGLIP_ASSIGN_OR_RETURN(Budget::Hold hold, fetcher_->HoldRequest(body_bytes));
   job->ExpectImages(
       static_cast<std::size_t>(urls), std::move(place), std::move(hold),
       [&service = service_, job, parts = std::move(parts), forwarded = std::move(forwarded)](

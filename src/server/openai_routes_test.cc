@@ -275,7 +275,7 @@ class OpenAiUrlsTest : public ::testing::Test {
   SlowPictures pictures_;
   std::unique_ptr<HttpServer> host_;
   std::string origin_;
-  const std::shared_ptr<MemoryBudget> budget_ = std::make_shared<MemoryBudget>(1000);
+  const std::shared_ptr<Budget> budget_ = std::make_shared<Budget>(1000);
   std::unique_ptr<ImageFetcher> fetcher_;
   DoorState state_;
   OthersHandler others_;
@@ -289,7 +289,7 @@ TEST_F(OpenAiUrlsTest, BodiesThatWaitForPicturesAreBoundedTogether) {
   RawClient first(server_->port());
   first.Send(Request());
   pictures_.AwaitOne();
-  EXPECT_EQ(budget_->held_bytes(), 800);
+  EXPECT_EQ(budget_->held(), 800);
   RawClient second(server_->port());
   const RawResponse refused = second.Ask(Request());
   EXPECT_EQ(refused.status, 503);

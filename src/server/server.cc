@@ -60,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const ServerOptions& opti
   if (options.allow_http) SIGLIP_RETURN_IF_ERROR(CheckTls("http", options.http_tls));
   if (options.allow_grpc) SIGLIP_RETURN_IF_ERROR(CheckTls("grpc", options.grpc_tls));
   server->body_budget_ =
-      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
+      std::make_shared<Budget>(static_cast<std::int64_t>(options.http_max_buffered_bytes));
   if (!options.image_url_allow.empty()) {
     SIGLIP_ASSIGN_OR_RETURN(server->image_fetcher_,
                             ImageFetcher::Start({.allow = options.image_url_allow,
@@ -95,7 +95,7 @@ absl::Status Server::Open(Service& service, const SearchIndex* index) {
   HttpSettings settings{options_.http_limits};
   settings.body_budget = body_budget_;
   settings.answer_budget =
-      std::make_shared<MemoryBudget>(static_cast<std::int64_t>(options_.http_max_buffered_bytes));
+      std::make_shared<Budget>(static_cast<std::int64_t>(options_.http_max_buffered_bytes));
   settings.tls = options_.http_tls;
   settings.refusals = &state_.http_refusals;
   settings.reuse_port = options_.reuse_http_port;

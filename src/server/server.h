@@ -16,7 +16,7 @@ class GrpcServer;
 class HttpServer;
 class ImageFetcher;
 class KServeHandler;
-class MemoryBudget;
+class Budget;
 class MetricsHandler;
 class OpenAiHandler;
 class SearchIndex;
@@ -59,7 +59,7 @@ class Server {
   const ServerOptions options_;
   DoorState state_;
   std::unique_ptr<MetricsSettings> metrics_settings_;  // until Open
-  std::shared_ptr<MemoryBudget> body_budget_;
+  std::shared_ptr<Budget> body_budget_;
   std::unique_ptr<ImageFetcher> image_fetcher_;  // null: no URLs
   std::unique_ptr<KServeHandler> kserve_;
   std::unique_ptr<OpenAiHandler> openai_;

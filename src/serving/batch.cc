@@ -26,7 +26,7 @@ std::int64_t RowBytes(const TensorConfig& tensor) {
 // An output's rows, and the bytes of the budget that they hold.
 struct OutputBlock {
   OutputMemory memory;
-  std::shared_ptr<MemoryBudget::Hold> hold;
+  std::shared_ptr<Budget::Hold> hold;
 };
 
 void AlignInputs(const ModelConfig& config, QueuedRequest& queued) {

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
-#include "serving/memory_budget.h"
+#include "serving/budget.h"
 #include "serving/model_config.h"
 #include "serving/request.h"
 #include "serving/statistics_recorder.h"
@@ -25,8 +25,8 @@ struct QueuedRequest {
   std::vector<Item> items;  // one per row; borrow from `request`, `aligned_copies` and `outputs`
   std::vector<OutputTensor> outputs;
   std::vector<std::shared_ptr<const void>> aligned_copies;
-  std::shared_ptr<MemoryBudget::Hold> hold;  // of the outputs' bytes
-  std::int64_t cost_bytes = 0;               // that running all its items takes
+  std::shared_ptr<Budget::Hold> hold;  // of the outputs' bytes
+  std::int64_t cost_bytes = 0;         // that running all its items takes
   std::optional<std::int64_t> deadline_ns;
   std::int64_t end_ns = INT64_MAX;  // nobody waits for the answer any more
 

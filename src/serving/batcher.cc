@@ -139,7 +139,7 @@ absl::Status Batcher::Accept(QueuedRequest& queued, Taken& gone) {
     if (queued.hold == nullptr) {
       return OverloadedError(absl::StrCat("Exceeds the memory for requests in flight: model '",
                                           config_->name, "' needs ", bytes,
-                                          " bytes, the limit of all is ", budget_->limit_bytes()));
+                                          " bytes, the limit of all is ", budget_->limit()));
     }
   }
   const std::uint32_t number = LevelOf(*queued.request);

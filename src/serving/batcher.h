@@ -28,7 +28,7 @@
 #include "base/mutex.h"
 #include "base/thread_pool.h"
 #include "serving/batch.h"
-#include "serving/memory_budget.h"
+#include "serving/budget.h"
 #include "serving/model_config.h"
 #include "serving/scheduler.h"
 #include "serving/statistics_recorder.h"
@@ -42,9 +42,9 @@ class Batcher final : public Scheduler {
   struct Parts {
     std::shared_ptr<const ModelConfig> config;  // checked and completed: dims are fixed
     std::shared_ptr<Step> step;
-    const Clock* clock = nullptr;                    // borrowed
-    StatisticsRecorder* statistics = nullptr;        // borrowed
-    std::shared_ptr<MemoryBudget> budget = nullptr;  // of outputs in flight; may be null
+    const Clock* clock = nullptr;              // borrowed
+    StatisticsRecorder* statistics = nullptr;  // borrowed
+    std::shared_ptr<Budget> budget = nullptr;  // of outputs in flight; may be null
     // Sum of Step::EstimateCost of what runs at a time; a request that is larger runs alone.
     std::int64_t running_cost_bytes = std::int64_t{1} << 30;
     // See BatchContext. Called by any instance's thread.
@@ -113,7 +113,7 @@ class Batcher final : public Scheduler {
   const std::shared_ptr<Step> step_;
   const Clock& clock_;
   StatisticsRecorder& statistics_;
-  const std::shared_ptr<MemoryBudget> budget_;
+  const std::shared_ptr<Budget> budget_;
   const std::int64_t running_cost_limit_;
   const std::function<void(const absl::Status&)> on_lost_;
   const DynamicBatching rules_;

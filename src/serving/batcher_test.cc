@@ -61,7 +61,7 @@ class BatcherTest : public ::testing::Test {
   ManualClock clock_;
   StatisticsRecorder statistics_{"m", "1", clock_};
   std::shared_ptr<AddOneStep> step_ = std::make_shared<AddOneStep>();
-  std::shared_ptr<MemoryBudget> budget_ = std::make_shared<MemoryBudget>(1 << 20);
+  std::shared_ptr<Budget> budget_ = std::make_shared<Budget>(1 << 20);
   std::unique_ptr<Batcher> batcher_;
 };
 
@@ -413,7 +413,7 @@ TEST_F(BatcherTest, RefusedEstimateRefusesAtOnceNamingTheItem) {
 }
 
 TEST_F(BatcherTest, MemoryIsHeldUntilTheAnswerIsGone) {
-  budget_ = std::make_shared<MemoryBudget>(16);  // two rows
+  budget_ = std::make_shared<Budget>(16);  // two rows
   Make(FloatConfig());
   SendRows(2);
   SendRows(1);
@@ -421,9 +421,9 @@ TEST_F(BatcherTest, MemoryIsHeldUntilTheAnswerIsGone) {
   EXPECT_EQ(answers_[0].status.code(), absl::StatusCode::kUnavailable);
   answers_.clear();
   RunOnce();
-  EXPECT_EQ(budget_->held_bytes(), 16);
+  EXPECT_EQ(budget_->held(), 16);
   answers_.clear();
-  EXPECT_EQ(budget_->held_bytes(), 0);
+  EXPECT_EQ(budget_->held(), 0);
   SendRows(3);  // more than all, but nothing else is there
   EXPECT_EQ(RunOnce(), 3);
 }

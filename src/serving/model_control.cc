@@ -110,7 +110,8 @@ std::string Text(const absl::Status& status) { return std::string(status.message
 
 ModelControl::ModelControl(Parts parts)
     : parts_(std::move(parts)),
-      threads_(std::make_shared<ThreadBudget>(parts_.options.max_model_threads)),
+      threads_(std::make_shared<Budget>(parts_.options.max_model_threads)),
+      models_(std::make_shared<Budget>(parts_.options.max_models)),
       worker_(std::make_unique<ThreadPool>(1)) {}
 
 ModelControl::~ModelControl() {
@@ -213,6 +214,7 @@ absl::Status ModelControl::Make(ModelConfig config) {
   model->read = config;
   model->statistics = std::make_unique<StatisticsRecorder>(
       config.name, model->version, *parts_.clock, config.response_bounds_ms);
+  SIGLIP_RETURN_IF_ERROR(HoldPlace(config, *model));
   // Clients are told what is so.
   config.response_cache = config.response_cache && parts_.cache != nullptr;
   SIGLIP_RETURN_IF_ERROR(config.is_ensemble() ? MakeEnsemble(config, *model)
@@ -290,8 +292,24 @@ absl::StatusOr<std::unique_ptr<Scheduler>> ModelControl::MakeScheduler(const Dep
   return batcher;
 }
 
+absl::Status ModelControl::HoldPlace(const ModelConfig& config, LoadedModel& model) const {
+  const std::shared_ptr<ModelTable> table = parts_.registry->table();
+  if (const auto older = table->ready().find(model.name); older != table->ready().end()) {
+    model.place = older->second->place;
+  } else if (const auto waits = waiting_.find(model.name); waits != waiting_.end()) {
+    model.place = waits->second.place;
+  } else {
+    model.place = models_->TryHold(1);
+  }
+  if (model.place != nullptr) return absl::OkStatus();
+  return ConfigError(config, "name",
+                     absl::StrCat("expected at most ", models_->limit(),
+                                  " models (--max-models), as many are there"));
+}
+
 absl::Status ModelControl::HoldThreads(int threads, LoadedModel& model) const {
-  model.threads = threads_->TryHold(threads);
+  // Not even alone may a model have more than all.
+  if (threads <= threads_->limit()) model.threads = threads_->TryHold(threads);
   if (model.threads != nullptr) return absl::OkStatus();
   return ConfigError(*model.config,
                      model.config->is_ensemble() ? "ensemble_scheduling" : "instance_group",
@@ -376,7 +394,7 @@ void ModelControl::UnloadDependents(const std::string& name) {
 
 void ModelControl::LetWait(const LoadedModel& ensemble) {
   if (parts_.options.control_mode != ModelControlMode::kExplicit) return;
-  waiting_.insert_or_assign(ensemble.name, ensemble.read);
+  waiting_.insert_or_assign(ensemble.name, Waiting{ensemble.read, ensemble.place});
 }
 
 void ModelControl::ReviveWaiting() {
@@ -384,7 +402,8 @@ void ModelControl::ReviveWaiting() {
   while (revived) {  // one that is back may be another's step
     revived = false;
     const std::shared_ptr<ModelTable> table = parts_.registry->table();
-    for (const auto& [name, config] : std::map<std::string, ModelConfig>(waiting_)) {
+    for (const auto& [name, ensemble] : std::map<std::string, Waiting>(waiting_)) {
+      const ModelConfig& config = ensemble.config;
       const auto ready = [&table](const EnsembleStep& step) {
         return table->ready().contains(step.model_name);
       };
@@ -399,7 +418,7 @@ void ModelControl::ReviveWaiting() {
 }
 
 bool ModelControl::IsStepOfAny(const std::string& name) const {
-  const auto waits = [&name](const auto& entry) { return HasStep(entry.second, name); };
+  const auto waits = [&name](const auto& entry) { return HasStep(entry.second.config, name); };
   return !EnsemblesOf(name).empty() || std::any_of(waiting_.begin(), waiting_.end(), waits);
 }
 
@@ -440,7 +459,7 @@ absl::Status ModelControl::UnloadNow(const std::string& name, bool unload_depend
   } else if (table->IsUnavailable(name)) {
     // If its load failed, readiness waits for it no longer.
     if (const auto waits = waiting_.find(name); waits != waiting_.end()) {
-      steps = waits->second.ensemble_steps;
+      steps = waits->second.config.ensemble_steps;
     }
   } else if (InRepository(name)) {
     return absl::OkStatus();

@@ -17,14 +17,13 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/thread_pool.h"
+#include "serving/budget.h"
 #include "serving/deployment.h"
-#include "serving/memory_budget.h"
 #include "serving/model_registry.h"
 #include "serving/model_repository.h"
 #include "serving/options.h"
 #include "serving/response_cache.h"
 #include "serving/service.h"
-#include "serving/thread_budget.h"
 
 namespace siglip {
 
@@ -36,7 +35,7 @@ class ModelControl {
     ModelRepository* repository = nullptr;
     DeploymentFactory* factory = nullptr;  // used by one thread at a time
     const Clock* clock = nullptr;
-    std::shared_ptr<MemoryBudget> output_budget;
+    std::shared_ptr<Budget> output_budget;
     WorkLanes* lanes = nullptr;
     // Told the model's name. By any instance's thread, perhaps more than once; see BatchContext.
     std::function<void(const std::string&, const absl::Status&)> on_lost = {};
@@ -71,6 +70,8 @@ class ModelControl {
   absl::Status MakeEnsemble(ModelConfig& config, LoadedModel& model);
   absl::StatusOr<std::unique_ptr<Scheduler>> MakeScheduler(const Deployment& deployment,
                                                            LoadedModel& model);
+  // Counts its name: once, however often it is loaded anew, and while it waits.
+  absl::Status HoldPlace(const ModelConfig& config, LoadedModel& model) const;
   // Counts threads that the model is about to start.
   absl::Status HoldThreads(int threads, LoadedModel& model) const;
   absl::Status LoadWithRetries(const std::string& name);
@@ -97,11 +98,16 @@ class ModelControl {
   void FollowRepository();
 
   const Parts parts_;
-  const std::shared_ptr<ThreadBudget> threads_;
+  const std::shared_ptr<Budget> threads_;
+  const std::shared_ptr<Budget> models_;
   // The control thread's, once it has started: what was loaded by its own name, not only as an
   // ensemble's step; and ensembles that wait for a step.
   Names asked_for_;
-  std::map<std::string, ModelConfig> waiting_;
+  struct Waiting {
+    ModelConfig config;
+    std::shared_ptr<const void> place;
+  };
+  std::map<std::string, Waiting> waiting_;
   std::map<std::string, std::uint64_t> stamps_;  // poll mode: as they were loaded
   Names made_;                                   // poll mode: loaded since it was last looked at
   Mutex mu_;

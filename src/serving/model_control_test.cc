@@ -304,6 +304,7 @@ TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
     config.instance_groups = {{.count = instances}};
     return LoadModel(name, std::move(config));
   };
+  EXPECT_FALSE(load("a", 12).ok()) << "more than all, though it is alone";
   for (const char* name : {"a", "b", "c", "m"}) ASSERT_TRUE(load(name).ok()) << name;
   const std::string error(load("d").message());
   EXPECT_THAT(error, HasSubstr("failed to load 'd', load request: model 'd': instance_group: "
@@ -320,6 +321,28 @@ TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
   for (const char* name : {"a", "b"}) ASSERT_TRUE(UnloadModel(name).ok());
   EXPECT_FALSE(load("d", 5).ok());
   while (!load("d", 4).ok()) std::this_thread::yield();  // until both are gone
+}
+
+// Doors and ensembles have no threads, but names and configurations.
+TEST_F(ModelControlTest, NamesOfAllModelsAreBounded) {
+  ASSERT_TRUE(
+      Open({.exit_on_error = false, .max_models = 2, .control_mode = ModelControlMode::kExplicit})
+          .ok());
+  const auto load = [this](const std::string& name) { return LoadModel(name, FloatConfig(name)); };
+  ModelConfig ensemble = TwoSteps();
+  ensemble.ensemble_steps.pop_back();
+  ensemble.ensemble_steps[0].output_map = {{"Y", "Y"}};
+  ASSERT_TRUE(load("m").ok());
+  ASSERT_TRUE(LoadModel("e", ensemble).ok());
+  EXPECT_THAT(std::string(load("a").message()),
+              HasSubstr("failed to load 'a', load request: model 'a': name: expected at most 2 "
+                        "models (--max-models), as many are there"));
+  EXPECT_TRUE(load("m").ok()) << "a name that is there";
+  ASSERT_TRUE(UnloadModel("m").ok());
+  while (!load("a").ok()) std::this_thread::yield();  // until it is gone
+  EXPECT_FALSE(load("m").ok()) << "the ensemble waits for its step";
+  ASSERT_TRUE(UnloadModel("e").ok());
+  while (!load("m").ok()) std::this_thread::yield();
 }
 
 TEST_F(ModelControlTest, AConfigurationOfTheRequestReplacesTheFile) {
@@ -443,7 +466,7 @@ class PollTest : public ModelControlTest {
        .repository = &repository_,
        .factory = &factory_,
        .clock = &clock_,
-       .output_budget = std::make_shared<MemoryBudget>(1 << 20),
+       .output_budget = std::make_shared<Budget>(1 << 20),
        .lanes = &lanes_,
        .cache = nullptr,
        .options = {.exit_on_error = false, .control_mode = ModelControlMode::kPoll}}};

@@ -26,6 +26,7 @@ struct LoadedModel {
   std::unique_ptr<StatisticsRecorder> statistics;
   std::shared_ptr<const Step> step;     // null: other models do the work
   std::shared_ptr<const void> threads;  // counts the scheduler's; goes after it
+  std::shared_ptr<const void> place;    // among all models; of all of one name
   std::unique_ptr<Scheduler> scheduler;
 };
 

@@ -63,6 +63,9 @@ struct ServiceOptions {
   // the system's own limit, which doors and decode workers need too; the six deployments have some
   // 10, and one more per core.
   int max_model_threads = 4096;
+  // --max-models: names that are loaded, and ensembles that wait for a step; doors and ensembles
+  // have no threads. Each costs some 35 kB, and what its configuration does (kMaxLoadConfigBytes).
+  int max_models = 1024;
 
   // --model-control-mode; --load-model names what the explicit mode starts with ("*" = all).
   ModelControlMode control_mode = ModelControlMode::kNone;

@@ -57,8 +57,8 @@ ServiceImpl::ServiceImpl(std::unique_ptr<ModelRepository> repository, Deployment
                          const Clock& clock, const ServiceOptions& options)
     : clock_(clock),
       options_(options),
-      input_budget_(std::make_shared<MemoryBudget>(options.max_input_bytes)),
-      output_budget_(std::make_shared<MemoryBudget>(options.max_output_bytes)),
+      input_budget_(std::make_shared<Budget>(options.max_input_bytes)),
+      output_budget_(std::make_shared<Budget>(options.max_output_bytes)),
       lanes_(std::make_unique<WorkLanes>(clock, std::max(1, options.num_forward_threads))),
       repository_(std::move(repository)),
       cache_(options.cache_bytes > 0 ? std::make_shared<ResponseCache>(options.cache_bytes)
@@ -200,7 +200,7 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
   if (!has_place) SIGLIP_RETURN_IF_ERROR(CheckOpen());
   SIGLIP_RETURN_IF_ERROR(Enter(has_place ? 1 : 0));
   const auto bytes = static_cast<std::int64_t>(HeldBytes(request));
-  std::shared_ptr<MemoryBudget::Hold> hold = input_budget_->TryHold(bytes);
+  std::shared_ptr<Budget::Hold> hold = input_budget_->TryHold(bytes);
   if (hold == nullptr) {
     Leave();
     return OverloadedError(

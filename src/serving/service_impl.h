@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "serving/budget.h"
 #include "serving/deployment.h"
-#include "serving/memory_budget.h"
 #include "serving/model_control.h"
 #include "serving/model_registry.h"
 #include "serving/model_repository.h"
@@ -79,8 +79,8 @@ class ServiceImpl final : public Service {
 
   const Clock& clock_;
   const ServiceOptions options_;
-  const std::shared_ptr<MemoryBudget> input_budget_;
-  const std::shared_ptr<MemoryBudget> output_budget_;
+  const std::shared_ptr<Budget> input_budget_;
+  const std::shared_ptr<Budget> output_budget_;
   std::unique_ptr<WorkLanes> lanes_;
   const std::unique_ptr<ModelRepository> repository_;
   const std::shared_ptr<ResponseCache> cache_;  // null without --cache-config

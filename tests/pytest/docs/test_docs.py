@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 
 import pytest
 
@@ -10,7 +11,9 @@ import scratch
 
 BLOCKS = {page: pages.read_blocks(page) for page in pages.pages()}
 SIGLIP = pages.ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci") / "src/cli/siglip"
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+COMMANDS = ["", "serve", "embed", "classify", "validate", "sample-imagenet", "search", "index", "inspect", "bench engine",
+            "bench server", "bench preprocess", "bench knn", "bench search"]
 
 
 def name_of(page):
@@ -29,11 +32,57 @@ def test_not_run(block):
     pytest.skip(f"{block}: norun: {block.reason}")
 
 
+def prose(page):
+    """Without the fenced blocks."""
+    return re.sub(r"^(```|~~~).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """Of the headings, as GitHub makes them."""
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.*?)\s*$", prose(page), re.MULTILINE)}
+
+
+def lost_links(page):
+    lost = []
+    for target, anchor in LINK.findall(prose(page)):
+        there = (page.parent / target) if target else page
+        if "://" not in target and not (there.exists() and (not anchor or anchor in anchors(there))):
+            lost.append(f"{target}#{anchor}")
+    return lost
+
+
 @pytest.mark.parametrize("page", BLOCKS, ids=name_of)
 def test_links_lead_somewhere(page):
-    targets = LINK.findall(page.read_text(encoding="utf-8"))
-    lost = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
-    assert not lost
+    assert not lost_links(page)
+
+
+def test_a_lost_link_is_told(tmp_path):
+    page = tmp_path / "a.md"
+    page.write_text("# A `b`: c\n[1](a.md) [2](#a-b-c) [3](a.md#a-b-c) [4](b.md) [5](#d) [6](a.md#d) [7](http://x/y#z)\n")
+    assert lost_links(page) == ["b.md#", "#d", "a.md#d"]
+
+
+def options(command):
+    """What `siglip COMMAND --help` lists, without Triton's options that have no effect."""
+    text = subprocess.run([SIGLIP, *command.split(), "--help"], check=True, capture_output=True, text=True).stdout
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text.partition("without effect here:")[0]))
+    assert {"--help", "--version"} <= found
+    return found
+
+
+def undocumented(command, text):
+    return sorted(option for option in options(command) if not re.search(rf"(?<![\w-]){option}(?![\w-])", text))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_stands_on_a_page(command):
+    assert not undocumented(command, "\n".join(page.read_text(encoding="utf-8") for page in BLOCKS))
+
+
+def test_an_option_on_no_page_is_told():
+    lacking = undocumented("index", "--output --ef --ef-construction-x --help --version --log-level --threads --quiet")
+    assert lacking == ["--ef-construction", "--links"]
 
 
 def names_of_tests():

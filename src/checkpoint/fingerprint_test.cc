@@ -1,4 +1,4 @@
-#include "bulk/fingerprint.h"
+#include "checkpoint/fingerprint.h"
 
 #include <filesystem>
 #include <fstream>
@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace siglip::bulk {
+namespace siglip {
 namespace {
 
 TEST(FingerprintTest, ACheckpointsFilesMatterOthersDoNot) {
@@ -96,4 +96,4 @@ TEST(FingerprintTest, EveryByteOfTheWeightsMatters) {
 }
 
 }  // namespace
-}  // namespace siglip::bulk
+}  // namespace siglip
