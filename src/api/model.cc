@@ -94,9 +94,9 @@ class LoadedModel final : public Model {
   LoadedModel(ModelInfo info, const PreprocessOptions& preprocess,
               std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Engine> engine)
       : info_(std::move(info)),
-        preprocessor_(preprocess),
-        tokenizer_(std::move(tokenizer)),
-        engine_(std::move(engine)) {}
+        engine_(std::move(engine)),
+        preprocessor_(preprocess, engine_->resizer()),
+        tokenizer_(std::move(tokenizer)) {}
 
   const ModelInfo& info() const override { return info_; }
   absl::Status Health() const override { return engine_->Health(); }
@@ -120,10 +120,21 @@ class LoadedModel final : public Model {
     });
   }
 
+  using Model::PreprocessRgb;
   absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
-                                          std::int64_t height, float* pixels) const override {
-    return WithoutBadAlloc(
-        "image", [&] { return GridOf(preprocessor_.PreprocessRgb(rgb, width, height, pixels)); });
+                                          std::int64_t height, float* pixels,
+                                          PreprocessTimes* times) const override {
+    return WithoutBadAlloc("image", [&] {
+      StageTimes stages;
+      const auto size = preprocessor_.PreprocessRgb(rgb, width, height, pixels, stages);
+      if (times != nullptr) *times = {0, stages.resize_ns, stages.normalize_ns};
+      return GridOf(size);
+    });
+  }
+
+  bool ResizesOnGpu(std::int64_t width, std::int64_t height) const override {
+    RgbResizer* const resizer = engine_->resizer();
+    return resizer != nullptr && resizer->Takes(width, height);
   }
 
   using Model::EncodePixels;
@@ -183,9 +194,9 @@ class LoadedModel final : public Model {
   }
 
   const ModelInfo info_;
-  const Preprocessor preprocessor_;
-  const std::unique_ptr<Tokenizer> tokenizer_;
   const std::unique_ptr<Engine> engine_;
+  const Preprocessor preprocessor_;  // may resize by the engine
+  const std::unique_ptr<Tokenizer> tokenizer_;
 };
 
 // Device and precision, of which either may be "auto": a GPU if there is one that the precision
@@ -244,10 +255,14 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
+  engine_options.gpu_resize = options.gpu_resize;
   SIGLIP_ASSIGN_OR_RETURN(engine_options.example_text, tokenizer->Encode("a photo of two cats"));
   if (preprocess.patches) engine_options.max_patches = preprocess.patches->max_patches;
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
                           OpenEngine(checkpoint, options, engine_options));
+  if (engine->resizer() != nullptr) {
+    SIGLIP_RETURN_IF_ERROR(CheckResizer(preprocess, *engine->resizer()));
+  }
   ModelInfo info;
   info.directory = directory;
   info.image_size = config.vision.image_size;
@@ -261,6 +276,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   info.engine = engine->Describe();
   info.precision_choice = engine->PrecisionChoice();
   if (const auto device = ParseDevice(engine_options.device); device.ok()) info.gpus = device->gpus;
+  info.gpu_resize = engine->resizer() != nullptr;
   info.pixels = RecipeOf(preprocess);
   return std::make_unique<LoadedModel>(std::move(info), preprocess, std::move(tokenizer),
                                        std::move(engine));

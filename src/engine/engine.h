@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/rgb_resizer.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/patch_image.h"
 
@@ -26,8 +27,8 @@ enum class Precision {
   // decided at load by calibration inputs, the same for every start (see precision_check.h).
   kAuto,
   // Of GPUs. There 16 bits are what everything is stored in; sums, statistics and softmax are
-  // float32. Of CPUs with AMX kBf16 too: GemmFormat::kBf16, attention's products as in kInt16. Never
-  // kAuto's choice there.
+  // float32. Of CPUs with AMX kBf16 too: GemmFormat::kBf16, attention's products as in kInt16.
+  // Never kAuto's choice there.
   kBf16,
   kFp16,
   kFp8,  // kBf16, with e4m3 factors in the blocks' linear layers, scaled by row and column
@@ -50,6 +51,8 @@ struct EngineOptions {
   // Folder that keeps packed weights between starts (see weight_cache.h); empty: none. One that
   // cannot be used costs a warning and the time to pack, no error.
   std::string cache_dir = {};
+  // Engine::resizer, to the checkpoint's image size; InvalidArgument on a CPU.
+  bool gpu_resize = false;
 };
 
 // Thread-safe: calls from several threads queue, since one call already uses every worker.
@@ -92,6 +95,8 @@ class Engine {
   virtual std::string Describe() const = 0;
   // "int16 (1-cos ...)": what kAuto chose and why; empty if it was not asked.
   virtual std::string PrecisionChoice() const { return {}; }
+  // Resizes pictures on the engine's GPUs; null unless options.gpu_resize. As long as the engine.
+  virtual RgbResizer* resizer() { return nullptr; }
   // Bytes of packed weights and scratch memory.
   virtual std::int64_t memory_bytes() const = 0;
 };

@@ -39,6 +39,13 @@ absl::StatusOr<std::unique_ptr<Engine>> CudaEngine::Open(const Checkpoint& check
                                                             .cache_dir = options.cache_dir}));
     engine->devices_.push_back(std::move(device));
   }
+  if (options.gpu_resize) {
+    SIGLIP_ASSIGN_OR_RETURN(engine->resizer_,
+                            CudaResizer::Open(gpus, checkpoint.config().vision.image_size,
+                                              [engine = engine.get()](const absl::Status& status) {
+                                                return engine->Judge(status);
+                                              }));
+  }
   MutexLock lock(engine->mu_);
   for (int slot = 0; slot < DeviceEngine::kSlots; ++slot) {
     for (int device = 0; device < static_cast<int>(gpus.size()); ++device) {
@@ -193,11 +200,11 @@ std::string CudaEngine::Describe() const {
       devices_, " + ",
       [](std::string* to, const auto& device) { absl::StrAppend(to, device->name()); });
   return absl::StrCat(devices, ", ", PrecisionName(options_.precision), ", ",
-                      devices_[0]->attention_name());
+                      devices_[0]->attention_name(), resizer_ == nullptr ? "" : ", GPU resize");
 }
 
 std::int64_t CudaEngine::memory_bytes() const {
-  std::int64_t total = 0;
+  std::int64_t total = resizer_ == nullptr ? 0 : resizer_->memory_bytes();
   for (const auto& device : devices_) total += device->memory_bytes();
   return total;
 }
