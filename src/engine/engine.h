@@ -45,8 +45,9 @@ struct EngineOptions {
   // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
   // engine's choice binds the later ones.
   std::string isa = "auto";
-  // Ids of a short text as its tokenizer pads it, [max_position_embeddings]. What kAuto and GPUs
-  // are checked with should have the padding and its places that texts have; empty: made up.
+  // Ids of a short text as its tokenizer pads it. What kAuto and GPUs are checked with should have
+  // the padding and its places that texts have, and GPUs are prepared for texts of this length;
+  // empty: made up, of max_position_embeddings.
   std::vector<std::int64_t> example_text = {};
   // Folder that keeps packed weights between starts (see weight_cache.h); empty: none. One that
   // cannot be used costs a warning and the time to pack, no error.
@@ -54,6 +55,14 @@ struct EngineOptions {
   // Engine::resizer, to the checkpoint's image size; InvalidArgument on a CPU.
   bool gpu_resize = false;
 };
+
+// Ids of most texts: those of the example, if it is a text of this model; else the most.
+inline std::int64_t UsualTokens(const TextConfig& config,
+                                std::span<const std::int64_t> example_text) {
+  const auto tokens = static_cast<std::int64_t>(example_text.size());
+  const bool possible = tokens >= 1 && tokens <= config.max_position_embeddings;
+  return possible ? tokens : config.max_position_embeddings;
+}
 
 // Thread-safe: calls from several threads queue, since one call already uses every worker.
 class Engine {

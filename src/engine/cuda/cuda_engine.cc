@@ -31,11 +31,13 @@ absl::StatusOr<std::unique_ptr<Engine>> CudaEngine::Open(const Checkpoint& check
   auto engine = std::unique_ptr<CudaEngine>(new CudaEngine(checkpoint.config(), options));
   const int items = std::min(options.max_batch_size, kMaxBatchItems);
   engine->batch_items_ = static_cast<std::size_t>(items);
+  const std::int64_t text_tokens = UsualTokens(checkpoint.config().text, options.example_text);
   for (const int gpu : gpus) {
     SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<DeviceEngine> device,
                             DeviceEngine::Open(checkpoint, {.ordinal = gpu,
                                                             .types = TypesOf(options.precision),
                                                             .max_items = items,
+                                                            .text_tokens = text_tokens,
                                                             .cache_dir = options.cache_dir}));
     engine->devices_.push_back(std::move(device));
   }

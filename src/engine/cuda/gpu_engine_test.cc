@@ -141,6 +141,21 @@ TEST_P(GpuEngineTest, ShorterTextsTakeTheirOwnLastPosition) {
   }
 }
 
+// The usual length has the graphs, the others have none.
+TEST_P(GpuEngineTest, TextsOfEveryLengthAreRightWhateverLengthIsUsual) {
+  const reference::Towers towers(*checkpoint_);
+  const auto engine = Engine::Open(
+      *checkpoint_, {.max_batch_size = 2,
+                     .precision = GetParam(),
+                     .device = "cuda",
+                     .example_text = {texts_[0].begin(), texts_[0].begin() + kLength - 3}});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  for (std::int64_t length = 1; length <= kLength; ++length) {
+    const std::vector<std::int64_t> ids(texts_[1].begin(), texts_[1].begin() + length);
+    EXPECT_LT(RelativeError(Texts(**engine, {ids})[0], towers.Text(ids)), Tolerance()) << length;
+  }
+}
+
 TEST_P(GpuEngineTest, CallsFromManyThreadsGetTheirOwnAnswers) {
   const auto engine = Open(4);
   const auto images = Images(*engine, {images_.begin(), images_.begin() + 4});
