@@ -37,6 +37,9 @@ struct ModelOptions {
   // "fp16", "fp8", or "auto": bf16. A GPU is checked against the CPU at load.
   std::string precision = "auto";
   std::string device = "auto";     // "auto", "cpu", "cuda" (the first GPU) or "cuda:0,1"
+  // GPUs resize pictures of up to 16 Mi pixels, with the same pixels as the CPU, and check that at load;
+  // the CPU does those that come while they are busy. InvalidArgument where a CPU encodes.
+  bool gpu_resize = false;
   // Instruction set of the kernels: "auto" or "avx512", "avx2", ... One per process.
   std::string isa = "auto";
   // Folder that keeps packed weights between starts, so that the next one only maps them; made if it
@@ -67,6 +70,7 @@ struct ModelInfo {
   std::string engine;               // device, instruction set, precision, threads
   std::string precision_choice;     // what "auto" chose on a CPU and why; empty otherwise
   std::vector<int> gpus;            // that encode; empty: the CPU does
+  bool gpu_resize = false;          // they resize too: see ModelOptions
   PixelRecipe pixels;
 
   bool naflex() const { return max_patches > 0; }
@@ -149,7 +153,17 @@ class Model {
   // The same from pixels: rgb [height,width,3], rows without gaps. InvalidArgument for sizes that
   // are not positive, or whose product is past max_pixels.
   virtual absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
-                                                  std::int64_t height, float* pixels) const = 0;
+                                                  std::int64_t height, float* pixels,
+                                                  PreprocessTimes* times) const = 0;
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                          std::int64_t height, float* pixels) const {
+    return PreprocessRgb(rgb, width, height, pixels, nullptr);
+  }
+  // Whether a GPU resizes pictures of this size: see ModelOptions::gpu_resize.
+  virtual bool ResizesOnGpu(std::int64_t width, std::int64_t height) const {
+    (void)width, (void)height;
+    return false;
+  }
   // embeddings[i]: [D]. InvalidArgument names the image whose grid is not one of 1..max_patches
   // patches; nothing is run then.
   virtual absl::Status EncodePixels(std::span<const ImagePixels> images,

@@ -34,8 +34,9 @@ class FakeModel final : public Model {
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
     return PatchGrid{1, 1};
   }
+  using Model::PreprocessRgb;
   absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t, std::int64_t,
-                                          float* pixels) const override {
+                                          float* pixels, PreprocessTimes*) const override {
     std::fill_n(pixels, 12, static_cast<float>(rgb[0]));
     return PatchGrid{1, 1};
   }

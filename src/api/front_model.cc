@@ -36,8 +36,8 @@ class FrontModel final : public Model {
   absl::StatusOr<PatchGrid> Preprocess(std::string_view, float*, PreprocessTimes*) const override {
     return NoWeights();
   }
-  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
-                                          float*) const override {
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t, float*,
+                                          PreprocessTimes*) const override {
     return NoWeights();
   }
   absl::Status EncodePixels(std::span<const ImagePixels>, std::span<float* const>) override {

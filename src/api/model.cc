@@ -82,9 +82,9 @@ class LoadedModel final : public Model {
  public:
   LoadedModel(ModelInfo info, std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<Engine> engine)
       : info_(std::move(info)),
-        preprocessor_(PreprocessOptionsOf(info_)),
-        tokenizer_(std::move(tokenizer)),
-        engine_(std::move(engine)) {}
+        engine_(std::move(engine)),
+        preprocessor_(PreprocessOptionsOf(info_), engine_->resizer()),
+        tokenizer_(std::move(tokenizer)) {}
 
   const ModelInfo& info() const override { return info_; }
   absl::Status Health() const override { return engine_->Health(); }
@@ -108,10 +108,21 @@ class LoadedModel final : public Model {
     });
   }
 
+  using Model::PreprocessRgb;
   absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
-                                          std::int64_t height, float* pixels) const override {
-    return WithoutBadAlloc(
-        "image", [&] { return Grid(preprocessor_.PreprocessRgb(rgb, width, height, pixels)); });
+                                          std::int64_t height, float* pixels,
+                                          PreprocessTimes* times) const override {
+    return WithoutBadAlloc("image", [&] {
+      StageTimes stages;
+      const auto size = preprocessor_.PreprocessRgb(rgb, width, height, pixels, stages);
+      if (times != nullptr) *times = TimesOf(stages);
+      return Grid(size);
+    });
+  }
+
+  bool ResizesOnGpu(std::int64_t width, std::int64_t height) const override {
+    RgbResizer* const resizer = engine_->resizer();
+    return resizer != nullptr && resizer->Takes(width, height);
   }
 
   using Model::EncodePixels;
@@ -171,9 +182,9 @@ class LoadedModel final : public Model {
   }
 
   const ModelInfo info_;
-  const Preprocessor preprocessor_;
-  const std::unique_ptr<Tokenizer> tokenizer_;
   const std::unique_ptr<Engine> engine_;
+  const Preprocessor preprocessor_;  // may resize by the engine
+  const std::unique_ptr<Tokenizer> tokenizer_;
 };
 
 // Device and precision, of which either may be "auto": a GPU if there is one that the precision
@@ -232,6 +243,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   engine_options.max_batch_size = options.max_batch_size;
   engine_options.isa = options.isa;
   engine_options.cache_dir = options.cache_dir;
+  engine_options.gpu_resize = options.gpu_resize;
   SIGLIP_ASSIGN_OR_RETURN(engine_options.example_text, tokenizer->Encode("a photo of two cats"));
   if (max_patches > 0) engine_options.max_patches = static_cast<int>(max_patches);
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine,
@@ -242,7 +254,11 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
   info.engine = engine->Describe();
   info.precision_choice = engine->PrecisionChoice();
   if (const auto device = ParseDevice(engine_options.device); device.ok()) info.gpus = device->gpus;
+  info.gpu_resize = engine->resizer() != nullptr;
   info.pixels = RecipeOf(checkpoint.preprocessor(), options);
+  if (engine->resizer() != nullptr) {
+    SIGLIP_RETURN_IF_ERROR(CheckResizer(PreprocessOptionsOf(info), *engine->resizer()));
+  }
   return std::make_unique<LoadedModel>(std::move(info), std::move(tokenizer), std::move(engine));
 }
 

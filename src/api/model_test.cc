@@ -115,6 +115,8 @@ TEST(ModelOpenTest, WrongOptionsAndFoldersAreNamed) {
       std::string(
           Model::Open(kDemoModel, {.precision = "int16", .device = "cuda"}).status().message()),
       HasSubstr("on a GPU, got int16"));
+  EXPECT_EQ(Model::Open(kDemoModel, {.device = "cpu", .gpu_resize = true}).status(),
+            absl::InvalidArgumentError("gpu_resize: expected a GPU (--device cuda), got cpu"));
 }
 
 TEST(ModelOpenTest, AutoIsTheCpuWhereThePrecisionSaysSo) {

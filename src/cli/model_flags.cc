@@ -54,6 +54,9 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "auto (a GPU if there is one), cpu, cuda, or cuda:N[,N...]")
       ->check(DeviceError, "")
       ->capture_default_str();
+  command.add_flag("--gpu-resize", flags.options.gpu_resize,
+                   "A GPU that encodes resizes pictures too, to the same pixels; decoding stays on "
+                   "the CPU");
   command
       .add_option("--isa", flags.options.isa,
                   "Instruction set of the kernels: auto, or one of those that --version names")

@@ -20,8 +20,8 @@ struct ModelFlags {
 // What --precision takes.
 CLI::Validator PrecisionNames();
 
-// --model (required if `required`), --threads, --engine-batch-size, --precision, --device, --isa,
-// --cache-dir, --pillow, --max-patches.
+// --model (required if `required`), --threads, --engine-batch-size, --precision, --device,
+// --gpu-resize, --isa, --cache-dir, --pillow, --max-patches.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required);
 
 }  // namespace siglip::cli

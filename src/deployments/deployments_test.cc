@@ -53,8 +53,8 @@ class ByteModel : public Model {
     std::fill_n(pixels, 12, static_cast<float>(static_cast<unsigned char>(bytes[0])));
     return PatchGrid{1, 1};
   }
-  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t,
-                                          float*) const override {
+  absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t*, std::int64_t, std::int64_t, float*,
+                                          PreprocessTimes*) const override {
     return absl::UnimplementedError("no deployment asks for it");
   }
   absl::Status EncodePixels(std::span<const ImagePixels> images,

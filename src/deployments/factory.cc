@@ -238,11 +238,13 @@ absl::StatusOr<Deployment> DeploymentsFactory::Make(ModelConfig& config) {
 
   Deployment deployment;
   if (step == "image_process") config.parameters["pillow"] = absl::StrCat(pixels.pixels.pillow);
+  const bool of_model = pixels.pixels.pillow == model->info().pixels.pillow;
   if (step == "image_process" && options_.decode_workers != nullptr) {
-    deployment.step = MakeImageProcessStep(pixels, *options_.decode_workers);
+    deployment.step = of_model && model->info().gpu_resize
+                          ? MakeImageProcessStep(model, *options_.decode_workers)
+                          : MakeImageProcessStep(pixels, *options_.decode_workers);
     deployment.num_instances = options_.decode_workers->count();
   } else if (step == "image_process") {
-    const bool of_model = pixels.pixels.pillow == model->info().pixels.pillow;
     deployment.step = of_model ? MakeImageProcessStep(model) : MakeImageProcessStep(pixels);
     deployment.num_instances = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   } else if (step == "vision") {

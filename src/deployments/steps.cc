@@ -127,7 +127,7 @@ class RecipeStep final : public ImageProcessStep {
   const Preprocessor preprocessor_;
 };
 
-class InWorkersStep final : public ImageProcessStep {
+class InWorkersStep : public ImageProcessStep {
  public:
   InWorkersStep(const ModelInfo& info, DecodeWorkers& workers)
       : ImageProcessStep(info),
@@ -146,27 +146,73 @@ class InWorkersStep final : public ImageProcessStep {
     return LibraryReadsHeader(BytesOf(item));
   }
 
- private:
+ protected:
   absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
     StageTimes stages;
     const absl::StatusOr<PixelSize> size =
-        workers_.Preprocess(preprocessor_, BytesOf(item), FloatRow(item),
-                            {.end_ns = item.end_ns, .is_cancelled = item.is_cancelled}, stages);
+        workers_.Preprocess(preprocessor_, BytesOf(item), FloatRow(item), LimitOf(item), stages);
     times = TimesOf(stages);
     if (!size.ok()) return size.status();
     return GridOf(*size, patch_size_);
   }
   absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const override {
-    SIGLIP_ASSIGN_OR_RETURN(
-        const ImageHeader image,
-        workers_.ReadImageHeader(preprocessor_, BytesOf(item),
-                                 {.end_ns = item.end_ns, .is_cancelled = item.is_cancelled}));
+    SIGLIP_ASSIGN_OR_RETURN(const ImageHeader image, ReadHeader(item));
     return image.working_set_bytes;
   }
 
+  static WaitLimit LimitOf(const Item& item) {
+    return {.end_ns = item.end_ns, .is_cancelled = item.is_cancelled};
+  }
+  absl::StatusOr<ImageHeader> ReadHeader(const Item& item) const {
+    return workers_.ReadImageHeader(preprocessor_, BytesOf(item), LimitOf(item));
+  }
+  absl::StatusOr<DecodedPicture> Decode(const Item& item, const ImageHeader& header,
+                                        PreprocessTimes& times) {
+    StageTimes stages;
+    absl::StatusOr<DecodedPicture> picture =
+        workers_.Decode(preprocessor_, BytesOf(item), header, LimitOf(item), stages);
+    times = TimesOf(stages);
+    return picture;
+  }
+
+ private:
   const std::int64_t patch_size_;
   const Preprocessor preprocessor_;
   DecodeWorkers& workers_;
+};
+
+// Decodes in workers, which have no GPU, and resizes in the server, which has one.
+class ResizedOnGpuStep final : public InWorkersStep {
+ public:
+  ResizedOnGpuStep(std::shared_ptr<const Model> model, DecodeWorkers& workers)
+      : InWorkersStep(model->info(), workers), model_(std::move(model)) {}
+
+  // No worker writes most pictures' pixels.
+  OutputMemory AllocateOutput(std::size_t bytes) override { return Step::AllocateOutput(bytes); }
+
+ private:
+  absl::StatusOr<PatchGrid> Preprocess(Item& item, PreprocessTimes& times) override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageHeader header, ReadHeader(item));
+    if (!model_->ResizesOnGpu(header.width, header.height)) {
+      return InWorkersStep::Preprocess(item, times);
+    }
+    SIGLIP_ASSIGN_OR_RETURN(const DecodedPicture picture, Decode(item, header, times));
+    PreprocessTimes others;
+    const auto grid =
+        model_->PreprocessRgb(reinterpret_cast<const std::uint8_t*>(picture.rgb.bytes.data()),
+                              picture.size.width, picture.size.height, FloatRow(item), &others);
+    times.resize_ns = others.resize_ns;
+    times.normalize_ns = others.normalize_ns;
+    return grid;
+  }
+  // What lies between worker and server comes on top.
+  absl::StatusOr<std::int64_t> WorkingSetBytes(const Item& item) const override {
+    SIGLIP_ASSIGN_OR_RETURN(const ImageHeader header, ReadHeader(item));
+    const bool on_gpu = model_->ResizesOnGpu(header.width, header.height);
+    return header.working_set_bytes + (on_gpu ? 3 * header.width * header.height : 0);
+  }
+
+  const std::shared_ptr<const Model> model_;
 };
 
 class VisionStep final : public Step {
@@ -255,6 +301,11 @@ std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info) {
 
 std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers) {
   return std::make_shared<InWorkersStep>(info, workers);
+}
+
+std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model,
+                                           DecodeWorkers& workers) {
+  return std::make_shared<ResizedOnGpuStep>(std::move(model), workers);
 }
 
 std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model) {

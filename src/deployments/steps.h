@@ -17,6 +17,9 @@ std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model);
 std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info);
 // The same in `workers`, which outlive it: items end at their time, and with their client.
 std::shared_ptr<Step> MakeImageProcessStep(const ModelInfo& info, DecodeWorkers& workers);
+// The same, with the GPUs of a model that resizes on them: the workers only decode what those take.
+std::shared_ptr<Step> MakeImageProcessStep(std::shared_ptr<const Model> model,
+                                           DecodeWorkers& workers);
 // The same tensors -> EMBEDDING [D]. An item whose shape is not one of 1..N patches fails alone.
 // Any number of items: the model splits what is more than one pass through a tower.
 std::shared_ptr<Step> MakeVisionStep(std::shared_ptr<Model> model);

@@ -93,8 +93,7 @@ std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_
 }
 
 std::vector<std::int64_t> ExampleText(const TextConfig& config, std::uint64_t seed,
-                                      std::span<const std::int64_t> example) {
-  const std::int64_t tokens = config.max_position_embeddings;
+                                      std::int64_t tokens, std::span<const std::int64_t> example) {
   const auto in_vocabulary = [&](std::int64_t id) { return id >= 0 && id < config.vocab_size; };
   if (static_cast<std::int64_t>(example.size()) == tokens &&
       std::all_of(example.begin(), example.end(), in_vocabulary)) {

@@ -26,10 +26,10 @@ std::vector<float> CalibrationPatches(const Checkpoint& checkpoint, std::uint64_
 std::vector<std::int64_t> CalibrationText(const TextConfig& config, std::uint64_t seed,
                                           std::int64_t tokens);
 
-// `example` (see EngineOptions::example_text) if it is a text of this model; else a made one of the
-// longest length, in which all ids but a few are one and the same, as padding is.
+// `example` (see EngineOptions::example_text) if it is a text of this model with `tokens` ids; else
+// a made one, in which all ids but a few are one and the same, as padding is.
 std::vector<std::int64_t> ExampleText(const TextConfig& config, std::uint64_t seed,
-                                      std::span<const std::int64_t> example);
+                                      std::int64_t tokens, std::span<const std::int64_t> example);
 
 struct EmbeddingError {
   bool finite = true;

@@ -74,11 +74,11 @@ absl::StatusOr<std::string> CheckDevice(const Checkpoint& checkpoint, Precision 
                                         std::span<const std::int64_t> example_text, Engine& device,
                                         int num_devices, int max_batch_size, Engine& reference) {
   const SiglipConfig& config = checkpoint.config();
-  const std::int64_t tokens = config.text.max_position_embeddings;
+  const std::int64_t tokens = UsualTokens(config.text, example_text);
   const Inputs inputs = {
       .images = {CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
       .texts = {CalibrationText(config.text, 300, tokens),
-                ExampleText(config.text, 400, example_text)}};
+                ExampleText(config.text, 400, tokens, example_text)}};
   const auto width = static_cast<std::size_t>(config.embedding_size());
   SIGLIP_ASSIGN_OR_RETURN(const Rows want_images,
                           EmbedImages(reference, inputs, inputs.images.size(), width));

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "checkpoint/tiny_checkpoint_for_test.h"
 #include "engine/engine.h"
@@ -37,10 +39,13 @@ class Devices final : public Engine {
   }
   absl::Status EncodeTexts(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
                            std::span<float* const> embeddings) override {
+    lengths.insert(num_tokens);
     return Break(engine_->EncodeTexts(ids, num_tokens, embeddings), embeddings);
   }
   std::string Describe() const override { return "devices"; }
   std::int64_t memory_bytes() const override { return 0; }
+
+  std::set<std::int64_t> lengths;  // of texts that came
 
  private:
   absl::Status Break(absl::Status status, std::span<float* const> embeddings) {
@@ -105,6 +110,18 @@ TEST_F(DeviceCheckTest, WhatIsNotANumberFails) {
 TEST_F(DeviceCheckTest, EverySizeOfBatchIsTried) {
   const auto measured = Check(2, Devices::Fault::kNanInBatchesOf3);
   EXPECT_THAT(std::string(measured.status().message()), HasSubstr("not all finite"));
+}
+
+TEST_F(DeviceCheckTest, TextsHaveTheLengthOfTheExample) {
+  const std::int64_t longest = checkpoint_->config().text.max_position_embeddings;
+  for (const std::int64_t tokens : {std::int64_t{0}, longest - 1, longest}) {
+    Devices devices(OpenCpu(*checkpoint_, Precision::kInt16), 1, Devices::Fault::kNone);
+    const std::vector<std::int64_t> example(static_cast<std::size_t>(tokens), 1);
+    const auto measured =
+        CheckDevice(*checkpoint_, Precision::kBf16, example, devices, 1, 2, *reference_);
+    ASSERT_TRUE(measured.ok()) << measured.status();
+    EXPECT_EQ(devices.lengths, std::set<std::int64_t>{tokens == 0 ? longest : tokens});
+  }
 }
 
 TEST_F(DeviceCheckTest, ADevicesOwnErrorIsReturned) {

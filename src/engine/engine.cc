@@ -275,6 +275,10 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const Checkpoint& checkpoin
   if (!status.ok()) return status;
   SIGLIP_ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
   SIGLIP_RETURN_IF_ERROR(CheckPrecision(device, options.precision));
+  if (options.gpu_resize && device.kind != DeviceChoice::Kind::kCuda) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("gpu_resize: expected a GPU (--device cuda), got ", options.device));
+  }
   if (checkpoint.config().vision.naflex()) {
     SIGLIP_RETURN_IF_ERROR(CheckRange("max_patches", options.max_patches, 1, kMaxPatches));
     if (device.kind == DeviceChoice::Kind::kCuda) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/rgb_resizer.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/patch_image.h"
 
@@ -26,8 +27,8 @@ enum class Precision {
   // decided at load by calibration inputs, the same for every start (see precision_check.h).
   kAuto,
   // Of GPUs. There 16 bits are what everything is stored in; sums, statistics and softmax are
-  // float32. Of CPUs with AMX kBf16 too: GemmFormat::kBf16, attention's products as in kInt16. Never
-  // kAuto's choice there.
+  // float32. Of CPUs with AMX kBf16 too: GemmFormat::kBf16, attention's products as in kInt16.
+  // Never kAuto's choice there.
   kBf16,
   kFp16,
   kFp8,  // kBf16, with e4m3 factors in the blocks' linear layers, scaled by row and column
@@ -44,13 +45,24 @@ struct EngineOptions {
   // Instruction set, as KernelTargets() names them; "auto" = the best. One per process: the first
   // engine's choice binds the later ones.
   std::string isa = "auto";
-  // Ids of a short text as its tokenizer pads it, [max_position_embeddings]. What kAuto and GPUs
-  // are checked with should have the padding and its places that texts have; empty: made up.
+  // Ids of a short text as its tokenizer pads it. What kAuto and GPUs are checked with should have
+  // the padding and its places that texts have, and GPUs are prepared for texts of this length;
+  // empty: made up, of max_position_embeddings.
   std::vector<std::int64_t> example_text = {};
   // Folder that keeps packed weights between starts (see weight_cache.h); empty: none. One that
   // cannot be used costs a warning and the time to pack, no error.
   std::string cache_dir = {};
+  // Engine::resizer, to the checkpoint's image size; InvalidArgument on a CPU.
+  bool gpu_resize = false;
 };
+
+// Ids of most texts: those of the example, if it is a text of this model; else the most.
+inline std::int64_t UsualTokens(const TextConfig& config,
+                                std::span<const std::int64_t> example_text) {
+  const auto tokens = static_cast<std::int64_t>(example_text.size());
+  const bool possible = tokens >= 1 && tokens <= config.max_position_embeddings;
+  return possible ? tokens : config.max_position_embeddings;
+}
 
 // Thread-safe: calls from several threads queue, since one call already uses every worker.
 class Engine {
@@ -92,6 +104,8 @@ class Engine {
   virtual std::string Describe() const = 0;
   // "int16 (1-cos ...)": what kAuto chose and why; empty if it was not asked.
   virtual std::string PrecisionChoice() const { return {}; }
+  // Resizes pictures on the engine's GPUs; null unless options.gpu_resize. As long as the engine.
+  virtual RgbResizer* resizer() { return nullptr; }
   // Bytes of packed weights and scratch memory.
   virtual std::int64_t memory_bytes() const = 0;
 };

@@ -153,7 +153,7 @@ PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& to
   const TowerReport text =
       CheckTower("text", checkpoint, workspace.team,
                  std::vector{CalibrationText(config.text, 300, tokens),
-                             ExampleText(config.text, 400, example_text)},
+                             ExampleText(config.text, 400, tokens, example_text)},
                  [&](const auto& ids, const auto& embeddings, const Fp32Blocks* fp32) {
                    towers.text.Run(workspace, ids, tokens, embeddings, fp32);
                  });

@@ -168,7 +168,9 @@ TEST_F(PrecisionCheckTest, AutoTakesFp32IfOneTowerFails) {
 TEST_F(PrecisionCheckTest, TheExampleTextsPaddingIsLookedAt) {
   const auto config = ParseSiglipConfig(kConfig, "config.json");
   std::vector<std::int64_t> usual = CalibrationText(config->text, 300, 9);
-  for (const std::int64_t id : ExampleText(config->text, 400, {})) usual.push_back(id);
+  for (const std::int64_t id :
+       ExampleText(config->text, 400, config->text.max_position_embeddings, {}))
+    usual.push_back(id);
   std::int64_t padding = 0;
   while (std::count(usual.begin(), usual.end(), padding) > 0) ++padding;
   WriteCheckpoint([padding](const std::string& name, std::int64_t i) {

@@ -121,7 +121,8 @@ absl::StatusOr<RgbImage> DecodeRgb(std::string_view bytes, std::int64_t max_pixe
   return WithoutThrowing<absl::StatusOr<RgbImage>>([&] { return Decode(bytes, max_pixels); });
 }
 
-Preprocessor::Preprocessor(const PreprocessOptions& options) : options_(options) {
+Preprocessor::Preprocessor(const PreprocessOptions& options, RgbResizer* resizer)
+    : options_(options), resizer_(resizer) {
   SIGLIP_CHECK(options.patches ? options.patches->patch_size > 0 && options.patches->max_patches > 0
                                : options.image_size > 0);
   for (std::size_t c = 0; c < table_.size(); ++c) {
@@ -181,28 +182,56 @@ absl::StatusOr<PixelSize> Preprocessor::Preprocess(std::string_view bytes, float
 
 absl::StatusOr<PixelSize> Preprocessor::PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
                                                       std::int64_t height, float* pixels) const {
+  StageTimes times;
+  return PreprocessRgb(rgb, width, height, pixels, times);
+}
+
+absl::StatusOr<PixelSize> Preprocessor::PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                                      std::int64_t height, float* pixels,
+                                                      StageTimes& times) const {
   if (width < 1 || height < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("RGB: expected a width and a height above 0, got ", width, "x", height));
   }
   SIGLIP_RETURN_IF_ERROR(CheckPixelCount("RGB", width, height, options_.max_pixels));
   return WithoutThrowing<absl::StatusOr<PixelSize>>([&]() -> absl::StatusOr<PixelSize> {
-    RgbImage image;
-    image.width = static_cast<int>(width);
-    image.height = static_cast<int>(height);
-    image.pixels = PixelBuffer(static_cast<std::size_t>(width * height * 3));
-    std::memcpy(image.pixels.data(), rgb, image.pixels.size());
-    SIGLIP_ASSIGN_OR_RETURN(const RgbImage resized, Resize(image));
-    Normalize(resized, pixels);
-    return PixelSize{resized.width, resized.height};
+    const std::int64_t start_ns = SteadyNowNs();
+    const PixelSize from{static_cast<int>(width), static_cast<int>(height)};
+    SIGLIP_ASSIGN_OR_RETURN(const PixelSize to, TargetSize(width, height));
+    SIGLIP_ASSIGN_OR_RETURN(std::optional<RgbImage> resized, ResizeElsewhere(rgb, from, to));
+    if (!resized) {
+      RgbImage image;
+      image.width = from.width;
+      image.height = from.height;
+      image.pixels = PixelBuffer(static_cast<std::size_t>(width * height * 3));
+      std::memcpy(image.pixels.data(), rgb, image.pixels.size());
+      SIGLIP_ASSIGN_OR_RETURN(
+          resized, ResizeRgb(image, to.width, to.height, options_.resample, options_.pillow));
+    }
+    const std::int64_t resized_ns = SteadyNowNs();
+    times.resize_ns = resized_ns - start_ns;
+    Normalize(*resized, pixels);
+    times.normalize_ns = SteadyNowNs() - resized_ns;
+    return to;
   });
 }
 
 absl::StatusOr<RgbImage> Preprocessor::Resize(const RgbImage& image) const {
   return WithoutThrowing<absl::StatusOr<RgbImage>>([&]() -> absl::StatusOr<RgbImage> {
     SIGLIP_ASSIGN_OR_RETURN(const PixelSize size, TargetSize(image.width, image.height));
+    SIGLIP_ASSIGN_OR_RETURN(
+        std::optional<RgbImage> elsewhere,
+        ResizeElsewhere(image.pixels.data(), {image.width, image.height}, size));
+    if (elsewhere) return *std::move(elsewhere);
     return ResizeRgb(image, size.width, size.height, options_.resample, options_.pillow);
   });
+}
+
+absl::StatusOr<std::optional<RgbImage>> Preprocessor::ResizeElsewhere(const std::uint8_t* rgb,
+                                                                      const PixelSize& from,
+                                                                      const PixelSize& to) const {
+  if (resizer_ == nullptr || !resizer_->Takes(from.width, from.height)) return std::nullopt;
+  return ResizeRgbBy(*resizer_, rgb, from, to, options_.resample, options_.pillow);
 }
 
 void Preprocessor::Normalize(const RgbImage& resized, float* pixels) const {

@@ -9,6 +9,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/pixel_limit.h"
+#include "base/rgb_resizer.h"
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -124,8 +125,9 @@ struct StageTimes {
 // Thread-safe and immutable: resampling tables of the last sizes may be cached per thread inside.
 class Preprocessor {
  public:
+  // resizer: resizes the pictures that it takes, with the same pixels; outlives this. Null: none.
   // REQUIRES: image_size > 0, or `patches` with sizes above 0.
-  explicit Preprocessor(const PreprocessOptions& options);
+  explicit Preprocessor(const PreprocessOptions& options, RgbResizer* resizer = nullptr);
 
   const PreprocessOptions& options() const { return options_; }
 
@@ -146,6 +148,9 @@ class Preprocessor {
   // too large.
   absl::StatusOr<PixelSize> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
                                           std::int64_t height, float* pixels) const;
+  absl::StatusOr<PixelSize> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
+                                          std::int64_t height, float* pixels,
+                                          StageTimes& times) const;
 
   // The two halves of it, for tests and tools. Resize: REQUIRES a non-empty image.
   absl::StatusOr<RgbImage> Resize(const RgbImage& image) const;
@@ -153,11 +158,21 @@ class Preprocessor {
 
  private:
   absl::StatusOr<PixelSize> TargetSize(std::int64_t width, std::int64_t height) const;
+  // By resizer_. Null: the CPU's work.
+  absl::StatusOr<std::optional<RgbImage>> ResizeElsewhere(const std::uint8_t* rgb,
+                                                          const PixelSize& from,
+                                                          const PixelSize& to) const;
 
   PreprocessOptions options_;
+  RgbResizer* resizer_;
   // (float32(x * rescale) - mean) / std for each channel and each of the 256 values.
   std::array<std::array<float, 256>, 3> table_;
 };
+
+// Resizes made-up pictures of several shapes in every place of `resizer` and on the CPU. Internal,
+// with the shape, if one is not taken or a byte differs. REQUIRES: nobody else uses it; options of
+// fixed resolution.
+absl::Status CheckResizer(const PreprocessOptions& options, RgbResizer& resizer);
 
 // Names and versions of the codec libraries in use: pixels depend on them. For `siglip --version`.
 std::string CodecVersions();

@@ -73,7 +73,12 @@ PreprocessOptions Options() {
 }
 
 void Geometries(benchmark::internal::Benchmark* bench) {
-  bench->Args({500, 375})->Args({375, 500})->Args({4000, 3000})->Args({200, 150});
+  bench->Args({500, 375})
+      ->Args({375, 500})
+      ->Args({1000, 750})
+      ->Args({2000, 1500})
+      ->Args({4000, 3000})
+      ->Args({200, 150});
 }
 
 // One pass each: horizontal, vertical.

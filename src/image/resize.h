@@ -6,6 +6,8 @@
 // with 8-bit pixels between the passes.
 
 #include "base/aligned_buffer.h"
+#include "base/resize_pass.h"
+#include "base/rgb_resizer.h"
 #include "image/preprocess.h"
 
 #include "absl/status/status.h"
@@ -13,11 +15,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace siglip {
-
-inline constexpr int kCoefficientBits = 22;  // Pillow's PRECISION_BITS: 32 - 8 - 2
 
 // The taps of one pass: output o reads input pixels first[o] .. first[o]+count[o]-1.
 // A coefficient k (|k| < 2^23) is stored as k = high*2^11 + low with 0 <= low < 2^11, so that
@@ -54,6 +55,11 @@ std::int64_t ResizeScratchBytes(std::int64_t in_width, std::int64_t in_height, i
 // REQUIRES: a non-empty image, out_width > 0, out_height > 0.
 absl::StatusOr<RgbImage> ResizeRgb(const RgbImage& image, int out_width, int out_height,
                                    Resample filter, PillowVersion pillow);
+
+// The same on another device. Null if that leaves it to the caller, or nothing is to be resized.
+absl::StatusOr<std::optional<RgbImage>> ResizeRgbBy(RgbResizer& resizer, const std::uint8_t* rgb,
+                                                    const PixelSize& from, const PixelSize& to,
+                                                    Resample filter, PillowVersion pillow);
 
 // The same in plain loops: the definition that ResizeRgb is tested against.
 absl::StatusOr<RgbImage> ResizeRgbReference(const RgbImage& image, int out_width, int out_height,

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "workers/sandbox.h"
 #include "workers/wire.h"
@@ -92,7 +93,7 @@ class WorkerMemory {
     if (mprotect(pixels_ + begin, end - begin, PROT_READ | PROT_WRITE) != 0) {
       return absl::ResourceExhaustedError("the shared memory cannot be opened");
     }
-    const absl::Status status = work(reinterpret_cast<float*>(pixels_ + offset));
+    const absl::Status status = work(pixels_ + offset);
     if (mprotect(pixels_ + begin, end - begin, PROT_NONE) != 0) {
       return absl::ResourceExhaustedError("the shared memory cannot be closed");
     }
@@ -127,9 +128,7 @@ class DecodeWorker {
 
   Reply Run(const Job& job) {
     Reply reply;
-    const absl::Status status =
-        job.kind == JobKind::kReadHeader ? ReadHeader(job, reply) : Preprocess(job, reply);
-    SetStatus(status, reply);
+    SetStatus(RunTask(job, reply), reply);
     timespec used = {};
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
     reply.retiring = used.tv_sec >= kWorkerLifeCpuSeconds ? 1 : 0;
@@ -137,6 +136,18 @@ class DecodeWorker {
   }
 
  private:
+  absl::Status RunTask(const Job& job, Reply& reply) {
+    switch (job.kind) {
+      case JobKind::kReadHeader:
+        return ReadHeader(job, reply);
+      case JobKind::kPreprocess:
+        return Preprocess(job, reply);
+      case JobKind::kDecode:
+        break;
+    }
+    return Decode(job, reply);
+  }
+
   // Where memory runs out the kernel takes a worker, not the server. Only a wish.
   static void PreferAsVictim() {
     const int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -159,15 +170,31 @@ class DecodeWorker {
     const Preprocessor& preprocessor = PreprocessorOf(job.options);
     return memory_.WithPixels(
         job.pixels_offset, preprocessor.pixel_values() * sizeof(float),
-        [&](float* pixels) -> absl::Status {
+        [&](std::byte* pixels) -> absl::Status {
           SIGLIP_ASSIGN_OR_RETURN(
               const PixelSize size,
-              tasks_.preprocess(preprocessor, memory_.encoded(job.encoded_bytes), pixels,
-                                reply.times));
+              tasks_.preprocess(preprocessor, memory_.encoded(job.encoded_bytes),
+                                reinterpret_cast<float*>(pixels), reply.times));
           reply.width = size.width;
           reply.height = size.height;
           return absl::OkStatus();
         });
+  }
+
+  absl::Status Decode(const Job& job, Reply& reply) {
+    const std::int64_t start_ns = SteadyNowNs();
+    SIGLIP_ASSIGN_OR_RETURN(
+        const RgbImage image,
+        tasks_.decode(PreprocessorOf(job.options), memory_.encoded(job.encoded_bytes)));
+    reply.times.decode_ns = SteadyNowNs() - start_ns;
+    if (image.width != job.width || image.height != job.height) {
+      return absl::InternalError(absl::StrCat("image: ", image.width, "x", image.height,
+                                              " pixels, by its head ", job.width, "x", job.height));
+    }
+    return memory_.WithPixels(job.pixels_offset, image.pixels.size(), [&](std::byte* pixels) {
+      std::memcpy(pixels, image.pixels.data(), image.pixels.size());
+      return absl::OkStatus();
+    });
   }
 
   // One for each model; a server has one or two.
@@ -213,10 +240,15 @@ absl::StatusOr<PixelSize> PreprocessPicture(const Preprocessor& preprocessor,
   return preprocessor.Preprocess(bytes, pixels, times);
 }
 
+absl::StatusOr<RgbImage> DecodePicture(const Preprocessor& preprocessor, std::string_view bytes) {
+  return DecodeRgb(bytes, preprocessor.options().max_pixels);
+}
+
 }  // namespace
 
 int RunDecodeWorker() {
-  return RunDecodeWorker({.read_header = ReadPictureHeader, .preprocess = PreprocessPicture});
+  return RunDecodeWorker(
+      {.read_header = ReadPictureHeader, .preprocess = PreprocessPicture, .decode = DecodePicture});
 }
 
 int RunDecodeWorker(const DecodeWorkerTasks& tasks) {

@@ -27,6 +27,7 @@ struct DecodeWorkerTasks {
                                              std::string_view bytes);
   absl::StatusOr<PixelSize> (*preprocess)(const Preprocessor& preprocessor, std::string_view bytes,
                                           float* pixels, StageTimes& times);
+  absl::StatusOr<RgbImage> (*decode)(const Preprocessor& preprocessor, std::string_view bytes);
 };
 
 // Enters the sandbox, says so, and serves until the server is gone. Returns the exit code of the

@@ -217,13 +217,41 @@ absl::StatusOr<PixelSize> DecodeWorkers::PreprocessInto(std::size_t slot, std::s
                  .options = options,
                  .encoded_bytes = bytes.size(),
                  .pixels_offset = offset};
+  SIGLIP_ASSIGN_OR_RETURN(const Reply reply, Run(request, times));
+  return SizeOf(reply, options);
+}
+
+absl::StatusOr<DecodedPicture> DecodeWorkers::Decode(const Preprocessor& preprocessor,
+                                                     std::string_view bytes,
+                                                     const ImageHeader& header,
+                                                     const WaitLimit& limit, StageTimes& times) {
+  const auto [slot, memory] = Reserve(static_cast<std::size_t>(header.width * header.height * 3));
+  if (memory.owner == nullptr) {
+    return WithReason(absl::ResourceExhaustedError("image: no memory for its pixels"), "no_memory");
+  }
+  std::byte* const begin = memory.bytes.data();
+  Request request{
+      .slot = slot, .bytes = bytes, .limit = limit, .timeout = options_.picture_timeout};
+  request.job = {.kind = JobKind::kDecode,
+                 .options = preprocessor.options(),
+                 .encoded_bytes = bytes.size(),
+                 .pixels_offset = *arenas_[slot]->OffsetOf(begin, memory.bytes.size()),
+                 .width = header.width,
+                 .height = header.height};
+  SIGLIP_RETURN_IF_ERROR(Run(request, times).status());
+  arenas_[slot]->MarkWritten(begin);
+  return DecodedPicture{.size = {static_cast<int>(header.width), static_cast<int>(header.height)},
+                        .rgb = memory};
+}
+
+absl::StatusOr<Reply> DecodeWorkers::Run(const Request& request, StageTimes& times) {
   SIGLIP_ASSIGN_OR_RETURN(const Reply reply, Exchange(request));
   const std::int64_t most_ns = nanoseconds(options_.picture_timeout).count();
   times = {.decode_ns = Within(reply.times.decode_ns, most_ns),
            .resize_ns = Within(reply.times.resize_ns, most_ns),
            .normalize_ns = Within(reply.times.normalize_ns, most_ns)};
   SIGLIP_RETURN_IF_ERROR(StatusOf(reply));
-  return SizeOf(reply, options);
+  return reply;
 }
 
 absl::StatusOr<ImageHeader> DecodeWorkers::ReadImageHeader(const Preprocessor& preprocessor,

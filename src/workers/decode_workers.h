@@ -40,6 +40,11 @@ struct PixelMemory {
   std::shared_ptr<const void> owner = {};
 };
 
+struct DecodedPicture {
+  PixelSize size = {};
+  PixelMemory rgb = {};  // [height, width, 3]
+};
+
 // Thread-safe. Outlives the calls, not the memory that it gave.
 class DecodeWorkers {
  public:
@@ -63,6 +68,12 @@ class DecodeWorkers {
   //   Unavailable        no worker can be started ("no_decoder")
   absl::StatusOr<PixelSize> Preprocess(const Preprocessor& preprocessor, std::string_view bytes,
                                        float* pixels, const WaitLimit& limit, StageTimes& times);
+
+  // Only the decoding, of a picture with this head: for pixels that are resized elsewhere. Its
+  // errors are those above.
+  absl::StatusOr<DecodedPicture> Decode(const Preprocessor& preprocessor, std::string_view bytes,
+                                        const ImageHeader& header, const WaitLimit& limit,
+                                        StageTimes& times);
 
   // preprocessor.ReadHeader; format stays empty where a worker read it. Its errors are those above.
   absl::StatusOr<ImageHeader> ReadImageHeader(const Preprocessor& preprocessor,
@@ -104,6 +115,8 @@ class DecodeWorkers {
   std::size_t ChooseSlot() const SIGLIP_REQUIRES(mu_);
   // Sends the picture and waits. Errors are those of Preprocess, with payload.
   absl::StatusOr<Reply> Exchange(const Request& request);
+  // The same, of work on pixels; errors of the picture too.
+  absl::StatusOr<Reply> Run(const Request& request, StageTimes& times);
   // Makes an end of the worker after it had begun: logs it, and says what the request is told.
   absl::Status End(const Request& request, WorkerProcess& process, const absl::Status& cause);
   void LogEnd(const Request& request, pid_t pid, const std::string& end);

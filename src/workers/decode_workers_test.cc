@@ -128,6 +128,18 @@ absl::StatusOr<PixelSize> TestTask(const Preprocessor& preprocessor, std::string
   return preprocessor.Preprocess(bytes, pixels, times);
 }
 
+absl::StatusOr<RgbImage> TestDecode(const Preprocessor& preprocessor, std::string_view bytes) {
+  if (bytes == "do:crash") Crash();
+  if (bytes == "do:another size") {
+    RgbImage image;
+    image.width = 2 * kSide;
+    image.height = kSide;
+    image.pixels = PixelBuffer(std::size_t{3} * 2 * kSide * kSide);
+    return image;
+  }
+  return DecodeRgb(bytes, preprocessor.options().max_pixels);
+}
+
 // ---- The tests.
 
 PreprocessOptions SmallOptions() {
@@ -290,6 +302,47 @@ TEST(DecodeWorkersTest, PatchesAndTheirGrid) {
           workers->Preprocess(Preprocessor(options), "do:an impossible size", one.data(), {}, times)
               .status()),
       "decoder_crashed");
+}
+
+TEST(DecodeWorkersTest, DecodesWithoutResizing) {
+  const auto workers = StartWorkers(1);
+  const Preprocessor preprocessor(SmallOptions());
+  const auto expected = DecodeRgb(DemoPicture(), kPillowMaxPixels);
+  const auto header = preprocessor.ReadHeader(DemoPicture());
+  ASSERT_TRUE(expected.ok() && header.ok());
+  StageTimes times;
+  const auto got = workers->Decode(preprocessor, DemoPicture(), *header, {}, times);
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_GT(times.decode_ns, 0);
+  EXPECT_EQ(times.resize_ns, 0);
+  EXPECT_EQ(got->size.width, expected->width);
+  EXPECT_EQ(got->size.height, expected->height);
+  ASSERT_EQ(got->rgb.bytes.size(), expected->pixels.size());
+  EXPECT_EQ(std::memcmp(got->rgb.bytes.data(), expected->pixels.data(), expected->pixels.size()),
+            0);
+}
+
+TEST(DecodeWorkersTest, WhatGoesWrongWithDecodingAloneCostsThatPictureAlone) {
+  const auto workers = StartWorkers(1);
+  const Preprocessor preprocessor(SmallOptions());
+  ImageHeader header;
+  header.width = kSide;
+  header.height = kSide;
+  StageTimes times;
+  const auto crashed = workers->Decode(preprocessor, "do:crash", header, {}, times);
+  EXPECT_EQ(crashed.status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(ReasonOf(crashed.status()), "decoder_crashed");
+  const auto other = workers->Decode(preprocessor, "do:another size", header, {}, times);
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(other.status().message()), HasSubstr("16x8 pixels, by its head 8x8"));
+  const auto damaged = workers->Decode(preprocessor, "not a picture", header, {}, times);
+  EXPECT_EQ(damaged.status(), DecodeRgb("not a picture", kPillowMaxPixels).status());
+  // More than there is memory for.
+  header.width = 1 << 20;
+  header.height = 1 << 10;
+  const auto large = workers->Decode(preprocessor, DemoPicture(), header, {}, times);
+  EXPECT_EQ(ReasonOf(large.status()), "no_memory");
+  ExpectWorks(*workers);
 }
 
 TEST(DecodeWorkersTest, ManyThreadsShareTheWorkers) {
@@ -622,6 +675,15 @@ void ExpectSameVerdicts(const std::vector<std::string>& paths) {
       EXPECT_EQ(header.status(), expected_header.status()) << paths[i];
       if (!header.ok() || !expected_header.ok()) continue;
       EXPECT_EQ(header->working_set_bytes, expected_header->working_set_bytes) << paths[i];
+      StageTimes times;
+      const auto rgb = workers->Decode(preprocessor, *bytes, *header, {}, times);
+      const auto expected_rgb = DecodeRgb(*bytes, kPillowMaxPixels);
+      EXPECT_EQ(rgb.status(), expected_rgb.status()) << paths[i];
+      if (!rgb.ok() || !expected_rgb.ok()) continue;
+      EXPECT_EQ(std::memcmp(rgb->rgb.bytes.data(), expected_rgb->pixels.data(),
+                            expected_rgb->pixels.size()),
+                0)
+          << paths[i];
     }
   };
   std::thread other(check);
@@ -657,8 +719,9 @@ TEST(DecodeWorkersTest, EveryCorpusFileIsAsInThisProcess) {
 
 int main(int argc, char** argv) {
   if (argc == 2 && argv[1] == siglip::kDecodeWorkerArgument) {
-    return siglip::RunDecodeWorker(
-        {.read_header = siglip::ReadPictureHeader, .preprocess = siglip::TestTask});
+    return siglip::RunDecodeWorker({.read_header = siglip::ReadPictureHeader,
+                                    .preprocess = siglip::TestTask,
+                                    .decode = siglip::TestDecode});
   }
   testing::InitGoogleMock(&argc, argv);
   return RUN_ALL_TESTS();

@@ -22,13 +22,15 @@ inline constexpr int kWorkerMemory = 4;
 inline constexpr std::size_t kEncodedAreaBytes = std::size_t{1} << 30;
 inline constexpr std::size_t kPixelAreaBytes = std::size_t{1} << 30;
 
-enum class JobKind : std::uint32_t { kReadHeader = 1, kPreprocess = 2 };
+enum class JobKind : std::uint32_t { kReadHeader = 1, kPreprocess = 2, kDecode = 3 };
 
 struct Job {
   JobKind kind = JobKind::kReadHeader;
   PreprocessOptions options;
   std::uint64_t encoded_bytes = 0;  // from the beginning of the encoded area
-  std::uint64_t pixels_offset = 0;  // kPreprocess: in the pixel area, a multiple of 4
+  std::uint64_t pixels_offset = 0;  // kPreprocess, kDecode: in the pixel area, a multiple of 4
+  std::int64_t width = 0;           // kDecode: the picture's, by its head
+  std::int64_t height = 0;
 };
 static_assert(std::is_trivially_copyable_v<Job>);
 

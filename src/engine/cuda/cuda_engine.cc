@@ -31,13 +31,22 @@ absl::StatusOr<std::unique_ptr<Engine>> CudaEngine::Open(const Checkpoint& check
   auto engine = std::unique_ptr<CudaEngine>(new CudaEngine(checkpoint.config(), options));
   const int items = std::min(options.max_batch_size, kMaxBatchItems);
   engine->batch_items_ = static_cast<std::size_t>(items);
+  const std::int64_t text_tokens = UsualTokens(checkpoint.config().text, options.example_text);
   for (const int gpu : gpus) {
     SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<DeviceEngine> device,
                             DeviceEngine::Open(checkpoint, {.ordinal = gpu,
                                                             .types = TypesOf(options.precision),
                                                             .max_items = items,
+                                                            .text_tokens = text_tokens,
                                                             .cache_dir = options.cache_dir}));
     engine->devices_.push_back(std::move(device));
+  }
+  if (options.gpu_resize) {
+    SIGLIP_ASSIGN_OR_RETURN(engine->resizer_,
+                            CudaResizer::Open(gpus, checkpoint.config().vision.image_size,
+                                              [engine = engine.get()](const absl::Status& status) {
+                                                return engine->Judge(status);
+                                              }));
   }
   MutexLock lock(engine->mu_);
   for (int slot = 0; slot < DeviceEngine::kSlots; ++slot) {
@@ -193,11 +202,11 @@ std::string CudaEngine::Describe() const {
       devices_, " + ",
       [](std::string* to, const auto& device) { absl::StrAppend(to, device->name()); });
   return absl::StrCat(devices, ", ", PrecisionName(options_.precision), ", ",
-                      devices_[0]->attention_name());
+                      devices_[0]->attention_name(), resizer_ == nullptr ? "" : ", GPU resize");
 }
 
 std::int64_t CudaEngine::memory_bytes() const {
-  std::int64_t total = 0;
+  std::int64_t total = resizer_ == nullptr ? 0 : resizer_->memory_bytes();
   for (const auto& device : devices_) total += device->memory_bytes();
   return total;
 }

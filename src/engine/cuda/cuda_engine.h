@@ -16,6 +16,7 @@
 #include "base/mutex.h"
 #include "base/turn_lock.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/cuda/cuda_resizer.h"
 #include "engine/cuda/device_engine.h"
 #include "engine/engine.h"
 
@@ -36,6 +37,7 @@ class CudaEngine final : public Engine {
   absl::Status Health() const override;
   std::string Describe() const override;
   std::int64_t memory_bytes() const override;
+  RgbResizer* resizer() override { return resizer_.get(); }
 
  private:
   struct Place {
@@ -74,7 +76,8 @@ class CudaEngine final : public Engine {
   const EngineOptions options_;
   std::size_t batch_items_ = 0;
   std::vector<std::unique_ptr<DeviceEngine>> devices_;
-  TurnLock turns_;  // held by the call that has the next slot
+  std::unique_ptr<CudaResizer> resizer_;  // null: not asked for
+  TurnLock turns_;                        // held by the call that has the next slot
   mutable Mutex mu_;
   CondVar released_;
   std::deque<Place> free_ SIGLIP_GUARDED_BY(mu_);

@@ -156,7 +156,7 @@ std::string DeviceEngine::CachePath() const {
 absl::Status DeviceEngine::Load(const Checkpoint& checkpoint) {
   SIGLIP_RETURN_IF_ERROR(TowerProgram::Check(checkpoint.config()));
   SIGLIP_RETURN_IF_ERROR(MakeHandles());
-  const ProgramOptions program{.fp8 = options_.types.fp8};
+  const ProgramOptions program{.fp8 = options_.types.fp8, .text_tokens = options_.text_tokens};
   SIGLIP_RETURN_IF_ERROR(LoadTower(TowerProgram::Vision(checkpoint, program)));
   SIGLIP_RETURN_IF_ERROR(LoadTower(TowerProgram::Text(checkpoint, program)));
   SIGLIP_RETURN_IF_ERROR(AllocateBuffers());
@@ -291,7 +291,7 @@ absl::Status DeviceEngine::AllocateBuffers() {
     // Known before anything is captured: the scratch memory must not move.
     for (const LoadedTower& tower : towers_) {
       for (std::int64_t items = 1; items <= options_.max_items; ++items) {
-        for (const Op& op : tower.program.MakePlan(items, tower.program.max_tokens()).ops) {
+        for (const Op& op : tower.program.MakePlan(items, tower.program.usual_tokens()).ops) {
           const auto* attention = std::get_if<AttentionOp>(&op);
           if (attention == nullptr) continue;
           static_cast<void>(library_attention_->Prepare(LaunchOf(*attention)));
@@ -316,7 +316,7 @@ absl::Status DeviceEngine::AllocateBuffers() {
 // Runs the plan once on random input, with whatever algorithms come first, so that the buffers hold
 // what they hold in real life: zeros would run at another clock. Then looks for the best.
 absl::Status DeviceEngine::Tune(LoadedTower& tower, std::int64_t items) {
-  const std::int64_t tokens = tower.program.max_tokens();
+  const std::int64_t tokens = tower.program.usual_tokens();
   const Plan plan = tower.program.MakePlan(items, tokens);
   Slot& slot = slots_[0];
   std::mt19937 random(1);
@@ -449,7 +449,7 @@ absl::Status DeviceEngine::SearchGemms(const LoadedTower& tower, const Plan& pla
 }
 
 absl::Status DeviceEngine::Capture(LoadedTower& tower, std::int64_t items) {
-  const Plan plan = tower.program.MakePlan(items, tower.program.max_tokens());
+  const Plan plan = tower.program.MakePlan(items, tower.program.usual_tokens());
   SIGLIP_RETURN_IF_ERROR(
       Checked(cudaStreamBeginCapture(compute_.get(), cudaStreamCaptureModeThreadLocal), "capture"));
   const absl::Status recorded = RunOps(tower, plan);
@@ -678,7 +678,7 @@ absl::Status DeviceEngine::Submit(Tower tower, int slot_number, std::int64_t ite
       Checked(cudaStreamWaitEvent(compute_.get(), slot.uploaded.get()), "input"));
   Plan plan;
   const auto graph = loaded.graphs.find(items);
-  const bool captured = tokens == program.max_tokens() && graph != loaded.graphs.end();
+  const bool captured = tokens == program.usual_tokens() && graph != loaded.graphs.end();
   if (captured) {
     plan = program.MakeInput(items, tokens);
   } else {

@@ -52,8 +52,9 @@ class DeviceEngine {
   struct Options {
     int ordinal = 0;
     Types types;
-    std::int64_t max_items = 0;  // of a batch
-    std::string cache_dir;       // of found algorithms; empty: none
+    std::int64_t max_items = 0;    // of a batch
+    std::int64_t text_tokens = 0;  // ProgramOptions
+    std::string cache_dir;         // of found algorithms; empty: none
   };
   // Unavailable if there is no such GPU, ResourceExhausted if its memory does not do.
   static absl::StatusOr<std::unique_ptr<DeviceEngine>> Open(const Checkpoint& checkpoint,
@@ -82,7 +83,7 @@ class DeviceEngine {
     TowerProgram program;
     DeviceMemory memory;
     std::vector<StoredWeight> weights;
-    std::map<std::int64_t, GraphExec> graphs;  // by items, of the longest input
+    std::map<std::int64_t, GraphExec> graphs;  // by items, of program.usual_tokens()
   };
   struct Slot {
     PinnedMemory input_host, output_host;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -11,12 +12,15 @@
 
 #include "checkpoint/tiny_checkpoint_for_test.h"
 #include "engine/cuda/devices.h"
+#include "engine/cuda/host_resizer_for_test.h"
 #include "engine/engine.h"
 #include "engine/reference_towers_for_test.h"
 #include "kernels/kernel_test_util.h"
 
 namespace siglip {
 namespace {
+
+using cuda::RandomPass;
 
 // Heads of 72 as in so400m, an MLP and patches that are padded, pixels past the patches.
 constexpr const char* kConfig = R"({
@@ -56,11 +60,13 @@ class GpuEngineTest : public testing::TestWithParam<Precision> {
     }
   }
 
-  std::unique_ptr<Engine> Open(int max_batch_size, const std::string& cache_dir = {}) const {
+  std::unique_ptr<Engine> Open(int max_batch_size, const std::string& cache_dir = {},
+                               bool gpu_resize = false) const {
     auto engine = Engine::Open(*checkpoint_, {.max_batch_size = max_batch_size,
                                               .precision = GetParam(),
                                               .device = "cuda",
-                                              .cache_dir = cache_dir});
+                                              .cache_dir = cache_dir,
+                                              .gpu_resize = gpu_resize});
     EXPECT_TRUE(engine.ok()) << engine.status();
     return *std::move(engine);
   }
@@ -135,6 +141,21 @@ TEST_P(GpuEngineTest, ShorterTextsTakeTheirOwnLastPosition) {
   }
 }
 
+// The usual length has the graphs, the others have none.
+TEST_P(GpuEngineTest, TextsOfEveryLengthAreRightWhateverLengthIsUsual) {
+  const reference::Towers towers(*checkpoint_);
+  const auto engine = Engine::Open(
+      *checkpoint_, {.max_batch_size = 2,
+                     .precision = GetParam(),
+                     .device = "cuda",
+                     .example_text = {texts_[0].begin(), texts_[0].begin() + kLength - 3}});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  for (std::int64_t length = 1; length <= kLength; ++length) {
+    const std::vector<std::int64_t> ids(texts_[1].begin(), texts_[1].begin() + length);
+    EXPECT_LT(RelativeError(Texts(**engine, {ids})[0], towers.Text(ids)), Tolerance()) << length;
+  }
+}
+
 TEST_P(GpuEngineTest, CallsFromManyThreadsGetTheirOwnAnswers) {
   const auto engine = Open(4);
   const auto images = Images(*engine, {images_.begin(), images_.begin() + 4});
@@ -176,6 +197,62 @@ TEST_P(GpuEngineTest, GpusAndPrecisionsThatAreNotThereAreRefused) {
   EXPECT_EQ(engine.status().code(), absl::StatusCode::kFailedPrecondition);
   const auto wrong = Engine::Open(*checkpoint_, {.precision = Precision::kFp32, .device = "cuda"});
   EXPECT_EQ(wrong.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// A picture, its passes and where it goes.
+struct Resized {
+  Resized(std::int32_t width, std::int32_t height, bool vertical_first)
+      : horizontal(RandomPass(width, kSide, 1)),
+        vertical(RandomPass(height, kSide, 2)),
+        rgb(std::size_t{3} * width * height),
+        out(std::size_t{3} * kSide * kSide) {
+    for (std::size_t i = 0; i < rgb.size(); ++i) rgb[i] = static_cast<std::uint8_t>((i * i) >> 7);
+    resize = {.rgb = rgb.data(),
+              .width = width,
+              .height = height,
+              .horizontal = &horizontal,
+              .vertical = &vertical,
+              .vertical_first = vertical_first,
+              .out = out.data()};
+  }
+  Resized(const Resized&) = delete;
+  Resized& operator=(const Resized&) = delete;
+
+  static constexpr std::int32_t kSide = 115;  // the checkpoint's
+  const ResizePass horizontal, vertical;
+  std::vector<std::uint8_t> rgb, out;
+  RgbResize resize;
+};
+
+TEST_P(GpuEngineTest, ResizesBesideTheTowersToTheBytesOfTheHost) {
+  EXPECT_EQ(Open(1)->resizer(), nullptr);
+  const auto engine = Open(4, {}, true);
+  ASSERT_NE(engine->resizer(), nullptr);
+  EXPECT_EQ(engine->resizer()->num_places(), 2);
+  const auto images = Images(*engine, {images_.begin(), images_.begin() + 4});
+  std::atomic<int> done = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (const auto& [width, height] : std::vector<std::pair<int, int>>{
+               {500, 375}, {375, 500}, {1, 900}, {900, 1}, {4096, 4096}, {16384, 1024}}) {
+        Resized want(width, height, t % 2 == 0), got(width, height, t % 2 == 0);
+        ASSERT_TRUE(cuda::HostResizer(Resized::kSide).Resize(want.resize).value());
+        const auto taken = engine->resizer()->Resize(got.resize);
+        ASSERT_TRUE(taken.ok()) << taken.status();
+        if (!*taken) continue;  // both places were in use
+        ++done;
+        EXPECT_TRUE(got.out == want.out) << width << "x" << height;
+      }
+    });
+  }
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(Images(*engine, {images_.begin(), images_.begin() + 4}), images);
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(done, 0);
+  EXPECT_TRUE(engine->Health().ok());
+  EXPECT_FALSE(engine->resizer()->Takes(4097, 4096));
 }
 
 TEST_P(GpuEngineTest, DescribesItself) {

@@ -7,8 +7,10 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <tuple>
 #include <vector>
 
+#include "engine/cuda/host_resizer_for_test.h"
 #include "kernels/cuda/host_warp_for_test.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/kernel_test_util.h"
@@ -16,7 +18,7 @@
 namespace siglip::cuda {
 namespace {
 
-class GpuKernelsTest : public testing::TestWithParam<HalfType> {
+class GpuTest : public testing::Test {
  protected:
   void SetUp() override {
     int count = 0;
@@ -45,6 +47,13 @@ class GpuKernelsTest : public testing::TestWithParam<HalfType> {
               cudaSuccess);
     return values;
   }
+
+ private:
+  std::vector<void*> memory_;
+};
+
+class GpuKernelsTest : public GpuTest, public testing::WithParamInterface<HalfType> {
+ protected:
   // Random values that the type has, and their bits on the GPU.
   std::vector<float> Random(std::int64_t count, std::uint32_t seed) const {
     std::vector<float> values = RandomFloats(count, seed);
@@ -65,9 +74,6 @@ class GpuKernelsTest : public testing::TestWithParam<HalfType> {
   }
   // Of results that are rounded once: half a unit in the last place at most.
   double Rounding() const { return std::ldexp(1.0, GetParam() == HalfType::kBf16 ? -9 : -12); }
-
- private:
-  std::vector<void*> memory_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Types, GpuKernelsTest, testing::Values(HalfType::kBf16, HalfType::kFp16),
@@ -217,6 +223,49 @@ TEST_P(GpuKernelsTest, PoolingEqualsItsDefinition) {
     for (const double value : row) want.push_back(value / sum);
   }
   EXPECT_LT(RelativeError(DownloadHalf(sums, items * heads * width), want), Rounding());
+}
+
+TEST_F(GpuTest, PassesOfAResizeEqualTheirHostForm) {
+  for (const auto& [width, height, side] :
+       std::vector<std::tuple<int, int, int>>{{500, 375, 384},
+                                              {375, 500, 384},
+                                              {1, 300, 16},
+                                              {300, 1, 16},
+                                              {4000, 3000, 384},
+                                              {16384, 1024, 512},
+                                              {1024, 16384, 512},
+                                              {5, 3, 224}}) {
+    std::vector<std::uint8_t> picture(std::size_t{3} * width * height);
+    for (std::size_t i = 0; i < picture.size(); ++i) {
+      picture[i] = static_cast<std::uint8_t>((i * i) >> 7);
+    }
+    const std::uint8_t* in = Upload(picture);
+    for (const ResizeAxis axis : {ResizeAxis::kHorizontal, ResizeAxis::kVertical}) {
+      const bool along = axis == ResizeAxis::kHorizontal;
+      const ResizePass pass = RandomPass(along ? width : height, side, 7);
+      ResizePassArgs args{.axis = axis,
+                          .in = picture.data(),
+                          .in_row_bytes = 3 * width,
+                          .first = pass.first.data(),
+                          .count = pass.count.data(),
+                          .taps = pass.taps.data(),
+                          .out_size = side,
+                          .out = nullptr,
+                          .rows = along ? height : side,
+                          .row_bytes = 3 * (along ? side : width)};
+      std::vector<std::uint8_t> want(static_cast<std::size_t>(args.rows) * args.row_bytes);
+      args.out = want.data();
+      RunOnHost(args);
+      args.in = in;
+      args.first = Upload(pass.first);
+      args.count = Upload(pass.count);
+      args.taps = Upload(pass.taps);
+      args.out = Upload(std::vector<std::uint8_t>(want.size(), 77));
+      ASSERT_EQ(Launch(args, nullptr), cudaSuccess);
+      EXPECT_TRUE(Download<std::uint8_t>(args.out, want.size()) == want)
+          << width << "x" << height << (along ? " horizontal" : " vertical");
+    }
+  }
 }
 
 }  // namespace

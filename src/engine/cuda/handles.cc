@@ -34,6 +34,16 @@ absl::StatusOr<Stream> MakeStream() {
   return Stream(stream);
 }
 
+absl::StatusOr<Stream> MakeUrgentStream() {
+  int least = 0, greatest = 0;
+  SIGLIP_RETURN_IF_ERROR(
+      Checked(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams"));
+  cudaStream_t stream = nullptr;
+  SIGLIP_RETURN_IF_ERROR(Checked(
+      cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest), "making a stream"));
+  return Stream(stream);
+}
+
 absl::StatusOr<Event> MakeEvent(bool timing) {
   cudaEvent_t event = nullptr;
   const unsigned flags = timing ? cudaEventDefault : cudaEventBlockingSync | cudaEventDisableTiming;

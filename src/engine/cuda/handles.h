@@ -88,6 +88,8 @@ using PinnedMemory = std::unique_ptr<std::byte, FreePinned>;
 absl::StatusOr<DeviceMemory> AllocateDevice(std::size_t bytes, std::string_view what);
 absl::StatusOr<PinnedMemory> AllocatePinned(std::size_t bytes, std::string_view what);
 absl::StatusOr<Stream> MakeStream();
+// Its kernels get the next free multiprocessor, before those of other streams that wait.
+absl::StatusOr<Stream> MakeUrgentStream();
 // Waiting for it sleeps. timing: what cudaEventElapsedTime needs.
 absl::StatusOr<Event> MakeEvent(bool timing = false);
 

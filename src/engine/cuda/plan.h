@@ -126,7 +126,8 @@ struct Weight {
 };
 
 struct ProgramOptions {
-  bool fp8 = false;  // the blocks' linear layers
+  bool fp8 = false;              // the blocks' linear layers
+  std::int64_t text_tokens = 0;  // of usual texts, up to the longest; 0: those
 };
 
 // Immutable after construction.
@@ -146,6 +147,11 @@ class TowerProgram {
 
   const std::vector<Weight>& weights() const { return weights_; }
   std::int64_t max_tokens() const { return max_tokens_; }
+  // What the engine is prepared for: a tokenizer may pad texts to less than the positions there
+  // are.
+  std::int64_t usual_tokens() const {
+    return vision_ || options_.text_tokens == 0 ? max_tokens_ : options_.text_tokens;
+  }
   // Elements of one item's input: pixels or ids.
   std::int64_t input_elements(std::int64_t tokens) const { return vision_ ? pixels_ : tokens; }
   std::int64_t embedding_size() const { return embedding_size_; }

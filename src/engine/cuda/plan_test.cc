@@ -10,6 +10,7 @@
 
 #include "checkpoint/tiny_checkpoint_for_test.h"
 #include "engine/cuda/host_executor_for_test.h"
+#include "engine/engine.h"
 #include "engine/reference_towers_for_test.h"
 #include "kernels/kernel_test_util.h"
 
@@ -87,6 +88,26 @@ TEST_F(PlanTest, TextPlansOfEveryLengthEqualTheReference) {
         EXPECT_LT(RelativeError(row, towers.Text(texts[i])), kTolerance) << length << " " << i;
       }
     }
+  }
+}
+
+// A tokenizer may pad texts to less than the positions that there are.
+TEST_F(PlanTest, TextsOfTheUsualLengthArePreparedAndLongerOnesStillFit) {
+  const TextConfig& text = checkpoint_->config().text;
+  EXPECT_EQ(UsualTokens(text, {}), 7);
+  EXPECT_EQ(UsualTokens(text, std::vector<std::int64_t>(7)), 7);
+  EXPECT_EQ(UsualTokens(text, std::vector<std::int64_t>(8)), 7);
+  const std::vector<std::int64_t> example(5);
+  const ProgramOptions options{.text_tokens = UsualTokens(text, example)};
+  const TowerProgram shorter = TowerProgram::Text(*checkpoint_, options);
+  EXPECT_EQ(shorter.usual_tokens(), 5);
+  EXPECT_EQ(shorter.max_tokens(), 7);
+  EXPECT_EQ(TowerProgram::Text(*checkpoint_, {}).usual_tokens(), 7);
+  EXPECT_EQ(TowerProgram::Vision(*checkpoint_, options).usual_tokens(), 9);
+  // Buffers are made for the longest.
+  const Plan usual = shorter.MakePlan(2, 5), longest = shorter.MakePlan(2, 7);
+  for (std::size_t b = 0; b < kNumBuffers; ++b) {
+    EXPECT_LE(usual.elements[b], longest.elements[b]) << b;
   }
 }
 

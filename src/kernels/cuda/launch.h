@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_code.h"
+#include "kernels/cuda/resize_pass.h"
 
 namespace siglip::cuda {
 
@@ -101,5 +102,9 @@ struct PoolLaunch {
   void* sums;           // [items, heads, width]
 };
 cudaError_t Launch(const PoolLaunch& launch, cudaStream_t stream);
+
+// One pass of a resize. Pointers need no alignment here, but the int32 ones their own. REQUIRES:
+// rows <= 65535, the grid's second side.
+cudaError_t Launch(const ResizePassArgs& launch, cudaStream_t stream);
 
 }  // namespace siglip::cuda

@@ -86,6 +86,12 @@ def test_a_wrong_word_is_named(siglip, arguments, message):
     assert result.returncode == 2 and message in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("command", [["serve", "--dry-run", "--decode-workers", "off"], ["embed", "--text", "a"]])
+def test_resizing_on_a_gpu_needs_a_gpu(siglip, demo, command):
+    result = siglip(command[0], "--model", demo, "--device", "cpu", "--gpu-resize", *command[1:])
+    assert result.returncode == 1 and "gpu_resize: expected a GPU" in result.stderr, result.stderr
+
+
 def test_words_are_taken_as_they_stand(siglip, demo, tmp_path):
     for name in ("[2020]", "2020", "-x.png"):
         path = tmp_path / name if name.endswith(".png") else tmp_path / name / "picture.png"
