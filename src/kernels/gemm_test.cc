@@ -284,6 +284,25 @@ TEST(GemmInt16Test, VnniAndAmxChangeNoBit) {
   ASSERT_TRUE(SelectKernelTarget(in_use));
 }
 
+// Compares where there are two of them.
+TEST(GemmInt8TargetsTest, VnniAndAmxHaveTheSameBits) {
+  const std::string in_use = KernelTargetName();
+  for (const auto& [m, n, k] :
+       std::vector<std::array<std::int64_t, 3>>{{25, 50, 603}, {1, 16, 64}, {70, 3, 1300}}) {
+    const Problem problem(m, n, k);
+    std::vector<float> first;
+    for (const std::string& target : KernelTargets()) {
+      ASSERT_TRUE(SelectKernelTarget(target));
+      if (!GemmHasFormat(GemmFormat::kInt8)) continue;
+      if (target.starts_with("avx2")) continue;  // its reciprocal is another one
+      const std::vector<float> got = Multiply(problem, 1, true, true, false, GemmFormat::kInt8);
+      if (first.empty()) first = got;
+      EXPECT_EQ(got, first) << target << ", " << m << " x " << n << " x " << k;
+    }
+  }
+  ASSERT_TRUE(SelectKernelTarget(in_use));
+}
+
 // Of one format: none where there is none of it.
 using GemmInt8Test = testing::TestWithParam<GemmFormat>;
 using GemmBf16Test = testing::TestWithParam<GemmFormat>;
