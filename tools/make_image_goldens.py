@@ -36,10 +36,14 @@ def photo(width, height, channels=3, seed=0):
     return a[..., 0] if channels == 1 else a
 
 
-def put(name, image, format, **options):
+def save(image, format, **options):
     out = io.BytesIO()
     image.save(out, format, **options)
-    FILES[name] = out.getvalue()
+    return out.getvalue()
+
+
+def put(name, image, format, **options):
+    FILES[name] = save(image, format, **options)
     return FILES[name]
 
 
@@ -160,6 +164,17 @@ def jpeg_files():
     FILES["missing_end.jpg"] = baseline[:-2]
     FILES["two_components.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x03", b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x02")
     FILES["twelve_bit.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
+
+
+def cut_progressive_jpeg_files():
+    """Files whose last scans are missing: libjpeg-turbo estimates what these would have held."""
+    for name, size, subsampling in [("narrow", (12, 40), 0), ("low", (40, 12), 2), ("subsampled", (40, 70), 2), ("half_subsampled", (40, 33), 1)]:
+        whole = save(Image.fromarray(photo(*size)), "JPEG", quality=60, subsampling=subsampling, progressive=True, restart_marker_blocks=2)
+        scans = whole.split(b"\xff\xda")
+        for kept in (1, 4):
+            FILES[f"progressive_{name}_{kept}.jpg"] = b"\xff\xda".join(scans[: kept + 1]) + b"\xff\xd9"
+        # The last scan ends within its second row of blocks.
+        FILES[f"progressive_{name}_cut.jpg"] = b"\xff\xda".join(scans[:3]) + b"\xff\xda" + scans[3][: len(scans[3]) // 2] + b"\xff\xd9"
 
 
 def exif(*entries):
@@ -513,7 +528,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, odd_png_files, jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, odd_png_files, jpeg_files, cut_progressive_jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):
