@@ -328,7 +328,7 @@ def webp_files():
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
-TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i"}
+TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I"}
 
 
 def tiff(width, height, tags, data, big=False, tiles=False, absolute=False):
@@ -459,6 +459,23 @@ def odd_tiff_files():
     FILES["tile_error_first.tif"] = tiff(30, 9, {**short_rows, 324: (4, [20, 5])}, noise(300), tiles=True)
     FILES["tile_error_last.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 20])}, noise(300), tiles=True)
     FILES["tile_error_cut.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 300])}, noise(300), tiles=True)
+    # Tags that Python knows as bytes.
+    rgb = {258: [8] * 3, 262: [2], 277: [3]}
+    FILES["sample_format_bytes.tif"] = tiff(13, 5, {**rgb, 339: (1, [1] * 3)}, noise(195))
+    FILES["sample_format_byte.tif"] = tiff(13, 5, {**grey, 339: (1, [1])}, noise(65))
+    planes = [zlib.compress(noise(65)) for _ in range(4)]
+    sizes = [len(p) for p in planes]
+    for extra in (0, 1):
+        FILES[f"planar_extra_byte_{extra}.tif"] = tiff(13, 5, {258: [8] * 4, 262: [2], 277: [4], 284: [2], 338: (1, [extra]), 259: [8], 273: (4, [sum(sizes[:i]) for i in range(4)]), 279: (4, sizes)}, b"".join(planes))
+    # What libtiff 4.7 reads and 4.5 does not.
+    for big in (False, True):
+        packed = zlib.compress(noise(260))
+        FILES[f"sample_formats_too_few{'_be' * big}.tif"] = tiff(13, 5, {258: [8] * 4, 262: [2], 277: [4], 338: [2], 259: [8], 339: [1] * 3, 279: (4, [len(packed)])}, packed, big)
+        packed = zlib.compress(noise(195))
+        FILES[f"sizes_of_directory_type{'_be' * big}.tif"] = tiff(13, 5, {**rgb, 259: [8], 256: (13, [13]), 257: (13, [5]), 278: (13, [5]), 279: (13, [len(packed)])}, packed, big)
+    FILES["bits_of_directory_type.tif"] = tiff(13, 5, {**rgb, 259: [8], 258: (13, [8] * 3)}, packed)
+    # Pillow's libtiff is built without WebP.
+    FILES["webp.tif"] = tiff(13, 5, {**rgb, 259: [50001]}, save(Image.fromarray(photo(13, 5)), "WEBP"))
 
 
 def box(kind, body):

@@ -555,6 +555,14 @@ absl::StatusOr<Unpacker> ChooseUnpacker(TIFF* tiff, const MemoryFile& file,
 
 absl::StatusOr<RgbImage> DecodeCompressed(std::string_view bytes, const TiffLayout& layout) {
   if (layout.has_odd_counts) return BadImage(kFormat, "offsets and sizes of unlike numbers");
+  std::string repaired;
+  if (!layout.repairs.empty()) {
+    repaired.assign(bytes);
+    for (const TiffRepair& repair : layout.repairs) {
+      repaired.replace(repair.at, repair.bytes.size(), repair.bytes);
+    }
+    bytes = repaired;
+  }
   MemoryFile file;
   file.bytes = bytes;
   const TiffHandle tiff = OpenTiff(file);
