@@ -514,6 +514,9 @@ def avif_files():
         put(f"yuv{s.replace(':', '')}.avif", rgb, "AVIF", subsampling=s, speed=10)
     put("limited.avif", rgb, "AVIF", range="limited", speed=10)
     put("l.avif", rgb.convert("L"), "AVIF", speed=10)
+    grey = save(rgb, "AVIF", subsampling="4:0:0", speed=10)
+    at = grey.index(b"colrnclx") + 12  # its matrix
+    FILES["grey_identity.avif"] = grey[:at] + b"\0\0" + grey[at + 2:]
     whole = put("alpha.avif", Image.fromarray(photo(31, 22, 4), "RGBA"), "AVIF", speed=10)
     FILES["cut.avif"] = whole[:-1]
     whole = put("exif.avif", rgb, "AVIF", speed=10, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
