@@ -177,6 +177,62 @@ def cut_progressive_jpeg_files():
         FILES[f"progressive_{name}_cut.jpg"] = b"\xff\xda".join(scans[:3]) + b"\xff\xda" + scans[3][: len(scans[3]) // 2] + b"\xff\xd9"
 
 
+def lossless_jpeg(planes, predictor, shift=0, rows_per_interval=0, adobe=None):
+    """A lossless JPEG (SOF3) of planes of which the first is the largest; 5 bits for each size of a difference."""
+    height, width = planes[0].shape
+    factors = [(width // p.shape[1], height // p.shape[0]) for p in planes]  # what the first has more
+    h, v = max(f[0] for f in factors), max(f[1] for f in factors)
+    planes = [p.astype(int) >> shift for p in planes]
+    bits, data, first, rows = "", b"", 0, height // v
+
+    def difference(p, x, y, top):
+        if x == 0:
+            prediction = 1 << (7 - shift) if y == top else p[y - 1, 0]
+        else:
+            a = p[y, x - 1]
+            b, c = (p[y - 1, x], p[y - 1, x - 1]) if y > top else (0, 0)
+            prediction = [a, b, c, a + b - c, a + ((b - c) >> 1), b + ((a - c) >> 1), (a + b) >> 1][predictor - 1 if y > top else 0]
+        d = int(p[y, x] - prediction)
+        size = abs(d).bit_length()
+        return f"{size:05b}" + (f"{d if d > 0 else d + (1 << size) - 1:0{size}b}" if size else "")
+
+    def packed(bits):
+        bits += "1" * (-len(bits) % 8)
+        return int(bits or "0", 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    for row in range(rows):
+        if rows_per_interval and row and row % rows_per_interval == 0:
+            data += packed(bits) + bytes([0xFF, 0xD0 + (row // rows_per_interval - 1) % 8])
+            bits, first = "", row
+        for mcu in range(width // h):
+            for p, (fx, fy) in zip(planes, factors):
+                n, m = h // fx, v // fy
+                bits += "".join(difference(p, mcu * n + x, row * m + y, first * m) for y in range(m) for x in range(n))
+    data += packed(bits)
+    frame = struct.pack(">BHHB", 8, height, width, len(planes)) + b"".join(bytes([i + 1, (h // fx) << 4 | v // fy, 0]) for i, (fx, fy) in enumerate(factors))
+    tables = bytes([0] + [0, 0, 0, 0, 17] + [0] * 11) + bytes(range(17))
+    head = b"\xff\xd8" + (jpeg_segment(0xEE, b"Adobe\0d\0\0\0\0" + bytes([adobe])) if adobe is not None else b"")
+    head += jpeg_segment(0xC3, frame) + jpeg_segment(0xC4, tables)
+    if rows_per_interval:
+        head += jpeg_segment(0xDD, struct.pack(">H", rows_per_interval * (width // h)))
+    scan = bytes([len(planes)]) + b"".join(bytes([i + 1, 0]) for i in range(len(planes))) + bytes([predictor, 0, shift])
+    return head + jpeg_segment(0xDA, scan) + data + b"\xff\xd9"
+
+
+def lossless_jpeg_files():
+    rgb = [photo(16, 12)[..., c] for c in range(3)]
+    for predictor in range(1, 8):
+        FILES[f"lossless_{predictor}.jpg"] = lossless_jpeg(rgb, predictor, rows_per_interval=5 * (predictor % 2))
+    FILES["lossless_grey_shifted.jpg"] = lossless_jpeg(rgb[:1], 4, shift=3)
+    FILES["lossless_cmyk.jpg"] = lossless_jpeg([photo(16, 12, 4)[..., c] for c in range(4)], 7)
+    whole = FILES["lossless_subsampled.jpg"] = lossless_jpeg([rgb[0], rgb[1][::2, ::2], rgb[2][::2, :]], 5, rows_per_interval=2)
+    FILES["lossless_ycbcr.jpg"] = lossless_jpeg(rgb, 1, adobe=1)
+    FILES["lossless_cut.jpg"] = whole[: len(whole) * 2 // 3]
+    FILES["lossless_cut_with_end.jpg"] = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
+    FILES["lossless_no_restart.jpg"] = whole.replace(b"\xff\xd1", b"")
+    FILES["lossless_wrong_restart.jpg"] = whole.replace(b"\xff\xd1", b"\xff\xd3")
+
+
 def exif(*entries):
     """An Exif segment of one directory: (tag, type, count, 4 bytes of value or offset)."""
     body = b"".join(struct.pack("<HHI", *e[:3]) + e[3].ljust(4, b"\0") for e in entries)
@@ -548,7 +604,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, odd_png_files, jpeg_files, cut_progressive_jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, odd_png_files, jpeg_files, cut_progressive_jpeg_files, lossless_jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

@@ -6,6 +6,7 @@
 #include "image/convert_rgb.h"
 #include "image/jpeg_header.h"
 #include "image/jpeg_smoothing.h"
+#include "image/lossless_jpeg.h"
 
 #include "base/status_macros.h"
 
@@ -38,6 +39,10 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   header.width = jpeg.width;
   header.height = jpeg.height;
   header.working_set_bytes = header.width * header.height * 3 + header.width * 64 + (1 << 18);
+  if (jpeg.lossless) {  // planes, two rows of numbers and the header's copy
+    header.working_set_bytes += header.width * header.height * jpeg.layers + header.width * 256 +
+                                static_cast<std::int64_t>(jpeg.scan_at);
+  }
   // Coefficients and, of a progressive file, the averages of its blocks.
   if (jpeg.multi_scan) header.working_set_bytes += jpeg.coefficient_blocks * 130;
   return header;
@@ -210,6 +215,7 @@ class Decompressor {
 
 absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const JpegHeader header, ReadJpegHeader(bytes));
+  if (header.lossless) return DecodeLosslessJpeg(bytes, header);
   RgbImage image = AllocateRgb(header.width, header.height);
   PixelBuffer row4(header.layers == 4 ? static_cast<std::size_t>(header.width) * 4 : 0);
   Decompressor decompressor(bytes, header);
