@@ -140,6 +140,8 @@ absl::Status CheckHead(const Head& head, const JpegHeader& header) {
                                : absl::OkStatus();
 }
 
+constexpr int kAhead = 8;
+
 // Canonical codes of 1 to 16 bits.
 class HuffmanTable {
  public:
@@ -158,10 +160,17 @@ class HuffmanTable {
       code <<= 1;
     }
     max_code_[17] = INT32_MAX;
+    for (int ahead = 0; ahead < 256; ++ahead) {
+      int length = 1;
+      while (length <= kAhead && IsLonger(ahead >> (kAhead - length), length)) ++length;
+      ahead_[static_cast<std::size_t>(ahead)] = static_cast<std::uint8_t>(length);
+    }
     std::copy(std::begin(table.huffval), std::end(table.huffval), symbols_.begin());
     return std::all_of(symbols_.begin(), symbols_.begin() + count, [](int s) { return s <= 16; });
   }
 
+  // The length of the code that these 8 bits start with, 9 if it is longer than they are.
+  int LengthOf(int ahead) const { return ahead_[static_cast<std::size_t>(ahead)]; }
   bool IsLonger(int code, int length) const {
     return code > max_code_[static_cast<std::size_t>(length)];
   }
@@ -174,6 +183,7 @@ class HuffmanTable {
   std::array<int, 18> max_code_ = {};
   std::array<int, 18> offset_ = {};
   std::array<int, 256> symbols_ = {};
+  std::array<std::uint8_t, 256> ahead_ = {};
 };
 
 // The entropy-coded bytes. Where the file ends libjpeg waits for more, and Pillow refuses.
@@ -190,7 +200,10 @@ class BitReader {
     // libjpeg looks 8 bits ahead where it can, and reads on for them.
     if (left_ < kAhead) Fill(0);
     int length = 1;
-    int code = Take(1);
+    if (left_ >= kAhead) {
+      length = table.LengthOf(static_cast<int>(buffer_ >> (left_ - kAhead) & 255));
+    }
+    int code = Take(length);
     while (!file_ended_ && table.IsLonger(code, length)) {
       code = code << 1 | Take(1);
       ++length;
@@ -256,7 +269,6 @@ class BitReader {
 
  private:
   static constexpr int kFull = 57;  // libjpeg's buffer of 64 bits
-  static constexpr int kAhead = 8;
 
   int Byte() {
     const std::string_view byte = reader_.Read(1);
@@ -315,8 +327,9 @@ class BitReader {
   bool file_ended_ = false;
 };
 
-int Predict(int predictor, int left, int above, int above_left) {
-  switch (predictor) {
+template <int kPredictor>
+int Predict(int left, int above, int above_left) {
+  switch (kPredictor) {
     case 1:
       return left;
     case 2:
@@ -331,6 +344,40 @@ int Predict(int predictor, int left, int above, int above_left) {
       return above + ((left - above_left) >> 1);
     default:
       return (left + above) >> 1;
+  }
+}
+
+// One row of sums. `above` may be `out`.
+template <int kPredictor>
+void AddRow(const int* in, const int* above, int first, std::int64_t width, int* out) {
+  int above_left = above[0];
+  int left = (in[0] + first) & 0xFFFF;
+  out[0] = left;
+  for (std::int64_t x = 1; x < width; ++x) {
+    const int above_here = above[x];
+    left = (in[x] + Predict<kPredictor>(left, above_here, above_left)) & 0xFFFF;
+    above_left = above_here;
+    out[x] = left;
+  }
+}
+
+void AddRow(int predictor, const int* in, const int* above, int first, std::int64_t width,
+            int* out) {
+  switch (predictor) {
+    case 1:
+      return AddRow<1>(in, above, first, width, out);
+    case 2:
+      return AddRow<2>(in, above, first, width, out);
+    case 3:
+      return AddRow<3>(in, above, first, width, out);
+    case 4:
+      return AddRow<4>(in, above, first, width, out);
+    case 5:
+      return AddRow<5>(in, above, first, width, out);
+    case 6:
+      return AddRow<6>(in, above, first, width, out);
+    default:
+      return AddRow<7>(in, above, first, width, out);
   }
 }
 
@@ -398,7 +445,12 @@ class Scan {
       const Plane& plane = planes_[static_cast<std::size_t>(c)];
       const std::int64_t step = max_h_ / Of(c).h;
       const std::uint8_t* in = plane.samples.data() + y / (max_v_ / Of(c).v) * plane.width;
-      for (std::int64_t x = 0; x < width_; ++x) out[x * head_.count + c] = in[x / step];
+      const int count = head_.count;
+      if (step == 1) {
+        for (std::int64_t x = 0; x < width_; ++x) out[x * count + c] = in[x];
+      } else {
+        for (std::int64_t x = 0; x < width_; ++x) out[x * count + c] = in[x / step];
+      }
     }
   }
 
@@ -465,18 +517,10 @@ class Scan {
       const int* in = plane.differences.data() + row * plane.row_size;
       const int* above = plane.values.data() + (row == 0 ? v - 1 : row - 1) * plane.row_size;
       int* out = plane.values.data() + row * plane.row_size;
-      int above_left = 0;
-      for (std::int64_t x = 0; x < plane.width; ++x) {
-        const int next_above_left = above[x];  // `out` may be this row
-        int prediction = 0;
-        if (x == 0) {
-          prediction = plane.is_first_row ? 1 << (7 - head_.shift) : above[0];
-        } else {
-          prediction =
-              Predict(plane.is_first_row ? 1 : head_.predictor, out[x - 1], above[x], above_left);
-        }
-        above_left = next_above_left;
-        out[x] = (in[x] + prediction) & 0xFFFF;
+      if (plane.is_first_row) {
+        AddRow<1>(in, above, 1 << (7 - head_.shift), plane.width, out);
+      } else {
+        AddRow(head_.predictor, in, above, above[0], plane.width, out);
       }
       plane.is_first_row = false;
       std::uint8_t* samples = plane.samples.data() + (mcu_row * v + row) * plane.width;
