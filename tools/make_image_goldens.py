@@ -530,6 +530,8 @@ def odd_tiff_files():
         packed = zlib.compress(noise(195))
         FILES[f"sizes_of_directory_type{'_be' * big}.tif"] = tiff(13, 5, {**rgb, 259: [8], 256: (13, [13]), 257: (13, [5]), 278: (13, [5]), 279: (13, [len(packed)])}, packed, big)
     FILES["bits_of_directory_type.tif"] = tiff(13, 5, {**rgb, 259: [8], 258: (13, [8] * 3)}, packed)
+    for rows in (2**31 // 52 - 1, 2**31 // 52 + 1):  # of 13 pixels of 4 bytes
+        FILES[f"ycbcr_strip_of_{rows}_rows.tif"] = tiff(13, 5, {258: [8] * 3, 262: [6], 277: [3], 259: [8], 530: [1, 1], 278: (4, [rows]), 279: (4, [len(packed)])}, packed)
     # Pillow's libtiff is built without WebP.
     FILES["webp.tif"] = tiff(13, 5, {**rgb, 259: [50001]}, save(Image.fromarray(photo(13, 5)), "WEBP"))
 

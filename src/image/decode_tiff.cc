@@ -499,6 +499,10 @@ absl::Status DecodeAsRgba(TIFF* tiff, const MemoryFile& file, const TiffLayout& 
     return BadImage(kFormat, message[0] != '\0' ? message : "unsupported image data");
   }
   const std::unique_ptr<TIFFRGBAImage, void (*)(TIFFRGBAImage*)> end(&rgba, TIFFRGBAImageEnd);
+  // Pillow's buffer has all rows that a strip declares.
+  if (block > std::uint32_t{INT32_MAX} / rgba.width / 4) {
+    return BadImage(kFormat, absl::StrCat("a strip of ", block, " rows"));
+  }
   rgba.orientation = ORIENTATION_TOPLEFT;
   rgba.req_orientation = ORIENTATION_TOPLEFT;
   rgba.col_offset = 0;
