@@ -36,10 +36,14 @@ def photo(width, height, channels=3, seed=0):
     return a[..., 0] if channels == 1 else a
 
 
-def put(name, image, format, **options):
+def save(image, format, **options):
     out = io.BytesIO()
     image.save(out, format, **options)
-    FILES[name] = out.getvalue()
+    return out.getvalue()
+
+
+def put(name, image, format, **options):
+    FILES[name] = save(image, format, **options)
     return FILES[name]
 
 
@@ -160,6 +164,73 @@ def jpeg_files():
     FILES["missing_end.jpg"] = baseline[:-2]
     FILES["two_components.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x03", b"\xff\xc0\x00\x11\x08\x00\x21\x00\x2d\x02")
     FILES["twelve_bit.jpg"] = baseline.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
+
+
+def cut_progressive_jpeg_files():
+    """Files whose last scans are missing: libjpeg-turbo estimates what these would have held."""
+    for name, size, subsampling in [("narrow", (12, 40), 0), ("low", (40, 12), 2), ("subsampled", (40, 70), 2), ("half_subsampled", (40, 33), 1)]:
+        whole = save(Image.fromarray(photo(*size)), "JPEG", quality=60, subsampling=subsampling, progressive=True, restart_marker_blocks=2)
+        scans = whole.split(b"\xff\xda")
+        for kept in (1, 4):
+            FILES[f"progressive_{name}_{kept}.jpg"] = b"\xff\xda".join(scans[: kept + 1]) + b"\xff\xd9"
+        # The last scan ends within its second row of blocks.
+        FILES[f"progressive_{name}_cut.jpg"] = b"\xff\xda".join(scans[:3]) + b"\xff\xda" + scans[3][: len(scans[3]) // 2] + b"\xff\xd9"
+
+
+def lossless_jpeg(planes, predictor, shift=0, rows_per_interval=0, adobe=None):
+    """A lossless JPEG (SOF3) of planes of which the first is the largest; 5 bits for each size of a difference."""
+    height, width = planes[0].shape
+    factors = [(width // p.shape[1], height // p.shape[0]) for p in planes]  # what the first has more
+    h, v = max(f[0] for f in factors), max(f[1] for f in factors)
+    planes = [p.astype(int) >> shift for p in planes]
+    bits, data, first, rows = "", b"", 0, height // v
+
+    def difference(p, x, y, top):
+        if x == 0:
+            prediction = 1 << (7 - shift) if y == top else p[y - 1, 0]
+        else:
+            a = p[y, x - 1]
+            b, c = (p[y - 1, x], p[y - 1, x - 1]) if y > top else (0, 0)
+            prediction = [a, b, c, a + b - c, a + ((b - c) >> 1), b + ((a - c) >> 1), (a + b) >> 1][predictor - 1 if y > top else 0]
+        d = int(p[y, x] - prediction)
+        size = abs(d).bit_length()
+        return f"{size:05b}" + (f"{d if d > 0 else d + (1 << size) - 1:0{size}b}" if size else "")
+
+    def packed(bits):
+        bits += "1" * (-len(bits) % 8)
+        return int(bits or "0", 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    for row in range(rows):
+        if rows_per_interval and row and row % rows_per_interval == 0:
+            data += packed(bits) + bytes([0xFF, 0xD0 + (row // rows_per_interval - 1) % 8])
+            bits, first = "", row
+        for mcu in range(width // h):
+            for p, (fx, fy) in zip(planes, factors):
+                n, m = h // fx, v // fy
+                bits += "".join(difference(p, mcu * n + x, row * m + y, first * m) for y in range(m) for x in range(n))
+    data += packed(bits)
+    frame = struct.pack(">BHHB", 8, height, width, len(planes)) + b"".join(bytes([i + 1, (h // fx) << 4 | v // fy, 0]) for i, (fx, fy) in enumerate(factors))
+    tables = bytes([0] + [0, 0, 0, 0, 17] + [0] * 11) + bytes(range(17))
+    head = b"\xff\xd8" + (jpeg_segment(0xEE, b"Adobe\0d\0\0\0\0" + bytes([adobe])) if adobe is not None else b"")
+    head += jpeg_segment(0xC3, frame) + jpeg_segment(0xC4, tables)
+    if rows_per_interval:
+        head += jpeg_segment(0xDD, struct.pack(">H", rows_per_interval * (width // h)))
+    scan = bytes([len(planes)]) + b"".join(bytes([i + 1, 0]) for i in range(len(planes))) + bytes([predictor, 0, shift])
+    return head + jpeg_segment(0xDA, scan) + data + b"\xff\xd9"
+
+
+def lossless_jpeg_files():
+    rgb = [photo(16, 12)[..., c] for c in range(3)]
+    for predictor in range(1, 8):
+        FILES[f"lossless_{predictor}.jpg"] = lossless_jpeg(rgb, predictor, rows_per_interval=5 * (predictor % 2))
+    FILES["lossless_grey_shifted.jpg"] = lossless_jpeg(rgb[:1], 4, shift=3)
+    FILES["lossless_cmyk.jpg"] = lossless_jpeg([photo(16, 12, 4)[..., c] for c in range(4)], 7)
+    whole = FILES["lossless_subsampled.jpg"] = lossless_jpeg([rgb[0], rgb[1][::2, ::2], rgb[2][::2, :]], 5, rows_per_interval=2)
+    FILES["lossless_ycbcr.jpg"] = lossless_jpeg(rgb, 1, adobe=1)
+    FILES["lossless_cut.jpg"] = whole[: len(whole) * 2 // 3]
+    FILES["lossless_cut_with_end.jpg"] = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
+    FILES["lossless_no_restart.jpg"] = whole.replace(b"\xff\xd1", b"")
+    FILES["lossless_wrong_restart.jpg"] = whole.replace(b"\xff\xd1", b"\xff\xd3")
 
 
 def exif(*entries):
@@ -313,7 +384,7 @@ def webp_files():
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
-TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i"}
+TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I"}
 
 
 def tiff(width, height, tags, data, big=False, tiles=False, absolute=False):
@@ -444,6 +515,25 @@ def odd_tiff_files():
     FILES["tile_error_first.tif"] = tiff(30, 9, {**short_rows, 324: (4, [20, 5])}, noise(300), tiles=True)
     FILES["tile_error_last.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 20])}, noise(300), tiles=True)
     FILES["tile_error_cut.tif"] = tiff(30, 9, {**short_rows, 324: (4, [5, 300])}, noise(300), tiles=True)
+    # Tags that Python knows as bytes.
+    rgb = {258: [8] * 3, 262: [2], 277: [3]}
+    FILES["sample_format_bytes.tif"] = tiff(13, 5, {**rgb, 339: (1, [1] * 3)}, noise(195))
+    FILES["sample_format_byte.tif"] = tiff(13, 5, {**grey, 339: (1, [1])}, noise(65))
+    planes = [zlib.compress(noise(65)) for _ in range(4)]
+    sizes = [len(p) for p in planes]
+    for extra in (0, 1):
+        FILES[f"planar_extra_byte_{extra}.tif"] = tiff(13, 5, {258: [8] * 4, 262: [2], 277: [4], 284: [2], 338: (1, [extra]), 259: [8], 273: (4, [sum(sizes[:i]) for i in range(4)]), 279: (4, sizes)}, b"".join(planes))
+    # What libtiff 4.7 reads and 4.5 does not.
+    for big in (False, True):
+        packed = zlib.compress(noise(260))
+        FILES[f"sample_formats_too_few{'_be' * big}.tif"] = tiff(13, 5, {258: [8] * 4, 262: [2], 277: [4], 338: [2], 259: [8], 339: [1] * 3, 279: (4, [len(packed)])}, packed, big)
+        packed = zlib.compress(noise(195))
+        FILES[f"sizes_of_directory_type{'_be' * big}.tif"] = tiff(13, 5, {**rgb, 259: [8], 256: (13, [13]), 257: (13, [5]), 278: (13, [5]), 279: (13, [len(packed)])}, packed, big)
+    FILES["bits_of_directory_type.tif"] = tiff(13, 5, {**rgb, 259: [8], 258: (13, [8] * 3)}, packed)
+    for rows in (2**31 // 52 - 1, 2**31 // 52 + 1):  # of 13 pixels of 4 bytes
+        FILES[f"ycbcr_strip_of_{rows}_rows.tif"] = tiff(13, 5, {258: [8] * 3, 262: [6], 277: [3], 259: [8], 530: [1, 1], 278: (4, [rows]), 279: (4, [len(packed)])}, packed)
+    # Pillow's libtiff is built without WebP.
+    FILES["webp.tif"] = tiff(13, 5, {**rgb, 259: [50001]}, save(Image.fromarray(photo(13, 5)), "WEBP"))
 
 
 def box(kind, body):
@@ -482,6 +572,9 @@ def avif_files():
         put(f"yuv{s.replace(':', '')}.avif", rgb, "AVIF", subsampling=s, speed=10)
     put("limited.avif", rgb, "AVIF", range="limited", speed=10)
     put("l.avif", rgb.convert("L"), "AVIF", speed=10)
+    grey = save(rgb, "AVIF", subsampling="4:0:0", speed=10)
+    at = grey.index(b"colrnclx") + 12  # its matrix
+    FILES["grey_identity.avif"] = grey[:at] + b"\0\0" + grey[at + 2:]
     whole = put("alpha.avif", Image.fromarray(photo(31, 22, 4), "RGBA"), "AVIF", speed=10)
     FILES["cut.avif"] = whole[:-1]
     whole = put("exif.avif", rgb, "AVIF", speed=10, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
@@ -513,7 +606,7 @@ def main():
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for maker in [png_files, odd_png_files, jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
+    for maker in [png_files, odd_png_files, jpeg_files, cut_progressive_jpeg_files, lossless_jpeg_files, odd_jpeg_files, gif_files, bmp_files, pnm_files, webp_files, tiff_files, ycbcr_tiff_files, odd_tiff_files, jp2_files, avif_files]:
         maker()
     rows = []
     for name, data in sorted(FILES.items()):

@@ -126,22 +126,37 @@ struct ImageDeleter {
 };
 using ImageHandle = std::unique_ptr<avifImage, ImageDeleter>;
 
-// True where libavif 1.4 (Pillow's) drops samples of 10 or 12 bits to 8 before it converts to RGB:
-// libyuv has the matrix, but no conversion from that depth to the wanted format. libavif 0.11 would
-// convert those in floating point.
-bool DropsLowBits(const avifImage& image, bool has_alpha) {
-  if (image.depth <= 8) return false;
+// Whether libyuv has the matrix.
+bool IsMatrixOfLibyuv(const avifImage& image) {
   switch (image.matrixCoefficients) {
     case AVIF_MATRIX_COEFFICIENTS_BT709:
     case AVIF_MATRIX_COEFFICIENTS_UNSPECIFIED:
     case AVIF_MATRIX_COEFFICIENTS_BT470BG:
     case AVIF_MATRIX_COEFFICIENTS_BT601:
     case AVIF_MATRIX_COEFFICIENTS_BT2020_NCL:
+      return true;
     case AVIF_MATRIX_COEFFICIENTS_CHROMA_DERIVED_NCL:
       break;
     default:
       return false;
   }
+  switch (image.colorPrimaries) {
+    case AVIF_COLOR_PRIMARIES_BT709:
+    case AVIF_COLOR_PRIMARIES_UNSPECIFIED:
+    case AVIF_COLOR_PRIMARIES_BT470BG:
+    case AVIF_COLOR_PRIMARIES_BT601:
+    case AVIF_COLOR_PRIMARIES_BT2020:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// True where libavif 1.4 (Pillow's) drops samples of 10 or 12 bits to 8 before it converts to RGB:
+// libyuv has the matrix, but no conversion from that depth to the wanted format. libavif 0.11 would
+// convert those in floating point.
+bool DropsLowBits(const avifImage& image, bool has_alpha) {
+  if (image.depth <= 8 || !IsMatrixOfLibyuv(image)) return false;
   if (!has_alpha) return image.yuvFormat != AVIF_PIXEL_FORMAT_YUV400;
   return image.yuvFormat == AVIF_PIXEL_FORMAT_YUV400 ||
          (image.depth == 12 && image.yuvFormat != AVIF_PIXEL_FORMAT_YUV420);
@@ -200,6 +215,11 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   avifResult result = avifDecoderNthImage(decoder, 0);
   if (result != AVIF_RESULT_OK) return Broken(result);
   const bool has_alpha = decoder->alphaPresent != 0;
+  // Grey has no colours to be identical: libavif 1.4 takes this matrix, 0.11 refuses.
+  if (decoder->image->yuvFormat == AVIF_PIXEL_FORMAT_YUV400 &&
+      decoder->image->matrixCoefficients == AVIF_MATRIX_COEFFICIENTS_IDENTITY) {
+    decoder->image->matrixCoefficients = AVIF_MATRIX_COEFFICIENTS_BT601;
+  }
   const avifImage* source = decoder->image;
   ImageHandle cut;
   if (DropsLowBits(*source, has_alpha)) {

@@ -5,6 +5,8 @@
 #include "image/codec.h"
 #include "image/convert_rgb.h"
 #include "image/jpeg_header.h"
+#include "image/jpeg_smoothing.h"
+#include "image/lossless_jpeg.h"
 
 #include "base/status_macros.h"
 
@@ -16,6 +18,7 @@
 #include <memory>
 #include <string>
 
+#include <jerror.h>
 #include <jpeglib.h>
 
 namespace siglip {
@@ -36,7 +39,12 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   header.width = jpeg.width;
   header.height = jpeg.height;
   header.working_set_bytes = header.width * header.height * 3 + header.width * 64 + (1 << 18);
-  if (jpeg.multi_scan) header.working_set_bytes += jpeg.coefficient_blocks * 128;
+  if (jpeg.lossless) {  // planes, two rows of numbers and the header's copy
+    header.working_set_bytes += header.width * header.height * jpeg.layers + header.width * 256 +
+                                static_cast<std::int64_t>(jpeg.scan_at);
+  }
+  // Coefficients and, of a progressive file, the averages of its blocks.
+  if (jpeg.multi_scan) header.working_set_bytes += jpeg.coefficient_blocks * 130;
   return header;
 }
 
@@ -61,7 +69,11 @@ class Decompressor {
       error->base.format_message(info, error->message);
       std::longjmp(error->jump, 1);
     };
-    error_.base.output_message = [](j_common_ptr) {};
+    error_.base.emit_message = [](j_common_ptr info, int) {
+      auto* self = static_cast<Decompressor*>(info->client_data);
+      if (info->err->msg_code == JWRN_HIT_MARKER) self->scan_ran_dry_ = true;
+      if (info->err->msg_code == JTRC_RST) self->ScanGoesOn();
+    };
     error_.message[0] = '\0';
     // Pillow hands over the file in blocks. That matters for arithmetic coding alone: libjpeg
     // cannot suspend within it, so such a file is refused where a scan crosses the border of a
@@ -82,21 +94,17 @@ class Decompressor {
       static_cast<Decompressor*>(info->client_data)->to_skip_ =
           static_cast<std::size_t>(count) - skip;
     };
-    source_.resync_to_restart = jpeg_resync_to_restart;
+    source_.resync_to_restart = [](j_decompress_ptr info, int desired) -> boolean {
+      const boolean ok = jpeg_resync_to_restart(info, desired);
+      if (info->unread_marker == 0) static_cast<Decompressor*>(info->client_data)->ScanGoesOn();
+      return ok;
+    };
     source_.term_source = [](j_decompress_ptr) {};
-    progress_.base.progress_monitor = [](j_common_ptr info) {
-      auto* cinfo = reinterpret_cast<j_decompress_ptr>(info);
-      const auto* progress = reinterpret_cast<const Progress*>(info->progress);
-      if (cinfo->input_scan_number > progress->max_scans) {
-        auto* error = reinterpret_cast<ErrorManager*>(info->err);
-        std::snprintf(error->message, sizeof(error->message), "more than %d scans",
-                      progress->max_scans);
-        std::longjmp(error->jump, 1);
-      }
+    progress_.progress_monitor = [](j_common_ptr info) {
+      static_cast<Decompressor*>(info->client_data)->CheckScans();
     };
     const std::int64_t pixels = std::int64_t{header.width} * header.height;
-    progress_.max_scans =
-        static_cast<int>(std::min<std::int64_t>(kMaxScans, kMaxScanPixels / pixels));
+    max_scans_ = static_cast<int>(std::min<std::int64_t>(kMaxScans, kMaxScanPixels / pixels));
   }
   ~Decompressor() { jpeg_destroy_decompress(&info_); }
   Decompressor(const Decompressor&) = delete;
@@ -108,7 +116,7 @@ class Decompressor {
     jpeg_create_decompress(&info_);
     info_.client_data = this;
     info_.src = &source_;
-    info_.progress = &progress_.base;
+    info_.progress = &progress_;
     int ok = JPEG_SUSPENDED;
     do {
       ok = jpeg_read_header(&info_, FALSE);
@@ -116,8 +124,10 @@ class Decompressor {
     if (ok == JPEG_SUSPENDED) return Fail("truncated in the header");
     const bool is_cmyk = header_.layers == 4;
     info_.out_color_space = is_cmyk ? JCS_CMYK : JCS_RGB;
-    if (!jpeg_start_decompress(&info_))
+    info_.buffered_image = info_.progressive_mode;
+    if (!jpeg_start_decompress(&info_) || (info_.buffered_image && !ReadScans())) {
       return Fail("truncated: the data ends before the last scan");
+    }
     if (info_.output_width != static_cast<JDIMENSION>(header_.width) ||
         info_.output_height < static_cast<JDIMENSION>(header_.height) ||
         info_.output_components != (is_cmyk ? 4 : 3)) {
@@ -132,6 +142,7 @@ class Decompressor {
         InvertedCmykToRgb(row4, static_cast<std::size_t>(header_.width), RgbRow(image, y));
       }
     }
+    if (info_.buffered_image) jpeg_finish_output(&info_);
     // All rows are there: a missing end is fine, an error before it is not. libjpeg-turbo 3
     // (Pillow's) refuses a second frame by its marker, 2.1 only when its length has come.
     if (!jpeg_finish_decompress(&info_) && IsFrameOfLibjpeg(info_.unread_marker)) {
@@ -143,10 +154,34 @@ class Decompressor {
   const char* message() const { return error_.message; }
 
  private:
-  struct Progress {
-    jpeg_progress_mgr base;
-    int max_scans;
-  };
+  // All scans of a progressive file, completed as Pillow's libjpeg-turbo does it. False at the
+  // file's end.
+  bool ReadScans() {
+    while (!jpeg_input_complete(&info_)) {
+      const JDIMENSION row = info_.input_iMCU_row;
+      const bool is_within_scan = row < info_.total_iMCU_rows;
+      if (is_within_scan && !scan_ran_dry_) last_good_row_ = row;
+      CheckScans();
+      const int result = jpeg_consume_input(&info_);
+      if (result == JPEG_SUSPENDED && !NextBlock()) return false;
+      if (result == JPEG_REACHED_SOS) scan_ran_dry_ = false;
+    }
+    SmoothBlocks(&info_, jpeg_read_coefficients(&info_), last_good_row_);
+    info_.do_block_smoothing = FALSE;
+    return jpeg_start_output(&info_, info_.input_scan_number);
+  }
+
+  void CheckScans() {
+    if (info_.input_scan_number <= max_scans_) return;
+    std::snprintf(error_.message, sizeof(error_.message), "more than %d scans", max_scans_);
+    std::longjmp(error_.jump, 1);
+  }
+
+  // Data follow a restart marker after all.
+  void ScanGoesOn() {
+    scan_ran_dry_ = false;
+    last_good_row_ = info_.input_iMCU_row;
+  }
 
   // Makes the next block of the file readable; false at the file's end.
   bool NextBlock() {
@@ -170,13 +205,17 @@ class Decompressor {
   jpeg_decompress_struct info_ = {};
   ErrorManager error_ = {};
   jpeg_source_mgr source_ = {};
-  Progress progress_ = {};
+  jpeg_progress_mgr progress_ = {};
+  int max_scans_ = 0;
+  bool scan_ran_dry_ = false;     // a marker came before the data of all blocks
+  JDIMENSION last_good_row_ = 0;  // of MCUs, in the last scan
   std::size_t left_ = 0;
   std::size_t to_skip_ = 0;
 };
 
 absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const JpegHeader header, ReadJpegHeader(bytes));
+  if (header.lossless) return DecodeLosslessJpeg(bytes, header);
   RgbImage image = AllocateRgb(header.width, header.height);
   PixelBuffer row4(header.layers == 4 ? static_cast<std::size_t>(header.width) * 4 : 0);
   Decompressor decompressor(bytes, header);

@@ -499,6 +499,10 @@ absl::Status DecodeAsRgba(TIFF* tiff, const MemoryFile& file, const TiffLayout& 
     return BadImage(kFormat, message[0] != '\0' ? message : "unsupported image data");
   }
   const std::unique_ptr<TIFFRGBAImage, void (*)(TIFFRGBAImage*)> end(&rgba, TIFFRGBAImageEnd);
+  // Pillow's buffer has all rows that a strip declares.
+  if (block > std::uint32_t{INT32_MAX} / rgba.width / 4) {
+    return BadImage(kFormat, absl::StrCat("a strip of ", block, " rows"));
+  }
   rgba.orientation = ORIENTATION_TOPLEFT;
   rgba.req_orientation = ORIENTATION_TOPLEFT;
   rgba.col_offset = 0;
@@ -555,6 +559,14 @@ absl::StatusOr<Unpacker> ChooseUnpacker(TIFF* tiff, const MemoryFile& file,
 
 absl::StatusOr<RgbImage> DecodeCompressed(std::string_view bytes, const TiffLayout& layout) {
   if (layout.has_odd_counts) return BadImage(kFormat, "offsets and sizes of unlike numbers");
+  std::string repaired;
+  if (!layout.repairs.empty()) {
+    repaired.assign(bytes);
+    for (const TiffRepair& repair : layout.repairs) {
+      repaired.replace(repair.at, repair.bytes.size(), repair.bytes);
+    }
+    bytes = repaired;
+  }
   MemoryFile file;
   file.bytes = bytes;
   const TiffHandle tiff = OpenTiff(file);

@@ -171,6 +171,24 @@ TEST(Hostile, TheHeadOfAPngIsReadWithoutInflating) {
   }
 }
 
+// Each kilobyte of profiles and of broken text inflates to a megabyte, and Pillow counts neither: a
+// door's 64 MiB would take a minute.
+TEST(Hostile, WhatAPngMayInflateIsBounded) {
+  const std::string profile =
+      PngChunkOf("iCCP", "a" + std::string(2, '\0') + Deflated(std::string((1 << 20) - 1, '\0')));
+  std::string broken = Deflated(std::string((1 << 20) - 1, '\0'));
+  broken.back() ^= 1;  // its checksum
+  const std::string text = PngChunkOf("zTXt", "a" + std::string(2, '\0') + broken);
+  for (const std::string& chunk : {profile, text}) {
+    std::string chunks;
+    for (int i = 0; i < 128; ++i) chunks += chunk;
+    EXPECT_TRUE(DecodeRgb(PngWith(chunks), kPillowMaxPixels).ok());
+    chunks += chunk;
+    EXPECT_EQ(DecodeRgb(PngWith(chunks), kPillowMaxPixels).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
 std::string Le(std::uint64_t value, int bytes) {
   const std::string s = Be(value, bytes);
   return std::string(s.rbegin(), s.rend());

@@ -41,6 +41,7 @@ absl::Status ReadFrame(std::string_view s, std::uint32_t marker, JpegHeader& hea
     return BadImage(kFormat, absl::StrCat("expected 1, 3 or 4 components, got ", header.layers));
   }
   header.progressive = marker == 0xFFC2 || marker == 0xFFC6 || marker == 0xFFCA || marker == 0xFFCE;
+  header.lossless = marker == 0xFFC3;
   header.arithmetic = marker >= 0xFFC9 && marker <= 0xFFCF;
   std::int64_t max_h = 1;
   std::int64_t max_v = 1;
@@ -154,6 +155,7 @@ absl::Status ReadSegment(ByteReader& reader, std::uint32_t marker, JpegHeader& h
   const std::optional<std::string_view> body = reader.ReadExactly(size < 2 ? 0 : size - 2);
   if (!body) return BadImage(kFormat, "marker segment is cut");
   if (IsFrame(marker)) {
+    header.frame_at = reader.position() - body->size() - 3;
     SIGLIP_RETURN_IF_ERROR(CheckProfile(metadata));
     return ReadFrame(*body, marker, header);
   }
@@ -196,7 +198,10 @@ absl::StatusOr<JpegHeader> ReadJpegHeader(std::string_view bytes) {
     }
     if (!HasNoSegment(marker))
       SIGLIP_RETURN_IF_ERROR(ReadSegment(reader, marker, header, metadata));
-    if (marker == 0xFFDA) break;
+    if (marker == 0xFFDA) {
+      header.scan_at = reader.position();
+      break;
+    }
     const std::string_view next = reader.Read(1);
     if (next.empty()) return BadImage(kFormat, "no scan found");
     byte = U8(next, 0);

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -17,6 +18,9 @@ struct JpegHeader {
   bool progressive = false;
   bool multi_scan = false;
   bool arithmetic = false;
+  bool lossless = false;
+  std::size_t frame_at = 0;  // the byte that tells the kind of frame
+  std::size_t scan_at = 0;   // behind the first scan's header
   std::int64_t coefficient_blocks = 0;
 };
 

@@ -22,10 +22,15 @@ constexpr std::string_view kFormat = "PNG";
 constexpr std::size_t kMaxTextChunk = 1 << 20;            // Pillow's MAX_TEXT_CHUNK
 constexpr std::int64_t kMaxTextBytes = 64 * (1LL << 20);  // Pillow's MAX_TEXT_MEMORY
 
+// Pillow counts text alone, and no broken text: a file may have thousands of profiles. This is a
+// stated exception, above what text may be.
+constexpr std::int64_t kMaxInflatedBytes = 2 * kMaxTextBytes;
+
 enum class Inflated { kOk, kBroken, kTooLarge };
 
-// Inflates at most kMaxTextChunk bytes (_safe_zlib_decompress). kTooLarge if input is left then.
-Inflated InflateText(std::string_view data, std::string* text) {
+// Inflates at most kMaxTextChunk bytes (_safe_zlib_decompress). kTooLarge if input is left then, or
+// if all chunks so far are more than a file may have.
+Inflated InflateText(std::string_view data, PngState& state, std::string* text) {
   z_stream stream = {};
   if (inflateInit(&stream) != Z_OK) return Inflated::kBroken;
   text->clear();
@@ -44,6 +49,8 @@ Inflated InflateText(std::string_view data, std::string* text) {
   }
   const bool left = stream.avail_in != 0;
   inflateEnd(&stream);
+  state.inflated_bytes += static_cast<std::int64_t>(stream.total_out);
+  if (state.inflated_bytes > kMaxInflatedBytes) return Inflated::kTooLarge;
   if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END) return Inflated::kBroken;
   return result != Z_STREAM_END && left ? Inflated::kTooLarge : Inflated::kOk;
 }
@@ -96,8 +103,9 @@ absl::Status AddText(std::string_view key, std::int64_t length, PngState& state)
 }
 
 absl::Status TextTooLarge(std::string_view type) {
-  return BadImage(kFormat, absl::StrCat("chunk ", std::string(type), " inflates to more than ",
-                                        kMaxTextChunk, " bytes"));
+  return BadImage(
+      kFormat, absl::StrCat("chunk ", std::string(type), " inflates to more than ", kMaxTextChunk,
+                            " bytes, or all to more than ", kMaxInflatedBytes));
 }
 
 absl::Status BadMethod(std::string_view type) {
@@ -135,15 +143,16 @@ absl::Status Header(std::string_view s, PngState& state) {
   return absl::OkStatus();
 }
 
-absl::Status Profile(std::string_view s) {
+absl::Status Profile(std::string_view s, PngState& state) {
   // Without a NUL Python's find() gives -1 and the method is read from the first byte.
   const std::size_t nul = s.find('\0');
   const std::size_t method = nul == std::string_view::npos ? 0 : nul + 1;
   if (method >= s.size()) return TooShort("iCCP", method + 1, s.size());
   if (s[method] != 0) return BadMethod("iCCP");
   std::string text;
-  return InflateText(s.substr(method + 1), &text) == Inflated::kTooLarge ? TextTooLarge("iCCP")
-                                                                         : absl::OkStatus();
+  return InflateText(s.substr(method + 1), state, &text) == Inflated::kTooLarge
+             ? TextTooLarge("iCCP")
+             : absl::OkStatus();
 }
 
 absl::Status PlainText(std::string_view s, PngState& state) {
@@ -160,7 +169,7 @@ absl::Status CompressedText(std::string_view s, PngState& state) {
   if (!value.empty() && value[0] != 0) return BadMethod("zTXt");
   if (!value.empty()) value.remove_prefix(1);
   std::string text;
-  const Inflated result = InflateText(value, &text);
+  const Inflated result = InflateText(value, state, &text);
   if (result == Inflated::kTooLarge) return TextTooLarge("zTXt");
   if (result == Inflated::kBroken) text.clear();
   return key.empty() ? absl::OkStatus()
@@ -189,7 +198,7 @@ absl::Status InternationalText(std::string_view s, PngState& state) {
   std::string text;
   if (is_compressed) {
     if (!method_is_known) return absl::OkStatus();
-    const Inflated result = InflateText(s, &text);
+    const Inflated result = InflateText(s, state, &text);
     if (result == Inflated::kTooLarge) return TextTooLarge("iTXt");
     if (result == Inflated::kBroken) return absl::OkStatus();
     s = text;
@@ -265,7 +274,7 @@ absl::Status HandleBody(std::string_view type, std::string_view s, PngState& sta
     return absl::OkStatus();
   }
   if (type == "tRNS") return Transparency(s, state);
-  if (type == "iCCP") return Profile(s);
+  if (type == "iCCP") return Profile(s, state);
   if (type == "tEXt") return PlainText(s, state);
   if (type == "zTXt") return CompressedText(s, state);
   if (type == "iTXt") return InternationalText(s, state);

@@ -34,6 +34,7 @@ struct PngState {
   std::optional<std::int64_t> sequence;
   bool default_image = false;
   std::int64_t text_bytes = 0;
+  std::int64_t inflated_bytes = 0;  // of text and profiles, broken ones, too
   bool box_is_text = false;
   PngTransparency transparency = PngTransparency::kNone;
 };

@@ -57,11 +57,13 @@ enum Tag : std::uint32_t {
 enum Type : std::uint32_t {
   kByteType = 1,
   kAsciiType = 2,
+  kLongType = 4,
   kRationalType = 5,
   kUndefinedType = 7,
   kSignedRationalType = 10,
   kFloatType = 11,
   kDoubleType = 12,
+  kDirectoryType = 13,
 };
 
 // Python's reading of the three types that are no numbers.
@@ -72,6 +74,7 @@ bool IsText(std::uint32_t type) {
 struct Entry {
   std::uint32_t type = 0;
   std::string_view data;
+  std::size_t at = 0;  // where in the file it is
 };
 
 // Bytes of one value of a type; 0 for types that are skipped.
@@ -161,6 +164,19 @@ class Directory {
     return values;
   }
 
+  // The same for a tag in whose bytes Python sees numbers, too.
+  absl::StatusOr<std::vector<std::int64_t>> ValuesOrBytes(std::uint32_t tag) const {
+    const Entry* entry = Find(tag);
+    if (entry == nullptr || entry->type != kByteType) return ValuesOr(tag, {});
+    return std::vector<std::int64_t>(reinterpret_cast<const std::uint8_t*>(entry->data.begin()),
+                                     reinterpret_cast<const std::uint8_t*>(entry->data.end()));
+  }
+
+  bool HoldsBytes(std::uint32_t tag) const {
+    const Entry* entry = Find(tag);
+    return entry != nullptr && entry->type == kByteType;
+  }
+
   // The value of a tag that has one; `missing` if it is absent.
   absl::StatusOr<std::int64_t> Value(std::uint32_t tag, std::int64_t missing) const {
     if (!Has(tag)) return missing;
@@ -175,6 +191,34 @@ class Directory {
                                                      std::vector<std::int64_t> missing) const {
     if (!Has(tag)) return missing;
     return Values(tag);
+  }
+
+  // What libtiff 4.7 (Pillow's) reads and 4.5 does not, as 4.5 reads it: sizes and offsets of the
+  // type of directories, and a sample format of several values, though fewer than there are
+  // samples.
+  std::vector<TiffRepair> Repairs() const {
+    std::vector<TiffRepair> repairs;
+    for (const std::uint32_t tag :
+         {kImageWidth, kImageLength, kStripOffsets, kRowsPerStrip, kStripByteCounts, kTileWidth,
+          kTileLength, kTileOffsets, kTileByteCounts}) {
+      const Entry* entry = Find(tag);
+      if (entry != nullptr && entry->type == kDirectoryType) {
+        repairs.push_back({entry->at + 2, Number(kLongType, 2)});
+      }
+    }
+    const std::uint64_t samples =
+        static_cast<std::uint64_t>(Value(kSamplesPerPixel, 1).value_or(1));
+    const Entry* format = Find(kSampleFormat);
+    if (format == nullptr) return repairs;
+    const std::size_t unit = static_cast<std::size_t>(UnitSize(format->type));
+    const std::size_t count = format->data.size() / unit;
+    if (count > 1 && count < samples) {
+      const std::size_t width = is_big_tiff_ ? 8 : 4;
+      std::string value(format->data.substr(0, unit));
+      value.resize(width);
+      repairs.push_back({format->at + 4, Number(1, width) + value});
+    }
+    return repairs;
   }
 
   // Python's bool() of a tag's first value.
@@ -253,6 +297,13 @@ class Directory {
     return ReadU64(s, at, is_big_endian_);
   }
 
+  // A number below 256 of so many bytes.
+  std::string Number(char value, std::size_t bytes) const {
+    std::string number(bytes, '\0');
+    number[is_big_endian_ ? bytes - 1 : 0] = value;
+    return number;
+  }
+
   void ReadEntries(std::string_view bytes) {
     ByteReader reader(bytes);
     if (offset_ > bytes.size()) return;
@@ -274,6 +325,7 @@ class Directory {
     const std::uint32_t tag = U16(s, 0);
     Entry entry;
     entry.type = U16(s, 2);
+    entry.at = static_cast<std::size_t>(s.data() - bytes.data());
     const std::uint64_t unit = UnitSize(entry.type);
     if (Has(tag) || unit == 0) return true;
     const std::uint64_t count = is_big_tiff_ ? U64(s, 4) : U32(s, 4);
@@ -422,6 +474,7 @@ const OpenInfo* FindOpenInfo(const Key& key) {
   return nullptr;
 }
 
+// Of those that Pillow's plugin knows; its libtiff is built without WebP (50001).
 bool IsKnownCompression(std::int64_t compression) {
   switch (compression) {
     case 1:
@@ -440,7 +493,6 @@ bool IsKnownCompression(std::int64_t compression) {
     case 34677:
     case 34925:
     case 50000:
-    case 50001:
       return true;
     default:
       return false;
@@ -528,13 +580,18 @@ absl::Status CheckSubdirectories(std::string_view bytes, const Directory& direct
 // Bits of each sample, with the plugin's repairs. Leaves `key` and the sample count consistent.
 absl::Status ReadSamples(const Directory& directory, std::int64_t compression, Key& key,
                          TiffLayout& layout) {
-  SIGLIP_ASSIGN_OR_RETURN(key.sample_format, directory.ValuesOr(kSampleFormat, {1}));
+  SIGLIP_ASSIGN_OR_RETURN(key.sample_format, directory.ValuesOrBytes(kSampleFormat));
+  // Bytes equal no row of the table, but one of several bytes that are alike is a number.
+  if (directory.HoldsBytes(kSampleFormat) && key.sample_format.size() == 1) {
+    return BadImage(kFormat, "the sample format is a byte");
+  }
+  if (key.sample_format.empty()) key.sample_format = {1};
   const auto [low, high] = std::minmax_element(key.sample_format.begin(), key.sample_format.end());
   if (key.sample_format.size() > 1 && *low == *high) {
     key.sample_format.erase(key.sample_format.begin() + 1, key.sample_format.end());
   }
   SIGLIP_ASSIGN_OR_RETURN(key.bits, directory.ValuesOr(kBitsPerSample, {1}));
-  SIGLIP_ASSIGN_OR_RETURN(key.extra, directory.ValuesOr(kExtraSamples, {}));
+  SIGLIP_ASSIGN_OR_RETURN(key.extra, directory.ValuesOrBytes(kExtraSamples));
   const bool is_old_jpeg_color =
       compression == kOldJpeg && (key.photometric == 2 || key.photometric == 6);
   SIGLIP_ASSIGN_OR_RETURN(std::int64_t samples,
@@ -549,6 +606,8 @@ absl::Status ReadSamples(const Directory& directory, std::int64_t compression, K
         key.bits.end());
     samples -= static_cast<std::int64_t>(key.extra.size());
     key.extra.clear();
+  } else if (directory.HoldsBytes(kExtraSamples)) {
+    return BadImage(kFormat, "extra samples are bytes");
   }
   bands += key.extra.size();
   layout.bands_in_key = static_cast<int>(bands);
@@ -684,7 +743,7 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const std::int64_t compression,
                           directory.Value(kCompression, kUncompressed));
   if (!IsKnownCompression(compression)) {
-    return BadImage(kFormat, absl::StrCat("unknown compression ", compression));
+    return BadImage(kFormat, absl::StrCat("unknown or unsupported compression ", compression));
   }
   const absl::StatusOr<std::int64_t> planar = directory.Value(kPlanarConfiguration, 1);
   layout.is_planar = planar.ok() && *planar == 2;  // a tag that is no integer is not 2 either
@@ -718,6 +777,8 @@ absl::StatusOr<TiffLayout> ReadTiffLayout(std::string_view bytes) {
   if (layout.uses_libtiff) {
     AdjustForLibtiff(key, compression, layout);
     layout.has_odd_counts = HasOddCounts(directory);
+    layout.repairs = directory.Repairs();
+    if (!layout.repairs.empty()) layout.list_bytes += static_cast<std::int64_t>(bytes.size());
     layout.tile_width = directory.Value(kTileWidth, 0).value_or(0);
     layout.tile_height = directory.Value(kTileLength, 0).value_or(0);
   } else {

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace siglip {
 
@@ -38,6 +39,12 @@ class TiffIntegers {
   bool is_big_endian_ = false;
 };
 
+// Bytes to put into the file before libtiff reads it.
+struct TiffRepair {
+  std::size_t at = 0;
+  std::string bytes;
+};
+
 struct TiffLayout {
   std::string_view mode;   // Pillow's image mode
   std::string raw;         // Pillow's raw mode
@@ -53,10 +60,11 @@ struct TiffLayout {
   std::int64_t tile_width = 0;
   std::int64_t tile_height = 0;
   std::int64_t bits_per_pixel = 0;
-  int bands_in_key = 1;         // Pillow's bps_count
-  bool has_odd_counts = false;  // of a compressed file: see HasOddCounts
+  int bands_in_key = 1;             // Pillow's bps_count
+  bool has_odd_counts = false;      // of a compressed file: see HasOddCounts
+  std::vector<TiffRepair> repairs;  // of a compressed file
   Palette palette;
-  std::int64_t list_bytes = 0;  // what reading the other lists of the directory takes
+  std::int64_t list_bytes = 0;  // what reading the other lists of the directory and repairs take
 };
 
 // The layout borrows `bytes`.

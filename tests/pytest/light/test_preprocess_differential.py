@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import warnings
 from pathlib import Path
@@ -280,6 +281,26 @@ def test_deep_avif_gives_pillows_pixels(tmp_path):
                     if subprocess.run(command, capture_output=True).returncode == 0:
                         files[f"{mode} {depth} {yuv} {extra}"] = out.read_bytes()
     assert check(files, tmp_path) > 90
+
+
+def test_avif_of_every_matrix_gives_pillows_pixels(tmp_path):
+    if shutil.which("avifenc") is None:
+        pytest.skip("SIGLIP_TEST_SKIPPED: avifenc is not installed")
+    known_primaries = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 22)
+    files = {}
+    for channels, mode in [(3, "RGB"), (4, "RGBA")]:
+        Image.fromarray(photo(31, 22, channels), mode).save(tmp_path / "in.png")
+        for depth in ("8", "10", "12"):
+            for yuv in ("444", "420", "400"):
+                out = tmp_path / "out.avif"
+                subprocess.run(["avifenc", "-s", "10", "-d", depth, "-y", yuv, tmp_path / "in.png", out], capture_output=True, check=True)
+                whole = out.read_bytes()
+                at = whole.index(b"colrnclx") + 8
+                for matrix in range(15):
+                    for primaries in known_primaries if matrix == 12 else (1, 9):
+                        values = struct.pack(">HHH", primaries, 13, matrix)
+                        files[f"{mode} {depth} {yuv} {primaries}/13/{matrix}"] = whole[:at] + values + whole[at + 6:]
+    assert check(files, tmp_path) > 400
 
 
 def test_exif_orientation_is_ignored_but_in_tiff(tmp_path):
