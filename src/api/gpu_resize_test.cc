@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/cuda/host_resizer_for_test.h"
+#include "image/noise_for_test.h"
 #include "image/preprocess.h"
 
 namespace siglip {
@@ -20,23 +21,6 @@ namespace {
 
 using cuda::HostResizer;
 using testing::HasSubstr;
-
-RgbImage Noise(int width, int height, std::uint32_t seed) {
-  RgbImage image;
-  image.width = width;
-  image.height = height;
-  image.pixels =
-      PixelBuffer(static_cast<std::size_t>(width) * static_cast<std::size_t>(height) * 3);
-  std::minstd_rand random(seed);
-  for (std::size_t i = 0; i < image.pixels.size(); ++i) {
-    // Many extremes, so that clipping and overshoot happen.
-    const auto bits = static_cast<std::uint32_t>(random() >> 4);
-    image.pixels[i] = static_cast<std::uint8_t>((bits & 3) == 0   ? 0
-                                                : (bits & 3) == 1 ? 255
-                                                                  : bits >> 8);
-  }
-  return image;
-}
 
 PreprocessOptions To(int image_size, Resample filter = Resample::kBicubic,
                      PillowVersion pillow = PillowVersion::k13) {

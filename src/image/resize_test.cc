@@ -1,5 +1,6 @@
 #include "image/resize.h"
 
+#include "image/noise_for_test.h"
 #include "image/resize_kernels.h"
 
 #include <cstdint>
@@ -12,21 +13,6 @@
 
 namespace siglip {
 namespace {
-
-RgbImage Noise(int width, int height, std::uint32_t seed) {
-  RgbImage image;
-  image.width = width;
-  image.height = height;
-  image.pixels =
-      PixelBuffer(static_cast<std::size_t>(width) * static_cast<std::size_t>(height) * 3);
-  std::minstd_rand random(seed);
-  for (std::size_t i = 0; i < image.pixels.size(); ++i) {
-    // Many extremes, so that clipping and overshoot happen.
-    const auto r = static_cast<std::uint32_t>(random() >> 4);
-    image.pixels[i] = static_cast<std::uint8_t>((r & 3) == 0 ? 0 : (r & 3) == 1 ? 255 : r >> 8);
-  }
-  return image;
-}
 
 bool SamePixels(const RgbImage& a, const RgbImage& b) {
   return a.width == b.width && a.height == b.height &&

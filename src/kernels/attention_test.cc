@@ -118,11 +118,10 @@ TEST(AttentionInt16Test, VnniChangesNoBit) {
   ASSERT_TRUE(SelectKernelTarget(in_use));
 }
 
-// Factors are off by up to 2^-18, half of that or less in the mean, and 2^-18 is left out of a
-// product: a score of unit vectors by some 2^-19 sqrt(3) times their lengths, weighted sums by as
-// much again. One tile and more of tokens, queries and columns, full and not; more tiles of columns
-// than fit at once.
-TEST(AttentionInt16Test, AmxIsNearerToFloat64ThanIntegers) {
+// On every instruction set with AMX: one tile and more of tokens, queries and columns, full and
+// not; more tiles of columns than fit at once.
+template <class Check>
+void ForShapesOnAmx(const Check& check) {
   const std::string in_use = KernelTargetName();
   for (const std::string& target : KernelTargets()) {
     if (!target.ends_with("-amx")) continue;
@@ -134,39 +133,34 @@ TEST(AttentionInt16Test, AmxIsNearerToFloat64ThanIntegers) {
                                                                       {1, 77, 1, 96, 3, 50},
                                                                       {1, 20, 1, 576, 0, 20}}) {
       SCOPED_TRACE(target + testing::PrintToString(sizes));
-      const Problem p = MakeProblem(sizes, 1);
-      const std::vector<float> got = Attend(p, 2, GemmFormat::kInt16);
-      EXPECT_LT(RelativeError(got, Expected(p)), 2e-5);
-      EXPECT_EQ(Attend(p, 1, GemmFormat::kInt16), got);
+      check(MakeProblem(sizes, 1));
     }
   }
   ASSERT_TRUE(SelectKernelTarget(in_use));
 }
 
+// Factors are off by up to 2^-18, half of that or less in the mean, and 2^-18 is left out of a
+// product: a score of unit vectors by some 2^-19 sqrt(3) times their lengths, weighted sums by as
+// much again.
+TEST(AttentionInt16Test, AmxIsNearerToFloat64ThanIntegers) {
+  ForShapesOnAmx([](const Problem& p) {
+    const std::vector<float> got = Attend(p, 2, GemmFormat::kInt16);
+    EXPECT_LT(RelativeError(got, Expected(p)), 2e-5);
+    EXPECT_EQ(Attend(p, 1, GemmFormat::kInt16), got);
+  });
+}
+
 // bfloat16 is off by up to 2^-8 of the power of two below a number, 1.6e-3 of the number in the
 // mean: a score of unit vectors by sqrt(2) times that, and its weight and the value by that again.
 TEST(AttentionBf16Test, IsAsNearAsBfloat16) {
-  const std::string in_use = KernelTargetName();
-  for (const std::string& target : KernelTargets()) {
-    if (!target.ends_with("-amx")) continue;
-    ASSERT_TRUE(SelectKernelTarget(target));
-    for (const auto& sizes : std::vector<std::array<std::int64_t, 6>>{{1, 1, 1, 1, 0, 1},
-                                                                      {2, 9, 3, 12, 0, 9},
-                                                                      {1, 33, 1, 72, 0, 33},
-                                                                      {1, 64, 1, 64, 63, 1},
-                                                                      {1, 77, 1, 96, 3, 50},
-                                                                      {1, 20, 1, 576, 0, 20}}) {
-      SCOPED_TRACE(target + testing::PrintToString(sizes));
-      const Problem p = MakeProblem(sizes, 1);
-      const std::vector<float> got = Attend(p, 2, GemmFormat::kBf16);
-      const double error = RelativeError(got, Expected(p));
-      EXPECT_LT(error, 2 * 3.2e-3);
-      EXPECT_GT(error, 3.2e-3 / 8) << "nearer than one bfloat16 is";
-      EXPECT_EQ(Attend(p, 1, GemmFormat::kBf16), got);
-      EXPECT_EQ(Attend(p, 1, GemmFormat::kInt8), got);
-    }
-  }
-  ASSERT_TRUE(SelectKernelTarget(in_use));
+  ForShapesOnAmx([](const Problem& p) {
+    const std::vector<float> got = Attend(p, 2, GemmFormat::kBf16);
+    const double error = RelativeError(got, Expected(p));
+    EXPECT_LT(error, 2 * 3.2e-3);
+    EXPECT_GT(error, 3.2e-3 / 8) << "nearer than one bfloat16 is";
+    EXPECT_EQ(Attend(p, 1, GemmFormat::kBf16), got);
+    EXPECT_EQ(Attend(p, 1, GemmFormat::kInt8), got);
+  });
 }
 
 TEST(AttentionInt16Test, AQueryDoesNotDependOnTheOthersBitForBit) {

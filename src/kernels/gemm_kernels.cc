@@ -717,7 +717,7 @@ HWY_NOINLINE void MultiplyAmxPanel(const GemmCall& call, const PackedRows& block
                           };
   std::int64_t finished = 0;
   for (std::int64_t row = 0; row < block.rows; row += kTile) {
-    if (kLast && done) {  // what FinishAmxRow will touch
+    if (kLast && done) {  // what FinishAmxRows will touch
       const std::int64_t rows = std::min<std::int64_t>(kTile, block.rows - row);
       const std::int64_t c_row = block.first_row + row;
       for (std::int64_t r = 0; r < rows; ++r) {

@@ -172,28 +172,9 @@ namespace {
 
 constexpr std::int32_t kSide = 24;
 
-// A picture, its passes and where it goes.
-struct Resized {
+struct Resized : ResizeCase {
   Resized(std::int32_t width, std::int32_t height)
-      : horizontal(RandomPass(width, kSide, 1)),
-        vertical(RandomPass(height, kSide, 2)),
-        rgb(static_cast<std::size_t>(3 * width * height)),
-        out(static_cast<std::size_t>(3 * kSide * kSide)) {
-    for (std::size_t i = 0; i < rgb.size(); ++i) rgb[i] = static_cast<std::uint8_t>((i * i) >> 7);
-    resize = {.rgb = rgb.data(),
-              .width = width,
-              .height = height,
-              .horizontal = &horizontal,
-              .vertical = &vertical,
-              .vertical_first = height > 2 * width,
-              .out = out.data()};
-  }
-  Resized(const Resized&) = delete;
-  Resized& operator=(const Resized&) = delete;
-
-  const ResizePass horizontal, vertical;
-  std::vector<std::uint8_t> rgb, out;
-  RgbResize resize;
+      : ResizeCase(width, height, kSide, height > 2 * width) {}
 };
 
 class CudaResizerTest : public testing::Test {

@@ -199,30 +199,7 @@ TEST_P(GpuEngineTest, GpusAndPrecisionsThatAreNotThereAreRefused) {
   EXPECT_EQ(wrong.status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// A picture, its passes and where it goes.
-struct Resized {
-  Resized(std::int32_t width, std::int32_t height, bool vertical_first)
-      : horizontal(RandomPass(width, kSide, 1)),
-        vertical(RandomPass(height, kSide, 2)),
-        rgb(std::size_t{3} * width * height),
-        out(std::size_t{3} * kSide * kSide) {
-    for (std::size_t i = 0; i < rgb.size(); ++i) rgb[i] = static_cast<std::uint8_t>((i * i) >> 7);
-    resize = {.rgb = rgb.data(),
-              .width = width,
-              .height = height,
-              .horizontal = &horizontal,
-              .vertical = &vertical,
-              .vertical_first = vertical_first,
-              .out = out.data()};
-  }
-  Resized(const Resized&) = delete;
-  Resized& operator=(const Resized&) = delete;
-
-  static constexpr std::int32_t kSide = 115;  // the checkpoint's
-  const ResizePass horizontal, vertical;
-  std::vector<std::uint8_t> rgb, out;
-  RgbResize resize;
-};
+constexpr std::int32_t kSide = 115;  // the checkpoint's
 
 TEST_P(GpuEngineTest, ResizesBesideTheTowersToTheBytesOfTheHost) {
   EXPECT_EQ(Open(1)->resizer(), nullptr);
@@ -236,8 +213,10 @@ TEST_P(GpuEngineTest, ResizesBesideTheTowersToTheBytesOfTheHost) {
     threads.emplace_back([&, t] {
       for (const auto& [width, height] : std::vector<std::pair<int, int>>{
                {500, 375}, {375, 500}, {1, 900}, {900, 1}, {4096, 4096}, {16384, 1024}}) {
-        Resized want(width, height, t % 2 == 0), got(width, height, t % 2 == 0);
-        ASSERT_TRUE(cuda::HostResizer(Resized::kSide).Resize(want.resize).value());
+        const bool vertical_first = t % 2 == 0;
+        cuda::ResizeCase want(width, height, kSide, vertical_first);
+        cuda::ResizeCase got(width, height, kSide, vertical_first);
+        ASSERT_TRUE(cuda::HostResizer(kSide).Resize(want.resize).value());
         const auto taken = engine->resizer()->Resize(got.resize);
         ASSERT_TRUE(taken.ok()) << taken.status();
         if (!*taken) continue;  // both places were in use

@@ -235,10 +235,7 @@ TEST_F(GpuTest, PassesOfAResizeEqualTheirHostForm) {
                                               {16384, 1024, 512},
                                               {1024, 16384, 512},
                                               {5, 3, 224}}) {
-    std::vector<std::uint8_t> picture(std::size_t{3} * width * height);
-    for (std::size_t i = 0; i < picture.size(); ++i) {
-      picture[i] = static_cast<std::uint8_t>((i * i) >> 7);
-    }
+    const std::vector<std::uint8_t> picture = MadeUpPicture(width, height);
     const std::uint8_t* in = Upload(picture);
     for (const ResizeAxis axis : {ResizeAxis::kHorizontal, ResizeAxis::kVertical}) {
       const bool along = axis == ResizeAxis::kHorizontal;

@@ -51,6 +51,36 @@ inline ResizePass RandomPass(std::int32_t in_size, std::int32_t out_size, std::u
   return pass;
 }
 
+inline std::vector<std::uint8_t> MadeUpPicture(std::int32_t width, std::int32_t height) {
+  std::vector<std::uint8_t> rgb(std::size_t{3} * static_cast<std::size_t>(width) *
+                                static_cast<std::size_t>(height));
+  for (std::size_t i = 0; i < rgb.size(); ++i) rgb[i] = static_cast<std::uint8_t>((i * i) >> 7);
+  return rgb;
+}
+
+// A picture, its passes to `side` x `side`, and where it goes.
+struct ResizeCase {
+  ResizeCase(std::int32_t width, std::int32_t height, std::int32_t side, bool vertical_first)
+      : horizontal(RandomPass(width, side, 1)),
+        vertical(RandomPass(height, side, 2)),
+        rgb(MadeUpPicture(width, height)),
+        out(std::size_t{3} * static_cast<std::size_t>(side) * static_cast<std::size_t>(side)),
+        resize({.rgb = rgb.data(),
+                .width = width,
+                .height = height,
+                .horizontal = &horizontal,
+                .vertical = &vertical,
+                .vertical_first = vertical_first,
+                .out = out.data()}) {}
+  ResizeCase(const ResizeCase&) = delete;
+  ResizeCase& operator=(const ResizeCase&) = delete;
+
+  const ResizePass horizontal, vertical;
+  const std::vector<std::uint8_t> rgb;
+  std::vector<std::uint8_t> out;
+  RgbResize resize;
+};
+
 class HostResizer final : public RgbResizer {
  public:
   explicit HostResizer(std::int64_t image_size) : capacity_(CapacityFor(image_size)) {}
