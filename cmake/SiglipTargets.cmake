@@ -71,6 +71,28 @@ endfunction()
 set(SIGLIP_QEMU_NEON "QEMU_CPU=max,sve=off")
 set(SIGLIP_QEMU_SVE_256 "QEMU_CPU=max,sve-default-vector-length=32")
 
+# For code that reads options, builds plans or tests: a third less to compile. What it calls keeps its own setting.
+function(siglip_runs_once target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+endfunction()
+
+# What every program of tests, and every part of one, is compiled with.
+function(siglip_test_settings target)
+  target_link_libraries(${target} PRIVATE ${ARGN} GTest::gtest GTest::gmock)
+  siglip_compile_settings(${target})
+  siglip_runs_once(${target})
+endfunction()
+
+# siglip_add_test_objects(NAME SOURCES a_test.cc ... LIBS lib ...): compiled once for several programs of tests, which
+# name $<TARGET_OBJECTS:NAME> among their SOURCES.
+function(siglip_add_test_objects name)
+  if(SIGLIP_BUILD_TESTS)
+    cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+    add_library(${name} OBJECT ${ARG_SOURCES})
+    siglip_test_settings(${name} ${ARG_LIBS})
+  endif()
+endfunction()
+
 # siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...] [UNITY files])
 # Tests run from the source directory's root, so that they name committed files by relative path.
 function(siglip_add_test name)
@@ -79,9 +101,7 @@ function(siglip_add_test name)
   endif()
   cmake_parse_arguments(ARG "" "UNITY" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
-  siglip_compile_settings(${name})
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)  # a third less to compile; what they test keeps its own
+  siglip_test_settings(${name} ${ARG_LIBS} GTest::gtest_main)
   siglip_unity(${name} "${ARG_UNITY}")
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   siglip_test_folder(${name} folder)
@@ -136,9 +156,7 @@ function(siglip_add_fuzzer name)
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
   elseif(SIGLIP_BUILD_TESTS AND SIGLIP_BUILD_PROGRAM)
     if(NOT TARGET siglip_fuzz_replay)
-      add_library(siglip_fuzz_replay OBJECT ${CMAKE_SOURCE_DIR}/tests/fuzz/replay.cc)
-      target_link_libraries(siglip_fuzz_replay PRIVATE GTest::gtest)
-      siglip_compile_settings(siglip_fuzz_replay)
+      siglip_add_test_objects(siglip_fuzz_replay SOURCES ${CMAKE_SOURCE_DIR}/tests/fuzz/replay.cc)
     endif()
     siglip_add_test(${name}_replay SOURCES ${ARG_SOURCES} $<TARGET_OBJECTS:siglip_fuzz_replay> LIBS ${ARG_LIBS}
                     ENV SIGLIP_FUZZ_SEEDS=${ARG_SEEDS})

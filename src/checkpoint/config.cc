@@ -23,7 +23,6 @@ constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
 constexpr std::int64_t kMaxHidden = 1 << 14;
 constexpr std::int64_t kMaxIntermediate = 1 << 16;
 constexpr std::int64_t kMaxLayers = 256;
-constexpr std::int64_t kMaxImageSize = 4096;
 constexpr std::int64_t kMaxTokens = kMaxPatches;
 constexpr std::int64_t kMaxVocabulary = 1 << 21;
 // A float32 LayerNorm does not notice less; more than 1 is no epsilon.

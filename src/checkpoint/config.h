@@ -46,6 +46,8 @@ struct VisionConfig : TowerConfig {
 // Most patches that a NaFlex picture may be made of: more than the position table of any published
 // checkpoint could tell apart, and small enough that no product of a tower's sizes leaves 63 bits.
 inline constexpr std::int64_t kMaxPatches = 1 << 16;
+// Largest side of a picture or a patch: eight times that of the largest published SigLIP.
+inline constexpr std::int64_t kMaxImageSize = 4096;
 
 struct TextConfig : TowerConfig {
   std::int64_t vocab_size = 32000;

@@ -14,7 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kMaxImageSize = 4096;
 // Published files have less than a kB.
 constexpr std::uint64_t kMaxPreprocessorBytes = 1 << 20;
 

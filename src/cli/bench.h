@@ -1,13 +1,11 @@
 #pragma once
 
-// The subcommands of `siglip bench`, and what they share: samples and how they are summed up.
-
-#include <string>
-#include <vector>
+// The subcommands of `siglip bench`, and what they share.
 
 #include <CLI/CLI.hpp>
 
 #include "cli/commands.h"
+#include "cli/samples.h"
 
 namespace siglip::cli {
 
@@ -17,43 +15,7 @@ void AddBenchPreprocessCommand(CLI::App& bench, RunCommand& run);
 void AddBenchSearchCommand(CLI::App& bench, RunCommand& run);
 void AddBenchServerCommand(CLI::App& bench, RunCommand& run);
 
-// Seconds of one repetition each.
-struct Samples {
-  std::vector<double> seconds;
-
-  // p in 0..1; nearest rank. REQUIRES: not empty.
-  double Quantile(double p) const;
-  double Best() const { return Quantile(0); }
-  double Median() const { return Quantile(0.5); }
-};
-
-// Calls work() for at least `min_seconds` and at least three times, after one call that is not
-// counted.
-template <class Work>
-Samples Measure(double min_seconds, const Work& work);
-
-// User plus system seconds that this process has used.
-double ProcessCpuSeconds();
-
 // Of --seconds: from 0 to a million.
 CLI::Validator BenchSeconds();
-
-// Seconds of a steady clock.
-double NowSeconds();
-
-template <class Work>
-Samples Measure(double min_seconds, const Work& work) {
-  work();
-  Samples samples;
-  const double start = NowSeconds();
-  double last = start;
-  while (samples.seconds.size() < 3 || last - start < min_seconds) {
-    work();
-    const double now = NowSeconds();
-    samples.seconds.push_back(now - last);
-    last = now;
-  }
-  return samples;
-}
 
 }  // namespace siglip::cli

@@ -11,8 +11,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "cli/bench.h"
 #include "cli/load_client.h"
+#include "cli/samples.h"
 
 namespace siglip::cli {
 

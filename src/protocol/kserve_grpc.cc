@@ -18,9 +18,6 @@ using inference::InferTensorContents;
 using InputMessage = inference::ModelInferRequest::InferInputTensor;
 using OutputMessage = inference::ModelInferRequest::InferRequestedOutputTensor;
 
-// As many as numpy has.
-constexpr int kMaxDims = 64;
-
 absl::Status WrongParameter(std::string_view key, std::string_view expected) {
   return absl::InvalidArgumentError(
       Concat("invalid value type for '", key, "' parameter, expected ", expected));

@@ -174,8 +174,6 @@ class InferParser {
   }
 
   absl::Status Shape(JsonValue value, InputState& state) {
-    // 32 dimensions are more than any framework has; the cap bounds a hostile list.
-    constexpr std::size_t kMaxDims = 32;
     SIGLIP_ASSIGN_OR_RETURN(JsonArray array, ReadArray(value, "input shape"));
     for (auto element : array) {
       JsonValue dim;

@@ -114,6 +114,16 @@ TEST(HttpInfer, FloatsMayBeNoNumberOrInfinite) {
   }
 }
 
+TEST(HttpInfer, AShapeHas64DimensionsAtMost) {
+  const auto with_dimensions = [](int count) {
+    std::string shape = "1";
+    for (int i = 1; i < count; ++i) shape += ",1";
+    return Parse(OneInput(Concat(R"("shape":[)", shape, R"(],"datatype":"INT8","data":[1])")));
+  };
+  EXPECT_TRUE(with_dimensions(64).ok());
+  ExpectRefused(with_dimensions(65), "input shape: more than 64 entries");
+}
+
 TEST(HttpInfer, IntegersAreCheckedForTheirType) {
   EXPECT_TRUE(Parse(OneInput(R"("shape":[1],"datatype":"INT8","data":[-128])")).ok());
   ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"INT8","data":[128])")), "element 0");

@@ -12,6 +12,9 @@
 
 namespace siglip {
 
+// Dimensions that a shape may have: as many as numpy has.
+inline constexpr int kMaxDims = 64;
+
 // InvalidArgument for more inputs, or wanted outputs, than any model could have: `list` names them.
 absl::Status CheckTensorCount(std::string_view list, std::size_t count);
 

@@ -172,14 +172,14 @@ TEST(LongUnknownTest, TakesTimeInProportionToItsLength) {
       SCOPED_TRACE(std::string(folder) + " " + unit);
       const auto few = (*tokenizer)->EncodeUnpadded("photo " + Repeated(unit, 9) + " of");
       double before = 0;
-      for (const int count : {5'000, 80'000}) {
+      for (const int count : {5'000, 40'000}) {
         const std::string text = "photo " + Repeated(unit, count) + " of";
         const double begin = CpuSeconds();
         EXPECT_EQ(*(*tokenizer)->EncodeUnpadded(text), *few);
         const double seconds = CpuSeconds() - begin;
-        // 16 times as long; a quadratic search would take 256 times as long.
+        // 8 times as long; a quadratic search would take 64 times as long.
         if (before > 0) {
-          EXPECT_LT(seconds, 64 * before);
+          EXPECT_LT(seconds, 24 * before);
         }
         before = seconds;
       }
@@ -275,7 +275,8 @@ BpeModel::Options RandomMerges(std::mt19937& random) {
 TEST(BpeModelTest, PartsOfALongTextHaveTheIdsOfTheWhole) {
   std::mt19937 random(7);
   int parts = 0;
-  for (int round = 0; round < 10; ++round) {
+  constexpr int kRounds = 4;
+  for (int round = 0; round < kRounds; ++round) {
     const BpeModel::Options options = RandomMerges(random);
     const auto model = BpeModel::Create(options);
     ASSERT_TRUE(model.ok()) << model.status();
@@ -292,7 +293,7 @@ TEST(BpeModelTest, PartsOfALongTextHaveTheIdsOfTheWhole) {
     first.resize(64);
     EXPECT_EQ(first, std::vector<std::int64_t>(ids.begin(), ids.begin() + 64));
   }
-  EXPECT_GE(parts, 10) << "nothing was cut";
+  EXPECT_GE(parts, kRounds) << "nothing was cut";
 }
 
 TEST(BpeModelTest, WhatCannotBeCutIsGivenUpToo) {

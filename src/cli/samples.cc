@@ -1,10 +1,10 @@
+#include "cli/samples.h"
+
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-
-#include "cli/bench.h"
 
 namespace siglip::cli {
 
