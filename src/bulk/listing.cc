@@ -22,9 +22,11 @@
 namespace siglip::bulk {
 namespace {
 
-constexpr std::array<std::string_view, 22> kImageExtensions = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib",
-    ".tif", ".tiff", ".ppm", ".pgm",  ".pbm", ".pnm", ".pfm",  ".avif", ".jp2", ".j2k", ".jpx"};
+// Those that Pillow registers for the formats that are read.
+constexpr std::array<std::string_view, 26> kImageExtensions = {
+    ".jpg",  ".jpeg",  ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif",
+    ".bmp",  ".dib",   ".tif", ".tiff", ".ppm", ".pgm", ".pbm",  ".pnm",  ".pfm",
+    ".avif", ".avifs", ".jp2", ".j2k",  ".jpc", ".jpf", ".jpx",  ".j2c"};
 constexpr std::array<std::string_view, 9> kTarExtensions = {
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"};
 constexpr std::string_view kAnyDepth = "**/";
@@ -135,14 +137,23 @@ absl::StatusOr<std::vector<std::string>> Glob(const std::string& pattern) {
   return std::vector<std::string>(found.gl_pathv, found.gl_pathv + found.gl_pathc);
 }
 
-// True if `relative` or one of its ends after a '/' matches.
+// True if `relative` or one of its ends after a '/' matches, and no hidden folder is before that.
 bool MatchesAtAnyDepth(const std::string& pattern, std::string_view relative) {
   for (std::size_t begin = 0;; ++begin) {
     const std::string rest(relative.substr(begin));
     if (::fnmatch(pattern.c_str(), rest.c_str(), FNM_PATHNAME | FNM_PERIOD) == 0) return true;
     begin = relative.find('/', begin);
-    if (begin == std::string_view::npos) return false;
+    if (begin == std::string_view::npos || rest.front() == '.') return false;
   }
+}
+
+// Where a component `**` of the pattern begins; elsewhere two stars are as one.
+std::size_t FindAnyDepth(std::string_view pattern) {
+  for (std::size_t at = pattern.find(kAnyDepth); at != std::string_view::npos;
+       at = pattern.find(kAnyDepth, at + 1)) {
+    if (at == 0 || pattern[at - 1] == '/') return at;
+  }
+  return std::string_view::npos;
 }
 
 struct Match {
@@ -152,7 +163,7 @@ struct Match {
 
 // Appends the files below the folders of `pattern`, which has no braces.
 absl::Status AppendAnyDepth(const std::string& pattern, std::vector<Match>& matches) {
-  const std::size_t middle = pattern.find(kAnyDepth);
+  const std::size_t middle = FindAnyDepth(pattern);
   const std::string rest = pattern.substr(middle + kAnyDepth.size());
   if (absl::StrContains(rest, "**") || rest.empty()) {
     return absl::InvalidArgumentError(
@@ -242,7 +253,7 @@ absl::Status AppendPattern(const std::string& pattern, NameList& names) {
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::string> patterns, ExpandBraces(pattern));
   std::vector<Match> matches;
   for (const std::string& plain : patterns) {
-    if (absl::StrContains(plain, std::string(kAnyDepth))) {
+    if (FindAnyDepth(plain) != std::string_view::npos) {
       SIGLIP_RETURN_IF_ERROR(AppendAnyDepth(plain, matches));
       continue;
     }

@@ -89,6 +89,16 @@ TEST_F(ListingTest, PatternsMatchFilesAndFolders) {
   EXPECT_TRUE(status_.ok());
 }
 
+TEST_F(ListingTest, AnyDepthIsAWholeComponentAndSkipsWhatIsHidden) {
+  for (const char* name : {"pics/a.png", "pics/sub/b.png", "pics/.git/c.png", "pics/.git/d/e.png",
+                           "pics/sub/.f.png", "pics2/g.png", "x/pics/h.png"}) {
+    Touch(name);
+  }
+  EXPECT_EQ(List({"pics/**/*.png"}), (Names{"pics/a.png", "pics/sub/b.png"}));
+  EXPECT_EQ(List({"pics/**/.git/*.png"}), (Names{"pics/.git/c.png"}));
+  EXPECT_EQ(List({"pics**/*.png"}), (Names{"pics/a.png", "pics2/g.png"}));
+}
+
 TEST_F(ListingTest, BracesGoWithEveryOtherPattern) {
   for (const char* name : {"a/1.jpg", "a/deep/2.png", "b/3.jpg", "b/deep/4.bmp", "c/5.jpg",
                            "{}.jpg", "{c.jpg", "c,}.jpg"}) {

@@ -27,6 +27,7 @@ using Json = nlohmann::ordered_json;
 // Raised when older manifests cannot be read any more.
 constexpr int kManifestVersion = 2;
 constexpr std::uint64_t kMaxManifestBytes = 1 << 20;
+constexpr std::uint64_t kMaxFailuresBytes = std::uint64_t{4} << 30;
 // A manifest nests 2 deep. What differs is printed, which recurses.
 constexpr int kMaxDepth = 16;
 
@@ -91,8 +92,9 @@ OutputOptions BehindSymlinks(OutputOptions options) {
   }
   return options;
 }
+std::string UnnamedFailuresPath(const std::string& path) { return path + ".failures.jsonl"; }
 std::string FailuresPath(const OutputOptions& options) {
-  return options.failures_path.empty() ? options.path + ".failures.jsonl" : options.failures_path;
+  return options.failures_path.empty() ? UnnamedFailuresPath(options.path) : options.failures_path;
 }
 
 class StdoutOutput final : public Output {
@@ -255,7 +257,23 @@ class FileOutput final : public Output {
     counts_ = {meta->value("images", std::uint64_t{0}), meta->value("texts", std::uint64_t{0}),
                meta->value("failed", std::uint64_t{0})};
     complete_ = true;
-    return absl::OkStatus();
+    SIGLIP_RETURN_IF_ERROR(CheckIsThere(format_ == Format::kNpy ? NamesPath(path_) : path_));
+    const std::string unnamed = UnnamedFailuresPath(path_);
+    SIGLIP_ASSIGN_OR_RETURN(const bool listed, IsThere(failures_path_));
+    if (counts_.failures == 0) {
+      return failures_named_ ? WriteOutputFile(failures_path_, "") : absl::OkStatus();
+    }
+    if (listed) return absl::OkStatus();
+    SIGLIP_RETURN_IF_ERROR(CheckIsThere(unnamed));
+    SIGLIP_ASSIGN_OR_RETURN(const std::string failures, ReadInputFile(unnamed, kMaxFailuresBytes));
+    return WriteOutputFile(failures_path_, failures);
+  }
+
+  absl::Status CheckIsThere(const std::string& file) const {
+    SIGLIP_ASSIGN_OR_RETURN(const bool there, IsThere(file));
+    if (there) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat(path_, " is finished, but ", file, " is gone: leave out --keep-finished"));
   }
 
   // Takes over what the manifest of an earlier run says.
@@ -346,6 +364,11 @@ class FileOutput final : public Output {
     std::error_code error;
     if (failures_named_) {
       SIGLIP_RETURN_IF_ERROR(MoveToOutput(Part("failures.jsonl"), failures_path_));
+      // Of an older job, unless it is the named one.
+      const std::string unnamed = UnnamedFailuresPath(path_);
+      if (!std::filesystem::equivalent(unnamed, failures_path_, error)) {
+        std::filesystem::remove(unnamed, error);
+      }
     } else if (counts_.failures > 0) {
       SIGLIP_RETURN_IF_ERROR(MoveIfThere(Part("failures.jsonl"), failures_path_));
     } else {

@@ -38,7 +38,9 @@ constexpr char kEmbeddingLeaf[] = "embedding.list.element";
 
 absl::Status FromArrow(const std::string& path, const arrow::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  const std::string message = absl::StrCat(path, ": ", status.message());
+  std::string message = absl::StrCat(path, ": ", status.message());
+  // What the system said.
+  if (status.detail() != nullptr) absl::StrAppend(&message, ": ", status.detail()->ToString());
   if (status.IsOutOfMemory()) return absl::ResourceExhaustedError(message);
   return status.IsIOError() ? absl::UnavailableError(message) : absl::DataLossError(message);
 }
@@ -61,7 +63,8 @@ bool IsBytes(const arrow::DataType& type) {
   if (type.id() == arrow::Type::DICTIONARY) {
     return IsBytes(*static_cast<const arrow::DictionaryType&>(type).value_type());
   }
-  return type.id() == arrow::Type::BINARY || type.id() == arrow::Type::LARGE_BINARY;
+  return type.id() == arrow::Type::BINARY || type.id() == arrow::Type::LARGE_BINARY ||
+         type.id() == arrow::Type::BINARY_VIEW;
 }
 
 bool IsImage(const arrow::DataType& type) {
@@ -115,6 +118,9 @@ std::optional<std::string> BytesAt(const arrow::Array& array, std::int64_t row) 
   }
   if (array.type_id() == arrow::Type::BINARY || array.type_id() == arrow::Type::STRING) {
     return std::string(static_cast<const arrow::BinaryArray&>(array).GetView(row));
+  }
+  if (array.type_id() == arrow::Type::BINARY_VIEW || array.type_id() == arrow::Type::STRING_VIEW) {
+    return std::string(static_cast<const arrow::BinaryViewArray&>(array).GetView(row));
   }
   if (array.type_id() == arrow::Type::DICTIONARY) {
     const auto& coded = static_cast<const arrow::DictionaryArray&>(array);

@@ -188,7 +188,9 @@ absl::StatusOr<std::unique_ptr<Archive>> OpenTar(const std::string& path) {
   ::archive_read_support_filter_xz(reader.get());
   ::archive_read_support_filter_zstd(reader.get());
   if (::archive_read_open_filename(reader.get(), path.c_str(), kBlockBytes) != ARCHIVE_OK) {
-    return absl::DataLossError(absl::StrCat(path, ": ", ErrorText(reader.get())));
+    // Its text does not say what the system said.
+    return absl::ErrnoToStatus(::archive_errno(reader.get()),
+                               absl::StrCat("cannot open '", path, "'"));
   }
   return std::make_unique<Tar>(path, std::move(reader));
 }

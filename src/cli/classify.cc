@@ -1,6 +1,7 @@
 // `siglip classify`: zero-shot classification of images in any number.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -45,9 +46,14 @@ absl::StatusOr<std::vector<std::string>> AllLabels(const ClassifyFlags& flags) {
   return flags.labels_file.empty() ? ParseLabels(flags.labels) : ReadLabels(flags.labels_file);
 }
 
-std::vector<ScoredLabel> BestLabels(const ZeroShotClassifier& classifier,
-                                    std::span<const float> embedding, int top) {
+absl::StatusOr<std::vector<ScoredLabel>> BestLabels(const ZeroShotClassifier& classifier,
+                                                    std::span<const float> embedding, int top) {
   const std::vector<double> probabilities = classifier.Probabilities(embedding);
+  if (!std::all_of(probabilities.begin(), probabilities.end(),
+                   [](double p) { return std::isfinite(p); })) {
+    return absl::DataLossError(
+        "expected finite probabilities, got NaN: is the checkpoint damaged?");
+  }
   std::vector<std::size_t> order(probabilities.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const std::size_t count = std::min(order.size(), static_cast<std::size_t>(top));
@@ -98,11 +104,15 @@ absl::StatusOr<Counts> ClassifyAll(const ClassifyFlags& flags) {
   const std::unique_ptr<AnswerWriter> writer = AnswerWriter::Create(FormatOf(flags));
   Counts counts;
   std::string failures;
-  const auto answer = [&](const bulk::Item& item, const absl::Status& status,
+  const auto answer = [&](const bulk::Item& item, absl::Status status,
                           std::span<const float> embedding) {
     if (status.ok()) {
-      ++counts.classified;
-      return Print(writer->Image(item.name, BestLabels(classifier, embedding, flags.top)));
+      const auto best = BestLabels(classifier, embedding, flags.top);
+      if (best.ok()) {
+        ++counts.classified;
+        return Print(writer->Image(item.name, *best));
+      }
+      status = best.status();
     }
     ++counts.failed;
     SayFailed(item.name, std::string(status.message()));

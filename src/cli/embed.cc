@@ -62,8 +62,7 @@ absl::StatusOr<bulk::JobItems> ListAll(const EmbedFlags& flags) {
   SIGLIP_ASSIGN_OR_RETURN(bulk::JobItems items, ListItems(flags.inputs));
   for (const std::string& text : flags.texts) items.texts.Add(text);
   if (!flags.texts_from.empty()) {
-    SIGLIP_RETURN_IF_ERROR(bulk::ReadNameList(
-        flags.texts_from, flags.inputs.null_separated ? '\0' : '\n', items.texts));
+    SIGLIP_RETURN_IF_ERROR(bulk::ReadNameList(flags.texts_from, '\n', items.texts));
   }
   return items;
 }

@@ -23,6 +23,7 @@ constexpr std::uint64_t kMaxLabelsBytes = 64u << 20;
 // A few lines; this only bounds a wrong file.
 constexpr std::uint64_t kMaxTemplatesBytes = 1 << 20;
 constexpr int kBarColumns = 30;
+constexpr std::size_t kSynsetChars = 9;
 
 // The lines of a text file that are not blank, without what editors put around them.
 absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& path,
@@ -56,25 +57,33 @@ absl::StatusOr<std::vector<std::string>> CheckedLabels(const std::vector<std::st
   return labels;
 }
 
-// "n01440764 tench": n, eight digits, a space.
-bool HasSynset(std::string_view line) {
-  return line.size() > 10 && line[0] == 'n' && line[9] == ' ' &&
-         std::all_of(line.begin() + 1, line.begin() + 9,
-                     [](unsigned char c) { return absl::ascii_isdigit(c); });
+// n, eight digits, and white space or nothing: "n01440764 tench".
+bool HasSynset(std::string_view label) {
+  return label.size() >= kSynsetChars && label[0] == 'n' &&
+         std::all_of(label.begin() + 1, label.begin() + kSynsetChars,
+                     [](unsigned char c) { return absl::ascii_isdigit(c); }) &&
+         (label.size() == kSynsetChars || absl::ascii_isspace(label[kSynsetChars]));
 }
 
 // "tench" for "n01440764 tench". Classes of one name stay apart: the real list has two cranes.
-std::vector<std::string> WithoutSynsets(const std::vector<std::string>& lines) {
-  std::map<std::string_view, int> times;
-  for (const std::string& line : lines) ++times[std::string_view(line).substr(10)];
-  std::vector<std::string> labels;
-  for (const std::string& line : lines) {
-    const std::string_view name = std::string_view(line).substr(10);
-    labels.push_back(times[name] == 1
-                         ? std::string(name)
-                         : absl::StrCat(std::string(name), " (", line.substr(0, 9), ")"));
+absl::StatusOr<std::vector<std::string>> WithoutSynsets(const std::vector<std::string>& labels,
+                                                        const std::string& where) {
+  std::vector<std::string> names;
+  std::map<std::string, int> times;
+  for (const std::string& label : labels) {
+    names.emplace_back(absl::StripLeadingAsciiWhitespace(label.substr(kSynsetChars)));
+    if (names.back().empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": expected a synset and a name, got only \"", label, "\""));
+    }
+    ++times[names.back()];
   }
-  return labels;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (times[names[i]] > 1) {
+      absl::StrAppend(&names[i], " (", labels[i].substr(0, kSynsetChars), ")");
+    }
+  }
+  return names;
 }
 
 class TableWriter final : public AnswerWriter {
@@ -154,9 +163,9 @@ absl::StatusOr<std::vector<std::string>> ParseLabels(std::string_view list) {
 
 absl::StatusOr<std::vector<std::string>> ReadLabels(const std::string& path) {
   SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> lines, ReadLines(path, kMaxLabelsBytes));
-  if (!std::all_of(lines.begin(), lines.end(), HasSynset)) return CheckedLabels(lines, path);
-  SIGLIP_ASSIGN_OR_RETURN(lines, CheckedLabels(lines, path));
-  return WithoutSynsets(lines);
+  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::string> labels, CheckedLabels(lines, path));
+  if (!std::all_of(labels.begin(), labels.end(), HasSynset)) return labels;
+  return WithoutSynsets(labels, path);
 }
 
 absl::StatusOr<std::vector<std::string>> ReadTemplates(const std::string& path) {

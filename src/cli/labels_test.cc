@@ -35,6 +35,13 @@ TEST(LabelsTest, FilesHoldALabelALineOrSynsets) {
   EXPECT_EQ(*FromFile("n02012849 crane\nn01440764 tench\nn03126707 crane\n"),
             (Labels{"crane (n02012849)", "tench", "crane (n03126707)"}));
   EXPECT_FALSE(FromFile("n01440764 tench\nn01440764 tench\n").ok());
+  // White space beside the name is not of it, and a class has a name.
+  EXPECT_EQ(*FromFile("n01440764\ttench \nn01443537  goldfish\n"), (Labels{"tench", "goldfish"}));
+  for (const char* content : {"n01440764  \nn01443537 goldfish\n", "n01440764 \nn01443537 b\n"}) {
+    EXPECT_NE(FromFile(content).status().message().find(
+                  "expected a synset and a name, got only \"n01440764\""),
+              std::string::npos);
+  }
   EXPECT_EQ(*FromFile("\xef\xbb\xbf"
                       "cat\ndog\n"),
             (Labels{"cat", "dog"}));

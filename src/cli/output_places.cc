@@ -76,6 +76,9 @@ absl::Status CheckOutputPlaces(std::span<const std::string> outputs,
     }
     places.push_back(*std::move(place));
   }
+  for (const OutputPlace& place : places) {
+    if (absl::Status status = CheckOutputFile(place.path); !status.ok()) return status;
+  }
   std::erase_if(places, [](const OutputPlace& place) { return place.identity.inode == 0; });
   const auto check = [&places](const std::string& input) {
     const auto identity = IdentifyFile(input);

@@ -12,7 +12,7 @@ namespace siglip::cli {
 
 // `outputs`: files that will be replaced; "" is none. InvalidArgument if one is "-" or a folder,
 // lies in no folder, or is another of them, one of `lists` or one of `inputs`: what it holds would
-// be lost. Symlinks are followed.
+// be lost. Symlinks are followed. Another error if one cannot be written now.
 absl::Status CheckOutputPlaces(std::span<const std::string> outputs,
                                std::span<const std::string> lists, const bulk::NameList& inputs);
 

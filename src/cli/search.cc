@@ -97,13 +97,14 @@ absl::StatusOr<int> SearchAll(const SearchFlags& flags) {
   const bool table = flags.format.empty() ? StdoutIsTerminal() : flags.format == "table";
   std::size_t failed = 0;
   for (const Query& query : queries) {
-    if (!query.status.ok()) {
+    const absl::StatusOr<std::vector<SearchIndex::Hit>> hits =
+        query.status.ok() ? index->Search(query.embedding, flags.top) : query.status;
+    if (!hits.ok()) {
       ++failed;
-      SayFailed(query.name, std::string(query.status.message()));
+      SayFailed(query.name, std::string(hits.status().message()));
       continue;
     }
-    SIGLIP_ASSIGN_OR_RETURN(const auto hits, index->Search(query.embedding, flags.top));
-    const std::string text = table ? TableOf(query, *index, hits) : JsonOf(query, *index, hits);
+    const std::string text = table ? TableOf(query, *index, *hits) : JsonOf(query, *index, *hits);
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
       return absl::ResourceExhaustedError("stdout: writing failed (disk full, or reader gone?)");
     }

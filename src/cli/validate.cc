@@ -1,5 +1,6 @@
 // `siglip validate`: the accuracy table of a checkpoint or a running server on an ImageNet folder.
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -47,7 +48,7 @@ struct ValidateFlags {
 };
 
 absl::Status CheckFlags(const ValidateFlags& flags) {
-  if (flags.model.directory.empty() == flags.server.url.empty()) {
+  if (flags.model.directory.empty() && flags.server.url.empty()) {
     return absl::InvalidArgumentError("expected either --model DIR or --url HOST:PORT");
   }
   if (!flags.server.url.empty()) {
@@ -142,11 +143,16 @@ int RunValidate(const ValidateFlags& flags) {
 }
 
 void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
-  AddModelFlags(command, flags.model, false);
-  AddPipelineFlags(command, flags.pipeline);
-  command.add_option(
+  CLI::Option* url = command.add_option(
       "--url", flags.server.url,
       "HOST:PORT of a running server, instead of --model; IPv6 with brackets or without");
+  // The server has what they say already.
+  const std::vector<CLI::Option*> others = command.get_options();
+  AddModelFlags(command, flags.model, false);
+  for (CLI::Option* option : command.get_options()) {
+    if (std::find(others.begin(), others.end(), option) == others.end()) url->excludes(option);
+  }
+  AddPipelineFlags(command, flags.pipeline);
   command.add_option("--protocol", flags.server.protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))
       ->capture_default_str();

@@ -110,7 +110,10 @@ float InverseNormOfRow(const StoredRows& rows, std::uint32_t row, std::vector<fl
   const Numbers numbers = RowOf(rows, row);
   const float square = DotOf(numbers, numbers, rows.width);
   if (square > 1e-20f && square < 1e30f) return 1 / std::sqrt(square);
-  if (numbers.half) return square == 0 ? 0 : 1 / std::sqrt(square);
+  if (numbers.half) {
+    if (!std::isfinite(square)) return std::numeric_limits<float>::quiet_NaN();
+    return square == 0 ? 0 : 1 / std::sqrt(square);
+  }
   scratch.resize(static_cast<std::size_t>(rows.width));
   std::memcpy(scratch.data(), numbers.data, scratch.size() * sizeof(float));
   return InverseNorm(scratch);

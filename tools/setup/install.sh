@@ -60,7 +60,8 @@ install_venv() {
   echo "Making the Python environment .venv/$name"
   rm -rf ".venv/$name"
   python3 -m venv ".venv/$name"
-  local flags=(--quiet --disable-pip-version-check --no-cache-dir)
+  # Modules that are imported are compiled then; most are not.
+  local flags=(--quiet --disable-pip-version-check --no-cache-dir --no-compile)
   [[ $name == perf || $name == deploy || $name == triton ]] && flags+=(--no-deps)
   ".venv/$name/bin/pip" install "${flags[@]}" -r "$requirements"
   cp "$requirements" "$stamp"

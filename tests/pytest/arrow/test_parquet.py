@@ -177,3 +177,19 @@ def test_a_killed_job_ends_with_the_same_bytes(tmp_path):
     assert code == 0 and kills >= 2
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not (tmp_path / "killed.parquet.parts").exists()
+
+
+def test_views_and_extension_types_are_read(rows, tmp_path):
+    table = tmp_path / "views.parquet"
+    names = pa.array([f"picture {i}" for i in range(len(FILES))], pa.string_view())
+    pq.write_table(pa.table({"image": pa.array(images(), pa.binary_view()), "name": names}), table)
+    out = tmp_path / "out.npy"
+    result = embed(table, "--id-column", "name", "-o", out)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(out), rows)
+    assert names_of(out)[2] == f"{table}/picture 2"
+
+
+def test_a_table_that_cannot_be_opened_says_why(tmp_path):
+    result = embed("--files-from", "-", "-o", tmp_path / "out.npy", input="nope.parquet\n")
+    assert result.returncode == 1 and "No such file or directory" in result.stderr

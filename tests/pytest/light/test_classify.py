@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -163,3 +164,21 @@ def test_a_templates_file_without_templates_is_refused(tmp_path, content):
 def test_bad_labels_and_templates_are_named(arguments):
     result = run_siglip("classify", "--model", DEMO, EXAMPLES, *arguments)
     assert result.returncode == 2 and "expected" in result.stderr
+
+
+@pytest.mark.parametrize("format", ["table", "jsonl", "csv"])
+def test_probabilities_that_are_not_finite_fail_their_image(tmp_path, format):
+    model = tmp_path / "model"
+    shutil.copytree(DEMO, model)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    head_bytes = int.from_bytes(weights[:8], "little")
+    begin = json.loads(weights[8 : 8 + head_bytes])["logit_bias"]["data_offsets"][0] + 8 + head_bytes
+    weights[begin : begin + 4] = np.float32("nan").tobytes()
+    (model / "model.safetensors").write_bytes(weights)
+    done = run_siglip("classify", "--model", model, "--labels", "a,b", "--format", format, EXAMPLES / "seven.png")
+    assert done.returncode == 1 and "seven.png" in done.stderr and "expected finite probabilities" in done.stderr
+
+
+def test_a_list_of_failures_that_cannot_be_written_is_told_first():
+    done = run_siglip("classify", "--model", "nope", "--labels", "a", "--failures", "/proc/nope", EXAMPLES)
+    assert done.returncode == 1 and "/proc/nope" in done.stderr

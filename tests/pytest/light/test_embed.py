@@ -336,3 +336,48 @@ def test_memory_does_not_grow_with_the_number_of_files(folder, tmp_path):
     # What may grow: a name's bytes and eight more (0.3 MB here), doubled while the list grows.
     names = (tmp_path / "list").stat().st_size + 8 * 6000
     assert peaks[1] - peaks[0] < 2 * names / 1024 + 1024, peaks
+
+
+def test_zero_bytes_end_the_names_of_pictures_not_texts(siglip, demo, folder, tmp_path):
+    texts = tmp_path / "texts"
+    texts.write_text("a red circle\na blue star\n")
+    out = tmp_path / "out.npy"
+    result = siglip("embed", "--model", demo, "--files-from", "-", "-0", "--texts-from", texts, "-o", out,
+                    input=f"{files_of(folder)[0]}\0")
+    assert result.returncode == 0, result.stderr
+    assert names_of(out) == [str(files_of(folder)[0]), "a red circle", "a blue star"]
+
+
+def test_an_older_list_of_failures_goes_when_another_is_named(siglip, demo, folder, tmp_path):
+    out, bad = tmp_path / "out.npy", tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    assert siglip("embed", "--model", demo, bad, files_of(folder)[0], "-o", out).returncode == 3
+    assert failures_of(out)
+    named = tmp_path / "named.jsonl"
+    assert siglip("embed", "--model", demo, files_of(folder)[0], "-o", out, "--failures", named).returncode == 0
+    assert named.read_text() == "" and not pathlib.Path(f"{out}.failures.jsonl").exists()
+    # The same file under its name is the list.
+    unnamed = f"{out}.failures.jsonl"
+    assert siglip("embed", "--model", demo, bad, files_of(folder)[0], "-o", out, "--failures", unnamed).returncode == 3
+    assert failures_of(out)
+
+
+def test_a_kept_output_has_its_lists_or_is_refused(siglip, demo, folder, tmp_path):
+    out, bad, named = tmp_path / "out.npy", tmp_path / "bad.png", tmp_path / "named.jsonl"
+    bad.write_bytes(b"no picture")
+    job = ["embed", "--model", demo, bad, files_of(folder)[0], "-o", out, "--keep-finished"]
+    assert siglip(*job).returncode == 3
+    result = siglip(*job, "--failures", named)
+    assert result.returncode == 3 and str(named) in result.stderr
+    assert named.read_text() == pathlib.Path(f"{out}.failures.jsonl").read_text() != ""
+    pathlib.Path(f"{out}.failures.jsonl").unlink()
+    result = siglip(*job)
+    assert result.returncode == 1 and "failures.jsonl is gone" in result.stderr
+    pathlib.Path(f"{out}.names.txt").unlink()
+    result = siglip(*job, "--failures", named)
+    assert result.returncode == 1 and "names.txt is gone" in result.stderr
+
+
+def test_an_archive_that_cannot_be_opened_says_why(siglip, demo, tmp_path):
+    result = siglip("embed", "--model", demo, "--files-from", "-", "-o", tmp_path / "out.npy", input="nope.tar\n")
+    assert result.returncode == 1 and "No such file or directory" in result.stderr

@@ -198,3 +198,19 @@ def test_wrong_indexes_are_named(siglip, demo, index, tmp_path):
     (tmp_path / "copy.npy.meta.json").write_text(json.dumps(meta))
     assert "copy.npy.names.txt" in error(tmp_path)
     assert siglip("search", "--model", demo, index).returncode == 2  # no query
+
+
+def test_rows_that_are_not_finite_make_no_index(siglip, demo, tmp_path):
+    rows = tmp_path / "half.npy"
+    done = siglip("embed", "-q", "--model", demo, PICTURES, "--dtype", "float16", "-o", rows)
+    assert done.returncode == 0, done.stderr
+    numbers = np.load(rows)
+    numbers[3, 5] = np.inf
+    np.save(rows, numbers)
+    done = siglip("index", rows, "-o", tmp_path / "half.index")
+    assert done.returncode == 1 and "row 3: expected finite numbers" in done.stderr
+
+
+def test_an_index_that_cannot_be_written_is_told_first(siglip, index):
+    done = siglip("index", index, "-o", "/proc/nope.index")
+    assert done.returncode == 1 and "/proc/nope.index" in done.stderr and "rows" not in done.stderr

@@ -125,15 +125,19 @@ def test_embeddings_are_saved_again_and_beside_other_files(siglip, demo, tmp_pat
 def test_one_report_that_cannot_be_written_costs_no_other(siglip, demo, tmp_path):
     data = small_data(tmp_path / "data")
     reports = [tmp_path / name for name in ("p.csv", "v.html", "f.jsonl")]
-    result = siglip("validate", "--model", demo, "--data", data, "-q", "--json", "/proc/nope", "--predictions", reports[0],
+    result = siglip("validate", "--model", demo, "--data", data, "-q", "--json", "/dev/full", "--predictions", reports[0],
                     "--html", reports[1], "--failures", reports[2], "--save-embeddings", tmp_path / "e")
-    assert result.returncode == 1 and "/proc/nope" in result.stderr
+    assert result.returncode == 1 and "/dev/full" in result.stderr
     assert all(path.is_file() for path in reports) and (tmp_path / "e/valid.npy").is_file()
 
 
 @pytest.mark.parametrize("arguments, code, says", [
     (["--data", DATA], 2, "either --model"),
-    (["--data", DATA, "--model", "m", "--url", "localhost:1"], 2, "either --model"),
+    (["--data", DATA], 2, "either --model"),
+    (["--data", DATA, "--model", "m", "--url", "localhost:1"], 2, "--model"),
+    (["--data", DATA, "--url", "localhost:1", "--pillow", "12"], 2, "--pillow"),
+    (["--data", DATA, "--url", "localhost:1", "--precision", "fp32"], 2, "--precision"),
+    (["--data", DATA, "--model", "m", "--html", "/proc/nope.html"], 1, "/proc/nope.html"),
     (["--data", DATA, "--url", "localhost:1", "--no-padding"], 2, "always pads"),
     (["--data", DATA, "--model", "m", "--template", "no place"], 2, "{text}"),
     (["--data", DATA, "--model", "m", "--predictions", "x.txt"], 2, ".csv"),
