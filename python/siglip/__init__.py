@@ -48,6 +48,13 @@ def _number(name: str, value: int, bits: int) -> int:
     return number
 
 
+def _float32(name: str, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    floats = np.asarray(array)
+    if floats.dtype.kind != "f":
+        raise TypeError(f"{name}: expected floats, got {floats.dtype}")
+    return np.ascontiguousarray(floats, np.float32)
+
+
 def _int64(name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
@@ -93,8 +100,9 @@ def _converted(items: Iterable[Any], convert: Callable[[Any], T], failures: dict
         except Exception as error:  # pylint: disable=broad-exception-caught  # PIL's plugins raise what they like
             if failures is not None:
                 converted.append(str(error) or type(error).__name__)
-            elif isinstance(error, TypeError):
-                raise TypeError(f"item {index}: {error}") from error
+            elif isinstance(error, (TypeError, ValueError)):
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"item {index}: {error}") from error
             else:
                 raise
     return converted
@@ -112,10 +120,25 @@ def _texts(items: Iterable[str], failures: dict[int, str] | None = None) -> list
     return _converted(items, _text, failures)
 
 
+def _files(directory: str) -> tuple[tuple[Any, ...], ...]:
+    """What tells whether a folder still holds the files that it held."""
+    try:
+        with os.scandir(directory) as entries:
+            stats = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:  # siglip.Model says it better
+        return ()
+    return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+def _reopened(directory: str, options: dict[str, Any]) -> Model:
+    return Model(directory, **options)
+
+
 class Model:
     """A loaded checkpoint. Thread-safe; the GIL is released while it works.
 
-    A forked child cannot use its parent's model (RuntimeError): open it after the fork.
+    A forked child cannot use its parent's model (RuntimeError): open it after the fork. A pickled one is opened again
+    where it is unpickled.
 
     Lists may have any length, and be any iterable. A bad item raises, naming its place in the list; or, if `failures`
     is a dict, it is told there as {index: message}, its row is NaN (ids: 0), and the others are not disturbed. Ctrl-C
@@ -143,6 +166,11 @@ class Model:
             _word("device", device), _word("isa", isa), _number("pillow", pillow, 32),
             _number("max_pixels", max_pixels, 64), os.fsencode(cache_dir), _number("max_patches", max_patches, 64))
         self.directory = os.fsdecode(directory)
+        self._options = {"threads": threads, "precision": precision, "device": device, "isa": isa, "pillow": pillow,
+                         "max_pixels": max_pixels, "cache_dir": cache_dir, "max_patches": max_patches}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.directory, self._options)
 
     @property
     def image_size(self) -> int:
@@ -246,7 +274,7 @@ class Model:
         """[N, 3, S, S] -> [N, D]."""
         self._need_fixed_resolution("encode_patches")
         side = self.image_size
-        array = np.ascontiguousarray(pixels, np.float32)
+        array = _float32("pixels", pixels)
         if array.ndim != 4 or array.shape[1:] != (3, side, side):
             raise ValueError(f"pixels: expected [N, 3, {side}, {side}], got {list(array.shape)}")
         rows = np.empty((len(array), self.embedding_size), np.float32)
@@ -256,7 +284,7 @@ class Model:
     def encode_patches(self, pixels: npt.ArrayLike, spatial_shapes: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """[N, max_patches, p * p * 3] and [N, 2] -> [N, D]. Patches past an image's own are not looked at."""
         self._need_naflex("encode_pixels")
-        array = np.ascontiguousarray(pixels, np.float32)
+        array = _float32("pixels", pixels)
         shapes = np.asarray(spatial_shapes)
         wanted = (self.max_patches, 3 * self.patch_size ** 2)
         if array.ndim != 3 or array.shape[1:] != wanted:
@@ -301,7 +329,7 @@ class Classifier:
 
     def probabilities(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Of image embeddings [N, D] -> [N, labels]."""
-        array = np.ascontiguousarray(rows, np.float32)
+        array = _float32("rows", rows)
         if array.ndim != 2 or array.shape[1] != self._model.embedding_size:
             raise ValueError(f"rows: expected [N, {self._model.embedding_size}], got {list(array.shape)}")
         answer = np.empty((len(array), len(self.labels)), np.float64)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import Model
+from . import Model, _files
 
 if TYPE_CHECKING:
     import pandas
@@ -38,8 +38,16 @@ class ImageEmbedder:
 
 # Spark starts a process for each core, which then gets one partition after the other.
 @functools.lru_cache(maxsize=1)
-def _open(directory: str, options: tuple[tuple[str, Any], ...]) -> Model:
+def _open(directory: str, files: tuple[tuple[Any, ...], ...], options: tuple[tuple[str, Any], ...]) -> Model:
+    del files
     return Model(directory, **dict(options))
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    """A column of any values: pandas would make one of floats of none."""
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
 
 
 # A child opens its own: its parent's has its threads there.
@@ -48,12 +56,14 @@ os.register_at_fork(after_in_child=_open.cache_clear)
 
 def _embed_frames(frames: Iterator[pandas.DataFrame], *, directory: str, column: str,
                   options: tuple[tuple[str, Any], ...]) -> Iterator[pandas.DataFrame]:
-    model = _open(directory, options)
+    directory = os.path.realpath(directory)
+    model = _open(directory, _files(directory), options)
     for frame in frames:
         failures: dict[int, str] = {}
         rows = model.embed_images(list(frame[column]), failures)
         good = [None if i in failures else row for i, row in enumerate(rows)]
-        yield frame.drop(columns=column).assign(embedding=good, error=[failures.get(i) for i in range(len(rows))])
+        yield frame.drop(columns=column).assign(
+            embedding=_objects(good), error=_objects([failures.get(i) for i in range(len(rows))]))
 
 
 def pandas_embedder(directory: str, column: str = "content",

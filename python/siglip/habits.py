@@ -9,7 +9,7 @@
     rows = SentenceTransformer("models/demo").encode(["a cat", pil_image])
 
 Other than there, the name of a model is the folder of a checkpoint, and arrays are numpy's; torch.from_numpy makes
-tensors of them without a copy, and tensors are taken where arrays are. Arguments of theirs that cannot change a result
+tensors of them without a copy, and encode_image, encode_text and similarity take tensors. Arguments of theirs that cannot change a result
 here are taken and not looked at; those that ask for another result are a ValueError.
 """
 
@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import functools
 import os
+import pathlib
+import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import Model
+from . import Model, _converted, _files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,23 +40,63 @@ def _refuse(why: str, **arguments: tuple[Any, Any]) -> None:
 
 def normalized(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows scaled to length 1; zeros stay zeros."""
+    rows = np.asarray(rows)
+    if rows.dtype not in (np.float32, np.float64):
+        rows = rows.astype(np.float32)
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.where(norms == 0, 1, norms)
 
 
-_opened: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()
+_opened: weakref.WeakValueDictionary[Any, Model] = weakref.WeakValueDictionary()
 
 
 @functools.lru_cache(maxsize=1)
-def _open(directory: str, precision: str, device: str) -> Model:
-    """One model for the three parts of open_clip's habit."""
-    model = _opened[directory] = Model(directory, precision=precision, device=device)
+def _open_once(directory: str, files: Any, precision: str, device: str) -> Model:
+    model = _opened[directory, files] = Model(directory, precision=precision, device=device)
     return model
 
 
+def _open(directory: str, precision: str, device: str) -> Model:
+    """One model for the three parts of open_clip's habit, until the folder holds other files."""
+    directory = os.path.realpath(directory)
+    return _open_once(directory, _files(directory), precision, device)
+
+
 # A child opens its own: its parent's have their threads there.
-os.register_at_fork(after_in_child=_open.cache_clear)
+os.register_at_fork(after_in_child=_open_once.cache_clear)
 os.register_at_fork(after_in_child=_opened.clear)
+
+
+class _Part:
+    """Transform or tokenizer: can be pickled and used in a forked child, which opens the checkpoint anew."""
+
+    def __init__(self, directory: str, precision: str, device: str, model: Model) -> None:
+        self._arguments = (os.path.realpath(directory), precision, device)
+        self._model: Model | None = model
+        self._process: int | None = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None, "_process": None}
+
+    def model(self) -> Model:
+        if self._model is None or self._process != os.getpid():
+            self._model, self._process = _open(*self._arguments), os.getpid()
+        return self._model
+
+
+class _Preprocess(_Part):
+    def __call__(self, image: Any) -> npt.NDArray[np.float32]:
+        """A PIL image, or whatever Model.embed_images takes -> [3, S, S]."""
+        return self.model().preprocess([image])[0]
+
+
+class _Tokenize(_Part):
+    def __call__(self, texts: str | Iterable[str], context_length: int | None = None) -> npt.NDArray[np.int64]:
+        """[N, T]."""
+        model = self.model()
+        _refuse("it is as the checkpoint's config.json says",
+                context_length=(context_length or model.text_length, model.text_length))
+        return model.tokenize([texts] if isinstance(texts, str) else texts)
 
 
 class OpenClipModel:
@@ -100,7 +142,8 @@ def create_model_and_transforms(
     # pretrained_image to pretrained_hf tell what a tower begins with, before the checkpoint's weights are loaded.
     del jit, force_custom_text, force_patch_dropout, pretrained_image, pretrained_text, pretrained_hf, cache_dir
     del output_dict, load_weights_only, weights_only
-    if pretrained and os.path.exists(pretrained) and not os.path.samefile(pretrained, model_name):
+    if pretrained and (os.path.exists(pretrained) and not os.path.samefile(pretrained, model_name)
+                       or pretrained.endswith((".pt", ".pth", ".bin", ".safetensors"))):
         raise ValueError(f"pretrained: expected a tag, got the file {pretrained!r}; weights are those of the folder")
     _refuse("weights are those of the folder", load_weights=(load_weights, True),
             pretrained_image_path=(pretrained_image_path, None), pretrained_text_path=(pretrained_text_path, None))
@@ -110,12 +153,9 @@ def create_model_and_transforms(
     _refuse("it is as the checkpoint's preprocessor_config.json says", image_mean=(image_mean, None),
             image_std=(image_std, None), image_interpolation=(image_interpolation, None),
             image_resize_mode=(image_resize_mode, None), aug_cfg=(aug_cfg, None))
-    model = _open(os.fspath(model_name), precision or "auto", "auto" if device is None else str(device))
-
-    def preprocess(image: Any) -> npt.NDArray[np.float32]:
-        """A PIL image, or whatever Model.embed_images takes -> [3, S, S]."""
-        return model.preprocess([image])[0]
-
+    arguments = (os.fspath(model_name), precision or "auto", "auto" if device is None else str(device))
+    model = _open(*arguments)
+    preprocess = _Preprocess(*arguments, model)
     return OpenClipModel(model), preprocess, preprocess
 
 
@@ -130,14 +170,9 @@ def get_tokenizer(model_name: str, context_length: int | None = None,
                   cache_dir: str | None = None) -> Callable[..., npt.NDArray[np.int64]]:
     """Texts -> [N, T]. That of the model that is open, if there is one."""
     del cache_dir
-    directory = os.fspath(model_name)
-    model = _opened.get(directory) or _open(directory, "auto", "auto")
-
-    def tokenize(texts: str | Iterable[str], context_length: int | None = None) -> npt.NDArray[np.int64]:
-        _refuse("it is as the checkpoint's config.json says",
-                context_length=(context_length or model.text_length, model.text_length))
-        return model.tokenize([texts] if isinstance(texts, str) else texts)
-
+    directory = os.path.realpath(model_name)
+    model = _opened.get((directory, _files(directory))) or _open(directory, "auto", "auto")
+    tokenize = _Tokenize(directory, "auto", "auto", model)
     tokenize([], context_length)
     return tokenize
 
@@ -146,12 +181,54 @@ def _is_one(inputs: Any) -> bool:
     """One text or image, and no list of them."""
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 0 or inputs.dtype.kind not in "UO"
-    one = (str, bytes, bytearray, memoryview, os.PathLike)
+    one = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
     return isinstance(inputs, one) or not isinstance(inputs, Iterable)
 
 
+# What sentence-transformers takes a str for a picture by.
+_PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp")
+
+
+def _item(item: Any) -> Any:
+    """A str that is a text, or what Model.embed_images takes."""
+    if isinstance(item, Mapping):
+        if len(item) != 1 or next(iter(item)) not in ("text", "image"):
+            raise TypeError(f'expected {{"text": ...}} or {{"image": ...}}, got the keys {list(item)}')
+        key, value = next(iter(item.items()))
+        if key == "text":
+            return value
+        item = pathlib.Path(value) if isinstance(value, str) and os.path.exists(value) else value
+        if isinstance(item, str):
+            raise ValueError(f"image: expected bytes, a file, a PIL image or an array, got {item[:80]!r}")
+    elif isinstance(item, str) and item.lower().endswith(_PICTURES):
+        if os.path.isfile(item):
+            return pathlib.Path(item)
+        if re.match("https?://", item):
+            raise ValueError(f"expected the bytes of a picture, got its address {item[:80]!r}, which is not fetched")
+    elif isinstance(item, str) and item.startswith("data:image/"):
+        raise ValueError("expected the bytes of a picture, got a data: address")
+    return item
+
+
+def _embedded(embed: Callable[[list[Any]], npt.NDArray[np.float32]], items: list[Any],
+              chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """embed() of the chosen items; an error names the place among all of them."""
+    try:
+        return embed([item for item, is_chosen in zip(items, chosen) if is_chosen])
+    except (TypeError, ValueError) as error:
+        found = re.match(r"item (\d+)( of \d+)?", str(error))
+        if found is None:
+            raise
+        place = np.flatnonzero(chosen)[int(found[1])]
+        of_all = f" of {len(items)}" if found[2] else ""
+        raise type(error)(f"item {place}{of_all}{str(error)[found.end():]}") from error
+
+
 class SentenceTransformer:
-    """encode() of texts, PIL images, or both mixed. A text is a str, so a path is a pathlib.Path."""
+    """encode() of texts, PIL images, or both mixed, alone or in a list; {"text": ...} and {"image": ...} say which.
+
+    A str is a text, unless it ends as a picture's name does and there is such a file; pathlib.Path is one for sure.
+    """
 
     def __init__(self, model_name_or_path: str, *, modules: Any = None, device: Any = None,
                  prompts: dict[str, str] | None = None, default_prompt_name: str | None = None,
@@ -205,12 +282,14 @@ class SentenceTransformer:
             if inputs is not None:
                 raise TypeError("sentences: another name of inputs, which is given too")
             inputs = sentences
+        if hasattr(inputs, "iloc") and hasattr(inputs, "columns"):
+            raise TypeError("inputs: expected a list, got a DataFrame: name one of its columns")
         one = _is_one(inputs)
-        items = [inputs[()] if isinstance(inputs, np.ndarray) else inputs] if one else list(inputs)
+        items = _converted([inputs[()] if isinstance(inputs, np.ndarray) else inputs] if one else inputs, _item, None)
         is_text = np.array([isinstance(item, str) for item in items], bool)
         rows = np.empty((len(items), self.model.embedding_size), np.float32)
-        rows[is_text] = self.model.embed_texts([(prompt or "") + x for x in items if isinstance(x, str)])
-        rows[~is_text] = self.model.embed_images([x for x in items if not isinstance(x, str)])
+        rows[is_text] = _embedded(lambda texts: self.model.embed_texts([(prompt or "") + x for x in texts]), items, is_text)
+        rows[~is_text] = _embedded(self.model.embed_images, items, ~is_text)
         rows = rows[:, :(self.truncate_dim if truncate_dim is None else truncate_dim) or None]
         if normalize_embeddings:
             rows = normalized(rows)

@@ -76,16 +76,33 @@ class Stream {
 class Decompressor {
  public:
   explicit Decompressor(bool is_codestream)
-      : codec_(opj_create_decompress(is_codestream ? OPJ_CODEC_J2K : OPJ_CODEC_JP2)) {}
+      : codec_(opj_create_decompress(is_codestream ? OPJ_CODEC_J2K : OPJ_CODEC_JP2)) {
+    if (codec_ != nullptr) opj_set_error_handler(codec_, OnError, this);
+  }
   ~Decompressor() {
     if (codec_ != nullptr) opj_destroy_codec(codec_);
   }
   Decompressor(const Decompressor&) = delete;
   Decompressor& operator=(const Decompressor&) = delete;
   opj_codec_t* get() const { return codec_; }
+  // What made a call fail: the file, or too little memory for it.
+  absl::Status Failed(std::string_view what) const {
+    if (out_of_memory_) return absl::ResourceExhaustedError("JPEG2000: not enough memory");
+    return BadImage(kFormat, what);
+  }
 
  private:
+  // The library's errors are texts alone.
+  static void OnError(const char* text, void* self) {
+    for (const char* sign : {"memory", "alloc", "system limits"}) {
+      if (std::strstr(text, sign) != nullptr) {
+        static_cast<Decompressor*>(self)->out_of_memory_ = true;
+      }
+    }
+  }
+
   opj_codec_t* codec_;
+  bool out_of_memory_ = false;
 };
 
 struct Tile {
@@ -256,14 +273,14 @@ bool IsInside(const opj_image_t& image, const Tile& tile, const Jp2Header& heade
          std::int64_t{tile.y1} - image.y0 <= header.height;
 }
 
-absl::Status DecodeTiles(opj_codec_t* codec, opj_stream_t* stream, const opj_image_t& image,
+absl::Status DecodeTiles(const Decompressor& codec, opj_stream_t* stream, const opj_image_t& image,
                          Layout layout, const Jp2Header& header, RgbImage& out) {
   while (true) {
     Tile tile;
     OPJ_BOOL is_more = OPJ_FALSE;
-    if (opj_read_tile_header(codec, stream, &tile.index, &tile.data_size, &tile.x0, &tile.y0,
+    if (opj_read_tile_header(codec.get(), stream, &tile.index, &tile.data_size, &tile.x0, &tile.y0,
                              &tile.x1, &tile.y1, &tile.components, &is_more) == OPJ_FALSE) {
-      return BadImage(kFormat, "a tile's header is broken or truncated");
+      return codec.Failed("a tile's header is broken or truncated");
     }
     if (is_more == OPJ_FALSE) return absl::OkStatus();
     if (!IsInside(image, tile, header) || tile.components != image.numcomps) {
@@ -273,9 +290,9 @@ absl::Status DecodeTiles(opj_codec_t* codec, opj_stream_t* stream, const opj_ima
     if (bytes == 0) return absl::ResourceExhaustedError("JPEG2000: a tile of more than 4 GiB");
     PixelBuffer data(static_cast<std::size_t>(bytes));
     std::memset(data.data(), 0, data.size());
-    if (opj_decode_tile_data(codec, tile.index, data.data(), static_cast<OPJ_UINT32>(bytes),
+    if (opj_decode_tile_data(codec.get(), tile.index, data.data(), static_cast<OPJ_UINT32>(bytes),
                              stream) == OPJ_FALSE) {
-      return BadImage(kFormat, "a tile's data are broken or truncated");
+      return codec.Failed("a tile's data are broken or truncated");
     }
     UnpackTile(image, tile, data.data(), layout, header.palette, out);
   }
@@ -332,7 +349,7 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   opj_image_t* raw_image = nullptr;
   if (opj_setup_decoder(codec.get(), &parameters) == OPJ_FALSE ||
       opj_read_header(stream.get(), codec.get(), &raw_image) == OPJ_FALSE) {
-    return BadImage(kFormat, "broken header");
+    return codec.Failed("broken header");
   }
   const std::unique_ptr<opj_image_t, ImageDeleter> image(raw_image);
   if (image->numcomps < 1 || image->numcomps > 4) {
@@ -351,9 +368,9 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   if (layout == Layout::kNone) return BadImage(kFormat, "unsupported colour space");
   RgbImage out = AllocateRgb(header.width, header.height);
   std::memset(out.pixels.data(), 0, out.pixels.size());
-  SIGLIP_RETURN_IF_ERROR(DecodeTiles(codec.get(), stream.get(), *image, layout, header, out));
+  SIGLIP_RETURN_IF_ERROR(DecodeTiles(codec, stream.get(), *image, layout, header, out));
   if (opj_end_decompress(codec.get(), stream.get()) == OPJ_FALSE) {
-    return BadImage(kFormat, "broken or truncated at its end");
+    return codec.Failed("broken or truncated at its end");
   }
   return out;
 }

@@ -152,6 +152,7 @@ class Decompressor {
   }
 
   const char* message() const { return error_.message; }
+  bool out_of_memory() const { return error_.base.msg_code == JERR_OUT_OF_MEMORY; }
 
  private:
   // All scans of a progressive file, completed as Pillow's libjpeg-turbo does it. False at the
@@ -219,8 +220,9 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   RgbImage image = AllocateRgb(header.width, header.height);
   PixelBuffer row4(header.layers == 4 ? static_cast<std::size_t>(header.width) * 4 : 0);
   Decompressor decompressor(bytes, header);
-  if (!decompressor.Run(image, row4.data())) return BadImage(kFormat, decompressor.message());
-  return image;
+  if (decompressor.Run(image, row4.data())) return image;
+  if (decompressor.out_of_memory()) return absl::ResourceExhaustedError("JPEG: not enough memory");
+  return BadImage(kFormat, decompressor.message());
 }
 
 }  // namespace

@@ -82,3 +82,15 @@ def test_a_null_in_a_batch_of_ray_is_an_error_of_its_row():
     assert list(answer) == ["id", "embedding", "error"] and answer["error"][0] == ""
     assert np.isnan(answer["embedding"][1:]).all() and not np.isnan(answer["embedding"][0]).any()
     assert "NoneType" in answer["error"][1] and "float" in answer["error"][2]
+
+
+def test_columns_without_rows_are_of_objects():
+    class Frame(dict):
+        def drop(self, columns):
+            return Frame({name: values for name, values in self.items() if name != columns})
+
+        def assign(self, **columns):
+            return Frame({**self, **columns})
+
+    frame, = bulk.pandas_embedder(DEMO, "picture", threads=1)([Frame(picture=[])])
+    assert frame["embedding"].dtype == object and frame["error"].dtype == object

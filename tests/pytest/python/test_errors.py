@@ -207,3 +207,19 @@ def test_what_must_be_integers_is_not_rounded(model):
     pixels, shapes = naflex.preprocess_patches([PICTURE])
     with pytest.raises(TypeError, match="spatial_shapes: expected integers, got float64"):
         naflex.encode_patches(pixels, shapes + 0.5)
+
+
+@pytest.mark.parametrize("wrong", [np.uint8, np.int64, np.complex64, "U3", object])
+def test_pixels_and_rows_are_floats(model, wrong):
+    side = model.image_size
+    with pytest.raises(TypeError, match="pixels: expected floats, got"):
+        model.encode_pixels(np.ones((1, 3, side, side)).astype(wrong))
+    with pytest.raises(TypeError, match="rows: expected floats, got"):
+        model.classifier(["a"]).probabilities(np.ones((1, model.embedding_size)).astype(wrong))
+    halves = np.ones((1, 3, side, side), np.float16)
+    assert np.array_equal(model.encode_pixels(halves), model.encode_pixels(halves.astype(np.float32)))
+
+
+def test_a_path_that_is_no_text_names_its_place(model):
+    with pytest.raises(ValueError, match="item 1: .*surrogate"):
+        model.embed_images([PICTURE, "\ud800.png"])

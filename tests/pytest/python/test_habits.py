@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -101,7 +102,7 @@ def test_the_habit_of_sentence_transformers(encoder):
 def test_texts_may_come_in_any_list(encoder):
     texts = ["a seven", "a star"]
     want = encoder.model.embed_texts(texts)
-    for way in (texts, tuple(texts), np.array(texts), np.array(texts, dtype=object), iter(texts), dict.fromkeys(texts)):
+    for way in (texts, tuple(texts), np.array(texts), np.array(texts, dtype=object), iter(texts), dict.fromkeys(texts).keys()):
         assert np.array_equal(encoder.encode(way), want)
     assert np.array_equal(encoder.encode(np.array("a star")), want[1])
     assert encoder.encode([]).shape == encoder.encode(np.array([], dtype=str)).shape == (0, want.shape[1])
@@ -202,3 +203,97 @@ assert np.array_equal(rows(), want)
 def test_a_forked_child_gets_a_model_of_its_own():
     subprocess.run([sys.executable, "-c", FORKS, DEMO], check=True, timeout=120,
                    env={**os.environ, "PYTHONPATH": str(pathlib.Path(siglip.__file__).parents[1])})
+
+
+# What torch's DataLoader does with a dataset that holds the transform, by its two ways of starting workers.
+WORKERS = """
+import multiprocessing, sys
+import numpy as np
+from siglip import habits, Model
+
+def work(parts, queue):
+    transform, tokenize, model = parts
+    queue.put((transform(sys.argv[1]), tokenize(["a cat"]), model and model.embed_texts(["a cat"])))
+
+if __name__ == "__main__":
+    start = sys.argv[3]
+    model, _, transform = habits.create_model_and_transforms(sys.argv[2], precision="fp32")
+    tokenize = habits.get_tokenizer(sys.argv[2])
+    mine = transform(sys.argv[1]), tokenize(["a cat"]), model.model.embed_texts(["a cat"])
+    context = multiprocessing.get_context(start)
+    queue = context.Queue()
+    # A model itself is opened anew where it is unpickled; a fork has its parent's.
+    parts = transform, tokenize, model.model if start == "spawn" else None
+    worker = context.Process(target=work, args=(parts, queue))
+    worker.start()
+    for here, there in zip(mine, queue.get(timeout=100)):
+        assert there is None or np.array_equal(here, there)
+    worker.join()
+    assert worker.exitcode == 0
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_transform_and_tokenizer_work_in_other_processes(tmp_path, start):
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    folder = pathlib.Path(siglip.__file__).parents[1]
+    done = subprocess.run([sys.executable, script, EXAMPLES[0], DEMO, start], env={**os.environ, "PYTHONPATH": str(folder)},
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_checkpoint_under_the_same_name_is_opened(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        shutil.copytree(DEMO, tmp_path / name / "model")
+    monkeypatch.chdir(tmp_path / "a")
+    first = habits.create_model_and_transforms("model", precision="fp32")[0]
+    monkeypatch.chdir(tmp_path / "b")
+    second = habits.create_model_and_transforms("model", precision="fp32")[0]
+    assert second.model is not first.model
+    assert habits.create_model_and_transforms("model", precision="fp32")[0].model is second.model
+    weights = bytearray(pathlib.Path("model/model.safetensors").read_bytes())
+    pathlib.Path("new").write_bytes(weights)
+    os.replace("new", "model/model.safetensors")
+    assert habits.create_model_and_transforms("model", precision="fp32")[0].model is not second.model
+
+
+@pytest.mark.parametrize("pretrained", ["/nonexistent/w.pt", "epoch_5.pt", "model.safetensors"])
+def test_weights_that_are_not_the_folders_are_refused(pretrained):
+    with pytest.raises(ValueError, match="pretrained"):
+        habits.create_model_and_transforms(DEMO, pretrained=pretrained)
+
+
+def test_pictures_and_texts_are_told_apart_as_there(encoder):
+    """sentence-transformers opens a str that ends as a picture's name if there is such a file."""
+    picture = encoder.encode(EXAMPLES[0])
+    for same in (str(EXAMPLES[0]), {"image": EXAMPLES[0]}, {"image": str(EXAMPLES[0])}, Image.open(EXAMPLES[0])):
+        assert np.array_equal(encoder.encode(same), picture), same
+    text = encoder.encode("a photo of seven")
+    assert np.array_equal(encoder.encode({"text": "a photo of seven"}), text)
+    assert np.array_equal(encoder.encode([{"text": "a photo of seven"}, str(EXAMPLES[0])]), np.stack([text, picture]))
+    missing = "no such file.png"
+    assert np.array_equal(encoder.encode(missing), encoder.model.embed_texts([missing])[0])
+    for wrong, kind in (({"image": "nope.png"}, ValueError), ({"audio": b""}, TypeError), ({}, TypeError),
+                        ("https://example.org/a.png", ValueError), ("data:image/png;base64,AAAA", ValueError)):
+        with pytest.raises(kind, match="item 1"):
+            encoder.encode(["a", wrong])
+
+
+def test_an_error_names_the_place_in_the_whole_list(encoder):
+    image = Image.open(EXAMPLES[0])
+    for items, kind, says in ((["a", "b", "c", b"x", image], ValueError, "item 3 of 5"),
+                              (["a", "b", image, None], TypeError, "item 3"),
+                              ([image, image, "ok", "\ud800"], ValueError, "item 3 of 4")):
+        with pytest.raises(kind, match=says):
+            encoder.encode(items)
+
+
+@pytest.mark.parametrize("scale", [0.05, 40])
+def test_half_rows_are_as_similar_as_others(scale):
+    rows = (np.random.default_rng(1).standard_normal((3, 1152)) * scale).astype(np.float16)
+    exact = rows.astype(np.float64)
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    # float32's rounding of sums of 1152 products.
+    np.testing.assert_allclose(habits.SentenceTransformer.similarity(rows, rows), exact @ exact.T, atol=1e-6)
+    np.testing.assert_allclose(habits.SentenceTransformer.similarity_pairwise(rows, rows), 1, atol=1e-6)
