@@ -37,15 +37,18 @@ GOALS = {"images_per_s": 943, "of_best_peer": 1.15, "fp8_of_bf16": 1.35}
 
 
 class Monitor:
-    """Clock and power of the GPU, by nvidia-smi, while a block runs."""
+    """Clock and power of the GPU, by nvidia-smi, in the last seconds of a block: what comes before is loading."""
 
-    def __init__(self, gpu):
+    INTERVAL_S = 0.2
+
+    def __init__(self, gpu, seconds):
         self.gpu = gpu
+        self.kept = max(1, int(seconds / self.INTERVAL_S))
 
     def __enter__(self):
         self.process = subprocess.Popen(
             ["nvidia-smi", "-i", str(self.gpu), "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits",
-             "-lms", "200"], stdout=subprocess.PIPE, text=True)
+             "-lms", str(int(1000 * self.INTERVAL_S))], stdout=subprocess.PIPE, text=True)
         self.samples = []
         self.thread = threading.Thread(target=self.read)
         self.thread.start()
@@ -62,7 +65,7 @@ class Monitor:
         self.thread.join()
 
     def summary(self):
-        clocks, watts = zip(*self.samples) if self.samples else ([0], [0])
+        clocks, watts = zip(*self.samples[-self.kept:]) if self.samples else ([0], [0])
         return {"sm_mhz": statistics.median(clocks), "watts": statistics.median(watts)}
 
 
@@ -90,11 +93,21 @@ def run_gpu_tests(build):
     return result.returncode == 0 and "Skipped" not in result.stdout and "No tests" not in result.stdout + result.stderr
 
 
+def precisions():
+    """Those of this GPU: cuBLASLt's scales for rows and columns of fp8 are of compute capability 9.0."""
+    import torch
+    if torch.cuda.get_device_capability() == (9, 0):
+        return ["bf16", "fp16", "fp8"]
+    print("fp8: left out, it needs compute capability 9.0")
+    return ["bf16", "fp16"]
+
+
 def same_demo_predictions(build):
     """Labels that `siglip validate` predicts for the demo's images, on the GPU and on the CPU."""
     tables = {}
+    on_gpu = precisions()
     with tempfile.TemporaryDirectory() as temporary:
-        for device, precision in (("cpu", "fp32"), ("cuda", "bf16"), ("cuda", "fp16"), ("cuda", "fp8")):
+        for device, precision in [("cpu", "fp32")] + [("cuda", precision) for precision in on_gpu]:
             out = pathlib.Path(temporary) / f"{precision}.jsonl"
             subprocess.run([siglip(build), "validate", "--model", ROOT / "models/demo", "--data", ROOT / "data/demo",
                             "--device", device, "--precision", precision, "--predictions", out, "-q"], check=True,
@@ -102,7 +115,7 @@ def same_demo_predictions(build):
             # Scores differ in rounding; the predicted labels must not.
             tables[precision] = [re.sub(r"-?\d+\.\d+(e-?\d+)?", "", line) for line in out.read_text().splitlines()]
     passed = True
-    for precision in ("bf16", "fp16", "fp8"):
+    for precision in on_gpu:
         differing = sum(a != b for a, b in zip(tables["fp32"], tables[precision]))
         good = differing == 0 and len(tables["fp32"]) == len(tables[precision])
         passed &= good
@@ -127,7 +140,8 @@ def fidelity(build, size, layers, outliers):
         model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().cuda()
         exact = run_on_cuda(model, pixels, ids, torch.float64)
         del model
-        for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp8", None)):
+        for precision in precisions():
+            dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
             got = oracle.ours(folder, paths, "auto", "--device", "cuda", "--precision", precision).astype(np.float64)
             theirs = [None, None]
             if dtype:
@@ -191,9 +205,9 @@ def time_cuda(torch, call, seconds=PEER_SECONDS):
 def bench_siglip(args, model, precision, batch, cache):
     """Calls of many batches, as a server under load: the engine copies one while another computes."""
     per_call = min(1024, 16 * batch)
-    with Monitor(args.gpu) as monitor:
+    with Monitor(args.gpu, args.seconds) as monitor:
         out = subprocess.run(
-            [siglip(args.build), "bench", "engine", "--model", model, "--device", f"cuda:{args.gpu}", "--precision", precision,
+            [siglip(args.build), "bench", "engine", "--model", model, "--device", "cuda", "--precision", precision,
              "--batch", str(per_call), "--engine-batch-size", str(batch), "--seconds", str(args.seconds), "--cache-dir", cache,
              "--json"], check=True, capture_output=True, text=True).stdout
     result = json.loads(out)
@@ -204,7 +218,7 @@ def bench_siglip(args, model, precision, batch, cache):
 def latency_siglip(args, model, precision, cache):
     """Milliseconds of one image alone, copies included."""
     out = subprocess.run(
-        [siglip(args.build), "bench", "engine", "--model", model, "--device", f"cuda:{args.gpu}", "--precision", precision,
+        [siglip(args.build), "bench", "engine", "--model", model, "--device", "cuda", "--precision", precision,
          "--batch", "1", "--engine-batch-size", "1", "--seconds", str(args.seconds), "--cache-dir", cache, "--json"],
         check=True, capture_output=True, text=True).stdout
     return 1000 * json.loads(out)["median_s_per_item"]
@@ -290,7 +304,7 @@ def bench_peers(args, model, folder, gflop):
     for name, call in peers + ([("TensorRT bf16", trt)] if trt else []):
         for batch in args.batches:
             try:
-                with Monitor(args.gpu) as monitor:
+                with Monitor(args.gpu, PEER_SECONDS) as monitor:
                     seconds = time_cuda(torch, lambda: call(batch))  # noqa: B023
             except Exception as error:  # a peer that cannot is left out by name, not a failure of ours
                 print(f"{name}, batch {batch}: left out: {str(error)[:300]}", file=sys.stderr)
@@ -311,7 +325,7 @@ def bench_server(args, model, cache, images):
     """embed_image over gRPC, from encoded files: decoding on this machine's CPU is part of it."""
     ports = [18100, 18101, 18102]
     server = subprocess.Popen(
-        [siglip(args.build), "serve", "--model", model, "--device", f"cuda:{args.gpu}", "--precision", "bf16", "--cache-dir",
+        [siglip(args.build), "serve", "--model", model, "--device", "cuda", "--precision", "bf16", "--cache-dir",
          cache, "--http-port", str(ports[0]), "--grpc-port", str(ports[1]), "--metrics-port", str(ports[2])],
         stderr=subprocess.DEVNULL)
     rows = []
@@ -323,7 +337,7 @@ def bench_server(args, model, cache, images):
             time.sleep(0.5)
         print("| concurrency | images/s | p50 ms | p99 ms | SM MHz | W |\n|---|---|---|---|---|---|")
         for concurrency in args.concurrencies:
-            with Monitor(args.gpu) as monitor:
+            with Monitor(args.gpu, args.seconds) as monitor:
                 out = subprocess.run(
                     [siglip(args.build), "bench", "server", "--url", f"127.0.0.1:{ports[1]}", "--concurrency", str(concurrency),
                      "--seconds", str(args.seconds), "--json", *images], check=True, capture_output=True, text=True).stdout
@@ -353,25 +367,36 @@ def measure(args):
         folder = pathlib.Path(temporary)
         model = args.model or random_checkpoint(folder / "checkpoint", args.size)
         cache = str(folder / "cache")
-        with Monitor(args.gpu) as monitor:
+        with Monitor(args.gpu, PEER_SECONDS) as monitor:
             args.peak = measure_peak(torch)
-        name = torch.cuda.get_device_name(args.gpu)
+        name = torch.cuda.get_device_name()
         print(f"{name}, driver and libraries: {subprocess.run([siglip(args.build), '--version'], capture_output=True, text=True).stdout}")
         print(f"bf16 8192^3: {args.peak:.0f} TFLOP/s at {monitor.summary()}")
         print("| engine | batch | images/s | of the peak | SM MHz | W |\n|---|---|---|---|---|---|")
-        rows = []
-        for precision in args.precisions:
-            for batch in args.batches:
-                rows.append(bench_siglip(args, model, precision, batch, cache))
-                print_row(rows[-1], args.peak)
-        latencies = {precision: latency_siglip(args, model, precision, cache) for precision in args.precisions}
-        print(f"one image alone, ms: {latencies}")
-        rows += [] if args.no_peers else bench_peers(args, model, folder, rows[0]["gflop"])
-        server = bench_server(args, model, cache, args.images) if args.images else []
+        results = {"gpu": name, "peak_tflops": args.peak, "latency_ms": {}, "rows": [], "server": []}
+        rows = results["rows"]
+
+        def keep():  # what is measured is not lost with what comes after
+            if args.json:
+                pathlib.Path(args.json).write_text(json.dumps(results, indent=1))
+
+        for precision in args.precisions or precisions():
+            try:
+                for batch in args.batches:
+                    rows.append(bench_siglip(args, model, precision, batch, cache))
+                    print_row(rows[-1], args.peak)
+                    keep()
+                results["latency_ms"][precision] = latency_siglip(args, model, precision, cache)
+            except subprocess.CalledProcessError as error:
+                print(f"siglip {precision}: FAIL: {error.stderr.strip()[-300:]}", file=sys.stderr)
+        print(f"one image alone, ms: {results['latency_ms']}")
+        if rows and not args.no_peers:
+            rows += bench_peers(args, model, folder, rows[0]["gflop"])
+            keep()
+        if args.images:
+            results["server"] = bench_server(args, model, cache, args.images)
         verdict(rows)
-        if args.json:
-            pathlib.Path(args.json).write_text(json.dumps(
-                {"gpu": name, "peak_tflops": args.peak, "latency_ms": latencies, "rows": rows, "server": server}, indent=1))
+        keep()
 
 
 def main():
@@ -381,7 +406,7 @@ def main():
     parser.add_argument("--gpu", type=int, default=0)
     parser.add_argument("--model", help="checkpoint folder; default: random weights of --size")
     parser.add_argument("--size", default="so400m")
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp16", "fp8"])
+    parser.add_argument("--precisions", nargs="+", help="default: all that the GPU has")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--concurrencies", nargs="+", type=int, default=CONCURRENCIES)
     parser.add_argument("--images", nargs="*", default=[], help="image files for the server's part; none: left out")
@@ -391,6 +416,8 @@ def main():
     args = parser.parse_args()
     if not siglip(args.build).exists():
         sys.exit(f"{siglip(args.build)}: not there; cmake --preset cuda && cmake --build --preset cuda")
+    # For all that runs here and below; numbered as nvidia-smi numbers.
+    os.environ.update(CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES=str(args.gpu))
     if args.verify:
         return 0 if verify(args) else 1
     measure(args)

@@ -201,6 +201,10 @@ absl::Status ChooseDevice(const ModelOptions& options, EngineOptions& engine) {
   engine.device = options.device;
   if (device.kind == DeviceChoice::Kind::kAuto) {
     const auto gpus = ListGpuDevices();
+    if (!of_cpu && absl::IsUnavailable(gpus.status())) {
+      SIGLIP_LOG_WARN("device auto: the CPU is used, error=\"{}\"",
+                      LogSafe(std::string(gpus.status().message())));
+    }
     engine.device = !of_cpu && gpus.ok() && !gpus->empty() ? "cuda" : "cpu";
   }
   const bool bf16 = precision == Precision::kAuto && engine.device != "cpu";

@@ -21,6 +21,7 @@
 #include "engine/cpu_engine.h"
 #include "engine/cuda/device_flag.h"
 #include "engine/cuda/module.h"
+#include "engine/cuda/plan.h"
 #include "engine/device_check.h"
 #include "engine/precision_check.h"
 #include "engine/weight_cache.h"
@@ -97,9 +98,10 @@ absl::Status CheckGpus(const Checkpoint& checkpoint, const EngineOptions& option
   cpu.max_batch_size = 1;
   cpu.cache_dir.clear();  // it would keep float32 weights that nobody else needs
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> reference, OpenCpu(checkpoint, cpu));
-  SIGLIP_ASSIGN_OR_RETURN(const std::string measured,
-                          CheckDevice(checkpoint, options.precision, options.example_text, device,
-                                      num_gpus, options.max_batch_size, *reference));
+  SIGLIP_ASSIGN_OR_RETURN(
+      const std::string measured,
+      CheckDevice(checkpoint, options.precision, options.example_text, device, num_gpus,
+                  std::min(options.max_batch_size, cuda::kMaxBatchItems), *reference));
   SIGLIP_LOG_INFO("gpu self-check passed: {}", measured);
   return absl::OkStatus();
 }

@@ -112,6 +112,13 @@ absl::Status DeviceEngine::MakeHandles() {
                                                  ": expected compute capability 8.0 or more, got ",
                                                  properties.major, ".", properties.minor));
   }
+  // cuBLASLt's documentation, "Scaling Mode Support Overview": a scale for each row and column
+  // ("outer vector") is of this one.
+  if (options_.types.fp8 && (properties.major != 9 || properties.minor != 0)) {
+    return absl::UnimplementedError(absl::StrCat(
+        properties.name, ": precision fp8: expected compute capability 9.0 (H100, H200), got ",
+        properties.major, ".", properties.minor));
+  }
   int driver = 0;
   SIGLIP_RETURN_IF_ERROR(Checked(cudaDriverGetVersion(&driver), "driver version"));
   name_ = absl::StrCat(properties.name, " (cuda:", options_.ordinal, ", sm_", properties.major,

@@ -17,8 +17,9 @@ struct GpuDevice {
   std::int64_t memory_bytes = 0;
 };
 
-// Empty if there is none. FailedPrecondition if this build cannot know; Unavailable with the
-// driver's own words if the driver is there but does not work. Thread-safe.
+// Empty if there is none. FailedPrecondition if this build cannot know; Unavailable in their own
+// words if a driver is there, but it, or a library that the engine needs, does not work.
+// Thread-safe.
 absl::StatusOr<std::vector<GpuDevice>> ListGpuDevices();
 
 }  // namespace siglip

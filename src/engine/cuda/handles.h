@@ -21,6 +21,7 @@ namespace siglip::cuda {
 // ResourceExhausted for a lack of memory, Internal for everything else.
 inline absl::Status Checked(cudaError_t error, std::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
+  static_cast<void>(cudaGetLastError());  // else the next launch of a kernel would be told it
   const std::string message =
       absl::StrCat("CUDA: ", std::string(what), ": ", cudaGetErrorString(error));
   return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
@@ -32,16 +33,21 @@ inline absl::Status Checked(cublasStatus_t status, std::string_view what) {
       absl::StrCat("cuBLASLt: ", std::string(what), ": ", cublasLtGetStatusString(status)));
 }
 
+// Whether this process has a context of its own there already. True if the driver does not tell.
+bool HasContext(int ordinal);
+
 // The thread's current device for as long as it lives: a caller that uses CUDA too has its own back
-// afterwards.
+// afterwards. But a device without a context is not made current again, as that would make one:
+// half a gigabyte on GPU 0 for each process that uses another, or an error if it is taken.
 class CurrentDevice {
  public:
-  explicit CurrentDevice(int ordinal) {
+  explicit CurrentDevice(int ordinal) : ordinal_(ordinal) {
     if (cudaGetDevice(&before_) != cudaSuccess) before_ = -1;
     result_ = cudaSetDevice(ordinal);
   }
   ~CurrentDevice() {
-    if (before_ >= 0) static_cast<void>(cudaSetDevice(before_));
+    if (before_ < 0 || before_ == ordinal_ || !HasContext(before_)) return;
+    static_cast<void>(Checked(cudaSetDevice(before_), "the device before"));
   }
   CurrentDevice(const CurrentDevice&) = delete;
   CurrentDevice& operator=(const CurrentDevice&) = delete;
@@ -49,6 +55,7 @@ class CurrentDevice {
   cudaError_t result() const { return result_; }
 
  private:
+  const int ordinal_;
   int before_ = -1;
   cudaError_t result_ = cudaSuccess;
 };

@@ -56,8 +56,7 @@ absl::StatusOr<const ModuleFunctions*> LoadModule() {
   if (path.empty()) return MissingModule();
   void* const module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (module == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the GPU engine cannot be loaded: ", ::dlerror()));
+    return absl::UnavailableError(absl::StrCat("the GPU engine cannot be loaded: ", ::dlerror()));
   }
   const auto entry = reinterpret_cast<ModuleEntry>(::dlsym(module, kModuleEntry));
   if (entry != nullptr) return entry();

@@ -11,10 +11,8 @@ namespace {
 absl::StatusOr<std::vector<GpuDevice>> ListDevices() {
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
-  // No driver at all is a machine without a GPU, not a fault.
-  if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
-    return std::vector<GpuDevice>();
-  }
+  // A driver that is too old is a fault: ListGpuDevices has seen that there is one.
+  if (error == cudaErrorNoDevice) return std::vector<GpuDevice>();
   std::vector<GpuDevice> devices;
   for (int i = 0; error == cudaSuccess && i < count; ++i) {
     cudaDeviceProp properties;

@@ -124,7 +124,6 @@ TowerProgram::Linear TowerProgram::AddLinear(const std::vector<std::string>& nam
 }
 
 void TowerProgram::AddBlocks(const std::string& tower, bool last_token_only) {
-  const Element weight = options_.fp8 ? Element::kByte : Element::kCompute;
   padded_mlp_ = PadWidth(config_.intermediate_size);
   for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) {
     const BlockNames names(tower, i);
@@ -132,17 +131,17 @@ void TowerProgram::AddBlocks(const std::string& tower, bool last_token_only) {
     block.last_token_only = last_token_only && i + 1 == config_.num_hidden_layers;
     block.norm1 = AddNorm(names.norm1);
     block.norm2 = AddNorm(names.norm2);
-    // One token per item is no work worth rounding to 8 bits.
-    const Element own = block.last_token_only ? Element::kCompute : weight;
     if (block.last_token_only) {
-      block.query = AddLinear({names.query}, own, Element::kCompute);
-      block.key_value = AddLinear({names.key, names.value}, own, Element::kCompute);
+      block.query = AddLinear({names.query}, Element::kCompute, Element::kCompute);
+      block.key_value = AddLinear({names.key, names.value}, Element::kCompute, Element::kCompute);
     } else {
-      block.qkv = AddLinear({names.query, names.key, names.value}, own, Element::kCompute);
+      block.qkv =
+          AddLinear({names.query, names.key, names.value}, Element::kCompute, Element::kCompute);
     }
-    block.out = AddLinear({names.out}, own, Element::kStream);
-    block.fc1 = AddLinear({names.fc1}, own, Element::kCompute, kWidthMultiple);
-    block.fc2 = AddLinear({names.fc2}, own, Element::kStream);
+    block.out = AddLinear({names.out}, Element::kCompute, Element::kStream);
+    const Element mlp = options_.fp8 ? Element::kByte : Element::kCompute;
+    block.fc1 = AddLinear({names.fc1}, mlp, Element::kCompute, kWidthMultiple);
+    block.fc2 = AddLinear({names.fc2}, mlp, Element::kStream);
     blocks_.push_back(block);
   }
 }
@@ -225,7 +224,7 @@ TowerProgram TowerProgram::Vision(const Checkpoint& checkpoint, const ProgramOpt
 
 TowerProgram TowerProgram::Text(const Checkpoint& checkpoint, const ProgramOptions& options) {
   const TextConfig& config = checkpoint.config().text;
-  TowerProgram program(checkpoint, config, options);
+  TowerProgram program(checkpoint, config, {.text_tokens = options.text_tokens});
   program.max_tokens_ = config.max_position_embeddings;
   program.embedding_size_ = config.projection_size;
   const StoredTensor& table = checkpoint.tensor("text_model.embeddings.token_embedding.weight");

@@ -125,8 +125,12 @@ struct Weight {
   std::function<void(std::span<float>)> fill;
 };
 
+// Beyond it a batch only waits longer: 64 images of so400m fill an H200 to 99 % of its last wave of
+// thread blocks, 8 to 92 %.
+inline constexpr int kMaxBatchItems = 64;
+
 struct ProgramOptions {
-  bool fp8 = false;              // the blocks' linear layers
+  bool fp8 = false;              // the MLP of the vision tower's blocks: docs/adr/0007
   std::int64_t text_tokens = 0;  // of usual texts, up to the longest; 0: those
 };
 

@@ -74,8 +74,11 @@ SIGLIP_DEVICE float WarpMax(float value) {
   }
   return value;
 }
-// What a row of e4m3 numbers has to be multiplied by.
-SIGLIP_DEVICE float RowScale(float largest) { return largest > 0 ? largest / kMaxE4m3 : 1.0f; }
+// What a row of e4m3 numbers has to be multiplied by. Of smaller rows the inverse would overflow,
+// and they are zeros to all that reads them.
+SIGLIP_DEVICE float RowScale(float largest) {
+  return largest > 1e-30f ? largest / kMaxE4m3 : 1.0f;
+}
 
 constexpr int kRowsPerBlock = 4;  // a warp each
 
