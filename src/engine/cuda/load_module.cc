@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -59,8 +60,13 @@ absl::StatusOr<const ModuleFunctions*> LoadModule() {
     return absl::UnavailableError(absl::StrCat("the GPU engine cannot be loaded: ", ::dlerror()));
   }
   const auto entry = reinterpret_cast<ModuleEntry>(::dlsym(module, kModuleEntry));
-  if (entry != nullptr) return entry();
-  return absl::FailedPreconditionError(absl::StrCat(path, ": expected ", kModuleEntry, " in it"));
+  if (entry == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": expected ", kModuleEntry, " in it"));
+  }
+  const ModuleFunctions* const functions = entry();
+  if (std::string_view(functions->build) == SIGLIP_BUILD) return functions;
+  return absl::FailedPreconditionError(absl::StrCat(path, ": expected that of this build, ",
+                                                    SIGLIP_BUILD, ", got ", functions->build));
 }
 
 }  // namespace cuda

@@ -34,7 +34,7 @@ absl::StatusOr<std::vector<GpuDevice>> ListDevices() {
 
 extern "C" __attribute__((visibility("default"))) const siglip::cuda::ModuleFunctions*
 siglip_cuda_functions() {
-  static constexpr siglip::cuda::ModuleFunctions kFunctions = {siglip::cuda::ListDevices,
-                                                               siglip::cuda::CudaEngine::Open};
+  static constexpr siglip::cuda::ModuleFunctions kFunctions = {
+      SIGLIP_BUILD, siglip::cuda::ListDevices, siglip::cuda::CudaEngine::Open};
   return &kFunctions;
 }

@@ -16,6 +16,7 @@
 namespace siglip::cuda {
 
 struct ModuleFunctions {
+  const char* build;  // version and commit: what crosses the border are C++ types without a version
   absl::StatusOr<std::vector<GpuDevice>> (*list_devices)();
   absl::StatusOr<std::unique_ptr<Engine>> (*open_engine)(const Checkpoint& checkpoint,
                                                          const EngineOptions& options,
@@ -32,8 +33,8 @@ using ModuleEntry = const ModuleFunctions* (*)();
 // program looks.
 absl::Status MissingModule();
 
-// The module stays loaded; loading it again only counts. FailedPrecondition if there is none or a
-// library that it needs is missing, with the loader's words.
+// The module stays loaded; loading it again only counts. FailedPrecondition if there is none, or it
+// is of another build; Unavailable, with the loader's words, if a library that it needs is missing.
 absl::StatusOr<const ModuleFunctions*> LoadModule();
 
 }  // namespace siglip::cuda

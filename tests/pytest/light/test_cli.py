@@ -498,3 +498,22 @@ def test_bench_preprocess_names_the_bad_file(siglip, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     result = siglip("bench", "preprocess", tmp_path, "--seconds", "0")
     assert result.returncode == 1 and f"{tmp_path / 'bad.png'}: " in result.stderr, result.stderr
+
+
+def test_a_gpu_driver_that_does_not_work_is_told(siglip, demo, tmp_path):
+    """The CUDA toolkit has a libcuda.so for linking, of which every call says that it is a stub."""
+    nvcc = shutil.which("nvcc")
+    stub = pathlib.Path(nvcc).resolve().parents[1] / "lib64/stubs/libcuda.so" if nvcc else None
+    if stub is None or not stub.exists():
+        pytest.skip("no CUDA toolkit on this machine")
+    if "built without CUDA" in siglip("--version").stdout:
+        pytest.skip("built without CUDA")
+    (tmp_path / "libcuda.so.1").symlink_to(stub)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    embed = ["embed", "-q", "--model", demo, "data/demo/examples/seven.png", "-o", tmp_path / "out.npy"]
+    done = siglip(*embed, env=environment)
+    assert done.returncode == 0 and "device auto: the CPU is used" in done.stderr and "stub library" in done.stderr
+    done = siglip(*embed, "--precision", "fp32", env=environment)
+    assert done.returncode == 0 and "device auto" not in done.stderr
+    done = siglip(*embed, "--device", "cuda", env=environment)
+    assert done.returncode == 1 and "stub library" in done.stderr
