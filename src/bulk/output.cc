@@ -258,13 +258,13 @@ class FileOutput final : public Output {
                meta->value("failed", std::uint64_t{0})};
     complete_ = true;
     SIGLIP_RETURN_IF_ERROR(CheckIsThere(format_ == Format::kNpy ? NamesPath(path_) : path_));
-    const std::string unnamed = UnnamedFailuresPath(path_);
-    SIGLIP_ASSIGN_OR_RETURN(const bool listed, IsThere(failures_path_));
     if (counts_.failures == 0) {
       return failures_named_ ? WriteOutputFile(failures_path_, "") : absl::OkStatus();
     }
-    if (listed) return absl::OkStatus();
-    SIGLIP_RETURN_IF_ERROR(CheckIsThere(unnamed));
+    // A job with a named list leaves no other.
+    const std::string unnamed = UnnamedFailuresPath(path_);
+    SIGLIP_ASSIGN_OR_RETURN(const bool listed_there, IsThere(unnamed));
+    if (!failures_named_ || !listed_there) return CheckIsThere(failures_path_);
     SIGLIP_ASSIGN_OR_RETURN(const std::string failures, ReadInputFile(unnamed, kMaxFailuresBytes));
     return WriteOutputFile(failures_path_, failures);
   }

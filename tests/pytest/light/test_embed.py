@@ -367,10 +367,12 @@ def test_a_kept_output_has_its_lists_or_is_refused(siglip, demo, folder, tmp_pat
     bad.write_bytes(b"no picture")
     job = ["embed", "--model", demo, bad, files_of(folder)[0], "-o", out, "--keep-finished"]
     assert siglip(*job).returncode == 3
+    named.write_text("of another job\n")
     result = siglip(*job, "--failures", named)
     assert result.returncode == 3 and str(named) in result.stderr
     assert named.read_text() == pathlib.Path(f"{out}.failures.jsonl").read_text() != ""
     pathlib.Path(f"{out}.failures.jsonl").unlink()
+    assert siglip(*job, "--failures", named).returncode == 3
     result = siglip(*job)
     assert result.returncode == 1 and "failures.jsonl is gone" in result.stderr
     pathlib.Path(f"{out}.names.txt").unlink()
