@@ -166,7 +166,7 @@ TEST_F(TarTest, WhatFollowsTheEndIsNotReadButTold) {
 TEST_F(TarTest, WhatIsNoTarIsRefused) {
   EXPECT_EQ(Read("not a tar"), (Images{"!"}));
   EXPECT_EQ(Read(""), (Images{"!"}));
-  EXPECT_EQ(OpenTar("/nonexistent.tar").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(OpenTar("/nonexistent.tar").status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(TarTest, ADamagedHeaderIsToldAndTheRestIsRead) {

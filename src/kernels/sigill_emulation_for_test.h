@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <ucontext.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -31,25 +32,26 @@ class SigillEmulation : public testing::Environment {
     ASSERT_EQ(sigaction(SIGILL, &action, nullptr), 0);
   }
   void TearDown() override {
-    std::printf("%s emulated: %lld\n", what_.c_str(), static_cast<long long>(emulated_));
+    std::printf("%s emulated: %lld\n", what_.c_str(), static_cast<long long>(emulated_.load()));
   }
 
  private:
   static void Handle(int, siginfo_t*, void* context) {
     auto& user = *static_cast<ucontext_t*>(context);
-    const std::int64_t before = emulated_;
+    std::int64_t emulated = 0;
     // Those that follow at once, too: the signal takes longer than they do.
     for (int bytes = emulate_(user); bytes != 0; bytes = emulate_(user)) {
       user.uc_mcontext.gregs[REG_RIP] += bytes;
-      ++emulated_;
+      ++emulated;
     }
+    emulated_ += emulated;
     // Otherwise the instruction is met again, and ends the program.
-    if (emulated_ == before) signal(SIGILL, SIG_DFL);
+    if (emulated == 0) signal(SIGILL, SIG_DFL);
   }
 
   std::string what_;
   static inline EmulateInstruction emulate_ = nullptr;
-  static inline std::int64_t emulated_ = 0;
+  static inline std::atomic<std::int64_t> emulated_ = 0;
 };
 
 }  // namespace siglip

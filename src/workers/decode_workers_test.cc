@@ -47,7 +47,7 @@ constexpr std::size_t kFillStride = std::size_t{64} << 10;
 
 // ---- What a worker does with "do:WHAT".
 
-volatile int sink = 0;
+volatile unsigned sink = 0;
 
 void Crash() {
   // No null pointer: compilers reason about those, and leave the write out.
