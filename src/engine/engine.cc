@@ -77,13 +77,13 @@ absl::Status CheckPrecision(const DeviceChoice& device, Precision precision) {
 absl::StatusOr<std::unique_ptr<Engine>> OpenGpus(const Checkpoint& checkpoint,
                                                  const EngineOptions& options,
                                                  const std::vector<int>& gpus) {
-  SIGLIP_ASSIGN_OR_RETURN(const cuda::ModuleFunctions* module, cuda::LoadModule());
-  SIGLIP_ASSIGN_OR_RETURN(const std::vector<GpuDevice> devices, module->list_devices());
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<GpuDevice> devices, ListGpuDevices());
   for (const int gpu : gpus) {
     if (static_cast<std::size_t>(gpu) < devices.size()) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("expected a GPU of number ", gpu, ", got ", devices.size(), " GPUs here"));
   }
+  SIGLIP_ASSIGN_OR_RETURN(const cuda::ModuleFunctions* module, cuda::LoadModule());
   return module->open_engine(checkpoint, options, gpus);
 }
 
