@@ -134,7 +134,7 @@ absl::StatusOr<std::unique_ptr<LibraryAttention>> Open(cudaStream_t stream) {
 
 extern "C" __attribute__((visibility("default"))) const siglip::cuda::LibraryAttentionFunctions*
 siglip_cudnn_functions() {
-  static constexpr siglip::cuda::LibraryAttentionFunctions kFunctions = {siglip::cuda::Version,
-                                                                         siglip::cuda::Open};
+  static constexpr siglip::cuda::LibraryAttentionFunctions kFunctions = {
+      SIGLIP_BUILD, siglip::cuda::Version, siglip::cuda::Open};
   return &kFunctions;
 }

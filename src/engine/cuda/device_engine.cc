@@ -178,6 +178,7 @@ absl::Status DeviceEngine::Load(const Checkpoint& checkpoint) {
     }
   }
   for (LoadedTower& tower : towers_) {
+    SIGLIP_RETURN_IF_ERROR(FillInput(tower));
     for (std::int64_t items = options_.max_items; items >= 1; --items) {
       SIGLIP_RETURN_IF_ERROR(Tune(tower, items));
       SIGLIP_RETURN_IF_ERROR(Capture(tower, items));
@@ -320,17 +321,18 @@ absl::Status DeviceEngine::AllocateBuffers() {
   return absl::OkStatus();
 }
 
-// Runs the plan once on random input, with whatever algorithms come first, so that the buffers hold
-// what they hold in real life: zeros would run at another clock. Then looks for the best.
-absl::Status DeviceEngine::Tune(LoadedTower& tower, std::int64_t items) {
+// Random input of as many items as fit, in slots_[0] on the device: its first items are an input of
+// fewer.
+absl::Status DeviceEngine::FillInput(const LoadedTower& tower) {
   const std::int64_t tokens = tower.program.usual_tokens();
-  const Plan plan = tower.program.MakePlan(items, tokens);
+  const Plan plan = tower.program.MakePlan(options_.max_items, tokens);
   Slot& slot = slots_[0];
   std::mt19937 random(1);
   std::size_t bytes = 0;
   if (std::holds_alternative<PatchesOp>(plan.input)) {
     auto* pixels = reinterpret_cast<float*>(slot.input_host.get());
-    const auto count = static_cast<std::size_t>(items * tower.program.input_elements(tokens));
+    const auto count =
+        static_cast<std::size_t>(options_.max_items * tower.program.input_elements(tokens));
     std::uniform_real_distribution<float> pixel(-1, 1);
     std::generate_n(pixels, count, [&] { return pixel(random); });
     bytes = count * sizeof(float);
@@ -340,13 +342,19 @@ absl::Status DeviceEngine::Tune(LoadedTower& tower, std::int64_t items) {
     const std::int64_t vocabulary =
         tower.program.weights()[static_cast<std::size_t>(op.table)].rows;
     std::uniform_int_distribution<std::int64_t> id(0, vocabulary - 1);
-    std::generate_n(ids, items * tokens, [&] { return id(random); });
-    bytes = static_cast<std::size_t>(items * tokens) * sizeof(std::int64_t);
+    std::generate_n(ids, options_.max_items * tokens, [&] { return id(random); });
+    bytes = static_cast<std::size_t>(options_.max_items * tokens) * sizeof(std::int64_t);
   }
-  SIGLIP_RETURN_IF_ERROR(Checked(cudaMemcpyAsync(slot.input.get(), slot.input_host.get(), bytes,
-                                                 cudaMemcpyHostToDevice, compute_.get()),
-                                 "input"));
-  SIGLIP_RETURN_IF_ERROR(RunInput(tower, plan, slot));
+  return Checked(cudaMemcpyAsync(slot.input.get(), slot.input_host.get(), bytes,
+                                 cudaMemcpyHostToDevice, compute_.get()),
+                 "input");
+}
+
+// Runs the plan once on FillInput's, with whatever algorithms come first, so that the buffers hold
+// what they hold in real life: zeros would run at another clock. Then looks for the best.
+absl::Status DeviceEngine::Tune(LoadedTower& tower, std::int64_t items) {
+  const Plan plan = tower.program.MakePlan(items, tower.program.usual_tokens());
+  SIGLIP_RETURN_IF_ERROR(RunInput(tower, plan, slots_[0]));
   SIGLIP_RETURN_IF_ERROR(RunOps(tower, plan));
   SIGLIP_RETURN_IF_ERROR(Checked(cudaStreamSynchronize(compute_.get()), "first run"));
   SIGLIP_RETURN_IF_ERROR(ChooseAttention(plan));

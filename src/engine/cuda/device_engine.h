@@ -108,6 +108,7 @@ class DeviceEngine {
   absl::Status StoreWeight(const Weight& weight, const StoredWeight& to, DeviceMemory& staging,
                            std::size_t& staging_bytes);
   absl::Status AllocateBuffers();
+  absl::Status FillInput(const LoadedTower& tower);
   absl::Status Tune(LoadedTower& tower, std::int64_t items);
   absl::Status SearchGemms(const LoadedTower& tower, const Plan& plan);
   absl::Status ChooseAttention(const Plan& plan);

@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/cuda/gemm.h"
 #include "engine/cuda/host_resizer_for_test.h"
 #include "kernels/cuda/host_warp_for_test.h"
 #include "kernels/cuda/launch.h"
@@ -80,6 +81,50 @@ INSTANTIATE_TEST_SUITE_P(Types, GpuKernelsTest, testing::Values(HalfType::kBf16,
                          [](const auto& type) {
                            return type.param == HalfType::kBf16 ? "bf16" : "fp16";
                          });
+
+// The two GELUs of the field, by tanh and by erf, are at most 4.7e-4 apart: both factors are exact
+// here and the result is float32, so that the right one is told from the other.
+TEST_F(GpuTest, ProductsHaveBiasAndTheTanhGelu) {
+  constexpr std::int64_t kRows = 64, kN = 64, kK = 64;
+  std::vector<std::uint16_t> x(kRows * kK), weight(kN * kK);
+  std::vector<float> bias(kN), expected(kRows * kN);
+  const auto half = [](float value) { return ToHalf(HalfType::kFp16, value); };
+  // x is the identity: row i of the result is column i of the weights, from -4 to 4.
+  for (std::int64_t i = 0; i < kRows; ++i) x[i * kK + i] = half(1);
+  for (std::int64_t i = 0; i < kN; ++i) {
+    bias[i] = static_cast<float>(i % 4) / 64;
+    for (std::int64_t j = 0; j < kK; ++j) {
+      const float value = static_cast<float>(j - kK / 2) / 8;
+      weight[i * kK + j] = half(value);
+      const double sum = value + bias[i];
+      const double tanh = std::tanh(std::sqrt(2 / M_PI) * (sum + 0.044715 * sum * sum * sum));
+      expected[j * kN + i] = static_cast<float>(0.5 * sum * (1 + tanh));
+    }
+  }
+  GemmShape shape;
+  shape.factors = Type::kFp16;
+  shape.y = Type::kFp32;
+  shape.rows = kRows;
+  shape.n = kN;
+  shape.k = kK;
+  shape.x_stride = kK;
+  shape.y_stride = kN;
+  shape.bias = shape.gelu = true;
+  const auto gemm = Gemm::Make(shape);
+  ASSERT_TRUE(gemm.ok()) << gemm.status();
+  cublasLtHandle_t created = nullptr;
+  ASSERT_EQ(cublasLtCreate(&created), CUBLAS_STATUS_SUCCESS);
+  const LtHandle handle(created);
+  const auto algorithms = gemm->Candidates(handle.get(), 1, 0);
+  ASSERT_TRUE(algorithms.ok()) << algorithms.status();
+  const GemmOperands operands{.x = Upload(x),
+                              .weight = Upload(weight),
+                              .bias = Upload(bias),
+                              .y = Upload(std::vector<float>(kRows * kN, NAN))};
+  ASSERT_TRUE(gemm->Run(handle.get(), algorithms->front(), operands, nullptr, 0, nullptr).ok());
+  const std::vector<float> got = Download<float>(operands.y, kRows * kN);
+  for (std::int64_t i = 0; i < kRows * kN; ++i) ASSERT_NEAR(got[i], expected[i], 1e-4) << i;
+}
 
 TEST_P(GpuKernelsTest, AttentionOfEveryHeadDim) {
   for (const auto& [tokens, head_dim] : std::vector<std::pair<int, int>>{{729, 72},

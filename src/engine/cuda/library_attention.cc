@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 
@@ -27,9 +28,14 @@ absl::StatusOr<const LibraryAttentionFunctions*> LoadLibraryAttention() {
   if (module == nullptr) return absl::UnavailableError(absl::StrCat("cuDNN: ", ::dlerror()));
   const auto entry =
       reinterpret_cast<LibraryAttentionEntry>(::dlsym(module, kLibraryAttentionEntry));
-  if (entry != nullptr) return entry();
-  return absl::UnavailableError(
-      absl::StrCat(path, ": expected ", kLibraryAttentionEntry, " in it"));
+  if (entry == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat(path, ": expected ", kLibraryAttentionEntry, " in it"));
+  }
+  const LibraryAttentionFunctions* const functions = entry();
+  if (std::string_view(functions->build) == SIGLIP_BUILD) return functions;
+  return absl::UnavailableError(absl::StrCat(path, ": expected that of this build, ", SIGLIP_BUILD,
+                                             ", got ", functions->build));
 }
 
 }  // namespace siglip::cuda

@@ -31,6 +31,7 @@ class LibraryAttention {
 };
 
 struct LibraryAttentionFunctions {
+  const char* build;         // the program's version and commit: parts of two builds do not mix
   std::string (*version)();  // "cuDNN 9.19.0"
   // For the current device; `stream` is borrowed. Unavailable if cuDNN does not do.
   absl::StatusOr<std::unique_ptr<LibraryAttention>> (*open)(cudaStream_t stream);
@@ -40,7 +41,7 @@ struct LibraryAttentionFunctions {
 inline constexpr char kLibraryAttentionEntry[] = "siglip_cudnn_functions";
 using LibraryAttentionEntry = const LibraryAttentionFunctions* (*)();
 
-// Unavailable with the reason if there is none. The module stays loaded.
+// Unavailable with the reason if there is none, or one of another build. The module stays loaded.
 absl::StatusOr<const LibraryAttentionFunctions*> LoadLibraryAttention();
 
 }  // namespace siglip::cuda
