@@ -12,13 +12,13 @@ import dataclasses
 
 IMAGES = {"10 M": 10e6, "1 G": 1e9, "100 G": 100e9}
 DAYS = (1, 30)
-# so400m in int16, all 27 layers, on two cores each: docs/performance.md.
+# so400m in int16, all 27 layers, on two cores each: docs/performance/*.md.
 SO400M_S, SO400M_CORES = {"Zen 3": 2.66, "Xeon with AMX": 0.8197}, 2
 # base-224 with preprocessing of 500x375 JPEG: docs/performance.md, "Server" (the library's row).
 BASE_CORE_S = 0.4106
-# JPEG at 384 px, one core: docs/performance.md, "Preprocessing".
+# JPEG at 384 px, one core: docs/performance/zen3.md, "Preprocessing".
 DECODE = {"500x375 JPEG": (0.00158, 0.1e6), "1024x768 JPEG": (0.00485, 0.3e6), "4000x3000 JPEG": (0.06439, 4e6)}
-# Nominal operations of so400m (docs/performance.md), and what a GPU is assumed to do of its dense 16-bit peak.
+# Nominal operations of so400m (docs/performance/zen3.md), and what a GPU is assumed to do of its dense 16-bit peak.
 SO400M_FLOP = 670.3e9
 GPU_PEAK, GPU_SHARE = 989e12, 0.5
 

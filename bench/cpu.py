@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything that docs/performance.md records about a CPU: one command, one file.
+"""Everything that a page of docs/performance/ records about a CPU: one command, one file.
 
     .venv/oracle/bin/python bench/cpu.py --json docs/performance/NAME.json        about two hours on two cores
     .venv/oracle/bin/python bench/cpu.py --quick                                  a few layers and cases

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Markdown of what bench/cpu.py measured. Standard library only.
 
-    python3 bench/tables.py RESULT.json                        prints it
-    python3 bench/tables.py RESULT.json docs/performance.md    puts it between the page's marks of the result's name
+    python3 bench/tables.py NAME.json            prints it
+    python3 bench/tables.py NAME.json NAME.md    puts it between the page's marks of the result's name
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""docs/performance.md shows what docs/performance/*.json hold, as bench/tables.py writes it."""
+"""docs/performance/NAME.md shows what NAME.json holds, as bench/tables.py writes it."""
 
 import importlib.util
 import json
@@ -25,9 +25,9 @@ def case(**changes):
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
 def test_page_shows_the_result(path):
-    page = (ROOT / "docs/performance.md").read_text()
+    page = path.with_suffix(".md").read_text()
     assert tables.with_result(page, path.name, tables.markdown(json.loads(path.read_text()))) == page, (
-        f"run: python3 bench/tables.py docs/performance/{path.name} docs/performance.md")
+        f"run: python3 bench/tables.py docs/performance/{path.name} docs/performance/{path.stem}.md")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
