@@ -158,5 +158,5 @@ def at_ports(block, ports):
 
 
 def pages():
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", ROOT / "bench/README.md"]
-    return found + sorted((ROOT / "docs").rglob("*.md"))
+    others = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md"]
+    return [ROOT / name for name in others] + sorted((ROOT / "docs").rglob("*.md"))
