@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -33,6 +34,23 @@ def test_page_shows_the_result(path):
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
 def test_result_has_a_plot(path):
     assert path.with_name(f"{path.stem}-roofline.svg").exists()
+
+
+def ratios_that_are_nowhere(summary, folder):
+    """Of the table that has a row for each machine: ratios that the machine's page does not have."""
+    rows = re.findall(r"^\| \[[^]]+\]\(([\w./-]+)\)(.*)\|$", summary, re.MULTILINE)
+    return [(name, ratio) for name, cells in rows for ratio in re.findall(r"(\d\.\d\d)(?! s)", cells)
+            if f"| {ratio} |" not in (folder / name).read_text()] if rows else ["no row"]
+
+
+def test_the_summarys_ratios_are_the_pages():
+    assert not ratios_that_are_nowhere((ROOT / "docs/performance.md").read_text(), ROOT / "docs")
+
+
+def test_a_ratio_that_is_nowhere_is_told(tmp_path):
+    (tmp_path / "a.md").write_text("| siglip | 1.70 |\n")
+    assert ratios_that_are_nowhere("| [A](a.md) | ONNX Runtime, 4.52 s | **1.70** | 1.71 |\n", tmp_path) == [("a.md", "1.71")]
+    assert ratios_that_are_nowhere("none", tmp_path)
 
 
 def test_there_is_a_result():
