@@ -256,7 +256,7 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--text", flags->texts, "A text to send instead; may be repeated")
       ->excludes(paths)
       ->allow_extra_args(false);
-  command->add_option("--url", flags->url, "HOST:PORT of the door; IPv6 with brackets or without")
+  command->add_option("--url", flags->url, "HOST:PORT of the server; IPv6 with brackets or without")
       ->capture_default_str();
   command->add_option("--protocol", flags->protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))

@@ -48,7 +48,7 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
 
 void AddTlsFlags(CLI::App& command, const std::string& door, TlsFiles& tls) {
   const auto name = [&door](const char* end) { return "--" + door + end; };
-  command.add_option(name("-use-ssl"), tls.enabled, "TLS on this door")->capture_default_str();
+  command.add_option(name("-use-ssl"), tls.enabled, "TLS on this port")->capture_default_str();
   command
       .add_option(name("-use-ssl-mutual"), tls.mutual,
                   "TLS, and clients must show a certificate of the root's")
@@ -75,7 +75,7 @@ void AddHttpLimits(CLI::App& command, HttpLimits& limits) {
                   "Bytes of a request's line and header fields")
       ->check(CLI::Range(256, 1 << 16))
       ->capture_default_str();
-  command.add_option("--http-max-header-fields", limits.head_fields)
+  command.add_option("--http-max-header-fields", limits.head_fields, "Of a request")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   AddSeconds(command, "--http-header-timeout-secs", limits.head_timeout,
@@ -92,17 +92,21 @@ void AddHttpLimits(CLI::App& command, HttpLimits& limits) {
 }
 
 void AddHttpFlags(CLI::App& command, ServerOptions& server) {
-  command.add_option("--allow-http", server.allow_http, "Open the HTTP door")
-      ->capture_default_str();
+  command.add_option("--allow-http", server.allow_http, "Listen for HTTP")->capture_default_str();
   command
       .add_option("--http-address", server.http_address,
                   "An IP address; IPv6 with brackets or without")
       ->capture_default_str();
   command.add_option("--http-port", server.http_port, "0 = any free port")->capture_default_str();
-  command.add_option("--allow-ui", server.allow_ui, "The page at /ui of the HTTP door")
+  command.add_option("--allow-ui", server.allow_ui, "The page at /ui of the HTTP port")
       ->capture_default_str();
-  command.add_option("--reuse-http-port", server.reuse_http_port)->capture_default_str();
-  command.add_option("--http-thread-count", server.http_thread_count)
+  command
+      .add_option("--reuse-http-port", server.reuse_http_port,
+                  "Other servers may have this port too; the system deals connections out")
+      ->capture_default_str();
+  command
+      .add_option("--http-thread-count", server.http_thread_count,
+                  "Threads that read and write HTTP")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command
@@ -118,7 +122,9 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
           "503")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command.add_option("--http-max-connections", server.http_max_connections)
+  command
+      .add_option("--http-max-connections", server.http_max_connections,
+                  "Connections at a time; more are closed")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   AddHttpLimits(command, server.http_limits);
@@ -132,19 +138,21 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
 }
 
 void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
-  command.add_option("--allow-grpc", server.allow_grpc, "Open the gRPC door")
-      ->capture_default_str();
+  command.add_option("--allow-grpc", server.allow_grpc, "Listen for gRPC")->capture_default_str();
   command
       .add_option("--grpc-address", server.grpc_address,
                   "As --http-address, or a name that resolves")
       ->capture_default_str();
   command.add_option("--grpc-port", server.grpc_port, "0 = any free port")->capture_default_str();
-  command.add_option("--reuse-grpc-port", server.reuse_grpc_port)->capture_default_str();
+  command.add_option("--reuse-grpc-port", server.reuse_grpc_port, "As --reuse-http-port")
+      ->capture_default_str();
   command
       .add_option("--grpc-max-input-size", server.grpc_max_input_bytes, "Bytes of a gRPC message")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command.add_option("--grpc-infer-response-compression-level", server.grpc_compression_level)
+  command
+      .add_option("--grpc-infer-response-compression-level", server.grpc_compression_level,
+                  "Of answers: none, low, medium or high")
       ->transform(OneOf<int>({{"none", 0}, {"low", 1}, {"medium", 2}, {"high", 3}}))
       ->type_name("LEVEL")
       ->default_str("none");
@@ -180,21 +188,22 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   GrpcKeepalive& keepalive = server.grpc_keepalive;
-  const std::pair<const char*, int*> times[] = {
-      {"--grpc-keepalive-time", &keepalive.time_ms},
-      {"--grpc-keepalive-timeout", &keepalive.timeout_ms},
-      {"--grpc-http2-max-pings-without-data", &keepalive.max_pings_without_data},
-      {"--grpc-http2-min-recv-ping-interval-without-data",
-       &keepalive.min_recv_ping_interval_without_data_ms},
-      {"--grpc-http2-max-ping-strikes", &keepalive.max_ping_strikes},
-      {"--grpc-max-connection-age", &keepalive.max_connection_age_ms},
-      {"--grpc-max-connection-age-grace", &keepalive.max_connection_age_grace_ms}};
-  for (const auto& [name, value] : times) {
-    command.add_option(name, *value, "gRPC's own; times in milliseconds")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-  }
-  command.add_option("--grpc-keepalive-permit-without-calls", keepalive.permit_without_calls)
+  const auto add = [&command](const char* name, int& value, const char* text) {
+    command.add_option(name, value, text)->check(CLI::NonNegativeNumber)->capture_default_str();
+  };
+  constexpr const char* kTime = "gRPC's own, in milliseconds";
+  constexpr const char* kCount = "gRPC's own, a number of pings";
+  add("--grpc-keepalive-time", keepalive.time_ms, kTime);
+  add("--grpc-keepalive-timeout", keepalive.timeout_ms, kTime);
+  add("--grpc-http2-max-pings-without-data", keepalive.max_pings_without_data, kCount);
+  add("--grpc-http2-min-recv-ping-interval-without-data",
+      keepalive.min_recv_ping_interval_without_data_ms, kTime);
+  add("--grpc-http2-max-ping-strikes", keepalive.max_ping_strikes, kCount);
+  add("--grpc-max-connection-age", keepalive.max_connection_age_ms, kTime);
+  add("--grpc-max-connection-age-grace", keepalive.max_connection_age_grace_ms, kTime);
+  command
+      .add_option("--grpc-keepalive-permit-without-calls", keepalive.permit_without_calls,
+                  "gRPC's own: also on connections without calls")
       ->capture_default_str();
 }
 
@@ -222,9 +231,10 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--log-verbose", flags.log.verbose_level, "0 = off; 1 adds a line per request")
       ->capture_default_str();
-  command.add_option("--log-info", flags.log.info)->capture_default_str();
-  command.add_option("--log-warning", flags.log.warning)->capture_default_str();
-  command.add_option("--log-error", flags.log.error)->capture_default_str();
+  command.add_option("--log-info", flags.log.info, "Lines of level info")->capture_default_str();
+  command.add_option("--log-warning", flags.log.warning, "Lines of level warning")
+      ->capture_default_str();
+  command.add_option("--log-error", flags.log.error, "Lines of level error")->capture_default_str();
   command.add_option("--log-format", flags.log.iso8601, "default or ISO8601")
       ->transform(OneOf<bool>({{"default", false}, {"ISO8601", true}}))
       ->type_name("FORMAT")
@@ -296,7 +306,7 @@ void AddServeFlags(CLI::App& command, ServeFlags& flags) {
   command.add_option("--api-key-file", flags.server.api_key_file,
                      "A key a line: requests need the header Authorization: Bearer KEY, all but "
                      "those for health. Read again on SIGHUP");
-  command.add_option("--allow-metrics", flags.server.allow_metrics, "Open the metrics door")
+  command.add_option("--allow-metrics", flags.server.allow_metrics, "Listen for the metrics")
       ->capture_default_str();
   command.add_option("--metrics-address", flags.server.metrics_address, "As --http-address")
       ->capture_default_str();

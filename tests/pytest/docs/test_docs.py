@@ -63,10 +63,13 @@ def test_a_lost_link_is_told(tmp_path):
     assert lost_links(page) == ["b.md#", "#d", "a.md#d"]
 
 
+def help_of(command):
+    return subprocess.run([SIGLIP, *command.split(), "--help"], check=True, capture_output=True, text=True).stdout
+
+
 def options(command):
     """What `siglip COMMAND --help` lists, without Triton's options that have no effect."""
-    text = subprocess.run([SIGLIP, *command.split(), "--help"], check=True, capture_output=True, text=True).stdout
-    found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text.partition("without effect here:")[0]))
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_of(command).partition("without effect here:")[0]))
     assert {"--help", "--version"} <= found
     return found
 
@@ -83,6 +86,27 @@ def test_every_option_stands_on_a_page(command):
 def test_an_option_on_no_page_is_told():
     lacking = undocumented("index", "--output --ef --ef-construction-x --help --version --log-level --threads --quiet")
     assert lacking == ["--ef-construction", "--links"]
+
+
+def unexplained(text):
+    """Options that a --help lists without a word on what they do. Words begin in column 30, of the next line if need be."""
+    entries = re.split(r"^  (?=-)", re.sub(r" in \[\d+ - \d+\]", "", text), flags=re.MULTILINE)[1:]
+    return [entry.split()[0] for entry in entries if not re.search(r"^.{27} \S|^ {30}\S", entry, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_says_what_it_does(command):
+    assert not unexplained(help_of(command))
+
+
+def test_an_option_without_a_word_is_told():
+    assert unexplained("""
+  --http-port UINT=8000       0 = any free port
+  --reuse-http-port BOOLEAN=0 
+  --http-thread-count INT:INT in [1 - 1024]=8
+  --http-max-input-size UINT:POSITIVE=67108864
+                              Bytes of a request's body
+""") == ["--reuse-http-port", "--http-thread-count"]
 
 
 def names_of_tests():
