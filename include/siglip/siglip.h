@@ -31,10 +31,10 @@ struct ModelOptions {
   // NaFlex only: patches that an image is shown in at most, up to 65,536; 0 = what the checkpoint says,
   // usually 256. More is sharper and slower.
   std::int64_t max_patches = 0;
-  // Of a CPU "fp32", "int16" (faster, half the memory, cosine to fp32 within 1e-5 of 1), "int8"
-  // (faster still and coarser; needs VNNI or AMX), "bf16" (needs AMX), or "auto": int16 where it is
-  // faster and a check at load, with this checkpoint, finds it near enough to fp32. Of a GPU "bf16",
-  // "fp16", "fp8", or "auto": bf16. A GPU is checked against the CPU at load.
+  // Of a CPU "fp32", "int16" (faster, half the memory, 1 - cosine to fp32 about 1e-7 with usual
+  // weights), "int8" (faster still and coarser; needs VNNI or AMX), "bf16" (needs AMX), or "auto":
+  // int16 where it is faster and within 1e-5 with this checkpoint, which is checked at load, else
+  // fp32. Of a GPU "bf16", "fp16", "fp8", or "auto": bf16. A GPU is checked against the CPU at load.
   std::string precision = "auto";
   std::string device = "auto";     // "auto", "cpu", "cuda" (the first GPU) or "cuda:0,1"
   // GPUs resize pictures of up to 16 Mi pixels, with the same pixels as the CPU, and check that at load;

@@ -42,11 +42,13 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command
-      .add_option("--precision", flags.options.precision,
-                  "auto; on a CPU fp32, int16 (faster, cosine to fp32 within 1e-5 of 1), int8 "
-                  "(faster still and coarser: look at `siglip validate`; needs VNNI or AMX) or "
-                  "bf16 (needs AMX); on a GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU "
-                  "int16 where it is faster and a check with this checkpoint passes, else fp32")
+      .add_option(
+          "--precision", flags.options.precision,
+          "auto; on a CPU fp32, int16 (faster; 1 - cosine to fp32 about 1e-7 with usual "
+          "weights), int8 (faster still and coarser: look at `siglip validate`; needs VNNI "
+          "or AMX) or bf16 (needs AMX); on a GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on "
+          "a CPU int16 where it is faster and within 1e-5 with this checkpoint, which is "
+          "checked at load, else fp32")
       ->check(PrecisionNames())
       ->capture_default_str();
   command
