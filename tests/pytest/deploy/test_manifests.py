@@ -240,14 +240,44 @@ def test_the_image_has_the_libraries_that_the_binary_names(binary):
     assert {line for line in listed if not line.startswith("#")} == wanted
 
 
+PODS = {"chart": pod_of(render_chart.render({})), "gpu": pod_of((DEPLOY / "kubernetes/gpu.yaml").read_text()),
+        "kserve": yaml.safe_load((DEPLOY / "kserve/serving-runtime.yaml").read_text())["spec"]}
+
+
+@pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
+def test_pods_are_of_the_image(pod):
+    """User, group, ports, program and folders of the container file."""
+    text = (DEPLOY / "container/Containerfile").read_text()
+    container, = pod["containers"]
+    context = pod.get("securityContext", {}) | container["securityContext"]
+    user, group = str(context["runAsUser"]), str(context.get("runAsGroup", context["runAsUser"]))
+    for last in re.findall(r"^USER (\d+:\d+)$", text, re.MULTILINE):
+        assert last == f"{user}:{group}"
+    assert re.search(rf"groupadd .*--gid {group} (\S+) .*\n.*useradd .*--uid {user} --gid \1 ", text)
+    options = dict(argument.split("=", 1) for argument in container["args"][1:])
+    ports = [options.get(f"--{name}-port", number) for name, number in zip(
+        ("http", "grpc", "metrics"), re.search(r"^EXPOSE (\d+) (\d+) (\d+)$", text, re.MULTILINE).groups())]
+    assert {str(entry["containerPort"]) for entry in container["ports"]} <= set(ports)
+    assert 'ENTRYPOINT ["siglip"]' in text and "command" not in container and container["args"][0] == "serve"
+    cache = next(mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "cache")
+    assert cache == options["--cache-dir"] and re.search(rf"install -d -o siglip -g siglip {cache}$", text, re.MULTILINE)
+
+
+def test_a_changed_source_leaves_the_images_packages():
+    """Layers up to the packages see nothing but their list and what reads it."""
+    stage = re.search(r"AS tools\n(.*?)^RUN (\S+)", (DEPLOY / "container/Containerfile").read_text(), re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^COPY (.+) \S+$", stage[1], re.MULTILINE) == [f"{stage[2]} tools/setup/debian-packages.txt"]
+
+
 def test_container_file(tmp_path):
     """hadolint's rules, and that what .dockerignore lets in is enough to configure and has all inputs of the program."""
     path = DEPLOY / "container/Containerfile"
     done = subprocess.run([BIN / "hadolint", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    for source in re.findall(r"^COPY (?!--from)(\S+) ", path.read_text(), re.MULTILINE):
-        assert source == "." or any(pathlib.PurePath(source).is_relative_to(entry) for entry in let_in), source
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", path.read_text(), re.MULTILINE):
+        for source in sources.split():
+            assert source == "." or any(pathlib.PurePath(source).is_relative_to(entry) for entry in let_in), source
     for entry in let_in:
         (tmp_path / entry).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / entry).is_dir() else shutil.copy
