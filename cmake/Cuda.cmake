@@ -1,6 +1,10 @@
 # The CUDA toolkit, and cuDNN's attention: its library comes with the toolkit (or Debian's and NVIDIA's packages), the
 # headers of its frontend out of the PyPI wheel nvidia-cudnn-frontend, in .venv/cuda. Without either the engine uses its
 # own attention kernel alone.
+if(NOT TARGET CUDA::nvToolsExt)
+  # CUDA 13 has no such library, and Debian 12's CMake 3.25.1 fails to mark it as deprecated if it is not there.
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit 12.9 REQUIRED)
 if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
