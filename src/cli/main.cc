@@ -48,6 +48,15 @@ void AddCommonFlags(CLI::App& app, siglip::LogLevel& log_level) {
   for (CLI::App* command : app.get_subcommands(named)) AddCommonFlags(*command, log_level);
 }
 
+// The first process of a container has no default actions: a signal that it does not handle is
+// ignored, so a job would outlive Ctrl-C and `docker stop`. `serve` blocks these and reads them.
+void EndAtSignalsAsFirstProcess() {
+  if (::getpid() != 1) return;
+  for (const int number : {SIGHUP, SIGINT, SIGTERM}) {
+    std::signal(number, [](int signal) { ::_exit(128 + signal); });
+  }
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "SigLIP image and text embeddings: equal to Hugging Face and Pillow, served as Triton "
@@ -88,6 +97,7 @@ int Main(int argc, char** argv) {
   siglip::ReportBusErrors();
   // A file that grows past the limit of `ulimit -f` is then an error like a full disk.
   std::signal(SIGXFSZ, SIG_IGN);
+  EndAtSignalsAsFirstProcess();
   return run();
 }
 

@@ -1,11 +1,18 @@
 """The program that was built is hardened. The preset dev is not: sanitizers do more."""
 
+import errno
+import os
+import pathlib
 import re
+import signal
 import subprocess
+import time
 
 import pytest
 
 from conftest import ROOT, load_clients
+
+FIRST_PROCESS = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
 
 
 def readelf(*arguments):
@@ -71,3 +78,32 @@ def test_each_weakness_is_found(flags, missing, tmp_path):
     for options, expected in ((strong, []), (strong + flags, [missing])):
         subprocess.run(["gcc", *options, tmp_path / "a.c", "-o", program], check=True, capture_output=True)
         assert weaknesses(*(readelf(option, program) for option in ("-h", "-l", "-d", "--dyn-syms"))) == expected
+
+
+def open_once_read(fifo, process):
+    while process.poll() is None:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO, error
+            time.sleep(0.01)
+    raise AssertionError(f"exit code {process.returncode}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_job_that_is_the_first_process_ends_at_a_signal(binary, number, tmp_path):
+    """As a container's is, to which the kernel sends no signal that it does not handle. The job waits for texts."""
+    if subprocess.run([*FIRST_PROCESS, "true"], capture_output=True, check=False).returncode != 0:
+        load_clients().skip("no namespaces of processes")
+    texts = tmp_path / "texts"
+    os.mkfifo(texts)
+    command = [binary, "embed", "--model", ROOT / "models/demo", "--texts-from", texts, "-o", tmp_path / "out.npy"]
+    with subprocess.Popen([*FIRST_PROCESS, *command]) as job:
+        try:
+            texts_end = open_once_read(texts, job)
+            children = pathlib.Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+            os.kill(int(children[0]), number)
+            assert job.wait(timeout=20) == 128 + number
+            os.close(texts_end)
+        finally:
+            job.kill()
