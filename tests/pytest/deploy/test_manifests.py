@@ -88,11 +88,21 @@ def test_plain_manifests_are_the_charts(variant):
 
 
 def test_the_rest_of_kubernetes():
-    check_kubernetes((DEPLOY / "kubernetes/model-volume.yaml").read_text())
     rule = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"][0]
     for text in (render_chart.render({}), (DEPLOY / "kserve/autoscaler.yaml").read_text()):
         autoscaler = next(d for d in check_kubernetes(text) if d["kind"] == "HorizontalPodAutoscaler")
         assert autoscaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+
+
+def test_the_model_is_copied_where_the_pods_look():
+    """By the same user, through a pod that may write."""
+    claim, copy = check_kubernetes((DEPLOY / "kubernetes/model-volume.yaml").read_text())
+    server = pod_of(render_chart.render({}))
+    mounted, volume = (next(v["persistentVolumeClaim"] for v in pod["volumes"] if v["name"] == "model")
+                       for pod in (server, copy["spec"]))
+    assert mounted == {**volume, "readOnly": True} and volume["claimName"] == claim["metadata"]["name"]
+    assert copy["spec"]["containers"][0]["image"] == server["containers"][0]["image"]
+    assert {**copy["spec"]["securityContext"], "fsGroupChangePolicy": "OnRootMismatch"} == server["securityContext"]
 
 
 def test_pods_drain_before_they_are_killed():
