@@ -6,8 +6,8 @@
 //   auto embedding = (*model)->EmbedImage(bytes_of_a_jpeg);   // [D] float32, not normalised
 //   auto text = (*model)->EmbedText("a photo of a cat");
 //
-// Errors are absl::Status; nothing here throws, prints or exits. (Warnings go to stderr by way of
-// spdlog's default logger, which the first Open sets up.)
+// Errors are absl::Status; nothing here throws, prints or exits. (Warnings go to stderr; a program
+// that uses spdlog keeps its own default logger.)
 
 #include <array>
 #include <cstdint>

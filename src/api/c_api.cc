@@ -306,7 +306,6 @@ const char* siglip_version(void) { return SIGLIP_VERSION; }
 siglip_error* siglip_set_log_level(const char* level) {
   return Guarded([&] {
     if (level == nullptr) return NullArgument("level");
-    ConfigureQuietLogOnce();
     return SetLogLevel(level);
   });
 }

@@ -270,10 +270,7 @@ absl::StatusOr<std::unique_ptr<Model>> OpenModel(const std::string& directory,
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Open(const std::string& directory,
                                                    const ModelOptions& options) {
-  return WithoutBadAlloc("model", [&] {
-    ConfigureQuietLogOnce();
-    return OpenModel(directory, options);
-  });
+  return WithoutBadAlloc("model", [&] { return OpenModel(directory, options); });
 }
 
 absl::Status Model::EncodePixels(std::span<const float* const> images,

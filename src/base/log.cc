@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <mutex>
 
 #include "base/log_settings.h"
 #include "base/mutex.h"
@@ -101,28 +100,44 @@ class SettingsSink final : public spdlog::sinks::sink {
   std::shared_ptr<spdlog::sinks::sink> target_ SIGLIP_GUARDED_BY(mu_);
 };
 
-std::shared_ptr<SettingsSink> CurrentSink() {
-  const auto& sinks = spdlog::default_logger_raw()->sinks();
-  return sinks.empty() ? nullptr : std::dynamic_pointer_cast<SettingsSink>(sinks[0]);
-}
-
-bool ApplyTo(SettingsSink& sink, const LogSettings& settings) {
+bool ApplyTo(spdlog::logger& logger, SettingsSink& sink, const LogSettings& settings) {
   if (!sink.Change(settings)) return false;
   // Lines that nobody wants are not even formatted.
-  spdlog::default_logger_raw()->set_level(settings.verbose_level > 0 ? spdlog::level::debug
-                                          : settings.info            ? spdlog::level::info
-                                          : settings.warning         ? spdlog::level::warn
-                                          : settings.error           ? spdlog::level::err
-                                                                     : spdlog::level::off);
+  logger.set_level(settings.verbose_level > 0 ? spdlog::level::debug
+                   : settings.info            ? spdlog::level::info
+                   : settings.warning         ? spdlog::level::warn
+                   : settings.error           ? spdlog::level::err
+                                              : spdlog::level::off);
   return true;
+}
+
+// Where spdlog keeps the logger for the modules, each of which has a copy of this code.
+constexpr char kLoggerName[] = "siglip.cpp";
+
+std::shared_ptr<spdlog::logger> FindOrMakeLogger() {
+  if (auto logger = spdlog::get(kLoggerName)) return logger;
+  const auto sink = std::make_shared<SettingsSink>();
+  auto logger = std::make_shared<spdlog::logger>(kLoggerName, sink);
+  logger->flush_on(spdlog::level::trace);
+  ApplyTo(*logger, *sink, {.info = false});
+  spdlog::register_logger(logger);
+  return logger;
+}
+
+// Null if another copy of the library made the logger.
+std::shared_ptr<SettingsSink> CurrentSink() {
+  return std::dynamic_pointer_cast<SettingsSink>(Log().sinks().at(0));
 }
 
 }  // namespace
 
+spdlog::logger& Log() {
+  using Owner = std::shared_ptr<spdlog::logger>;
+  static Owner& logger = *std::make_unique<Owner>(FindOrMakeLogger()).release();
+  return *logger;
+}
+
 void ConfigureLog(LogLevel level) {
-  auto logger = std::make_shared<spdlog::logger>("siglip", std::make_shared<SettingsSink>());
-  logger->flush_on(spdlog::level::trace);
-  spdlog::set_default_logger(std::move(logger));
   LogSettings settings;
   settings.verbose_level = level == LogLevel::kDebug ? 1 : 0;
   settings.info = level <= LogLevel::kInfo;
@@ -135,7 +150,7 @@ bool ChangeLog(const LogSettings& settings) {
   const std::shared_ptr<SettingsSink> sink = CurrentSink();
   if (sink == nullptr) return false;
   MutexLock lock(sink->change_mu());
-  return ApplyTo(*sink, settings);
+  return ApplyTo(Log(), *sink, settings);
 }
 
 absl::StatusOr<LogSettings> UpdateLog(
@@ -144,20 +159,13 @@ absl::StatusOr<LogSettings> UpdateLog(
   if (sink == nullptr) return change(LogSettings{});
   MutexLock lock(sink->change_mu());
   absl::StatusOr<LogSettings> changed = change(sink->settings());
-  if (changed.ok()) static_cast<void>(ApplyTo(*sink, *changed));
+  if (changed.ok()) static_cast<void>(ApplyTo(Log(), *sink, *changed));
   return changed.ok() ? sink->settings() : changed;
 }
 
 LogSettings CurrentLog() {
   const std::shared_ptr<SettingsSink> sink = CurrentSink();
   return sink == nullptr ? LogSettings{} : sink->settings();
-}
-
-void ConfigureQuietLogOnce() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    if (CurrentSink() == nullptr) ConfigureLog(LogLevel::kWarn);
-  });
 }
 
 std::string Printable(std::string_view text) {

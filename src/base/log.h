@@ -1,7 +1,8 @@
 #pragma once
 
 // The library's only way to say something. One event, one line, `key=value`; levels: error =
-// someone must act, warn = degraded, info = lifecycle, debug = off by default. Written to stderr.
+// someone must act, warn = degraded, info = lifecycle, debug = off by default. Written to stderr,
+// by a logger of its own: spdlog's default one is that of the program that uses the library.
 
 #include <string>
 #include <string_view>
@@ -12,7 +13,12 @@ namespace siglip {
 
 enum class LogLevel { kDebug, kInfo, kWarn, kError, kOff };
 
-// Sets level and line format of the process' log. Called once by main, before threads start.
+// Of the process: the program or libsiglip.so and their modules share it. Warnings and errors to
+// stderr until something else is set. Thread-safe; it is never destroyed, so that whatever runs at
+// the end of a process may log.
+spdlog::logger& Log();
+
+// Sets level and line format. Called once by main, before threads start.
 void ConfigureLog(LogLevel level);
 
 // Control characters, C1's of UTF-8 among them, replaced by \xNN: names of files and of archives'
@@ -24,7 +30,7 @@ std::string LogSafe(std::string_view text);
 
 }  // namespace siglip
 
-#define SIGLIP_LOG_DEBUG(...) spdlog::debug(__VA_ARGS__)
-#define SIGLIP_LOG_INFO(...) spdlog::info(__VA_ARGS__)
-#define SIGLIP_LOG_WARN(...) spdlog::warn(__VA_ARGS__)
-#define SIGLIP_LOG_ERROR(...) spdlog::error(__VA_ARGS__)
+#define SIGLIP_LOG_DEBUG(...) siglip::Log().debug(__VA_ARGS__)
+#define SIGLIP_LOG_INFO(...) siglip::Log().info(__VA_ARGS__)
+#define SIGLIP_LOG_WARN(...) siglip::Log().warn(__VA_ARGS__)
+#define SIGLIP_LOG_ERROR(...) siglip::Log().error(__VA_ARGS__)

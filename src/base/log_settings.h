@@ -22,7 +22,8 @@ struct LogSettings {
   bool operator==(const LogSettings&) const = default;
 };
 
-// False before ConfigureLog, and if the file cannot be opened; then nothing changes. Thread-safe.
+// False if the file cannot be opened, or another copy of the library in this process made the log;
+// then nothing changes. Thread-safe.
 bool ChangeLog(const LogSettings& settings);
 LogSettings CurrentLog();
 
@@ -31,8 +32,5 @@ LogSettings CurrentLog();
 // Thread-safe.
 absl::StatusOr<LogSettings> UpdateLog(
     const std::function<absl::StatusOr<LogSettings>(LogSettings)>& change);
-
-// What a library calls: warnings and errors to stderr, unless ConfigureLog was called. Thread-safe.
-void ConfigureQuietLogOnce();
 
 }  // namespace siglip

@@ -95,10 +95,23 @@ TEST(LogSettings, NoLineHasControlBytesWhoeverWroteIt) {
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
 }
 
-TEST(LogSettings, ALibraryLeavesAProgramsLogAlone) {
-  ConfigureLog(LogLevel::kDebug);
-  ConfigureQuietLogOnce();
-  EXPECT_EQ(CurrentLog().verbose_level, 1u);
+TEST(Log, AProgramKeepsItsOwnDefaultLogger) {
+  const auto theirs = spdlog::default_logger();
+  SIGLIP_LOG_WARN("ours");
+  ConfigureLog(LogLevel::kOff);
+  EXPECT_EQ(spdlog::default_logger(), theirs);
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("another"));
+  EXPECT_TRUE(ChangeLog({.info = false}));
+  EXPECT_EQ(CurrentLog(), LogSettings{.info = false});
+  spdlog::set_default_logger(theirs);
+}
+
+TEST(Log, ItOutlivesSpdlog) {
+  ConfigureLog(LogLevel::kError);
+  spdlog::drop_all();
+  ::testing::internal::CaptureStderr();
+  SIGLIP_LOG_ERROR("still here");
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("still here"), std::string::npos);
 }
 
 }  // namespace

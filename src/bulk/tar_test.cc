@@ -138,15 +138,14 @@ TEST_F(TarTest, ACutMemberThatIsPassedOverIsAnError) {
 TEST_F(TarTest, AnArchiveWithoutItsEndIsWholeAndMayBeCutSoItWarns) {
   const std::string members = Member("a.jpg", "A") + Member("b.jpg", "B");
   const Images both{"a.jpg=A", "b.jpg=B"};
-  // Where spdlog writes before ConfigureLog.
-  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
   EXPECT_EQ(Read(members + kEnd), both);
   EXPECT_EQ(Read(members + kEnd + kEnd + kEnd), both);
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
   for (const std::size_t end_bytes : {0, 512}) {
-    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
     EXPECT_EQ(Read(members + kEnd.substr(0, end_bytes)), both);
-    const std::string log = testing::internal::GetCapturedStdout();
+    const std::string log = testing::internal::GetCapturedStderr();
     EXPECT_NE(log.find(path_ + " ends after 2 members without"), std::string::npos) << log;
   }
 }
@@ -155,9 +154,9 @@ TEST_F(TarTest, WhatFollowsTheEndIsNotReadButTold) {
   const std::string a = Member("a.jpg", "A"), b = Member("b.jpg", "B");
   for (const std::string& archive : {a + kEnd + b + kEnd, a + kEnd + std::string(300'000, '\0') + b,
                                      a + std::string(512, '\0') + b + kEnd}) {
-    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
     EXPECT_EQ(Read(archive), (Images{"a.jpg=A"}));
-    const std::string log = testing::internal::GetCapturedStdout();
+    const std::string log = testing::internal::GetCapturedStderr();
     EXPECT_NE(log.find(path_ + " goes on after its end mark, behind 1 members"), std::string::npos)
         << log;
   }

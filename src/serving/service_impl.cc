@@ -215,7 +215,7 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
         response.outputs.clear();
       }
     }
-    if (spdlog::should_log(spdlog::level::debug)) {
+    if (Log().should_log(spdlog::level::debug)) {
       SIGLIP_LOG_DEBUG("infer model={} version={} id={} status={}", LogSafe(response.model_name),
                        response.model_version, LogSafe(response.id),
                        absl::StatusCodeToString(response.status.code()));
