@@ -123,6 +123,8 @@ struct TextIds {
 };
 
 // A loaded checkpoint. Thread-safe: preprocessing and tokenizing run side by side, encoding calls queue.
+// In a child that was forked after Open, encoding (and resizing on a GPU) is FailedPrecondition: open it
+// there.
 class Model {
  public:
   virtual ~Model() = default;

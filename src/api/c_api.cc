@@ -1,7 +1,5 @@
 // The C API: include/siglip/siglip_c.h over Model, lists and the classifier.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <exception>
@@ -19,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "api/many.h"
+#include "api/owner_process.h"
 #include "api/zero_shot.h"
 #include "base/json_text.h"
 #include "base/log_settings.h"
@@ -33,11 +32,11 @@ struct siglip_error {
 
 struct siglip_model {
   siglip_model(std::unique_ptr<siglip::Model> opened, int num_threads)
-      : model(std::move(opened)), pool(num_threads), owner(::getpid()) {}
+      : model(std::move(opened)), pool(num_threads) {}
 
   const std::unique_ptr<siglip::Model> model;
   siglip::ThreadPool pool;
-  const pid_t owner;  // whose threads they are
+  const siglip::OwnerProcess owner;
 };
 
 struct siglip_classifier {
@@ -118,11 +117,7 @@ absl::Status NullArgument(const char* name) {
 }
 
 absl::Status CheckModel(const siglip_model* model) {
-  if (model == nullptr) return NullArgument("model");
-  if (model->owner == ::getpid()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("model: opened by process ", model->owner, " and used in its child ", ::getpid(),
-                   ", where its threads are not: open it after the fork"));
+  return model == nullptr ? NullArgument("model") : model->owner.Check();
 }
 
 // Of a list call: the list and its output may be NULL only if there is nothing in them.
@@ -327,7 +322,7 @@ siglip_error* siglip_model_open(const char* directory, const siglip_options* opt
 
 void siglip_model_free(siglip_model* model) {
   // In a forked child its threads are not there to be joined: it is left to the end of the process.
-  if (model != nullptr && model->owner == ::getpid()) std::unique_ptr<siglip_model>(model).reset();
+  if (model != nullptr && model->owner.IsThisOne()) std::unique_ptr<siglip_model>(model).reset();
 }
 
 int64_t siglip_image_size(const siglip_model* model) { return model->model->info().image_size; }

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "api/model_info.h"
+#include "api/owner_process.h"
 #include "api/pixel_recipe.h"
 #include "base/log.h"
 #include "base/log_settings.h"
@@ -89,6 +90,10 @@ class LoadedModel final : public Model {
   const ModelInfo& info() const override { return info_; }
   absl::Status Health() const override { return engine_->Health(); }
 
+  ~LoadedModel() override {
+    // There are no threads to be joined in a forked child: it is left to the end of the process.
+    if (!owner_.IsThisOne()) static_cast<void>(engine_.release());
+  }
   absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const override {
     return WithoutBadAlloc("image", [&]() -> absl::StatusOr<ImageInfo> {
       SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, preprocessor_.ReadHeader(image_bytes));
@@ -100,7 +105,8 @@ class LoadedModel final : public Model {
   using Model::Preprocess;
   absl::StatusOr<PatchGrid> Preprocess(std::string_view image_bytes, float* pixels,
                                        PreprocessTimes* times) const override {
-    return WithoutBadAlloc("image", [&] {
+    return WithoutBadAlloc("image", [&]() -> absl::StatusOr<PatchGrid> {
+      SIGLIP_RETURN_IF_ERROR(CheckOwnerOfGpu());
       StageTimes stages;
       const auto size = preprocessor_.Preprocess(image_bytes, pixels, stages);
       if (times != nullptr) *times = TimesOf(stages);
@@ -112,7 +118,8 @@ class LoadedModel final : public Model {
   absl::StatusOr<PatchGrid> PreprocessRgb(const std::uint8_t* rgb, std::int64_t width,
                                           std::int64_t height, float* pixels,
                                           PreprocessTimes* times) const override {
-    return WithoutBadAlloc("image", [&] {
+    return WithoutBadAlloc("image", [&]() -> absl::StatusOr<PatchGrid> {
+      SIGLIP_RETURN_IF_ERROR(CheckOwnerOfGpu());
       StageTimes stages;
       const auto size = preprocessor_.PreprocessRgb(rgb, width, height, pixels, stages);
       if (times != nullptr) *times = TimesOf(stages);
@@ -128,7 +135,8 @@ class LoadedModel final : public Model {
   using Model::EncodePixels;
   absl::Status EncodePixels(std::span<const ImagePixels> images,
                             std::span<float* const> embeddings) override {
-    return WithoutBadAlloc("vision", [&] {
+    return WithoutBadAlloc("vision", [&]() -> absl::Status {
+      SIGLIP_RETURN_IF_ERROR(owner_.Check());
       return info_.naflex() ? EncodePatches(images, embeddings) : EncodeImages(images, embeddings);
     });
   }
@@ -151,12 +159,14 @@ class LoadedModel final : public Model {
 
   absl::Status EncodeTokens(std::span<const std::int64_t* const> ids, std::int64_t num_tokens,
                             std::span<float* const> embeddings) override {
-    if (num_tokens < 1 || num_tokens > info_.text_length) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tokens: expected 1 to ", info_.text_length, " ids, got ", num_tokens));
-    }
-    return WithoutBadAlloc("text",
-                           [&] { return engine_->EncodeTexts(ids, num_tokens, embeddings); });
+    return WithoutBadAlloc("text", [&]() -> absl::Status {
+      SIGLIP_RETURN_IF_ERROR(owner_.Check());
+      if (num_tokens < 1 || num_tokens > info_.text_length) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("tokens: expected 1 to ", info_.text_length, " ids, got ", num_tokens));
+      }
+      return engine_->EncodeTexts(ids, num_tokens, embeddings);
+    });
   }
 
  private:
@@ -164,6 +174,11 @@ class LoadedModel final : public Model {
     if (!size.ok()) return size.status();
     return GridOf(*size, info_.patch_size);
   }
+  // Of work that a GPU may do.
+  absl::Status CheckOwnerOfGpu() const {
+    return info_.gpu_resize ? owner_.Check() : absl::OkStatus();
+  }
+
 
   absl::Status EncodeImages(std::span<const ImagePixels> images,
                             std::span<float* const> embeddings) {
@@ -182,7 +197,8 @@ class LoadedModel final : public Model {
   }
 
   const ModelInfo info_;
-  const std::unique_ptr<Engine> engine_;
+  const OwnerProcess owner_;
+  std::unique_ptr<Engine> engine_;
   const Preprocessor preprocessor_;  // may resize by the engine
   const std::unique_ptr<Tokenizer> tokenizer_;
 };

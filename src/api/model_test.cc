@@ -1,3 +1,6 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -20,7 +23,7 @@ std::string Picture(const std::string& name) {
 class ModelTest : public testing::Test {
  protected:
   ModelTest() : model_(*Model::Open(kDemoModel, {.num_threads = 2, .max_batch_size = 3})) {}
-  const std::unique_ptr<Model> model_;
+  std::unique_ptr<Model> model_;
 };
 
 TEST_F(ModelTest, TheExampleOfTheHeaderWorks) {
@@ -78,6 +81,24 @@ TEST_F(ModelTest, SeveralThreadsGetTheSameNumbersAsOne) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+// It is told so, may prepare inputs, and its exit waits for no thread that it has not.
+TEST_F(ModelTest, AForkedChildCannotEncode) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(60);
+    std::vector<float> pixels(model_->info().pixel_values());
+    const bool told = absl::IsFailedPrecondition(model_->EmbedText("x").status()) &&
+                      absl::IsFailedPrecondition(model_->EmbedImage(Picture("seven.png")).status());
+    const bool prepares = model_->Preprocess(Picture("seven.png"), pixels.data()).ok();
+    model_.reset();
+    ::_exit(told && prepares ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 TEST_F(ModelTest, InspectImageReadsTheHeadOnly) {
