@@ -88,6 +88,7 @@ std::string HeaderText(absl::string_view text) {
 siglip_error* ToError(const absl::Status& status) {
   if (status.ok()) return nullptr;
   try {
+  if (absl::IsResourceExhausted(status) && status.message().empty()) return &OutOfMemory();
     return std::make_unique<siglip_error>(
                siglip_error{HeaderCode(status.code()), HeaderText(status.message())})
         .release();

@@ -12,8 +12,9 @@
 namespace siglip {
 
 // S = 2, D = 2, T = 2. An image file's first byte is its value v: the embedding is [v, 1]; "bad..."
-// is refused. A text's ids are {its length, 0}: the embedding is [length, 2].
-class FakeModel final : public Model {
+// is refused. A text's ids are {its length, 0}: the embedding is [length, 2]; there is no
+// memory for "big".
+class FakeModel : public Model {
  public:
   FakeModel() {
     info_.image_size = 2;
@@ -52,6 +53,7 @@ class FakeModel final : public Model {
   }
   absl::StatusOr<std::vector<std::int64_t>> Tokenize(std::string_view text) const override {
     if (text == "\xff") return absl::InvalidArgumentError("not UTF-8 at byte 0");
+    if (text == "big") return absl::ResourceExhaustedError("out of memory");
     return std::vector<std::int64_t>{static_cast<std::int64_t>(text.size()), 0};
   }
   absl::StatusOr<std::vector<std::int64_t>> TokenizeUnpadded(std::string_view text) const override {

@@ -13,6 +13,7 @@
 #include "base/aligned_buffer.h"
 #include "base/file_map.h"
 #include "base/mutex.h"
+#include "base/no_memory.h"
 #include "base/status_macros.h"
 
 namespace siglip {
@@ -44,6 +45,7 @@ absl::StatusOr<std::string> ReadImage(std::string_view path) {
   return bytes;
 }
 
+// May throw std::bad_alloc.
 absl::StatusOr<PatchGrid> PreprocessOne(const Model& model, const ImageSource& image,
                                         float* pixels) {
   switch (image.kind) {
@@ -53,15 +55,22 @@ absl::StatusOr<PatchGrid> PreprocessOne(const Model& model, const ImageSource& i
       SIGLIP_RETURN_IF_ERROR(CheckRgb(image));
       return model.PreprocessRgb(reinterpret_cast<const std::uint8_t*>(image.data.data()),
                                  image.width, image.height, pixels);
-    case ImageSource::Kind::kPath:
-      try {
-        SIGLIP_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(image.data));
-        return model.Preprocess(bytes, pixels);
-      } catch (const std::bad_alloc&) {
-        return absl::ResourceExhaustedError("image: not enough memory to read the file");
-      }
+    case ImageSource::Kind::kPath: {
+      SIGLIP_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(image.data));
+      return model.Preprocess(bytes, pixels);
+    }
   }
   return absl::InvalidArgumentError("image: unknown kind");
+}
+
+// The same on a thread that no exception may leave.
+absl::StatusOr<PatchGrid> PreprocessOnPool(const Model& model, const ImageSource& image,
+                                           float* pixels) {
+  try {
+    return PreprocessOne(model, image, pixels);
+  } catch (const std::bad_alloc&) {
+    return NoMemory("image");
+  }
 }
 
 // Images that are being preprocessed on the pool: arguments as of PreprocessMany. The destructor
@@ -77,7 +86,7 @@ class Preparation {
       PatchGrid& grid = grids[i];
       float* const image_pixels = pixels + i * model.info().pixel_values();
       const auto prepare = [this, &model, &image, &status, &grid, image_pixels] {
-        const absl::StatusOr<PatchGrid> prepared = PreprocessOne(model, image, image_pixels);
+        const absl::StatusOr<PatchGrid> prepared = PreprocessOnPool(model, image, image_pixels);
         status = prepared.status();
         if (prepared.ok()) grid = *prepared;
         MutexLock lock(mu_);

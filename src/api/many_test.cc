@@ -65,6 +65,25 @@ TEST(ManyTest, AFileThatIsTooLongIsNotRead) {
   EXPECT_EQ(statuses[0].code(), absl::StatusCode::kResourceExhausted) << statuses[0];
 }
 
+// The threads of a pool are no place for an exception.
+TEST(ManyTest, MemoryThatRunsOutCostsItsItem) {
+  struct Greedy final : FakeModel {
+    absl::StatusOr<PatchGrid> Preprocess(std::string_view bytes, float* pixels,
+                                         PreprocessTimes* times) const override {
+      if (bytes.starts_with("big")) throw std::bad_alloc();
+      return FakeModel::Preprocess(bytes, pixels, times);
+    }
+  } model;
+  ThreadPool pool(2);
+  const std::vector<ImageSource> images = {{.data = "big"}, {.data = "a"}};
+  std::vector<float> rows(4);
+  std::vector<absl::Status> statuses(2);
+  ASSERT_TRUE(EmbedManyImages(model, pool, images, rows.data(), statuses).ok());
+  EXPECT_EQ(statuses[0], absl::ResourceExhaustedError("image: out of memory"));
+  EXPECT_TRUE(statuses[1].ok());
+  EXPECT_EQ(rows[2], 'a');
+}
+
 TEST(ManyTest, NothingButBadImagesNeedNoEngine) {
   FakeModel model;
   ThreadPool pool(1);

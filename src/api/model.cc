@@ -12,7 +12,7 @@
 #include "api/owner_process.h"
 #include "api/pixel_recipe.h"
 #include "base/log.h"
-#include "base/log_settings.h"
+#include "base/no_memory.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/cuda/device_flag.h"
@@ -29,13 +29,17 @@ namespace {
 template <class Work>
 auto WithoutBadAlloc(const char* what, const Work& work) -> decltype(work()) {
   try {
-    return work();
+    try {
+      return work();
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::system_error& error) {  // of threads
+      return absl::ResourceExhaustedError(absl::StrCat(what, ": ", error.what()));
+    } catch (const std::exception& error) {
+      return absl::InternalError(absl::StrCat(what, ": ", error.what()));
+    }
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
-  } catch (const std::system_error& error) {  // of threads
-    return absl::ResourceExhaustedError(absl::StrCat(what, ": ", error.what()));
-  } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat(what, ": ", error.what()));
+    return NoMemory(what);
   }
 }
 
@@ -86,14 +90,14 @@ class LoadedModel final : public Model {
         engine_(std::move(engine)),
         preprocessor_(PreprocessOptionsOf(info_), engine_->resizer()),
         tokenizer_(std::move(tokenizer)) {}
-
-  const ModelInfo& info() const override { return info_; }
-  absl::Status Health() const override { return engine_->Health(); }
-
   ~LoadedModel() override {
     // There are no threads to be joined in a forked child: it is left to the end of the process.
     if (!owner_.IsThisOne()) static_cast<void>(engine_.release());
   }
+
+  const ModelInfo& info() const override { return info_; }
+  absl::Status Health() const override { return engine_->Health(); }
+
   absl::StatusOr<ImageInfo> InspectImage(std::string_view image_bytes) const override {
     return WithoutBadAlloc("image", [&]() -> absl::StatusOr<ImageInfo> {
       SIGLIP_ASSIGN_OR_RETURN(ImageHeader header, preprocessor_.ReadHeader(image_bytes));
@@ -170,15 +174,15 @@ class LoadedModel final : public Model {
   }
 
  private:
-  absl::StatusOr<PatchGrid> Grid(const absl::StatusOr<PixelSize>& size) const {
-    if (!size.ok()) return size.status();
-    return GridOf(*size, info_.patch_size);
-  }
   // Of work that a GPU may do.
   absl::Status CheckOwnerOfGpu() const {
     return info_.gpu_resize ? owner_.Check() : absl::OkStatus();
   }
 
+  absl::StatusOr<PatchGrid> Grid(const absl::StatusOr<PixelSize>& size) const {
+    if (!size.ok()) return size.status();
+    return GridOf(*size, info_.patch_size);
+  }
 
   absl::Status EncodeImages(std::span<const ImagePixels> images,
                             std::span<float* const> embeddings) {

@@ -83,8 +83,8 @@ absl::Status ZeroShotClassifier::AddTexts(Model& model, std::span<const std::str
   SIGLIP_RETURN_IF_ERROR(EmbedManyTexts(model, views, rows.data(), statuses));
   for (std::size_t i = 0; i < texts.size(); ++i) {
     if (!statuses[i].ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("label \"", texts[i], "\": ", statuses[i].message()));
+      return absl::Status(statuses[i].code(),
+                          absl::StrCat("label \"", texts[i], "\": ", statuses[i].message()));
     }
     const float* row = rows.data() + i * width_;
     std::vector<double> values(row, row + width_);

@@ -50,6 +50,8 @@ TEST(ZeroShotTest, ABadLabelIsNamed) {
   FakeModel model;
   const auto classifier = ZeroShotClassifier::Create(model, {"ok", "\xff"}, {"{text}"});
   EXPECT_EQ(classifier.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ZeroShotClassifier::Create(model, {"big"}, {"{text}"}).status(),
+            absl::ResourceExhaustedError("label \"big\": out of memory"));
 }
 
 }  // namespace

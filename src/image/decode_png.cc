@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -363,6 +364,7 @@ class Inflater {
       stream_.next_out = sink.buffer() + filled_;
       stream_.avail_out = static_cast<uInt>(sink.buffer_bytes() - filled_);
       const int result = inflate(&stream_, Z_NO_FLUSH);
+      if (result == Z_MEM_ERROR) throw std::bad_alloc();
       if (result < 0) {
         return BadImage(
             kFormat,

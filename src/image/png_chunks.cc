@@ -11,6 +11,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
+#include <new>
 #include <string>
 
 #include <zlib.h>
@@ -32,7 +34,8 @@ enum class Inflated { kOk, kBroken, kTooLarge };
 // if all chunks so far are more than a file may have.
 Inflated InflateText(std::string_view data, PngState& state, std::string* text) {
   z_stream stream = {};
-  if (inflateInit(&stream) != Z_OK) return Inflated::kBroken;
+  if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> end(&stream, inflateEnd);
   text->clear();
   Bytef chunk[16384];
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(data.data()));
@@ -48,7 +51,7 @@ Inflated InflateText(std::string_view data, PngState& state, std::string* text) 
     if (stream.avail_out != 0 && stream.avail_in == 0) break;  // the input ran out
   }
   const bool left = stream.avail_in != 0;
-  inflateEnd(&stream);
+  if (result == Z_MEM_ERROR) throw std::bad_alloc();
   state.inflated_bytes += static_cast<std::int64_t>(stream.total_out);
   if (state.inflated_bytes > kMaxInflatedBytes) return Inflated::kTooLarge;
   if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END) return Inflated::kBroken;
