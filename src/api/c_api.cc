@@ -19,6 +19,7 @@
 #include "api/many.h"
 #include "api/owner_process.h"
 #include "api/zero_shot.h"
+#include "base/absl_view.h"
 #include "base/json_text.h"
 #include "base/log_settings.h"
 #include "base/thread_pool.h"
@@ -87,8 +88,8 @@ std::string HeaderText(absl::string_view text) {
 
 siglip_error* ToError(const absl::Status& status) {
   if (status.ok()) return nullptr;
-  try {
   if (absl::IsResourceExhausted(status) && status.message().empty()) return &OutOfMemory();
+  try {
     return std::make_unique<siglip_error>(
                siglip_error{HeaderCode(status.code()), HeaderText(status.message())})
         .release();
@@ -113,8 +114,8 @@ siglip_error* Guarded(const Work& work) {
   }
 }
 
-absl::Status NullArgument(const char* name) {
-  return absl::InvalidArgumentError(absl::StrCat(name, ": expected a pointer, got NULL"));
+absl::Status NullArgument(std::string_view name) {
+  return absl::InvalidArgumentError(absl::StrCat(AbslView(name), ": expected a pointer, got NULL"));
 }
 
 absl::Status CheckModel(const siglip_model* model) {
@@ -176,6 +177,10 @@ absl::Status CheckNaflex(const siglip_model& model) {
       "pixels");
 }
 
+std::string DataOf(const char* name, std::size_t place) {
+  return absl::StrCat(name, " ", place, ", data");
+}
+
 absl::StatusOr<std::vector<ImageSource>> ToSources(std::span<const siglip_image> images) {
   std::vector<ImageSource> sources;
   sources.reserve(images.size());
@@ -185,7 +190,7 @@ absl::StatusOr<std::vector<ImageSource>> ToSources(std::span<const siglip_image>
       return absl::InvalidArgumentError(
           absl::StrCat("item ", i, ": expected a SIGLIP_IMAGE_ kind, got ", image.kind));
     }
-    if (image.size > 0 && image.data == nullptr) return NullArgument("image.data");
+    if (image.size > 0 && image.data == nullptr) return NullArgument(DataOf("item", i));
     sources.push_back({static_cast<ImageSource::Kind>(image.kind),
                        {static_cast<const char*>(image.data), image.size},
                        image.width,
@@ -194,12 +199,14 @@ absl::StatusOr<std::vector<ImageSource>> ToSources(std::span<const siglip_image>
   return sources;
 }
 
-absl::StatusOr<std::vector<std::string_view>> ToViews(std::span<const siglip_text> texts) {
+// name: of an item.
+absl::StatusOr<std::vector<std::string_view>> ToViews(std::span<const siglip_text> texts,
+                                                      const char* name) {
   std::vector<std::string_view> views;
   views.reserve(texts.size());
-  for (const siglip_text& text : texts) {
-    if (text.size > 0 && text.data == nullptr) return NullArgument("text.data");
-    views.emplace_back(text.data, text.size);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    if (texts[i].size > 0 && texts[i].data == nullptr) return NullArgument(DataOf(name, i));
+    views.emplace_back(texts[i].data, texts[i].size);
   }
   return views;
 }
@@ -207,9 +214,9 @@ absl::StatusOr<std::vector<std::string_view>> ToViews(std::span<const siglip_tex
 absl::StatusOr<std::vector<std::string>> ToStrings(const siglip_text* texts, std::size_t count,
                                                    const char* name) {
   if (texts == nullptr || count == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": expected at least one"));
+    return absl::InvalidArgumentError(absl::StrCat(name, "s: expected at least one"));
   }
-  const auto views = ToViews({texts, count});
+  const auto views = ToViews({texts, count}, name);
   if (!views.ok()) return views.status();
   return std::vector<std::string>(views->begin(), views->end());
 }
@@ -272,9 +279,9 @@ absl::Status CreateClassifier(siglip_model* model, const siglip_text* labels,
                               std::size_t num_templates, siglip_classifier** classifier) {
   if (absl::Status status = CheckModel(model); !status.ok()) return status;
   if (classifier == nullptr) return NullArgument("classifier");
-  auto label_list = ToStrings(labels, num_labels, "labels");
+  auto label_list = ToStrings(labels, num_labels, "label");
   if (!label_list.ok()) return label_list.status();
-  const auto template_list = ToStrings(templates, num_templates, "templates");
+  const auto template_list = ToStrings(templates, num_templates, "template");
   if (!template_list.ok()) return template_list.status();
   auto made = ZeroShotClassifier::Create(*model->model, *std::move(label_list), *template_list);
   if (!made.ok()) return made.status();
@@ -355,7 +362,7 @@ siglip_error* siglip_embed_texts(siglip_model* model, const siglip_text* texts, 
                                  float* embeddings, siglip_error** item_errors) {
   return Guarded([&]() -> absl::Status {
     if (absl::Status s = CheckList(model, texts, count, embeddings); !s.ok()) return s;
-    const auto views = ToViews({texts, count});
+    const auto views = ToViews({texts, count}, "item");
     if (!views.ok()) return views.status();
     std::vector<absl::Status> statuses(count);
     absl::Status run = EmbedManyTexts(*model->model, *views, embeddings, statuses);
@@ -402,7 +409,7 @@ siglip_error* siglip_tokenize(siglip_model* model, const siglip_text* texts, siz
                               int64_t* ids, siglip_error** item_errors) {
   return Guarded([&]() -> absl::Status {
     if (absl::Status s = CheckList(model, texts, count, ids); !s.ok()) return s;
-    const auto views = ToViews({texts, count});
+    const auto views = ToViews({texts, count}, "item");
     if (!views.ok()) return views.status();
     const std::size_t length = static_cast<std::size_t>(model->model->info().text_length);
     std::vector<absl::Status> statuses(count);

@@ -169,6 +169,9 @@ static void TestBadItems(siglip_model* model) {
   FAIL(siglip_embed_images(model, NULL, 1, rows, NULL), SIGLIP_INVALID_ARGUMENT, "items");
   FAIL(siglip_embed_images(model, images, 1, NULL, NULL), SIGLIP_INVALID_ARGUMENT, "output");
   FAIL(siglip_embed_images(NULL, images, 1, rows, NULL), SIGLIP_INVALID_ARGUMENT, "model");
+  images[2].data = NULL;
+  FAIL(siglip_embed_images(model, images + 1, 2, rows, errors), SIGLIP_INVALID_ARGUMENT,
+       "item 1, data: expected a pointer, got NULL");
   SUCCEED(siglip_embed_images(model, NULL, 0, NULL, NULL));
   SUCCEED(siglip_embed_texts(model, NULL, 0, NULL, NULL));
   free(rows);
@@ -230,6 +233,10 @@ static void TestClassifier(siglip_model* model) {
        "labels");
   FAIL(siglip_classifier_create(model, labels, 1, NULL, 0, &classifier), SIGLIP_INVALID_ARGUMENT,
        "templates");
+  labels[2].data = NULL;
+  FAIL(siglip_classifier_create(model, labels, 3, &prompt, 1, &classifier), SIGLIP_INVALID_ARGUMENT,
+       "label 2, data");
+  labels[2] = Text("circle");
   prompt = Text("A photo.");
   FAIL(siglip_classifier_create(model, labels, 3, &prompt, 1, &classifier), SIGLIP_INVALID_ARGUMENT,
        "template \"A photo.\": expected {text} or {label} in it, got neither");
