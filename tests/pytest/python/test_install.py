@@ -72,9 +72,8 @@ def library_fixture(prefix):
     return next(prefix.rglob("libsiglip.so")).parent
 
 
-def rows_of(prefix, library, program):
+def rows_of(prefix, library, program, picture=ROOT / "data/demo/examples/seven.png"):
     """What a consumer prints, checked against `siglip embed` of the same prefix."""
-    picture = ROOT / "data/demo/examples/seven.png"
     run = subprocess.run([program, ROOT / "models/demo", picture], check=True, capture_output=True, text=True,
                          env={**os.environ, "LD_LIBRARY_PATH": str(library)})
     embed = subprocess.run([prefix / "bin/siglip", "embed", "-q", "--model", ROOT / "models/demo", picture], check=True,
@@ -104,6 +103,18 @@ def test_pkg_config_knows_the_flags(prefix, library, tmp_path):
     cpp = subprocess.run(["pkg-config", "--libs", "siglip-cpp"], check=True, capture_output=True, text=True,
                          env=environment).stdout
     assert "-lsiglip" in cpp and "-labsl_status" in cpp
+
+
+def test_a_program_with_a_codec_inside_keeps_it_to_itself(prefix, library, tmp_path):
+    """With the option that docs/c-api.md names; without it the library would call the program's."""
+    (tmp_path / "codec.c").write_text("int WebPGetFeaturesInternal(void) { return 7; }\n")
+    (tmp_path / "consumer.c").write_text(IN_C.replace("int main", "int WebPGetFeaturesInternal(void);\nint main", 1).replace(
+        "return 0;", "return WebPGetFeaturesInternal() - 7;"))
+    subprocess.run(["gcc", "-c", tmp_path / "codec.c", "-o", tmp_path / "codec.o"], check=True)
+    subprocess.run(["ar", "rcs", tmp_path / "libcodec.a", tmp_path / "codec.o"], check=True)
+    subprocess.run(["gcc", tmp_path / "consumer.c", tmp_path / "libcodec.a", "-o", tmp_path / "in_c", "-Wl,--exclude-libs,ALL",
+                    f"-I{prefix}/include", f"-L{library}", "-lsiglip"], check=True)
+    rows_of(prefix, library, tmp_path / "in_c", ROOT / "tests/data/image/alpha.webp")
 
 
 def test_the_library_shows_its_api_and_nothing_else(library):
