@@ -27,7 +27,8 @@ struct ModelOptions {
   int num_threads = 0;         // engine threads; 0 = one per core
   int max_batch_size = 32;     // items per pass through a tower; more are run in several passes
   int pillow = 13;             // whose resize is reproduced: 12 or 13
-  std::int64_t max_pixels = 0; // width*height of an image; 0 = Pillow's own limit, 178,956,970
+  // width*height of an image; 0 = Pillow's own limit, 178,956,970, which is the most.
+  std::int64_t max_pixels = 0;
   // NaFlex only: patches that an image is shown in at most, up to 65,536; 0 = what the checkpoint says,
   // usually 256. More is sharper and slower.
   std::int64_t max_patches = 0;

@@ -81,7 +81,7 @@ typedef struct siglip_options {
   size_t struct_size;    /* sizeof(siglip_options) */
   int32_t num_threads;   /* of the engine, and of preprocessing; 0 = one per core */
   int32_t pillow;        /* whose resize is reproduced: 12 or 13 (default) */
-  int64_t max_pixels;    /* width * height of an image; default: Pillow's limit, 178,956,970 */
+  int64_t max_pixels;    /* width * height of an image; default, and the most: Pillow's limit, 178,956,970 */
   const char* precision; /* "auto" (default) or another of the above */
   const char* device;    /* "auto" (default) or another of the above */
   const char* isa; /* instruction set: "auto" (default), "avx512", "avx2", ...; one per process */

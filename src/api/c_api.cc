@@ -213,9 +213,10 @@ absl::StatusOr<std::vector<std::string_view>> ToViews(std::span<const siglip_tex
 
 absl::StatusOr<std::vector<std::string>> ToStrings(const siglip_text* texts, std::size_t count,
                                                    const char* name) {
-  if (texts == nullptr || count == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(name, "s: expected at least one"));
+  if (count == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(name, "s: expected at least one, got none"));
   }
+  if (texts == nullptr) return NullArgument(absl::StrCat(name, "s"));
   const auto views = ToViews({texts, count}, name);
   if (!views.ok()) return views.status();
   return std::vector<std::string>(views->begin(), views->end());

@@ -232,7 +232,9 @@ static void TestClassifier(siglip_model* model) {
   FAIL(siglip_classifier_create(model, labels, 0, &prompt, 1, &classifier), SIGLIP_INVALID_ARGUMENT,
        "labels");
   FAIL(siglip_classifier_create(model, labels, 1, NULL, 0, &classifier), SIGLIP_INVALID_ARGUMENT,
-       "templates");
+       "templates: expected at least one, got none");
+  FAIL(siglip_classifier_create(model, NULL, 3, &prompt, 1, &classifier), SIGLIP_INVALID_ARGUMENT,
+       "labels: expected a pointer, got NULL");
   labels[2].data = NULL;
   FAIL(siglip_classifier_create(model, labels, 3, &prompt, 1, &classifier), SIGLIP_INVALID_ARGUMENT,
        "label 2, data");
