@@ -76,6 +76,9 @@ absl::Status Misbehave(std::string_view what, float* pixels) {
         mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     sink = memory == MAP_FAILED ? 1 : 0;
   }
+  if (what == "take pages away") {
+    if (madvise(pixels, kFillStride, MADV_REMOVE) == 0) Crash();
+  }
   if (what == "stderr") std::fprintf(stderr, "this goes nowhere\n");
   if (what == "write elsewhere") pixels[64 << 10] = 1;
   if (what == "write what came") const_cast<char&>(what[0]) = 'W';
@@ -385,6 +388,15 @@ TEST(DecodeWorkersTest, WhatIsNotAllowedEndsTheWorker) {
   }
   EXPECT_TRUE(Decode(*workers, "do:stderr").status.ok()) << "libraries complain there";
   ExpectWorks(*workers);
+}
+
+TEST(DecodeWorkersTest, AdviceOnPagesIsRefused) {
+  if (std::string_view(SandboxName()) != "seccomp") {
+    GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: this build's workers have " << SandboxName();
+  }
+  const auto workers = StartWorkers(1);
+  const Outcome got = Decode(*workers, "do:take pages away");
+  EXPECT_TRUE(got.status.ok()) << got.status;
 }
 
 TEST(DecodeWorkersTest, MemoryHasALimit) {

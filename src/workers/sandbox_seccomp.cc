@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
@@ -71,6 +72,17 @@ class Filter {
     Return(otherwise);
   }
 
+  // The same of two values.
+  void IfEither(int number, int argument, std::array<std::uint32_t, 2> values,
+                std::uint32_t otherwise) {
+    SkipUnless(BPF_JEQ, static_cast<std::uint32_t>(number), 5);
+    Load(LowWordOf(argument));
+    SkipIf(BPF_JEQ, values[0], 1);
+    SkipUnless(BPF_JEQ, values[1], 1);
+    Return(kAllow);
+    Return(otherwise);
+  }
+
   // `number` is allowed if its argument has none of these bits.
   void IfNone(int number, int argument, std::uint32_t bits) {
     SkipUnless(BPF_JEQ, static_cast<std::uint32_t>(number), 4);
@@ -123,7 +135,9 @@ absl::Status InstallFilter(int descriptor) {
   filter.IfEqual(SYS_read, 0, fd, kKill);
   // Libraries complain on stderr, which is closed.
   filter.IfEqual(SYS_write, 0, fd, Refuse(EBADF));
-  filter.Always(SYS_madvise, kAllow);
+  // Advice of free() and of base/aligned_buffer.h. There is some that would damage or take away
+  // pages that the server reads.
+  filter.IfEither(SYS_madvise, 2, {MADV_DONTNEED, MADV_HUGEPAGE}, Refuse(EPERM));
   filter.Always(SYS_munmap, kAllow);
   filter.AnonymousMemory();
   filter.IfNone(SYS_mprotect, 2, PROT_EXEC);
