@@ -247,6 +247,8 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
       .add_option("--allow-client-shm", flags.server.allow_client_shm,
                   "Clients may pass tensors in shared memory of this machine")
       ->capture_default_str();
+  command.add_option("--client-shm-prefix", flags.server.client_shm_prefix,
+                     "Of the names of POSIX shared memory that clients may pass; none: any name");
 }
 
 // Options that launch scripts of Triton pass and that have no meaning here.

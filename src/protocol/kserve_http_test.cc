@@ -284,7 +284,7 @@ TEST(HttpInfer, AnInputsParametersMayBeNull) {
 
 TEST(HttpInfer, AnOutputInSharedMemoryHasNoOtherForm) {
   const auto with = [](std::string_view more) {
-    const SharedMemoryRegions regions(true, 64);
+    const SharedMemoryRegions regions({.allowed = true, .max_read_bytes = 64});
     HttpInferInput input;
     input.model_name = "m";
     input.regions = &regions;

@@ -21,7 +21,9 @@ constexpr bool NeedsNoApiKey(Api api) { return api == Api::kHealth; }
 // Thread-safe once configured.
 struct DoorState {
   explicit DoorState(const ServerOptions& options = {})
-      : regions(options.allow_client_shm, options.http_max_input_bytes) {}
+      : regions({.allowed = options.allow_client_shm,
+                 .max_read_bytes = options.http_max_input_bytes,
+                 .key_prefix = options.client_shm_prefix}) {}
   // API keys from their file; restrictions, forwarding and tracing from their texts.
   // InvalidArgument names file or text.
   absl::Status Configure(const ServerOptions& options);

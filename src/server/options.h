@@ -122,8 +122,9 @@ struct ServerOptions {
   // --grpc-infer-response-compression-level: 0 none to 3 high.
   int grpc_compression_level = 0;
 
-  // --allow-client-shm
+  // --allow-client-shm, --client-shm-prefix
   bool allow_client_shm = false;
+  std::string client_shm_prefix = {};
   // --image-url-allow ...: where OpenAI's door fetches images from; nowhere unless told.
   std::vector<std::string> image_url_allow = {};
   bool image_url_allow_private = false;

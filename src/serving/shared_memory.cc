@@ -7,9 +7,11 @@
 
 #include <cerrno>
 #include <iterator>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -23,11 +25,14 @@ constexpr std::size_t kMaxKeyBytes = 255;
 // Of Triton's own Python processes, which clients must not reach into.
 constexpr const char* kReservedPrefix = "triton_python_backend_shm_region_";
 
-// One component, so that it can only name shared memory: "/name" or "name".
-bool IsPlainKey(const std::string& key) {
-  const std::string name = key.starts_with('/') ? key.substr(1) : key;
+// "name" of "/name" or "name".
+std::string_view NameOf(std::string_view key) { return key.starts_with('/') ? key.substr(1) : key; }
+
+// One component, so that it can only name shared memory.
+bool IsPlainKey(std::string_view key) {
+  const std::string_view name = NameOf(key);
   return !name.empty() && name.size() <= kMaxKeyBytes && name != "." && name != ".." &&
-         name.find('/') == std::string::npos && name.find('\0') == std::string::npos &&
+         name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos &&
          !name.starts_with(kReservedPrefix);
 }
 
@@ -77,11 +82,18 @@ class SharedFile : public SharedBytes {
   const int fd_;
 };
 
-absl::StatusOr<std::shared_ptr<const SharedBytes>> OpenFile(const SharedMemoryRegion& region) {
+absl::StatusOr<std::shared_ptr<const SharedBytes>> OpenFile(const SharedMemoryRegion& region,
+                                                            const std::string& key_prefix) {
   if (!IsPlainKey(region.key)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "cannot register shared memory region '", region.name, "': key '", region.key,
         "' is not allowed, expected a name of shared memory such as '/", region.name, "'"));
+  }
+  if (!NameOf(region.key).starts_with(NameOf(key_prefix))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot register shared memory region '", region.name, "': key '", region.key,
+                     "' is not allowed, expected one that begins with '/",
+                     AbslView(NameOf(key_prefix)), "' (--client-shm-prefix)"));
   }
   const int fd = ::shm_open(region.key.c_str(), O_RDWR | O_CLOEXEC, 0);
   if (fd < 0) {
@@ -98,7 +110,7 @@ absl::Status NotFound(const std::string& name) {
 }  // namespace
 
 absl::Status SharedMemoryRegions::CheckAllowed() const {
-  if (allowed_) return absl::OkStatus();
+  if (rules_.allowed) return absl::OkStatus();
   return absl::UnimplementedError(
       "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to "
       "enable.");
@@ -128,9 +140,10 @@ absl::Status SharedMemoryRegions::Register(const SharedMemoryRegion& region) {
     return absl::InvalidArgumentError("shared memory region: expected a name, got none");
   }
   SIGLIP_RETURN_IF_ERROR(CheckRoomFor(region.name));
-  SIGLIP_ASSIGN_OR_RETURN(
-      std::shared_ptr<const SharedBytes> bytes,
-      region.kind == SharedMemoryKind::kCuda ? OpenCuda(region) : OpenFile(region));
+  SIGLIP_ASSIGN_OR_RETURN(std::shared_ptr<const SharedBytes> bytes,
+                          region.kind == SharedMemoryKind::kCuda
+                              ? OpenCuda(region)
+                              : OpenFile(region, rules_.key_prefix));
   if (const std::uint64_t size = bytes->size();
       region.byte_size == 0 || !Within(region.offset, region.byte_size, size)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -151,7 +164,7 @@ absl::StatusOr<std::shared_ptr<const SharedBytes>> SharedMemoryRegions::OpenCuda
   {
     MutexLock lock(cuda_mu_);
     if (cuda_ == nullptr) {
-      auto loaded = CudaIpc::Load(cuda_library_);
+      auto loaded = CudaIpc::Load(rules_.cuda_library);
       if (!loaded.ok()) {
         SIGLIP_LOG_INFO("cuda_shared_memory=off reason={}", std::string(loaded.status().message()));
         return absl::FailedPreconditionError(
@@ -219,10 +232,11 @@ absl::Status SharedMemoryRegions::CheckSlice(const SharedMemorySlice& slice) con
 absl::StatusOr<std::shared_ptr<const std::vector<std::byte>>> SharedMemoryRegions::Read(
     const SharedMemorySlice& slice, std::uint64_t read_bytes) const {
   SIGLIP_ASSIGN_OR_RETURN(const Entry entry, Find(slice));
-  if (!Within(read_bytes, slice.byte_size, max_read_bytes_)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "input of ", slice.byte_size, " bytes in shared memory region '", slice.region,
-        "': a request's inputs there are larger than the limit of ", max_read_bytes_, " bytes"));
+  if (!Within(read_bytes, slice.byte_size, rules_.max_read_bytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("input of ", slice.byte_size, " bytes in shared memory region '", slice.region,
+                     "': a request's inputs there are larger than the limit of ",
+                     rules_.max_read_bytes, " bytes"));
   }
   auto bytes = std::make_shared<std::vector<std::byte>>(slice.byte_size);
   if (const absl::Status read = entry.bytes->Read(*bytes, entry.region.offset + slice.offset);

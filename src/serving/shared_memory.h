@@ -42,22 +42,23 @@ struct SharedMemoryRegion {
   std::int64_t device_id = 0;  // kCuda
 };
 
+struct SharedMemoryRules {
+  bool allowed = false;
+  std::uint64_t max_read_bytes = 0;  // of all slices that one request reads
+  std::string key_prefix = {};       // of POSIX names; a slash at its beginning counts for nothing
+  std::string cuda_library = "libcuda.so.1";  // loaded for the first region of a GPU
+};
+
 // Thread-safe.
 class SharedMemoryRegions {
  public:
-  // Slices are read as long as a request's have at most `max_read_bytes` together.
-  // `cuda_library` is loaded when the first region of a GPU is registered.
-  SharedMemoryRegions(bool allowed, std::uint64_t max_read_bytes,
-                      std::string cuda_library = "libcuda.so.1")
-      : allowed_(allowed),
-        max_read_bytes_(max_read_bytes),
-        cuda_library_(std::move(cuda_library)) {}
+  explicit SharedMemoryRegions(SharedMemoryRules rules) : rules_(std::move(rules)) {}
 
   // Unimplemented unless client shared memory is allowed.
   absl::Status CheckAllowed() const;
-  // InvalidArgument for a key that is no plain shared-memory name (no handle of a GPU's memory) or
-  // is not there, and for a range outside of it; AlreadyExists; FailedPrecondition, with Triton's
-  // text, if it is a GPU's and no GPU serves here.
+  // InvalidArgument for a key that is no plain shared-memory name with the prefix (no handle of a
+  // GPU's memory) or is not there, and for a range outside of it; AlreadyExists;
+  // FailedPrecondition, with Triton's text, if it is a GPU's and no GPU serves here.
   absl::Status Register(const SharedMemoryRegion& region);
   // Empty name = all of the kind. What is not registered is no error.
   void Unregister(SharedMemoryKind kind, const std::string& name);
@@ -84,9 +85,7 @@ class SharedMemoryRegions {
   absl::StatusOr<Entry> Find(const SharedMemorySlice& slice) const;
   absl::StatusOr<std::shared_ptr<const SharedBytes>> OpenCuda(const SharedMemoryRegion& region);
 
-  const bool allowed_;
-  const std::uint64_t max_read_bytes_;
-  const std::string cuda_library_;
+  const SharedMemoryRules rules_;
   Mutex cuda_mu_;  // never held together with mu_
   std::shared_ptr<CudaIpc> cuda_ SIGLIP_GUARDED_BY(cuda_mu_);
   mutable Mutex mu_;

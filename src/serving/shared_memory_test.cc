@@ -40,11 +40,12 @@ class SharedMemoryTest : public ::testing::Test {
   const std::string key_;
   int fd_ = -1;
   // GPUs are those of fake_cuda_for_test.cc.
-  SharedMemoryRegions regions_{true, 48, SIGLIP_FAKE_CUDA_PATH};
+  SharedMemoryRegions regions_{
+      {.allowed = true, .max_read_bytes = 48, .cuda_library = SIGLIP_FAKE_CUDA_PATH}};
 };
 
 TEST_F(SharedMemoryTest, IsOffUnlessAllowed) {
-  SharedMemoryRegions off(false, 64);
+  SharedMemoryRegions off({.max_read_bytes = 64});
   EXPECT_EQ(off.Register({"r", key_, 0, 64}).code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(off.Read({"r", 0, 1}).status().code(), absl::StatusCode::kUnimplemented);
   off.Unregister(kSystem, "");
@@ -118,6 +119,19 @@ TEST_F(SharedMemoryTest, HostileKeysAndRangesAreRefused) {
   EXPECT_THAT(Text(regions_.Read({"whole", 0, 9}, 40).status()), HasSubstr("limit of 48"));
 }
 
+TEST_F(SharedMemoryTest, NamesWithoutTheOperatorsPrefixAreRefused) {
+  SharedMemoryRegions own({.allowed = true, .max_read_bytes = 64, .key_prefix = key_.substr(1)});
+  EXPECT_TRUE(own.Register({"slash", key_, 0, 64}).ok());
+  EXPECT_TRUE(own.Register({"plain", key_.substr(1), 0, 64}).ok());
+  SharedMemoryRegions others({.allowed = true, .max_read_bytes = 64, .key_prefix = "/tensors."});
+  const absl::Status refused = others.Register({"r", key_, 0, 64});
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Text(refused), HasSubstr("expected one that begins with '/tensors.'"));
+  // Not even whether it is there is told.
+  EXPECT_THAT(Text(others.Register({"r", "/no_such_memory_here", 0, 64})),
+              HasSubstr("expected one that begins with '/tensors.'"));
+}
+
 TEST_F(SharedMemoryTest, MemoryThatShrinksIsAnErrorNotASignal) {
   ASSERT_TRUE(regions_.Register({"r", key_, 0, 64}).ok());
   ASSERT_EQ(::ftruncate(fd_, 8), 0);
@@ -189,7 +203,8 @@ TEST_F(CudaMemoryTest, KindsShareNamesAndAreListedApart) {
 
 TEST_F(CudaMemoryTest, EverythingIsGivenBack) {
   {
-    SharedMemoryRegions regions(true, 64, SIGLIP_FAKE_CUDA_PATH);
+    SharedMemoryRegions regions(
+        {.allowed = true, .max_read_bytes = 64, .cuda_library = SIGLIP_FAKE_CUDA_PATH});
     ASSERT_TRUE(regions.Register(Gpu("a", key_)).ok());
     ASSERT_TRUE(regions.Register(Gpu("b", key_, 64, 1)).ok());
     EXPECT_EQ(Count("fake_cuda_contexts"), 2);
@@ -207,7 +222,7 @@ TEST_F(CudaMemoryTest, HostileHandlesDevicesAndSizesAreRefused) {
     EXPECT_EQ(regions_.Register(region).code(), absl::StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(Count("fake_cuda_open_handles"), 0);
-  SharedMemoryRegions off(false, 64, SIGLIP_FAKE_CUDA_PATH);
+  SharedMemoryRegions off({.max_read_bytes = 64, .cuda_library = SIGLIP_FAKE_CUDA_PATH});
   EXPECT_EQ(off.Register(Gpu("g", key_)).code(), absl::StatusCode::kUnimplemented);
 }
 
@@ -229,9 +244,11 @@ TEST_F(CudaMemoryTest, WithoutAGpuTheAnswerIsTritons) {
     EXPECT_EQ(Text(status),
               "failed to register CUDA shared memory region: 'g', GPUs not supported");
   };
-  SharedMemoryRegions no_library(true, 64, "libno_such_driver.so.1");
+  SharedMemoryRegions no_library(
+      {.allowed = true, .max_read_bytes = 64, .cuda_library = "libno_such_driver.so.1"});
   refused(no_library);
-  SharedMemoryRegions no_symbols(true, 64, "libm.so.6");
+  SharedMemoryRegions no_symbols(
+      {.allowed = true, .max_read_bytes = 64, .cuda_library = "libm.so.6"});
   refused(no_symbols);
   for (const char* fault : {"no_gpu", "no_driver"}) {
     ::setenv("SIGLIP_FAKE_CUDA", fault, 1);
