@@ -1,12 +1,18 @@
 #include "base/thread_pool.h"
 
+#include <chrono>
+#include <new>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 
 namespace siglip {
 namespace {
+
+// Who frees memory meanwhile is another thread.
+constexpr std::chrono::milliseconds kAfterNoMemory{10};
 
 // A constructor has nothing to return it with.
 [[noreturn]] void Throw(const absl::Status& status) {
@@ -30,8 +36,20 @@ absl::Status AddThreads(std::vector<std::thread>& threads, int count,
   return absl::OkStatus();
 }
 
+void Repeat(const std::function<bool()>& round) {
+  while (true) {
+    try {
+      if (!round()) return;
+    } catch (const std::bad_alloc&) {
+      SIGLIP_LOG_ERROR("out_of_memory: what a thread did is given up");
+      std::this_thread::sleep_for(kAfterNoMemory);
+    }
+  }
+}
+
 ThreadPool::ThreadPool(int num_threads) {
-  const absl::Status status = AddThreads(threads_, num_threads, [this](int) { Work(); });
+  const absl::Status status =
+      AddThreads(threads_, num_threads, [this](int) { Repeat([this] { return RunNext(); }); });
   if (status.ok()) return;
   Stop();
   Throw(status);
@@ -56,18 +74,18 @@ void ThreadPool::Submit(std::function<void()> task) {
   work_available_.NotifyOne();
 }
 
-void ThreadPool::Work() {
-  while (true) {
-    std::function<void()> task;
-    {
-      MutexLock lock(mu_);
-      while (tasks_.empty() && !stopping_) work_available_.Wait(mu_);
-      if (tasks_.empty()) return;
-      task = std::move(tasks_.front());
-      tasks_.pop_front();
-    }
-    task();
+// False at the end.
+bool ThreadPool::RunNext() {
+  std::function<void()> task;
+  {
+    MutexLock lock(mu_);
+    while (tasks_.empty() && !stopping_) work_available_.Wait(mu_);
+    if (tasks_.empty()) return false;
+    task = std::move(tasks_.front());
+    tasks_.pop_front();
   }
+  task();
+  return true;
 }
 
 namespace {

@@ -20,8 +20,12 @@ namespace siglip {
 absl::Status AddThreads(std::vector<std::thread>& threads, int count,
                         const std::function<void(int)>& work);
 
+// What a thread does all its life: calls `round` until it returns false. Memory that runs out costs
+// the round that it ran out in, and what that owned, not the process. Other exceptions go on.
+void Repeat(const std::function<bool()>& round);
+
 // Runs tasks in the order they were submitted, on `num_threads` threads. The destructor runs what
-// is queued, then joins. Thread-safe. Tasks must not throw.
+// is queued, then joins. Thread-safe. Tasks throw nothing but std::bad_alloc.
 class ThreadPool {
  public:
   // Throws std::system_error if the system gives no more threads.
@@ -34,7 +38,7 @@ class ThreadPool {
   int num_threads() const { return static_cast<int>(threads_.size()); }
 
  private:
-  void Work();
+  bool RunNext();
   void Stop();
 
   Mutex mu_;

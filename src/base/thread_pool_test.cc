@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <new>
 #include <vector>
 
 namespace siglip {
@@ -15,6 +16,16 @@ TEST(ThreadPool, RunsEveryTaskBeforeItEnds) {
     for (int i = 1; i <= 1000; ++i) pool.Submit([&sum, i] { sum += i; });
   }
   EXPECT_EQ(sum, 500500);
+}
+
+TEST(ThreadPool, ATaskWithoutMemoryCostsItselfAlone) {
+  std::atomic<int> sum{0};
+  {
+    ThreadPool pool(1);
+    pool.Submit([] { throw std::bad_alloc(); });
+    pool.Submit([&sum] { ++sum; });
+  }
+  EXPECT_EQ(sum, 1);
 }
 
 TEST(ThreadTeam, EachWorkerRunsOncePerCall) {

@@ -66,7 +66,8 @@ class HttpExchange {
   HttpExchange(const HttpExchange&) = delete;
   HttpExchange& operator=(const HttpExchange&) = delete;
 
-  // `make` runs on an I/O thread of this server, and builds the answer there.
+  // `make` runs on an I/O thread of this server, and builds the answer there. Where there is no
+  // memory even for that, the client's connection ends.
   void Respond(std::function<HttpResponse()> make);
   // True once the client has closed its side.
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }

@@ -117,13 +117,18 @@ HttpExchange::HttpExchange(std::shared_ptr<HttpConnection> connection)
 
 HttpExchange::~HttpExchange() {
   if (responded_.load()) return;
-  connection_->Send([connection = connection_.get()] {
+  Respond([connection = connection_.get()] {
     return connection->OwnRefusal(500, "the request was dropped");
   });
 }
 
 void HttpExchange::Respond(std::function<HttpResponse()> make) {
-  if (!responded_.exchange(true)) connection_->Send(std::move(make));
+  if (responded_.exchange(true)) return;
+  try {
+    connection_->Send(std::move(make));
+  } catch (const std::bad_alloc&) {
+    connection_->HangUp();
+  }
 }
 
 HttpConnection::HttpConnection(HttpStream::Socket socket, std::shared_ptr<asio::ssl::context> tls,
@@ -502,9 +507,24 @@ void HttpConnection::Send(std::function<HttpResponse()> make) {
       if (!self->HoldAnswer(response)) response = self->OwnOverload(kNoAnswerRoom);
       self->Write(std::move(response));
     } catch (const std::bad_alloc&) {
-      self->Write(self->OwnOverload("no memory for the answer"));
+      self->WriteWithoutMemory();
     }
   });
+}
+
+void HttpConnection::WriteWithoutMemory() {
+  try {
+    Write(OwnOverload("no memory for the answer"));
+  } catch (const std::bad_alloc&) {
+    Shut();
+  }
+}
+
+// Shut would need the strand, and the strand memory. Whoever watches the socket then finds it
+// closed, and is the last to hold the connection.
+void HttpConnection::HangUp() {
+  SIGLIP_LOG_ERROR("connection dropped reason=\"no memory for the answer\"");
+  ::shutdown(stream_.plain().socket().native_handle(), SHUT_RDWR);
 }
 
 bool HttpConnection::HoldAnswer(const HttpResponse& response) {

@@ -134,6 +134,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void Drain();
   void Close();
   void Send(std::function<HttpResponse()> make);
+  // In place of Send, when that has no memory.
+  void HangUp();
   // Of the server's own, in the handler's form. On the strand, while an answer is owed.
   HttpResponse OwnRefusal(int status, std::string_view text) const;
   // The same, 503, overloaded.
@@ -170,6 +172,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void CancelExchange();
   // False if the answers of all connections have no room for this one's text.
   bool HoldAnswer(const HttpResponse& response);
+  // That there is none; or the end, if there is none for that either.
+  void WriteWithoutMemory();
   void Write(HttpResponse response);
   void WritePiece();
   void OnWritten(Error error);

@@ -150,6 +150,47 @@ void FailQueued(const BatchContext& context, QueuedRequest queued, const absl::S
   Refuse(std::move(request), PrefixStatus(status, prefix));
 }
 
+// Leaves in `batch` what it has not answered, if memory runs out.
+void RunBatch(const BatchContext& context, std::vector<QueuedRequest>& batch) {
+  BatchTimes times;
+  times.compute_start_ns = context.clock.NowNs();
+  std::vector<QueuedRequest*> running;
+  std::vector<Item*> items;
+  for (QueuedRequest& queued : batch) {
+    if (absl::Status status = Gather(context.config, context.step, queued); !status.ok()) {
+      FailQueued(context, std::move(queued), status, FailureReason::kBackend);
+      continue;
+    }
+    running.push_back(&queued);
+    for (Item& item : queued.items) items.push_back(&item);
+  }
+  if (items.empty()) return;
+  times.infer_start_ns = context.clock.NowNs();
+  const absl::Status status = RunStep(context.step, items);
+  if (!status.ok() && context.on_lost) {
+    if (const absl::Status health = context.step.Health(); !health.ok()) context.on_lost(health);
+  }
+  times.infer_end_ns = context.clock.NowNs();
+  const auto rows = static_cast<std::int64_t>(items.size());
+  const std::uint64_t input_ns = ElapsedNs(times.compute_start_ns, times.infer_start_ns);
+  const std::uint64_t infer_ns = ElapsedNs(times.infer_start_ns, times.infer_end_ns);
+  if (status.ok()) {
+    context.statistics.RecordExecution(
+        rows, {.input_ns = input_ns,
+               .infer_ns = infer_ns,
+               .output_ns = ElapsedNs(times.infer_end_ns, context.clock.NowNs())});
+  }
+  for (QueuedRequest* queued : running) {
+    const absl::Status own = status.ok() ? OwnStatus(*queued, times.infer_end_ns) : status;
+    if (own.ok()) {
+      AnswerQueued(context, times, std::move(*queued));
+    } else {
+      SetTimes(times, *queued->request);
+      FailQueued(context, std::move(*queued), own, RunFailureReason(own));
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<Item> MakeItems(const ModelConfig& config, const InferRequest& request) {
@@ -209,41 +250,13 @@ void RefuseQueued(const BatchContext& context, QueuedRequest queued, const absl:
 }
 
 void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch) {
-  BatchTimes times;
-  times.compute_start_ns = context.clock.NowNs();
-  std::vector<QueuedRequest> running;
-  std::vector<Item*> items;
-  for (QueuedRequest& queued : batch) {
-    if (absl::Status status = Gather(context.config, context.step, queued); !status.ok()) {
-      FailQueued(context, std::move(queued), status, FailureReason::kBackend);
-      continue;
-    }
-    running.push_back(std::move(queued));
-    for (Item& item : running.back().items) items.push_back(&item);
-  }
-  if (items.empty()) return;
-  times.infer_start_ns = context.clock.NowNs();
-  const absl::Status status = RunStep(context.step, items);
-  if (!status.ok() && context.on_lost) {
-    if (const absl::Status health = context.step.Health(); !health.ok()) context.on_lost(health);
-  }
-  times.infer_end_ns = context.clock.NowNs();
-  const auto rows = static_cast<std::int64_t>(items.size());
-  const std::uint64_t input_ns = ElapsedNs(times.compute_start_ns, times.infer_start_ns);
-  const std::uint64_t infer_ns = ElapsedNs(times.infer_start_ns, times.infer_end_ns);
-  if (status.ok()) {
-    context.statistics.RecordExecution(
-        rows, {.input_ns = input_ns,
-               .infer_ns = infer_ns,
-               .output_ns = ElapsedNs(times.infer_end_ns, context.clock.NowNs())});
-  }
-  for (QueuedRequest& queued : running) {
-    const absl::Status own = status.ok() ? OwnStatus(queued, times.infer_end_ns) : status;
-    if (own.ok()) {
-      AnswerQueued(context, times, std::move(queued));
-    } else {
-      SetTimes(times, *queued.request);
-      FailQueued(context, std::move(queued), own, RunFailureReason(own));
+  try {
+    RunBatch(context, batch);
+  } catch (const std::bad_alloc&) {
+    const absl::Status no_memory = absl::ResourceExhaustedError("out of memory");
+    for (QueuedRequest& queued : batch) {
+      if (queued.request == nullptr) continue;
+      FailQueued(context, std::move(queued), no_memory, FailureReason::kBackend);
     }
   }
 }

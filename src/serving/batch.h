@@ -51,7 +51,8 @@ struct BatchContext {
   const std::function<void(const absl::Status&)>& on_lost;
 };
 
-// Runs the batch and answers every request. Failures are recorded under their reason.
+// Runs the batch and answers every request. Failures are recorded under their reason. Where memory
+// runs out on the way, those that have no answer yet are refused with ResourceExhausted.
 void ExecuteBatch(const BatchContext& context, std::vector<QueuedRequest> batch);
 // Answers with `status`, prefixed by the request's id, and records the failure.
 void RefuseQueued(const BatchContext& context, QueuedRequest queued, const absl::Status& status);

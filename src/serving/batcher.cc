@@ -4,6 +4,7 @@
 #include <chrono>
 #include <system_error>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "serving/overload.h"
@@ -80,8 +81,10 @@ void Batcher::Stop() {
 }
 
 absl::Status Batcher::Start(int instances) {
-  SIGLIP_RETURN_IF_ERROR(AddThreads(threads_, instances, [this](int) { Work(); }));
-  SIGLIP_RETURN_IF_ERROR(AddThreads(threads_, 1, [this](int) { RefuseExpired(); }));
+  SIGLIP_RETURN_IF_ERROR(
+      AddThreads(threads_, instances, [this](int) { Repeat([this] { return RunNext(); }); }));
+  SIGLIP_RETURN_IF_ERROR(
+      AddThreads(threads_, 1, [this](int) { Repeat([this] { return RefuseExpired(); }); }));
   try {
     estimator_ = std::make_unique<ThreadPool>(1);
   } catch (const std::system_error& error) {
@@ -172,14 +175,16 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
   // std::function must be copyable.
   auto waiting = std::make_shared<QueuedRequest>(std::move(queued));
   estimator_->Submit([this, waiting] {
+    const absl::Cleanup leave = [this] {
+      MutexLock lock(mu_);
+      --estimating_;
+    };
     const absl::Status status = WhileWaiting(*waiting);
     if (status.ok()) {
       Admit(std::move(*waiting));
     } else {
       RefuseQueued(context(), std::move(*waiting), status);
     }
-    MutexLock lock(mu_);
-    --estimating_;
   });
 }
 
@@ -284,6 +289,7 @@ Batcher::Candidates Batcher::Survey(Taken& taken) {
 }
 
 void Batcher::TakeFirst(std::size_t count, Taken& taken) {
+  taken.batch.reserve(count);
   for (auto& [number, level] : levels_) {
     for (std::deque<QueuedRequest>* queue : {&level.fresh, &level.delayed}) {
       while (taken.batch.size() < count && !queue->empty()) {
@@ -338,14 +344,12 @@ void Batcher::FinishBatch(std::int64_t cost_bytes) {
 }
 
 void Batcher::Execute(Taken taken) {
-  for (auto& [queued, status] : taken.refused) {
-    statistics_.AddPending(-1);
-    RefuseQueued(context(), std::move(queued), status);
-  }
-  if (taken.batch.empty()) return;
-  statistics_.AddPending(-static_cast<std::int64_t>(taken.batch.size()));
-  ExecuteBatch(context(), std::move(taken.batch));
-  FinishBatch(taken.cost_bytes);
+  statistics_.AddPending(-static_cast<std::int64_t>(taken.refused.size() + taken.batch.size()));
+  const absl::Cleanup finish = [this, runs = !taken.batch.empty(), cost_bytes = taken.cost_bytes] {
+    if (runs) FinishBatch(cost_bytes);
+  };
+  for (auto& [queued, status] : taken.refused) RefuseQueued(context(), std::move(queued), status);
+  if (!taken.batch.empty()) ExecuteBatch(context(), std::move(taken.batch));
 }
 
 void Batcher::WaitUntil(CondVar& condition, std::optional<std::int64_t> wake_ns) {
@@ -357,44 +361,42 @@ void Batcher::WaitUntil(CondVar& condition, std::optional<std::int64_t> wake_ns)
                     std::chrono::nanoseconds(std::max<std::int64_t>(0, *wake_ns - clock_.NowNs())));
 }
 
-void Batcher::Work() {
-  while (true) {
-    Taken taken;
-    {
-      MutexLock lock(mu_);
-      while (true) {
-        if (stopping_) return;
-        taken = TakeBatchLocked(clock_.NowNs());
-        if (!taken.batch.empty() || !taken.refused.empty()) break;
-        WaitUntil(work_, taken.wake_ns);
-      }
+bool Batcher::RunNext() {
+  Taken taken;
+  {
+    MutexLock lock(mu_);
+    while (true) {
+      if (stopping_) return false;
+      taken = TakeBatchLocked(clock_.NowNs());
+      if (!taken.batch.empty() || !taken.refused.empty()) break;
+      WaitUntil(work_, taken.wake_ns);
     }
-    // The notification of what stays queued may have been the one that woke this thread.
-    work_.NotifyOne();
-    Execute(std::move(taken));
   }
+  // The notification of what stays queued may have been the one that woke this thread.
+  work_.NotifyOne();
+  Execute(std::move(taken));
+  return true;
 }
 
-void Batcher::RefuseExpired() {
-  while (true) {
-    Taken taken;
-    {
-      MutexLock lock(mu_);
-      while (true) {
-        if (stopping_) return;
-        const std::int64_t now_ns = clock_.NowNs();
-        DropExpired(now_ns, taken);
-        for (auto& [number, level] : levels_) {
-          DropCancelled(level.fresh, taken);
-          DropCancelled(level.delayed, taken);
-        }
-        if (!taken.refused.empty()) break;
-        WaitUntil(deadlines_, std::min(NextDeadline().value_or(INT64_MAX),
-                                       now_ns + std::chrono::nanoseconds(kLookForGone).count()));
+bool Batcher::RefuseExpired() {
+  Taken taken;
+  {
+    MutexLock lock(mu_);
+    while (true) {
+      if (stopping_) return false;
+      const std::int64_t now_ns = clock_.NowNs();
+      DropExpired(now_ns, taken);
+      for (auto& [number, level] : levels_) {
+        DropCancelled(level.fresh, taken);
+        DropCancelled(level.delayed, taken);
       }
+      if (!taken.refused.empty()) break;
+      WaitUntil(deadlines_, std::min(NextDeadline().value_or(INT64_MAX),
+                                     now_ns + std::chrono::nanoseconds(kLookForGone).count()));
     }
-    Execute(std::move(taken));
   }
+  Execute(std::move(taken));
+  return true;
 }
 
 }  // namespace siglip

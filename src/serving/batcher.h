@@ -104,8 +104,9 @@ class Batcher final : public Scheduler {
       SIGLIP_REQUIRES(mu_);
   void TakeFirst(std::size_t count, Taken& taken) SIGLIP_REQUIRES(mu_);
   std::optional<std::int64_t> NextDeadline() const SIGLIP_REQUIRES(mu_);
-  void Work();
-  void RefuseExpired();
+  // Rounds of the threads' lives; false at the end.
+  bool RunNext();
+  bool RefuseExpired();
   void WaitUntil(CondVar& condition, std::optional<std::int64_t> wake_ns) SIGLIP_REQUIRES(mu_);
   BatchContext context() { return {*config_, *step_, clock_, statistics_, on_lost_}; }
 

@@ -10,6 +10,7 @@
 #include "base/absl_view.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "serving/config_check.h"
 #include "serving/refusals.h"
 #include "serving/validate.h"
@@ -350,7 +351,7 @@ EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, 
                                      StatisticsRecorder& statistics)
     : config_(std::move(config)), clock_(clock), statistics_(statistics) {
   if (config_->ensemble_max_inflight_requests != 0) {
-    refuser_ = std::thread([this] { RefuseGone(); });
+    refuser_ = std::thread([this] { Repeat([this] { return RefuseGone(); }); });
   }
 }
 
@@ -406,27 +407,26 @@ void EnsembleScheduler::Finished() {
   }
 }
 
-void EnsembleScheduler::RefuseGone() {
-  while (true) {
-    std::vector<std::pair<std::unique_ptr<InferRequest>, absl::Status>> gone;
-    {
-      MutexLock lock(mu_);
-      while (waiting_.empty() && !stopping_) changed_.Wait(mu_);
-      if (!stopping_) changed_.WaitFor(mu_, kLookForGone);
-      if (stopping_) return;
-      const std::int64_t now_ns = clock_.NowNs();
-      for (auto it = waiting_.begin(); it != waiting_.end();) {
-        absl::Status status = WaitingStatus(**it, now_ns);
-        if (status.ok()) {
-          ++it;
-        } else {
-          gone.emplace_back(std::move(*it), std::move(status));
-          it = waiting_.erase(it);
-        }
+bool EnsembleScheduler::RefuseGone() {
+  std::vector<std::pair<std::unique_ptr<InferRequest>, absl::Status>> gone;
+  {
+    MutexLock lock(mu_);
+    while (waiting_.empty() && !stopping_) changed_.Wait(mu_);
+    if (!stopping_) changed_.WaitFor(mu_, kLookForGone);
+    if (stopping_) return false;
+    const std::int64_t now_ns = clock_.NowNs();
+    for (auto it = waiting_.begin(); it != waiting_.end();) {
+      absl::Status status = WaitingStatus(**it, now_ns);
+      if (status.ok()) {
+        ++it;
+      } else {
+        gone.emplace_back(std::move(*it), std::move(status));
+        it = waiting_.erase(it);
       }
     }
-    for (auto& [request, status] : gone) RefuseWaiting(std::move(request), status);
   }
+  for (auto& [request, status] : gone) RefuseWaiting(std::move(request), status);
+  return true;
 }
 
 void EnsembleScheduler::RefuseWaiting(std::unique_ptr<InferRequest> request,

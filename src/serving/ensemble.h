@@ -44,7 +44,7 @@ class EnsembleScheduler final : public Scheduler {
   void Start(std::unique_ptr<InferRequest> request);
   void Finished();
   // Refuses those whose clients have gone, while those before them work.
-  void RefuseGone();
+  bool RefuseGone();
   void RefuseWaiting(std::unique_ptr<InferRequest> request, const absl::Status& status);
 
   const std::shared_ptr<const ModelConfig> config_;

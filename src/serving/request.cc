@@ -1,14 +1,18 @@
 #include "serving/request.h"
 
+#include <new>
 #include <utility>
 
 namespace siglip {
 
 InferRequest::~InferRequest() {
   if (!done) return;
-  InferResponse response;
-  response.status = absl::InternalError("request was dropped without an answer");
-  Answer(*this, std::move(response));
+  try {
+    InferResponse response;
+    response.status = absl::InternalError("request was dropped without an answer");
+    Answer(*this, std::move(response));
+  } catch (const std::bad_alloc&) {  // the door answers when `done` goes
+  }
 }
 
 namespace {

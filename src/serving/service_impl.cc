@@ -199,15 +199,16 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
   const bool has_place = request.place != nullptr;
   if (!has_place) SIGLIP_RETURN_IF_ERROR(CheckOpen());
   SIGLIP_RETURN_IF_ERROR(Enter(has_place ? 1 : 0));
+  // Left whatever becomes of the request.
+  std::shared_ptr<const void> entered(this, [this](const void*) { Leave(); });
   const auto bytes = static_cast<std::int64_t>(HeldBytes(request));
   std::shared_ptr<Budget::Hold> hold = input_budget_->TryHold(bytes);
   if (hold == nullptr) {
-    Leave();
     return OverloadedError(
         absl::StrCat("Exceeds the memory for inputs of requests in flight: ", bytes,
                      " bytes more, the limit of all is ", options_.max_input_bytes));
   }
-  request.done = [this, done = std::move(request.done), hold, batched,
+  request.done = [entered = std::move(entered), done = std::move(request.done), hold, batched,
                   wanted = request.outputs](InferResponse response) mutable {
     if (response.status.ok()) {
       if (absl::Status s = ClassifyOutputs(wanted, batched, response); !s.ok()) {
@@ -223,7 +224,7 @@ absl::Status ServiceImpl::Admit(InferRequest& request, bool batched) {
     hold.reset();
     done(std::move(response));
     done = nullptr;
-    Leave();
+    entered.reset();
   };
   return absl::OkStatus();
 }

@@ -23,7 +23,9 @@ WorkLanes::WorkLanes(const Clock& clock, int threads) : clock_(clock) {
   absl::Status status = AddThreads(threads_, threads, [this](int) { Serve(bytes_); });
   if (status.ok()) status = AddThreads(threads_, threads, [this](int) { Serve(slow_); });
   if (status.ok()) status = AddThreads(threads_, 1, [this](int) { Serve(very_slow_); });
-  if (status.ok()) status = AddThreads(threads_, 1, [this](int) { RefuseGone(); });
+  if (status.ok()) {
+    status = AddThreads(threads_, 1, [this](int) { Repeat([this] { return RefuseGone(); }); });
+  }
   if (status.ok()) return;
   Stop();
   throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again),
@@ -68,23 +70,26 @@ void WorkLanes::Run(WorkLoad load, std::unique_ptr<InferRequest> request, Work w
 }
 
 void WorkLanes::Serve(Lane& lane) {
-  while (true) {
-    Waiting next;
-    {
-      MutexLock lock(mu_);
-      while (lane.waiting.empty() && !stopping_) lane.comes.Wait(mu_);
-      if (stopping_) return;
-      next = std::move(lane.waiting.front());
-      lane.waiting.pop_front();
-      --num_waiting_;
-    }
-    const absl::Status status = WaitingStatus(*next.request, clock_.NowNs());
-    if (status.ok()) {
-      next.work(std::move(next.request));
-    } else {
-      next.refuse(std::move(next.request), status);
-    }
+  Repeat([&] { return ServeNext(lane); });
+}
+
+bool WorkLanes::ServeNext(Lane& lane) {
+  Waiting next;
+  {
+    MutexLock lock(mu_);
+    while (lane.waiting.empty() && !stopping_) lane.comes.Wait(mu_);
+    if (stopping_) return false;
+    next = std::move(lane.waiting.front());
+    lane.waiting.pop_front();
+    --num_waiting_;
   }
+  const absl::Status status = WaitingStatus(*next.request, clock_.NowNs());
+  if (status.ok()) {
+    next.work(std::move(next.request));
+  } else {
+    next.refuse(std::move(next.request), status);
+  }
+  return true;
 }
 
 std::vector<std::pair<WorkLanes::Waiting, absl::Status>> WorkLanes::TakeGone() {
@@ -105,18 +110,17 @@ std::vector<std::pair<WorkLanes::Waiting, absl::Status>> WorkLanes::TakeGone() {
   return gone;
 }
 
-void WorkLanes::RefuseGone() {
-  while (true) {
-    std::vector<std::pair<Waiting, absl::Status>> gone;
-    {
-      MutexLock lock(mu_);
-      while (num_waiting_ == 0 && !stopping_) waits_.Wait(mu_);
-      if (!stopping_) waits_.WaitFor(mu_, kLookForGone);
-      if (stopping_) return;
-      gone = TakeGone();
-    }
-    for (auto& [waiting, status] : gone) waiting.refuse(std::move(waiting.request), status);
+bool WorkLanes::RefuseGone() {
+  std::vector<std::pair<Waiting, absl::Status>> gone;
+  {
+    MutexLock lock(mu_);
+    while (num_waiting_ == 0 && !stopping_) waits_.Wait(mu_);
+    if (!stopping_) waits_.WaitFor(mu_, kLookForGone);
+    if (stopping_) return false;
+    gone = TakeGone();
   }
+  for (auto& [waiting, status] : gone) waiting.refuse(std::move(waiting.request), status);
+  return true;
 }
 
 }  // namespace siglip

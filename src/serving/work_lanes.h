@@ -59,8 +59,10 @@ class WorkLanes {
 
   Lane& LaneOf(WorkLoad load);
   void Serve(Lane& lane);
+  // Rounds of the threads' lives; false at the end.
+  bool ServeNext(Lane& lane);
   // Those whose clients have gone leave at once, however long the ones before them take.
-  void RefuseGone();
+  bool RefuseGone();
   std::vector<std::pair<Waiting, absl::Status>> TakeGone() SIGLIP_REQUIRES(mu_);
   void Stop();
 
