@@ -156,6 +156,37 @@ TEST(PreprocessorConfigTest, WhatWouldChangeThePixelsIsRefusedByName) {
   EXPECT_THAT(error(R"({"image_mean":true})"), HasSubstr("image_mean"));
 }
 
+// Which class AutoImageProcessor of transformers 5 makes of each: tests/oracle/engine_oracle.py.
+TEST(PreprocessorConfigTest, AnotherClassThanTheModelsIsRefusedByName) {
+  const auto error = [](auto parse, const std::string& json) {
+    const auto config = parse(json, "p.json");
+    return config.ok() ? "parsed" : std::string(config.status().message());
+  };
+  for (const char* same : {R"({"image_processor_type":"SiglipImageProcessorFast"})",
+                           R"({"image_processor_type":"SiglipImageProcessorPil"})",
+                           R"({"feature_extractor_type":"SiglipFeatureExtractor"})",
+                           R"({"image_processor_type":"SiglipImageProcessor",
+                               "feature_extractor_type":"CLIPFeatureExtractor"})",
+                           R"({"image_processor_type":null})"}) {
+    EXPECT_EQ(error(ParsePreprocessorConfig, same), "parsed") << same;
+  }
+  // Bilinear if nothing is said.
+  EXPECT_EQ(error(ParsePreprocessorConfig, R"({"image_processor_type":"ViTImageProcessor"})"),
+            "p.json: \"image_processor_type\": expected SiglipImageProcessor, got "
+            "\"ViTImageProcessor\"");
+  EXPECT_EQ(error(ParsePreprocessorConfig, R"({"feature_extractor_type":"CLIPFeatureExtractor"})"),
+            "p.json: \"feature_extractor_type\": expected SiglipFeatureExtractor, got "
+            "\"CLIPFeatureExtractor\"");
+  EXPECT_THAT(error(ParsePreprocessorConfig, R"({"image_processor_type":"Siglip2ImageProcessor"})"),
+              HasSubstr("expected SiglipImageProcessor"));
+  EXPECT_THAT(
+      error(ParseNaflexPreprocessorConfig, R"({"image_processor_type":"SiglipImageProcessor"})"),
+      HasSubstr("expected Siglip2ImageProcessor"));
+  EXPECT_EQ(error(ParseNaflexPreprocessorConfig,
+                  R"({"image_processor_type":"Siglip2ImageProcessorFast"})"),
+            "parsed");
+}
+
 // What SiglipImageProcessorPil of transformers 5 does with each: tests/oracle/engine_oracle.py.
 TEST(PreprocessorConfigTest, AnotherFrameAfterTheResizeIsRefusedByName) {
   const auto error = [](const std::string& more) {

@@ -20,6 +20,19 @@ constexpr std::uint64_t kMaxPreprocessorBytes = 1 << 20;
 // transformers lets these steps be switched off; the pixels would be others.
 constexpr const char* kNeededSteps[] = {"do_resize", "do_rescale", "do_normalize"};
 
+// Another class has other steps and defaults, hence other pixels. Names end in "Fast" or "Pil",
+// too; "feature_extractor_type" is what files older than image processors have.
+void CheckClass(JsonFields& fields, const std::string& expected) {
+  const bool old = !fields.Has("image_processor_type") && fields.Has("feature_extractor_type");
+  const char* key = old ? "feature_extractor_type" : "image_processor_type";
+  const std::string name = expected + (old ? "FeatureExtractor" : "ImageProcessor");
+  std::string got = name;
+  fields.Read(key, got);
+  if (got != name && got != name + "Fast" && got != name + "Pil") {
+    fields.Fail(absl::StrCat("\"", key, "\": expected ", name, ", got ", ShortDump(got)));
+  }
+}
+
 // Of these null is not as absent: transformers refuses it, or takes the step for switched off.
 template <std::size_t kKeys>
 void RefuseNull(JsonFields& fields, const json& root, const char* const (&keys)[kKeys]) {
@@ -117,6 +130,7 @@ absl::StatusOr<PreprocessorConfig> FixedResolutionFrom(const json& root,
   JsonFields fields(root, source);
   PreprocessorConfig config;
   config.source = source;
+  CheckClass(fields, "Siglip");
   RefuseNull(fields, root, {"resample", "size"});
   ReadCommon(fields, root, config);
   SIGLIP_RETURN_IF_ERROR(fields.status());
@@ -134,6 +148,7 @@ absl::StatusOr<PreprocessorConfig> NaflexFrom(const json& root, const std::strin
   config.source = source;
   config.image_size = 0;
   config.resample = 2;
+  CheckClass(fields, "Siglip2");
   RefuseNull(fields, root, {"patch_size", "max_num_patches"});
   ReadCommon(fields, root, config);
   std::int64_t patch_size = config.patch_size;

@@ -24,7 +24,8 @@ struct PreprocessorConfig {
   std::array<double, 3> image_std = {0.5, 0.5, 0.5};
 };
 
-// Parses preprocessor_config.json with transformers' class defaults (SiglipImageProcessor).
+// Parses preprocessor_config.json with transformers' class defaults (SiglipImageProcessor), which
+// must be the class that the file names, if it names one.
 // do_resize, do_rescale and do_normalize that are false or null are refused by name; do_convert_rgb
 // is ignored (always converted). InvalidArgument names key, expected and got.
 absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json,

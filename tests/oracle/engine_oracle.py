@@ -9,7 +9,7 @@ architectures of odd widths, heads, MLPs, grids, text lengths and files (sharded
 filters), every third of them NaFlex. Each with every instruction set of this machine. Bar: relative L2 error at most twice that of transformers'
 float32 run (tiny and random ones: of the largest of five, see theirs; below FLOOR the ratio of two rounding errors says
 nothing); cosine >= 0.999999 on well-conditioned weights; and the same bits whatever the batch and the threads.
-First, which preprocessors that crop or pad are refused.
+First, which preprocessors that crop or pad are refused, and which that are of another class.
 """
 
 import argparse
@@ -243,6 +243,38 @@ def check_frames():
     return not wrong
 
 
+def check_classes():
+    """Another class of image processor is refused where transformers takes it, and refuses the folder or makes other pixels."""
+    kinds = [(ROOT / "models/demo", "Siglip", transformers.models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil),
+             (ROOT / "tests/golden/naflex", "Siglip2", transformers.models.siglip2.image_processing_pil_siglip2.Siglip2ImageProcessorPil)]
+    wrong, count = [], 0
+    for base, own, kind in kinds:
+        plain = json.loads((base / "preprocessor_config.json").read_text())
+        del plain["image_processor_type"], plain["resample"]
+        cases = [{}, {"image_processor_type": None}]
+        for name in ("Siglip", "Siglip2", "ViT", "CLIP", "Unknown"):
+            cases += [{"image_processor_type": name + end} for end in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil")]
+            cases += [{"feature_extractor_type": f"{name}FeatureExtractor"},
+                      {"feature_extractor_type": f"{name}FeatureExtractor", "image_processor_type": f"{own}ImageProcessor"}]
+        for case in cases:
+            count += 1
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = pathlib.Path(temporary)
+                for path in base.iterdir():
+                    (folder / path.name).symlink_to(path)
+                (folder / "preprocessor_config.json").unlink()
+                (folder / "preprocessor_config.json").write_text(json.dumps(plain | case))
+                try:
+                    same = type(transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")) is kind
+                except (ValueError, AttributeError):
+                    same = False
+                run = subprocess.run([SIGLIP, "inspect", folder], capture_output=True, text=True)
+                if (run.returncode == 0) != same:
+                    wrong.append(f"{own} {case}: transformers {'takes its own class' if same else 'does not'}, here {run.stdout}")
+    print(f"{count} classes of image processors, {len(wrong)} other than transformers'", *wrong, sep="\n", flush=True)
+    return not wrong
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="*", choices=checkpoints.SIZES, default=["tiny", "base-224", "siglip2-naflex-tiny"])
@@ -255,6 +287,7 @@ def main():
     isas = instruction_sets(args.isa)
     checkpoints.mend_interpolation()
     failed = [] if check_frames() else ["frames"]
+    failed += [] if check_classes() else ["classes"]
     failed += [size for size in args.size if not compare_named(size, args.layers, isas, args.orders or (5 if "tiny" in size else 1))]
     failed += [seed for seed in range(args.seed, args.seed + args.random) if not compare_random(seed, isas)]
     print(f"failed: {failed}" if failed else "all within the bar")
