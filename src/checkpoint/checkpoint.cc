@@ -147,15 +147,8 @@ absl::Status Checkpoint::OpenWeights() {
   for (const std::string& name : weights.names) {
     const std::string path = directory_ + "/" + name;
     SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
-    for (const auto& [tensor, stored] : file.tensors()) {
-      const auto listed = weights.file_of.find(tensor);
-      // Loaders read what the index says; anything else in a shard is extra.
-      if (weights.file_of.empty() || (listed != weights.file_of.end() && listed->second == name)) {
-        found.emplace(tensor, stored);
-      } else {
-        extra_tensors_.push_back(absl::StrCat(name, ":", tensor));
-      }
-    }
+    // transformers takes all that a shard holds, whatever the index says of it, and the last of two.
+    for (const auto& [tensor, stored] : file.tensors()) found.insert_or_assign(tensor, stored);
     files_.push_back(std::move(file));
     weight_files_.push_back(path);
   }
@@ -163,7 +156,7 @@ absl::Status Checkpoint::OpenWeights() {
     if (!found.contains(tensor)) {
       return absl::InvalidArgumentError(absl::StrCat(directory_, "/", kWeightIndexFile,
                                                      ": tensor \"", tensor, "\": expected in ",
-                                                     name, ", which does not hold it"));
+                                                     name, ", no shard holds it"));
     }
   }
   SIGLIP_RETURN_IF_ERROR(CheckTensors(directory_, config_, found, extra_tensors_));

@@ -106,9 +106,26 @@ TEST_F(ShardedTest, ShardsOpenAsOne) {
   EXPECT_EQ(checkpoint->weight_files().size(), 2u);
 }
 
-TEST_F(ShardedTest, ATensorThatItsShardDoesNotHoldIsNamed) {
+TEST_F(ShardedTest, ATensorThatNoShardHoldsIsNamed) {
   WriteIndex(map_ + ",\"ghost\":\"1.safetensors\"");
   EXPECT_THAT(ErrorOf(folder_), HasSubstr("\"ghost\": expected in 1.safetensors"));
+}
+
+// As transformers 5 does.
+TEST_F(ShardedTest, OfATensorInTwoShardsTheLastCountsWhateverTheIndexSays) {
+  WriteText(folder_ + "/3.safetensors",
+            SerializeSafetensors({{"logit_scale", {1}}, {"zzz", {1}}},
+                                 [](const std::string&, std::int64_t) { return 2.0f; }));
+  WriteIndex(map_ + ",\"zzz\":\"3.safetensors\"");
+  const auto checkpoint = Checkpoint::Open(folder_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  EXPECT_EQ(checkpoint->logit_scale(), 2);
+  EXPECT_THAT(checkpoint->extra_tensors(), ElementsAre("zzz"));
+}
+
+TEST_F(ShardedTest, AnIndexMayLeaveTensorsOutAndNameAnotherShard) {
+  WriteIndex(R"("logit_scale":"2.safetensors","text_model.head.bias":"1.safetensors")");
+  EXPECT_EQ(ErrorOf(folder_), "opened");
 }
 
 TEST_F(ShardedTest, AShardOutsideTheFolderIsRefused) {
