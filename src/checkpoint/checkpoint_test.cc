@@ -143,7 +143,9 @@ TEST_F(ShardedTest, AMissingShardIsNamed) {
 TEST(CheckpointTest, AFolderWithoutWeightsSaysWhatIsExpected) {
   const std::string folder = WriteTinyCheckpoint("checkpoint_test_none");
   std::filesystem::remove(folder + "/model.safetensors");
-  EXPECT_THAT(ErrorOf(folder), HasSubstr("model.safetensors.index.json"));
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("model.safetensors.index.json, found neither"));
+  WriteText(folder + "/pytorch_model.bin", "PK");
+  EXPECT_THAT(ErrorOf(folder), HasSubstr("found pytorch_model.bin alone, which is not read"));
 }
 
 TEST(CheckpointTest, ImageSizesMustAgree) {

@@ -14,6 +14,8 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kSingleFile = "model.safetensors";
+// What transformers wrote before safetensors.
+constexpr const char* kPickledFile = "pytorch_model.bin";
 // One of 900 tensors has about 100 kB.
 constexpr std::uint64_t kMaxIndexBytes = 16 << 20;
 
@@ -55,8 +57,13 @@ absl::StatusOr<WeightFiles> FindWeightFiles(const std::string& directory) {
   }
   const std::string index = absl::StrCat(directory, "/", kWeightIndexFile);
   if (!std::filesystem::exists(index, error)) {
-    return absl::NotFoundError(absl::StrCat(directory, ": expected ", kSingleFile, " or ",
-                                            kWeightIndexFile, ", found neither"));
+    const bool pickled = std::filesystem::exists(absl::StrCat(directory, "/", kPickledFile), error);
+    return absl::NotFoundError(
+        absl::StrCat(directory, ": expected ", kSingleFile, " or ", kWeightIndexFile, ", found ",
+                     pickled ? absl::StrCat(kPickledFile,
+                                            " alone, which is not read: load the folder with "
+                                            "transformers and save it again")
+                             : "neither"));
   }
   SIGLIP_ASSIGN_OR_RETURN(files.file_of, ReadIndex(index));
   for (const auto& [tensor, file] : files.file_of) files.names.insert(file);
