@@ -90,6 +90,12 @@ def siglip1_tokens():
     siglip1("extra tokens", {"extra_special_tokens": ["<extra>", "<s>"]}, texts)
     siglip1("an extra token as an object", {"extra_special_tokens": [typed("<extra>", rstrip=True)]}, texts)
     siglip1("extra tokens by name", {"extra_special_tokens": {"image_token": "<extra>"}}, texts)
+    own = {"model_specific_special_tokens": {"image_token": "<extra>"}}
+    siglip1("tokens of the model's own", own, texts)
+    siglip1("tokens of the model's own and another name", {**own, "boi_token": "<s>"}, texts)
+    siglip1("tokens of the model's own and extra tokens", {**own, "extra_special_tokens": ["<s>"]}, texts)
+    siglip1("tokens of the model's own, none", {"model_specific_special_tokens": None}, texts)
+    siglip1("tokens of the model's own as a list", {"model_specific_special_tokens": ["<extra>"]}, texts)
     siglip1("additional tokens", {"additional_special_tokens": ["<extra>", "<s>"]}, texts)
     siglip1("additional and extra tokens", {"additional_special_tokens": ["<extra>"], "extra_special_tokens": ["<s>"]}, texts)
     siglip1("additional tokens and no extra", {"additional_special_tokens": ["<extra>"], "extra_special_tokens": []}, texts)
@@ -145,6 +151,7 @@ def siglip2_tokens():
     siglip2("other tokens for EOS and PAD", {"eos_token": "<unused1>", "pad_token": "<unused0>"}, texts)
     siglip2("extra tokens", {"extra_special_tokens": ["<extra>", typed("<s>", lstrip=True, rstrip=True)]}, texts)
     siglip2("extra tokens by name", {"extra_special_tokens": {"image_token": "<extra>"}}, texts)
+    siglip2("tokens of the model's own", {"model_specific_special_tokens": {"image_token": "<extra>"}}, texts)
     siglip2("added_tokens_decoder", {"added_tokens_decoder": {
         "1157": token("<extra>", lstrip=True), "3": token("<unk>"), "1": token("<eos>"), "70000": token("<s>")}}, texts)
     siglip2("settings that are left out", {"added_tokens_decoder": {

@@ -104,9 +104,10 @@ class NamedTokens {
     const auto additional = root.find("additional_special_tokens");
     extra_given_ = root.contains("extra_special_tokens") || additional != root.end();
     const bool additional_counts = additional != root.end() && (extra.is_null() || extra.empty());
-    return ReadExtra(
+    SIGLIP_RETURN_IF_ERROR(ReadExtra(
         additional_counts ? *additional : extra,
-        place.At(additional_counts ? "additional_special_tokens" : "extra_special_tokens"));
+        place.At(additional_counts ? "additional_special_tokens" : "extra_special_tokens")));
+    return ReadOfModel(root, place);
   }
 
   absl::Status ReadSpecialTokensMap(const json& root, const ConfigPlace& place) {
@@ -176,6 +177,19 @@ class NamedTokens {
     }
     SIGLIP_ASSIGN_OR_RETURN(named_[i], ReadTokenValue(value, place));
     in_file_[i] = true;
+    return absl::OkStatus();
+  }
+
+  // What transformers 5 writes beside the same tokens under their own names, which take its place.
+  absl::Status ReadOfModel(const json& root, const ConfigPlace& place) {
+    constexpr const char* kKey = "model_specific_special_tokens";
+    const json tokens = root.value(kKey, json());
+    if (tokens.is_null() || !of_model_.empty()) return absl::OkStatus();
+    if (!tokens.is_object())
+      return place.At(kKey).Expected("an object of names and tokens", tokens);
+    for (const auto& [name, token] : tokens.items()) {
+      SIGLIP_ASSIGN_OR_RETURN(of_model_[name], ReadTokenValue(token, place.At(kKey).At(name)));
+    }
     return absl::OkStatus();
   }
 
