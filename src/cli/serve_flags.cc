@@ -1,4 +1,6 @@
 #include "cli/serve_flags.h"
+
+#include "absl/strings/ascii.h"
 #include "cli/choices.h"
 
 #include <chrono>
@@ -7,6 +9,27 @@
 
 namespace siglip::cli {
 namespace {
+
+// For CLI::Option::transform, after OneOf: Triton reads its words in any case.
+CLI::Validator AnyCase() {
+  return CLI::Validator(
+      [](std::string& word) {
+        word = absl::AsciiStrToLower(word);
+        return std::string();
+      },
+      "");
+}
+
+// The number of a verbose level; older scripts of Triton say true.
+CLI::Validator SwitchOrLevel() {
+  return CLI::Validator(
+      [](std::string& word) {
+        const std::string lower = absl::AsciiStrToLower(word);
+        if (lower == "true" || lower == "false") word = lower == "true" ? "1" : "0";
+        return std::string();
+      },
+      "");
+}
 
 void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
   AddRepeatable(
@@ -22,6 +45,7 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
       ->transform(OneOf<ModelControlMode>({{"none", ModelControlMode::kNone},
                                            {"explicit", ModelControlMode::kExplicit},
                                            {"poll", ModelControlMode::kPoll}}))
+      ->transform(AnyCase())
       ->type_name("MODE")
       ->default_str("none");
   AddRepeatable(command, "--load-model", flags.service.load_models,
@@ -154,6 +178,7 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
       .add_option("--grpc-infer-response-compression-level", server.grpc_compression_level,
                   "Of answers: none, low, medium or high")
       ->transform(OneOf<int>({{"none", 0}, {"low", 1}, {"medium", 2}, {"high", 3}}))
+      ->transform(AnyCase())
       ->type_name("LEVEL")
       ->default_str("none");
   AddRepeatable(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
@@ -230,6 +255,7 @@ void AddImageUrlFlags(CLI::App& command, ServeFlags& flags) {
 void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--log-verbose", flags.log.verbose_level, "0 = off; 1 adds a line per request")
+      ->transform(SwitchOrLevel())
       ->capture_default_str();
   command.add_option("--log-info", flags.log.info, "Lines of level info")->capture_default_str();
   command.add_option("--log-warning", flags.log.warning, "Lines of level warning")
@@ -243,6 +269,26 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
   AddRepeatable(command, "--trace-config", flags.server.trace_config,
                 "level=TIMESTAMPS|OFF, rate=N, count=N, mode=triton|chrome, triton,file=FILE, "
                 "triton,log-frequency=N; repeatable");
+  const std::pair<const char*, const char*> older[] = {
+      {"--trace-file", "triton,file="},
+      {"--trace-level", "level="},
+      {"--trace-rate", "rate="},
+      {"--trace-count", "count="},
+      {"--trace-log-frequency", "triton,log-frequency="}};
+  for (const auto& [name, setting] : older) {
+    command
+        .add_option_function<std::vector<std::string>>(
+            name,
+            [&flags, setting](const std::vector<std::string>& values) {
+              for (const std::string& value : values) {
+                flags.server.trace_config.push_back(setting + value);
+              }
+            },
+            "The older form of --trace-config")
+        ->expected(1)
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  }
   command
       .add_option("--allow-client-shm", flags.server.allow_client_shm,
                   "Clients may pass tensors in shared memory of this machine")
@@ -297,6 +343,8 @@ void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
 }  // namespace
 
 void AddServeFlags(CLI::App& command, ServeFlags& flags) {
+  // As Triton, so that scripts may append to what others set.
+  command.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   AddModelFlags(command, flags.model, false);
   AddModelControlFlags(command, flags);
   command.add_flag(

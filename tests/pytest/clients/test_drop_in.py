@@ -608,6 +608,23 @@ def test_wrong_options_end_the_start(arguments, text):
         start_server(arguments)
 
 
+def test_older_forms_of_options_are_taken(tmp_path):
+    """Forms that launch scripts of Triton have: what it calls deprecated, words in any case, and of one that is given
+    twice the last."""
+    trace = tmp_path / "trace.json"
+    life = running(["--trace-file", str(trace), "--trace-level=TIMESTAMPS", "--trace-rate=5", "--trace-count", "3",
+                    "--trace-log-frequency", "2", "--trace-rate", "1", "--id", "other", "--id", "mine",
+                    "--model-control-mode=EXPLICIT", "--grpc-infer-response-compression-level", "LOW",
+                    "--log-verbose=true"])
+    client = httpclient.InferenceServerClient(next(life).http)
+    assert client.get_trace_settings() == {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "3",
+                                           "log_frequency": "2", "trace_file": str(trace), "trace_mode": "triton"}
+    assert client.get_server_metadata()["name"] == "mine"
+    assert client.get_log_settings()["log_verbose_level"] == 1
+    client.load_model("embed_text")
+    next(life, None)
+
+
 def test_tritons_options_are_taken():
     life = running(["--id", "mine", "--disable-auto-complete-config", "--backend-config", "siglip,x=1",
                     "--backend-config=siglip,y=2", "--pinned-memory-pool-byte-size", "1000",
