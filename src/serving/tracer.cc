@@ -168,13 +168,16 @@ void RequestTrace::Add(const InferRequest& request) {
             .model_version = request.model_version,
             .request_id = request.id,
             .timestamps = {}};
+  // Of an ensemble, and of what failed before, there is no computing, neither its start nor its
+  // end.
+  const bool computed = times.infer_end_ns != 0;
   const std::pair<const char*, std::int64_t> hops[] = {
       {"REQUEST_START", times.arrival_ns},
       {"QUEUE_START", times.queue_start_ns},
-      {"COMPUTE_START", times.compute_start_ns},
+      {"COMPUTE_START", computed ? times.compute_start_ns : 0},
       {"COMPUTE_INPUT_END", times.infer_start_ns},
       {"COMPUTE_OUTPUT_START", times.infer_end_ns},
-      {"COMPUTE_END", times.infer_end_ns == 0 ? 0 : done_ns},
+      {"COMPUTE_END", computed ? done_ns : 0},
       {"REQUEST_END", done_ns}};
   for (const auto& [name, ns] : hops) {
     if (ns != 0) span.timestamps.emplace_back(name, ns);

@@ -34,7 +34,8 @@ class TracerTest : public ::testing::Test {
     request.model_version = "1";
     request.trace = trace;
     request.trace_id = trace->NextId();
-    request.times = {.arrival_ns = 20, .queue_start_ns = 30, .done_ns = 90};
+    // As an ensemble's, which has no computing of its own.
+    request.times = {.arrival_ns = 20, .queue_start_ns = 30, .compute_start_ns = 31, .done_ns = 90};
     InferRequest inner;
     inner.model_name = "inner";
     Inherit(request, inner);
