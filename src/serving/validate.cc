@@ -106,6 +106,10 @@ absl::Status ArrangeInputs(const ModelConfig& config, InferRequest& request) {
     }
   }
   if (request.inputs.size() != config.inputs.size()) {
+    std::string got;
+    for (const InputTensor& input : request.inputs) {
+      absl::StrAppend(&got, got.empty() ? "'" : ",'", input.name, "'");
+    }
     std::string missing;
     for (const TensorConfig& input : config.inputs) {
       if (!seen.contains(input.name)) {
@@ -114,7 +118,8 @@ absl::Status ArrangeInputs(const ModelConfig& config, InferRequest& request) {
     }
     return absl::InvalidArgumentError(absl::StrCat(
         "expected ", config.inputs.size(), " inputs but got ", request.inputs.size(),
-        " inputs for model '", config.name, "'. Missing required input(s) [", missing, "]"));
+        " inputs for model '", config.name, "'. Got input(s) [", got,
+        "], but missing required input(s) [", missing, "]. Please provide all required input(s)."));
   }
   const auto position = [&config](const InputTensor& input) {
     return FindTensor(config.inputs, input.name) - config.inputs.data();

@@ -90,8 +90,9 @@ TEST(Validate, InputsAreNamedOnceAndAllThere) {
   request->inputs.push_back(request->inputs[0]);
   EXPECT_THAT(Text(ValidateRequest(FloatConfig(), *request)), HasSubstr("already exists"));
   request->inputs.clear();
-  EXPECT_THAT(Text(ValidateRequest(FloatConfig(), *request)),
-              StartsWith("expected 1 inputs but got 0 inputs for model 'm'"));
+  EXPECT_EQ(Text(ValidateRequest(FloatConfig(), *request)),
+            "expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing "
+            "required input(s) ['X']. Please provide all required input(s).");
 }
 
 TEST(Validate, InputsComeOutInTheConfigsOrder) {
