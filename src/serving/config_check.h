@@ -28,6 +28,8 @@ absl::Status ConfigError(const ModelConfig& config, std::string_view field, std:
 
 // Before the model is made: what needs no checkpoint.
 absl::Status CheckConfig(const ModelConfig& config);
+// Of a model that is no ensemble: what Triton finds when it hands the configuration to a backend.
+absl::Status CheckBackend(const ModelConfig& config);
 // After the deployment filled in the dims: fixed, within bounds, and within what the step can do.
 absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deployment);
 // What Triton's core fills in before it prints a configuration: preferred sizes, instance groups.

@@ -106,6 +106,18 @@ absl::Status CheckNesting(const ModelTable& table, const ModelConfig& ensemble) 
 
 std::string Text(const absl::Status& status) { return std::string(status.message()); }
 
+// `status`: of ModelControl::LoadNow. As Triton, for which a configuration that is wrong is the
+// repository's error, and what comes of a good one the client's.
+absl::Status LoadError(const std::string& name, const absl::Status& status) {
+  if (absl::IsInvalidArgument(status)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("load failed for model '", name, "': ", status.message()));
+  }
+  const std::string reason =
+      absl::IsNotFound(status) ? "failed to poll from model repository" : Text(status);
+  return absl::InternalError(absl::StrCat("failed to load '", name, "', ", reason));
+}
+
 }  // namespace
 
 ModelControl::ModelControl(Parts parts)
@@ -162,7 +174,7 @@ absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelC
     } else if (absl::IsNotFound(read.status())) {
       return read.status();
     } else {
-      status = read.status();
+      status = absl::InternalError(read.status().message());
     }
   }
   if (status.ok()) status = ApplyVersionPolicy(*config);
@@ -171,14 +183,19 @@ absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelC
     status =
         ConfigError(*config, "ensemble_scheduling", "expected no cycle of ensembles, found one");
   }
-  if (status.ok()) status = CheckConfig(*config);
+  if (status.ok()) {
+    if (const absl::Status check = CheckConfig(*config); !check.ok()) {
+      status = absl::InternalError(check.message());
+    }
+  }
   if (status.ok()) {
     for (const std::string& field : config->without_effect) {
       SIGLIP_LOG_WARN("config_without_effect name={} field={}", LogSafe(name), field);
     }
+    status = LoadSteps(*config, under_way);
+    if (status.ok()) status = Make(*std::move(config));
+    if (!status.ok()) status = absl::InvalidArgumentError(status.message());
   }
-  if (status.ok()) status = LoadSteps(*config, under_way);
-  if (status.ok()) status = Make(*std::move(config));
   under_way.erase(name);
   if (status.ok()) {
     RemakeDependents(name);
@@ -233,6 +250,7 @@ absl::Status ModelControl::Make(ModelConfig config) {
 }
 
 absl::Status ModelControl::MakeWork(ModelConfig& config, LoadedModel& model) {
+  SIGLIP_RETURN_IF_ERROR(CheckBackend(config));
   SIGLIP_ASSIGN_OR_RETURN(const Deployment deployment, parts_.factory->Make(config));
   SIGLIP_RETURN_IF_ERROR(CheckCompleted(config, deployment));
   NormalizeConfig(deployment, config);
@@ -505,9 +523,7 @@ void ModelControl::Load(LoadModelRequest request, std::function<void(absl::Statu
       asked_for_.insert(name);
       return done(status);
     }
-    const std::string reason =
-        absl::IsNotFound(status) ? "failed to poll from model repository" : Text(status);
-    done(absl::InternalError(absl::StrCat("failed to load '", name, "', ", reason)));
+    done(LoadError(name, status));
   });
 }
 

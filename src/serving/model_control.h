@@ -62,6 +62,8 @@ class ModelControl {
 
  private:
   using Names = std::set<std::string>;
+  // NotFound: the repository has no such model. Internal: its configuration cannot be read or is
+  // wrong. InvalidArgument: what it asks for cannot be had.
   absl::Status LoadNow(const std::string& name, std::optional<ModelConfig> config,
                        Names& under_way);
   absl::Status LoadSteps(const ModelConfig& ensemble, Names& under_way);

@@ -248,9 +248,12 @@ TEST_F(ModelControlTest, FailuresSayWhyAndTheOldModelServesOn) {
   ModelConfig broken = FloatConfig("m");
   broken.parameters["broken"] = "";
   const absl::Status status = LoadModel("m", broken);
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << "as Triton";
-  EXPECT_EQ(status.message(), "failed to load 'm', no weights");
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << "as Triton";
+  EXPECT_EQ(status.message(), "load failed for model 'm': no weights");
   EXPECT_TRUE(Infer("m").status.ok());
+  ModelConfig wrong = FloatConfig("m");
+  wrong.max_batch_size = -1;
+  EXPECT_EQ(LoadModel("m", wrong).code(), absl::StatusCode::kInternal) << "as Triton";
   EXPECT_EQ(LoadModel("x").message(), "failed to load 'x', failed to poll from model repository");
   EXPECT_THAT(std::string(UnloadModel("x").message()), HasSubstr("'x'"));
   EXPECT_TRUE(UnloadModel("m2").ok()) << "known, not loaded";
@@ -275,7 +278,7 @@ TEST_F(ModelControlTest, OfNamesThatTheRepositoryLacksNothingIsLeft) {
   ASSERT_TRUE(OpenExplicit().ok());
   ModelConfig other = FloatConfig("other");
   other.parameters["broken"] = "";
-  EXPECT_EQ(LoadModel("other", other).message(), "failed to load 'other', no weights");
+  EXPECT_EQ(LoadModel("other", other).message(), "load failed for model 'other': no weights");
   EXPECT_TRUE(service_->Ready());
   EXPECT_THAT(Index(), ElementsAre("e=", "m=", "m2="));
   ASSERT_TRUE(LoadModel("other", FloatConfig("other")).ok());
@@ -307,9 +310,10 @@ TEST_F(ModelControlTest, ThreadsOfAllModelsAreBounded) {
   EXPECT_FALSE(load("a", 12).ok()) << "more than all, though it is alone";
   for (const char* name : {"a", "b", "c", "m"}) ASSERT_TRUE(load(name).ok()) << name;
   const std::string error(load("d").message());
-  EXPECT_THAT(error, HasSubstr("failed to load 'd', load request: model 'd': instance_group: "
-                               "expected at most 13 threads of all models together "
-                               "(--max-model-threads), 12 are there and this one needs 3"));
+  EXPECT_THAT(error,
+              HasSubstr("load failed for model 'd': load request: model 'd': instance_group: "
+                        "expected at most 13 threads of all models together "
+                        "(--max-model-threads), 12 are there and this one needs 3"));
   EXPECT_FALSE(load("a").ok()) << "the older one counts as long as it is there";
   EXPECT_TRUE(Infer("a").status.ok());
   ModelConfig ensemble = TwoSteps();
@@ -334,9 +338,10 @@ TEST_F(ModelControlTest, NamesOfAllModelsAreBounded) {
   ensemble.ensemble_steps[0].output_map = {{"Y", "Y"}};
   ASSERT_TRUE(load("m").ok());
   ASSERT_TRUE(LoadModel("e", ensemble).ok());
-  EXPECT_THAT(std::string(load("a").message()),
-              HasSubstr("failed to load 'a', load request: model 'a': name: expected at most 2 "
-                        "models (--max-models), as many are there"));
+  EXPECT_THAT(
+      std::string(load("a").message()),
+      HasSubstr("load failed for model 'a': load request: model 'a': name: expected at most 2 "
+                "models (--max-models), as many are there"));
   EXPECT_TRUE(load("m").ok()) << "a name that is there";
   ASSERT_TRUE(UnloadModel("m").ok());
   while (!load("a").ok()) std::this_thread::yield();  // until it is gone
@@ -401,7 +406,7 @@ TEST_F(ModelControlTest, AReloadThatClosesACycleIsRefused) {
   ASSERT_TRUE(LoadModel("over", Around("over", "e")).ok());
   for (const char* name : {"e", "m"}) {
     const absl::Status status = LoadModel(name, Around(name, "over"));
-    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(status.message()), HasSubstr("expected no cycle of ensembles"));
     EXPECT_TRUE(Infer("over").status.ok());
   }

@@ -73,7 +73,8 @@ class Service {
   virtual std::vector<IndexRow> RepositoryIndex(bool ready_only) const = 0;
 
   // Loads the model, or loads it anew; the ensemble's steps come with it. `done` is called once, on
-  // any thread: InvalidArgument with the reason if it failed, and then an older one serves on.
+  // any thread: Internal if there is no such model or its configuration is wrong, InvalidArgument
+  // if what that asks for cannot be had; with the reason, and then an older one serves on.
   virtual void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) = 0;
   // Requests that came before are answered. Ensembles over the model go too; `unload_dependents`:
   // so do the steps of an ensemble.

@@ -436,7 +436,7 @@ TEST_F(ServiceTest, APolicyOfSeveralVersionsIsRefused) {
 }
 
 TEST_F(ServiceTest, AModelThatFailsToLoadEndsAllOrItselfAlone) {
-  EXPECT_EQ(Load({FloatConfig(), FloatConfig("broken")}), absl::DataLossError("no weights"));
+  EXPECT_EQ(Load({FloatConfig(), FloatConfig("broken")}), absl::InvalidArgumentError("no weights"));
   ServiceOptions options;
   options.exit_on_error = false;
   ASSERT_TRUE(Load({FloatConfig(), FloatConfig("broken")}, options).ok());

@@ -279,6 +279,34 @@ def test_ensembles_go_and_come_with_their_steps_as_tritons(both):
             control(address, "load", "siglip_vision")
 
 
+def test_failed_loads_have_tritons_status(both):
+    """A configuration that is wrong is the repository's error, what comes of a good one the client's."""
+    path = "/v2/repository/models/siglip_text/load"
+    config = {"backend": "siglip", "max_batch_size": 4, "parameters": {"step": {"string_value": "text"}},
+              "input": [{"name": "INPUT_IDS", "data_type": "TYPE_INT64", "dims": [32]}],
+              "output": [{"name": "EMBEDDING", "data_type": "TYPE_FP32", "dims": [128]}]}
+    changes = [({"backend": "nope"}, 400), ({"parameters": {"step": {"string_value": "nope"}}}, 400),
+               ({"input": [{"name": "X", "data_type": "TYPE_INT64", "dims": [32]}]}, 400),
+               ({"version_policy": {"specific": {"versions": [7]}}}, 400),
+               ({"backend": ""}, 500), ({"max_batch_size": -1}, 500),
+               ({"dynamic_batching": {"preferred_batch_size": [5]}}, 500)]
+    # A load that fails beside an older model keeps this core from ending.
+    for address, _ in both:
+        control(address, "unload", "siglip_text")
+    try:
+        for change, status in changes:
+            body = {"parameters": {"config": json.dumps({**config, **change})}}
+            answers = [ask(address, "POST", path, body) for address, _ in both]
+            assert [answer[0] for answer in answers] == [status] * 2, (change, answers)
+            request = service_pb2.RepositoryModelLoadRequest(model_name="siglip_text")
+            request.parameters["config"].string_param = body["parameters"]["config"]
+            expected, got = (call(stub, "RepositoryModelLoad", request)[0] for _, stub in both)
+            assert got == expected, change
+    finally:
+        for address, _ in both:
+            control(address, "load", "siglip_text")
+
+
 def test_unloaded_models_are_told_as_tritons(both):
     model = "/v2/models/siglip_text"
     for address, _ in both:
