@@ -9,9 +9,10 @@ import subprocess
 import aiohttp
 
 PROGRAM = "chromium"
-# As root it refuses its own sandbox; /dev/shm is small in containers.
+# As root it refuses its own sandbox; /dev/shm is small in containers. Pages of the name far.test are what they are from
+# another machine: without TLS, no secure context.
 ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
-             "--disable-background-networking", "--disable-extensions", "--no-first-run", "--remote-debugging-port=0"]
+             "--disable-background-networking", "--host-resolver-rules=MAP far.test 127.0.0.1", "--disable-extensions", "--no-first-run", "--remote-debugging-port=0"]
 WAIT_SECONDS = 30
 
 
@@ -111,6 +112,13 @@ class Browser:
 
     def click(self, selector):
         self.js(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def click_as_people_do(self, expression):
+        """On the middle of the element that is the expression's value: to the page, by a person."""
+        x, y = self.js(f"(() => {{ const e = {expression}; e.scrollIntoView({{block: 'center'}}); const box = e.getBoundingClientRect();"
+                       "return [box.x + box.width / 2, box.y + box.height / 2]; })()")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key, code=None, text=""):
         for kind in ("keyDown", "keyUp"):

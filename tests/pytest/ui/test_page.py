@@ -106,6 +106,25 @@ def test_embedding_is_the_servers(page):
     assert shown == pytest.approx(json.loads(lines)["embedding"], rel=1e-7)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "far.test"])
+def test_an_embedding_is_copied(browser, server, host):
+    browser.log.clear()
+    browser.size(1280)
+    address = server.replace("127.0.0.1", host)
+    browser.open(f"{address}/ui")
+    assert browser.js("isSecureContext") is (host == "127.0.0.1")
+    show_pictures(browser, [SEVEN])
+    browser.click("details summary")
+    browser.wait("document.querySelector('details button')")
+    browser.js("""addEventListener('copy', (event) => { window.copied = event.target.value; }, true);
+                  navigator.clipboard && (navigator.clipboard.writeText = async (text) => { window.copied = text; })""")
+    browser.click_as_people_do("document.querySelector('details button')")
+    browser.wait("document.querySelector('details button').textContent === 'Copied'")
+    assert json.loads(browser.js("window.copied")) == pytest.approx(browser.js("Array.from(pictures[0].embedding)"), rel=1e-7)
+    assert browser.js("document.activeElement.textContent") == "Copied"
+    assert browser.log == []
+
+
 def test_two_pictures_are_compared(page):
     page.click("#tab-compare")
     page.choose_files("#file-a", [SEVEN])
