@@ -162,6 +162,11 @@ absl::Status EmbeddedRows::Add(const std::string& path) {
         absl::StrCat(path, ": expected a .npy file of siglip embed, or a folder of them"));
   }
   SIGLIP_ASSIGN_OR_RETURN(FileMap map, FileMap::Open(path));
+  const auto same = [&map](const Part& part) {
+    return part.map.identity().device == map.identity().device &&
+           part.map.identity().inode == map.identity().inode;
+  };
+  if (std::any_of(parts_.begin(), parts_.end(), same)) return absl::OkStatus();
   SIGLIP_ASSIGN_OR_RETURN(Meta meta, ReadMeta(path));
   const std::int64_t total = meta.images + meta.texts;
   const std::string header = NpyHeader(meta.dtype, static_cast<std::uint64_t>(total),

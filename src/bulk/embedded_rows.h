@@ -25,7 +25,8 @@ struct PixelSettings {
 };
 
 // The pictures of one OUTPUT.npy, or of every *.npy of a folder (the shards of a job) in byte order
-// of the files' names. Rows of texts are left out. The files are mapped: opening reads the names
+// of the files' names; a file that the folder has under several names counts once, as the first of
+// them. Rows of texts are left out. The files are mapped: opening reads the names
 // alone, and while they are open they must not be cut. Thread-safe once opened.
 class EmbeddedRows {
  public:

@@ -93,6 +93,18 @@ TEST_F(EmbeddedRowsTest, AFolderIsItsFilesInOrderWhateverTheirNumbers) {
   }
 }
 
+TEST_F(EmbeddedRowsTest, AFileThatAFolderHasUnderManyNamesIsReadOnce) {
+  Write("b.npy", 0, 3);
+  fs::create_symlink("b.npy", folder_ + "a.npy");
+  fs::create_symlink(folder_ + "a.npy", folder_ + "c.npy");
+  fs::create_hard_link(folder_ + "b.npy", folder_ + "d.npy");
+  Write("e.npy", 3, 1);
+  const auto rows = EmbeddedRows::Open(folder_);
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  ASSERT_EQ((*rows)->rows(), 4);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ((*rows)->name(i), absl::StrCat("p/", i, "\".png"));
+}
+
 TEST_F(EmbeddedRowsTest, WhatIsMissingOrOtherIsNamed) {
   EXPECT_THAT(ErrorOf(folder_), HasSubstr("expected .npy files"));
   EXPECT_THAT(ErrorOf(folder_ + "x.npy"), HasSubstr("x.npy"));
