@@ -162,6 +162,39 @@ def test_a_bad_file_fails_alone(browser, server, tmp_path):
     assert all("400" in line for line in browser.log), browser.log
 
 
+def test_each_picture_is_judged_once(page, tmp_path):
+    """Not again for every other one: three hundred would be judged 45,000 times."""
+    paths = []
+    for i in range(40):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(SEVEN.read_bytes() + bytes([i]))
+    page.js("window.judged = 0; window.honest = cosine; cosine = (a, b) => { ++judged; return honest(a, b); }")
+    page.set("#labels", "\n".join(LABELS))
+    page.choose_files("#files", paths)
+    page.wait(f"document.querySelectorAll('[data-label]').length === {40 * len(LABELS)}")
+    assert page.js("judged") == 40 * len(LABELS)
+    # The newest is the one that is told.
+    newest = tmp_path / "newest.png"
+    newest.write_bytes(SEVEN.read_bytes())
+    page.choose_files("#files", [newest])
+    page.wait("document.querySelector('#status').textContent.startsWith('newest.png: ')")
+
+
+def test_pictures_that_were_removed_are_not_sent(page, tmp_path):
+    (tmp_path / "slow.png").write_bytes(SEVEN.read_bytes())
+    page.js("""window.sent = 0; window.honest = embedImage;
+               embedImage = async (blob) => { ++sent; await new Promise((go) => { window.go = go; }); return honest(blob); }""")
+    page.choose_files("#files", [SEVEN, CIRCLE, STAR] * 5)
+    page.wait("sent === parallel")
+    page.click("#clear")
+    page.js("go(); new Promise((resolve) => setTimeout(resolve, 500))")
+    assert page.js("sent") == 4
+    assert page.js("document.querySelector('#status').textContent") == ""
+    page.js("embedImage = honest")
+    show_pictures(page, [SEVEN])
+    assert_bars(page, classified([SEVEN]))
+
+
 def test_a_picture_that_was_replaced_says_nothing_more(page):
     page.click("#tab-compare")
     page.js("""(() => {
