@@ -124,7 +124,7 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, text=text if kind == "keyDown" else "",
                       windowsVirtualKeyCode={"Tab": 9, "Enter": 13, "ArrowRight": 39, "ArrowLeft": 37, "End": 35,
-                                             "Home": 36}.get(key, 0))
+                                             "Home": 36, "Escape": 27}.get(key, 0))
 
     def screenshot(self, path):
         image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)

@@ -180,8 +180,7 @@ def test_each_picture_is_judged_once(page, tmp_path):
     page.wait("document.querySelector('#status').textContent.startsWith('newest.png: ')")
 
 
-def test_pictures_that_were_removed_are_not_sent(page, tmp_path):
-    (tmp_path / "slow.png").write_bytes(SEVEN.read_bytes())
+def test_pictures_that_were_removed_are_not_sent(page):
     page.js("""window.sent = 0; window.honest = embedImage;
                embedImage = async (blob) => { ++sent; await new Promise((go) => { window.go = go; }); return honest(blob); }""")
     page.choose_files("#files", [SEVEN, CIRCLE, STAR] * 5)
@@ -281,6 +280,28 @@ def test_a_restricted_server_asks_for_its_key(browser, start):
     browser.wait("document.body.dataset.ready === 'yes'")
     browser.choose_files("#files", [SEVEN])
     browser.wait("document.querySelectorAll('[data-label]').length > 0")
+
+
+def test_a_key_that_is_not_given_is_not_asked_for_each_second(browser, start):
+    address = start("--http-restricted-api", "statistics:secret=open")
+    browser.open(f"{address}/ui")
+    browser.click("#tab-server")
+    browser.wait("document.querySelector('#key').open")
+    assert browser.js("document.querySelector('#key-wrong').hidden")
+    browser.set("#key-value", "wrong")
+    browser.click("#key button.main")
+    browser.wait("document.querySelector('#key').open && !document.querySelector('#key-wrong').hidden")
+    browser.press("Escape")
+    browser.wait("!document.querySelector('#key').open")
+    browser.wait("document.querySelector('#server-error').textContent.startsWith('No statistics')")
+    browser.js("new Promise((resolve) => setTimeout(resolve, 2500))")
+    assert not browser.js("document.querySelector('#key').open")
+    browser.click("#tab-compare")
+    browser.click("#tab-server")
+    browser.wait("document.querySelector('#key').open")
+    browser.set("#key-value", "open")
+    browser.click("#key button.main")
+    browser.wait("document.querySelectorAll('#models tr').length >= 6")
 
 
 def test_screenshots(page, screenshots):
