@@ -150,6 +150,35 @@ def test_statistics_are_drawn(page):
     assert "," in page.js("document.querySelector('#chart-throughput polyline').getAttribute('points')")
 
 
+def test_charts_are_of_the_last_minute_whichever_tab_was_open(page):
+    page.wait("before !== null")
+    show_pictures(page, [SEVEN])
+    page.wait("history_.throughput[0].some((rate) => rate > 0)")
+    page.click("#tab-server")
+    assert page.js("history_.throughput[0].some((rate) => rate > 0)")
+    # One answer alone is a dot.
+    page.wait("document.querySelector('#chart-latency polyline').points.length > 0")
+    if page.js("history_.latency[0].filter((ms) => ms !== null).length") == 1:
+        assert page.js("document.querySelector('#chart-latency polyline').points.length") == 2
+    # Seconds that were not seen leave a gap as wide as they were.
+    length = page.js("(() => { recorded -= 20000; return history_.throughput[0].length; })()")
+    page.wait(f"history_.throughput[0].length > {length} + 19")
+    assert page.js("history_.throughput[0].filter((rate) => rate === null).length") in (19, 20, 21)
+    page.js("recorded -= 3600000")
+    page.wait("history_.throughput[0].filter((rate) => rate === null).length === 59")
+    assert page.js("[...history_.latency, ...history_.queue].every((values) => values.length === 60)")
+    assert page.js("document.querySelector('#chart-latency polyline').points.length") == 0
+    page.wait("document.querySelector('#top-latency').textContent === 'highest –'")
+
+
+def test_a_model_that_was_loaded_again_counts_from_zero(page):
+    assert page.js("""(() => {
+        const rows = (count) => new Map([["m", {inference_count: count, inference_stats: {success: {count, ns: count * 2e6},
+                                                                                        queue: {count, ns: count * 1e6}}}]]);
+        return change({time: 0, rows: rows(100)}, {time: 1000, rows: rows(3)}, "m");
+    })()""") == {"rate": 3, "latency": 2, "queue": 1}
+
+
 def test_a_bad_file_fails_alone(browser, server, tmp_path):
     bad = tmp_path / "bad <b>file.png"
     bad.write_bytes(b"no picture")
