@@ -62,6 +62,24 @@ def test_a_label_is_put_in_as_it_is(page):
     assert_bars(page, classified([SEVEN], labels, "{label}, a {text}"))
 
 
+def test_labels_that_are_read_from_the_right_begin_there(page):
+    label = "\u05e9\u05dc\u05d5\u05dd!"
+    page.set("#labels", f"{label}\nhello!")
+    page.choose_files("#files", [SEVEN])
+    page.wait("document.querySelectorAll('[data-label]').length === 2")
+    left = """(label, i) => {
+        const text = [...document.querySelectorAll('.bars .name')].find((e) => e.textContent === label).firstChild;
+        const range = new Range();
+        range.setStart(text, i);
+        range.setEnd(text, i + 1);
+        return range.getBoundingClientRect().left;
+    }"""
+    first, last = (page.js(f"({left})({json.dumps(label)}, {i})") for i in (0, 4))
+    assert last < first
+    hello, end = (page.js(f"({left})('hello!', {i})") for i in (0, 5))
+    assert hello < end and abs(hello - last) < 2  # both begin where all labels do
+
+
 def test_a_template_without_a_place_for_the_label_is_told(page):
     show_pictures(page, [SEVEN])
     page.set("#template", "A picture.")
