@@ -241,6 +241,34 @@ def test_pictures_that_were_removed_are_not_sent(page):
     assert_bars(page, classified([SEVEN]))
 
 
+def test_files_are_dropped_and_pasted_and_text_stays_with_its_field(page):
+    page.js("""(() => {
+        window.act = (target, type, items) => {
+            const data = new DataTransfer();
+            for (const item of items) typeof item === "string" ? data.setData("text/plain", item) : data.items.add(item);
+            const event = type === "paste" ? new ClipboardEvent(type, {clipboardData: data, bubbles: true, cancelable: true})
+                : new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true});
+            document.querySelector(target).dispatchEvent(event);
+            return event.defaultPrevented;
+        };
+        sample();
+    })()""")
+    page.wait("pictures.length === 1 && pictures[0].ranked")
+    files = "[pictures[0].blob, new File([pictures[0].blob], 'other.png')]"
+    for deed in ("dragover", "drop", "paste"):
+        assert not page.js(f"act('#labels', '{deed}', ['a label'])"), deed
+        assert not page.js("document.body.classList.contains('dragging')")
+    assert page.js("act('#labels', 'dragover', [pictures[0].blob]) && document.body.classList.contains('dragging')")
+    assert page.js(f"act('#labels', 'drop', {files})")
+    page.wait("pictures.length === 3 && pictures.every((picture) => picture.ranked)")
+    assert not page.js("document.body.classList.contains('dragging')")
+    assert page.js("act('#labels', 'paste', [pictures[0].blob])")
+    page.wait("pictures.length === 4 && pictures.every((picture) => picture.ranked)")
+    page.click("#tab-compare")
+    assert page.js(f"act('body', 'drop', {files})")
+    page.wait("document.querySelector('#cosine').textContent === '1.0000'")
+
+
 def test_a_picture_that_was_replaced_says_nothing_more(page):
     page.click("#tab-compare")
     page.js("""(() => {
