@@ -222,14 +222,21 @@ void EmbeddedRows::Read(std::int64_t first, std::int64_t count, float* out) cons
 }
 
 const float* EmbeddedRows::Floats(std::int64_t first, std::int64_t count) const {
+  return reinterpret_cast<const float*>(Mapped(DType::kFloat32, first, count));
+}
+
+const std::uint16_t* EmbeddedRows::Halves(std::int64_t first, std::int64_t count) const {
+  return reinterpret_cast<const std::uint16_t*>(Mapped(DType::kFloat16, first, count));
+}
+
+const std::byte* EmbeddedRows::Mapped(DType dtype, std::int64_t first, std::int64_t count) const {
   std::int64_t begin = 0;  // of the part
   for (const Part& part : parts_) {
     if (first < part.end) {
-      if (part.dtype != DType::kFloat32 || first + count > part.end) return nullptr;
+      if (part.dtype != dtype || first + count > part.end) return nullptr;
       static_assert(kNpyHeaderBytes % sizeof(float) == 0 &&
                     std::endian::native == std::endian::little);
-      return reinterpret_cast<const float*>(part.map.bytes().data() + kNpyHeaderBytes) +
-             (first - begin) * width_;
+      return part.map.bytes().data() + kNpyHeaderBytes + (first - begin) * width_ * BytesOf(dtype);
     }
     begin = part.end;
   }

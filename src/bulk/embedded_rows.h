@@ -52,6 +52,8 @@ class EmbeddedRows {
   void Read(std::int64_t first, std::int64_t count, float* out) const;
   // The same rows where they are mapped; null unless they are float32 of one file.
   const float* Floats(std::int64_t first, std::int64_t count) const;
+  // Null unless they are float16 of one file.
+  const std::uint16_t* Halves(std::int64_t first, std::int64_t count) const;
 
  private:
   struct Part {
@@ -61,6 +63,7 @@ class EmbeddedRows {
   };
 
   absl::Status Add(const std::string& path);
+  const std::byte* Mapped(DType dtype, std::int64_t first, std::int64_t count) const;
 
   std::vector<Part> parts_;
   NameList names_;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "bulk/half.h"
 #include "bulk/output.h"
 
 namespace siglip::bulk {
@@ -81,6 +82,12 @@ TEST_F(EmbeddedRowsTest, AFolderIsItsFilesInOrderWhateverTheirNumbers) {
         EXPECT_EQ(out[static_cast<std::size_t>(2 * i) + 1], 0.5f);
       }
       const float* const floats = (*rows)->Floats(first, count);
+      const std::uint16_t* const halves = (*rows)->Halves(first, count);
+      ASSERT_EQ(halves != nullptr, first >= 3 && first < 7 && first + count <= 7)
+          << first << ", " << count;
+      for (int i = 0; halves != nullptr && i < 2 * count; ++i) {
+        EXPECT_EQ(FloatOfHalf(halves[i]), out[static_cast<std::size_t>(i)]);
+      }
       const bool one_float_file = (first < 3 && first + count <= 3) || first == 7;
       ASSERT_EQ(floats != nullptr, one_float_file) << first << ", " << count;
       if (one_float_file) {

@@ -34,6 +34,9 @@ class EmbeddedRowSource final : public RowSource {
   const float* Lend(std::int64_t first, std::int64_t count) const override {
     return rows_.Floats(first, count);
   }
+  const std::uint16_t* LendHalves(std::int64_t first, std::int64_t count) const override {
+    return rows_.Halves(first, count);
+  }
 
  private:
   const bulk::EmbeddedRows& rows_;

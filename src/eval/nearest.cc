@@ -123,27 +123,30 @@ struct Candidate {
 struct TrainBlock {
   std::int64_t first = 0;
   std::int64_t count = 0;
-  const float* rows = nullptr;    // [count,width]
-  const double* norms = nullptr;  // [count]; null: taken when they are needed
+  const float* rows = nullptr;            // [count,width]; null: they are
+  const std::uint16_t* halves = nullptr;  // the bits of binary16
+  const double* norms = nullptr;          // [count]; null: taken when they are needed
 };
 
 // One block of queries against all training rows, fed block by block.
 class Search {
  public:
-  Search(ThreadTeam& team, std::span<const float> queries, std::int64_t width,
+  Search(ThreadTeam& team, const RowSource& train, std::span<const float> queries,
          const NearestOptions& options)
       : team_(team),
+        train_(train),
         queries_(queries),
-        width_(width),
-        num_queries_(static_cast<std::int64_t>(queries.size()) / width),
-        margin_(2 * (few() ? FewQueriesErrorBound(width) : CosineErrorBound(width))),
+        width_(train.width()),
+        num_queries_(static_cast<std::int64_t>(queries.size()) / width_),
+        margin_(2 * (few() ? FewQueriesErrorBound(width_) : CosineErrorBound(width_))),
         normalised_(queries.size()),
-        packed_(num_queries_, width),
+        packed_(num_queries_, width_),
         norms_(static_cast<std::size_t>(num_queries_)),
         limits_(static_cast<std::size_t>(num_queries_), -std::numeric_limits<float>::infinity()),
         states_(static_cast<std::size_t>(num_queries_), QueryState(options.k)),
         similarities_(static_cast<std::size_t>(options.train_block * num_queries_)),
-        scratch_(GemmScratchFloats(options.train_block, width)),
+        scratch_(GemmScratchFloats(options.train_block, width_)),
+        widened_(static_cast<std::size_t>(width_)),
         rescored_(static_cast<std::size_t>(team.num_threads())) {}
 
   absl::Status PackQueries(std::int64_t first_query) {
@@ -162,7 +165,10 @@ class Search {
                 [&](int, std::int64_t task) {
                   const std::int64_t end = std::min(block.count, (task + 1) * kRowsPerTask);
                   for (std::int64_t row = task * kRowsPerTask; row < end; ++row) {
-                    if (SetSimilarities(block.rows + row * width_, row)) continue;
+                    if (block.rows != nullptr ? SetSimilarities(block.rows + row * width_, row)
+                                              : SetSimilarities(block.halves + row * width_, row)) {
+                      continue;
+                    }
                     std::int64_t first = bad.load(std::memory_order_relaxed);
                     while (row < first && !bad.compare_exchange_weak(first, row)) {
                     }
@@ -209,21 +215,36 @@ class Search {
   }
 
   // Writes one row's float32 similarities to all queries; false if the row is not finite.
-  bool SetSimilarities(const float* row, std::int64_t index) {
+  template <class T>
+  bool SetSimilarities(const T* row, std::int64_t index) {
     float* const out = similarities_.data() + index * num_queries_;
     const auto [first_dot, square] = DotWithSquare(row, normalised_.data(), width_);
-    const bool plain = square > kMinSquare && square < kMaxSquare;
-    const double norm =
-        std::sqrt(plain ? static_cast<double>(square) : DotInDouble(row, row, width_));
+    if (!(square > kMinSquare && square < kMaxSquare)) return SetOddSimilarities(row, out);
+    const double scale = 1 / std::sqrt(static_cast<double>(square));
+    out[0] = static_cast<float>(static_cast<double>(first_dot) * scale);
+    for (std::int64_t q = 1; q < num_queries_; ++q) {
+      const float dot = Dot(normalised_.data() + q * width_, row, width_);
+      out[q] = static_cast<float>(static_cast<double>(dot) * scale);
+    }
+    return true;
+  }
+
+  // The same for a row whose square float32 does not hold.
+  bool SetOddSimilarities(const float* row, float* out) {
+    const double norm = std::sqrt(DotInDouble(row, row, width_));
     if (!std::isfinite(norm)) return false;
     const double scale = norm == 0 ? 0 : 1 / norm;
     for (std::int64_t q = 0; q < num_queries_; ++q) {
-      const float* const query = normalised_.data() + q * width_;
-      const double dot = !plain   ? DotInDouble(row, query, width_)
-                         : q == 0 ? static_cast<double>(first_dot)
-                                  : static_cast<double>(Dot(row, query, width_));
-      out[q] = static_cast<float>(dot * scale);
+      out[q] =
+          static_cast<float>(DotInDouble(row, normalised_.data() + q * width_, width_) * scale);
     }
+    return true;
+  }
+  // Of binary16 these are zeros alone, and rows that are not finite: the others' squares are 2^-48
+  // to 2^32 times the width.
+  bool SetOddSimilarities(const std::uint16_t* row, float* out) {
+    if (!std::isfinite(Dot(row, row, width_))) return false;
+    std::fill_n(out, num_queries_, 0.0f);
     return true;
   }
 
@@ -269,9 +290,16 @@ class Search {
                           -std::numeric_limits<float>::infinity());
   }
 
+  // The row itself, in float32. One thread measures what is not there so.
+  const float* RowOf(const TrainBlock& block, std::int64_t row) {
+    if (block.rows != nullptr) return block.rows + row * width_;
+    SIGLIP_CHECK(few() && train_.Read(block.first + row, 1, widened_.data()).ok());
+    return widened_.data();
+  }
+
   void Measure(const TrainBlock& block, const Candidate& candidate) {
     const float* a = queries_.data() + candidate.query * width_;
-    const float* b = block.rows + candidate.row * width_;
+    const float* b = RowOf(block, candidate.row);
     const double norms = norms_[static_cast<std::size_t>(candidate.query)] *
                          (block.norms != nullptr ? block.norms[candidate.row]
                                                  : std::sqrt(DotInDouble(b, b, width_)));
@@ -282,6 +310,7 @@ class Search {
   }
 
   ThreadTeam& team_;
+  const RowSource& train_;
   const std::span<const float> queries_;
   const std::int64_t width_;
   const std::int64_t num_queries_;
@@ -293,6 +322,7 @@ class Search {
   std::vector<QueryState> states_;
   AlignedBuffer<float> similarities_;  // [train_block, queries]
   AlignedBuffer<float> scratch_;
+  std::vector<float> widened_;  // [width], of RowOf
   std::vector<Counter> rescored_;
 };
 
@@ -300,7 +330,7 @@ absl::Status SearchBlock(ThreadTeam& team, const RowSource& train, std::span<con
                          std::int64_t first_query, const NearestOptions& options,
                          NearestRows& result) {
   const std::int64_t width = train.width();
-  Search search(team, queries, width, options);
+  Search search(team, train, queries, options);
   SIGLIP_RETURN_IF_ERROR(search.PackQueries(first_query));
   const auto block_floats = static_cast<std::size_t>(options.train_block * width);
   AlignedBuffer<float> copied(block_floats);
@@ -309,17 +339,21 @@ absl::Status SearchBlock(ThreadTeam& team, const RowSource& train, std::span<con
   for (std::int64_t first = 0; first < train.rows(); first += options.train_block) {
     const std::int64_t count = std::min(options.train_block, train.rows() - first);
     const float* rows = train.Lend(first, count);
-    if (rows == nullptr) {
+    const std::uint16_t* const halves =
+        search.few() && rows == nullptr ? train.LendHalves(first, count) : nullptr;
+    if (rows == nullptr && halves == nullptr) {
       SIGLIP_RETURN_IF_ERROR(train.Read(first, count, copied.data()));
       rows = copied.data();
     }
     if (search.few()) {
-      SIGLIP_RETURN_IF_ERROR(search.AddFew({first, count, rows, nullptr}));
+      SIGLIP_RETURN_IF_ERROR(
+          search.AddFew({.first = first, .count = count, .rows = rows, .halves = halves}));
       continue;
     }
     SIGLIP_RETURN_IF_ERROR(NormaliseRows(team, rows, count, width, normalised.data(), norms.data(),
                                          "training", first));
-    search.Add({first, count, rows, norms.data()}, normalised.data());
+    search.Add({.first = first, .count = count, .rows = rows, .norms = norms.data()},
+               normalised.data());
   }
   search.Finish(result);
   return absl::OkStatus();

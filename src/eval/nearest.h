@@ -26,6 +26,10 @@ class RowSource {
   virtual const float* Lend(std::int64_t /*first*/, std::int64_t /*count*/) const {
     return nullptr;
   }
+  // The same of rows that lie as the bits of binary16. Reading these does not fail.
+  virtual const std::uint16_t* LendHalves(std::int64_t /*first*/, std::int64_t /*count*/) const {
+    return nullptr;
+  }
 };
 
 // Borrows `values` [rows,width] row-major.

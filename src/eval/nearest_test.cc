@@ -55,6 +55,39 @@ class RowsToRead final : public RowSource {
   const MemoryRows& rows_;
 };
 
+// Rows of binary16: -1, 0 and 1 in a pattern of their own for each, and beside them the same as
+// floats.
+class HalfRows final : public RowSource {
+ public:
+  HalfRows(std::int64_t rows, std::int64_t width) : width_(width) {
+    std::mt19937 random(11);
+    for (std::int64_t i = 0; i < rows * width; ++i) Add(static_cast<int>(random() % 3) - 1);
+  }
+  void Set(std::int64_t row, std::int64_t i, std::uint16_t bits, float value) {
+    halves_[static_cast<std::size_t>(row * width_ + i)] = bits;
+    floats_[static_cast<std::size_t>(row * width_ + i)] = value;
+  }
+  const std::vector<float>& floats() const { return floats_; }
+  std::int64_t rows() const override { return static_cast<std::int64_t>(halves_.size()) / width_; }
+  std::int64_t width() const override { return width_; }
+  absl::Status Read(std::int64_t first, std::int64_t count, float* out) const override {
+    return MemoryRows(floats_, width_).Read(first, count, out);
+  }
+  const std::uint16_t* LendHalves(std::int64_t first, std::int64_t /*count*/) const override {
+    // As where a block is of two files.
+    return first % 128 == 64 ? nullptr : halves_.data() + first * width_;
+  }
+
+ private:
+  void Add(int value) {
+    halves_.push_back(value == 0 ? 0 : value > 0 ? 0x3c00 : 0xbc00);
+    floats_.push_back(static_cast<float>(value));
+  }
+  const std::int64_t width_;
+  std::vector<std::uint16_t> halves_;
+  std::vector<float> floats_;
+};
+
 class NearestTest : public testing::TestWithParam<std::int64_t> {
  protected:
   NearestRows Search(const std::vector<float>& train, const std::vector<float>& queries,
@@ -106,6 +139,33 @@ TEST_P(NearestTest, FindsTheSameForFewQueriesAsForMany) {
     }
   }
 }
+
+// Many equal distances, zeros, and the smallest and the largest numbers that binary16 has.
+TEST_P(NearestTest, FindsTheSameInRowsOfBinary16) {
+  const std::int64_t width = GetParam();
+  HalfRows train(500, width);
+  for (std::int64_t i = 0; i < width; ++i) {
+    train.Set(5, i, 0x0001, 0x1p-24f);
+    train.Set(6, i, 0x7bff, 65504);
+    train.Set(7, i, 0x8000, -0.0f);
+  }
+  const auto queries = Random(5 * width, 2);
+  for (const std::int64_t count : {1, 4, 5}) {
+    std::vector<float> few(queries.begin(), queries.begin() + count * width);
+    std::copy_n(train.floats().begin() + 100 * width, width, few.begin());
+    const auto lent = NearestByCosine(team_, train, few, {.k = 500, .train_block = 64});
+    ASSERT_TRUE(lent.ok()) << lent.status();
+    const auto want = Search(train.floats(), few, width, {.k = 500});
+    EXPECT_EQ(lent->neighbors, want.neighbors);
+  }
+  constexpr std::uint16_t kInfinity = 0x7c00, kMinusInfinity = 0xfc00, kNan = 0x7e00;
+  for (const std::uint16_t bits : {kInfinity, kMinusInfinity, kNan}) {
+    train.Set(333, width / 2, bits, std::numeric_limits<float>::infinity());
+    const auto refused = NearestByCosine(team_, train, std::span(queries).first(width), {});
+    EXPECT_THAT(std::string(refused.status().message()), testing::HasSubstr("training row 333"));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Widths, NearestTest, testing::Values(1, 7, 64, 1152));
 
 // Rows that float32 cannot tell apart: 1e-9 is far below its error, and far above float64's.

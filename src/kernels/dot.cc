@@ -59,7 +59,8 @@ float DotFloatsTarget(const float* a, const float* b, std::int64_t width) {
   return DotOf(a, b, width);
 }
 
-DotAndSquare DotWithSquareTarget(const float* row, const float* query, std::int64_t width) {
+template <class T>
+HWY_INLINE DotAndSquare DotWithSquareOf(const T* row, const float* query, std::int64_t width) {
   const FloatTag d;
   FloatVec dots[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   FloatVec squares[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
@@ -85,6 +86,15 @@ DotAndSquare DotWithSquareTarget(const float* row, const float* query, std::int6
   return {.dot = SumOf(dots), .square = SumOf(squares)};
 }
 
+DotAndSquare DotWithSquareTarget(const float* row, const float* query, std::int64_t width) {
+  return DotWithSquareOf(row, query, width);
+}
+
+DotAndSquare DotWithSquareHalfTarget(const std::uint16_t* row, const float* query,
+                                     std::int64_t width) {
+  return DotWithSquareOf(row, query, width);
+}
+
 float DotFloatHalfTarget(const float* a, const std::uint16_t* b, std::int64_t width) {
   return DotOf(a, b, width);
 }
@@ -101,6 +111,7 @@ HWY_AFTER_NAMESPACE();
 namespace siglip {
 HWY_EXPORT(DotFloatsTarget);
 HWY_EXPORT(DotWithSquareTarget);
+HWY_EXPORT(DotWithSquareHalfTarget);
 HWY_EXPORT(DotFloatHalfTarget);
 HWY_EXPORT(DotHalvesTarget);
 
@@ -110,6 +121,10 @@ float Dot(const float* a, const float* b, std::int64_t width) {
 
 DotAndSquare DotWithSquare(const float* row, const float* query, std::int64_t width) {
   return HWY_DYNAMIC_DISPATCH(DotWithSquareTarget)(row, query, width);
+}
+
+DotAndSquare DotWithSquare(const std::uint16_t* row, const float* query, std::int64_t width) {
+  return HWY_DYNAMIC_DISPATCH(DotWithSquareHalfTarget)(row, query, width);
 }
 
 float Dot(const float* a, const std::uint16_t* b, std::int64_t width) {

@@ -12,11 +12,12 @@ float Dot(const float* a, const float* b, std::int64_t width);
 float Dot(const float* a, const std::uint16_t* b, std::int64_t width);
 float Dot(const std::uint16_t* a, const std::uint16_t* b, std::int64_t width);
 
-// Dot(row, query, width) and Dot(row, row, width) in one pass over the row: the same bits.
+// Dot(query, row, width) and Dot(row, row, width) in one pass over the row: the same bits.
 struct DotAndSquare {
   float dot = 0;
   float square = 0;
 };
 DotAndSquare DotWithSquare(const float* row, const float* query, std::int64_t width);
+DotAndSquare DotWithSquare(const std::uint16_t* row, const float* query, std::int64_t width);
 
 }  // namespace siglip

@@ -64,6 +64,10 @@ TEST(DotTest, WithTheSquareInOnePassAreTheSameBits) {
     const DotAndSquare got = DotWithSquare(row.data(), query.data(), width);
     EXPECT_EQ(got.dot, Dot(row.data(), query.data(), width)) << width;
     EXPECT_EQ(got.square, Dot(row.data(), row.data(), width)) << width;
+    const auto bits = BitsOf(HalfNumbers(width, 5));
+    const DotAndSquare of_half = DotWithSquare(bits.data(), query.data(), width);
+    EXPECT_EQ(of_half.dot, Dot(query.data(), bits.data(), width)) << width;
+    EXPECT_EQ(of_half.square, Dot(bits.data(), bits.data(), width)) << width;
   }
 }
 
