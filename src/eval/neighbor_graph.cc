@@ -76,13 +76,50 @@ float InverseNormOf(const void* point) {
   return stored.inverse_norm;
 }
 
-// 1 - cosine, as far as float32 tells. The type is hnswlib's.
+// Whether float32 holds the products of such a row with any other such: with lengths of 1e-15 to
+// 1e15 their sums are below 1e30, and what they lose is below 1e-15 of the lengths.
+bool IsPlain(float inverse_norm) { return inverse_norm > 1e-15f && inverse_norm < 1e15f; }
+
+// 1 - cosine, as far as float32 tells.
+float DistanceOf(const Numbers& a, float inverse_a, const Numbers& b, float inverse_b,
+                 std::int64_t width) {
+  const float distance = 1 - DotOf(a, b, width) * inverse_a * inverse_b;
+  // Rows that have changed since may not be finite; the heaps need an order.
+  return std::isfinite(distance) ? distance : 2;
+}
+
+// A row that is not plain, scaled to length 1: `scratch` and a new `inverse_norm`. Others, zeros
+// and all of binary16 among them, as they are.
+Numbers PlainOf(const Numbers& numbers, std::int64_t width, float& inverse_norm,
+                std::vector<float>& scratch) {
+  if (numbers.half || inverse_norm == 0 || IsPlain(inverse_norm)) return numbers;
+  double square = 0;
+  for (const float x : std::span(numbers.floats(), static_cast<std::size_t>(width))) {
+    square += static_cast<double>(x) * static_cast<double>(x);
+  }
+  const double norm = std::sqrt(square);
+  for (const float x : std::span(numbers.floats(), static_cast<std::size_t>(width))) {
+    scratch.push_back(static_cast<float>(static_cast<double>(x) / norm));
+  }
+  inverse_norm = 1;
+  return {reinterpret_cast<const std::byte*>(scratch.data()), false};
+}
+
+float DistanceOfScaled(const Numbers& a, float inverse_a, const Numbers& b, float inverse_b,
+                       std::int64_t width) {
+  std::vector<float> scratch_a, scratch_b;
+  const Numbers plain_a = PlainOf(a, width, inverse_a, scratch_a);
+  const Numbers plain_b = PlainOf(b, width, inverse_b, scratch_b);
+  return DistanceOf(plain_a, inverse_a, plain_b, inverse_b, width);
+}
+
+// The type is hnswlib's.
 float Distance(const void* a, const void* b, const void* rows) {
   const auto& stored = *static_cast<const StoredRows*>(rows);
-  const float dot = DotOf(NumbersOf(stored, a), NumbersOf(stored, b), stored.width);
-  const float distance = 1 - dot * InverseNormOf(a) * InverseNormOf(b);
-  // Rows near the largest float overflow; the heaps need an order.
-  return std::isfinite(distance) ? distance : 2;
+  const float inverse_a = InverseNormOf(a), inverse_b = InverseNormOf(b);
+  const bool plain = IsPlain(inverse_a) && IsPlain(inverse_b);
+  return (plain ? DistanceOf : DistanceOfScaled)(NumbersOf(stored, a), inverse_a,
+                                                 NumbersOf(stored, b), inverse_b, stored.width);
 }
 
 class CosineSpace final : public hnswlib::SpaceInterface<float> {
@@ -96,12 +133,13 @@ class CosineSpace final : public hnswlib::SpaceInterface<float> {
   const StoredRows& rows_;
 };
 
-// 1 / |numbers|, 0 for zeros; NaN if they are not finite.
+// 1 / |numbers|, 0 for zeros; NaN if they are not finite. The largest float stands for more.
 float InverseNorm(std::span<const float> numbers) {
   double sum = 0;
   for (const float x : numbers) sum += static_cast<double>(x) * static_cast<double>(x);
   if (!std::isfinite(sum)) return std::numeric_limits<float>::quiet_NaN();
-  return sum == 0 ? 0 : static_cast<float>(1 / std::sqrt(sum));
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return sum == 0 ? 0 : static_cast<float>(std::min(1 / std::sqrt(sum), kLargest));
 }
 
 // Of a stored row: its product with itself, which is in float64 only if float32 overflows or

@@ -211,6 +211,20 @@ def test_rows_that_are_not_finite_make_no_index(siglip, demo, tmp_path):
     assert done.returncode == 1 and "row 3: expected finite numbers" in done.stderr
 
 
+def test_rows_whose_squares_float32_does_not_hold_are_found_as_by_an_exact_search(siglip, demo, index, tmp_path):
+    for suffix in ("", ".names.txt", ".meta.json"):
+        shutil.copy(f"{index}{suffix}", tmp_path / f"odd.npy{suffix}")
+    numbers = np.load(index)
+    for row, scale in ((0, 1e-42), (1, 1e-30), (2, 1e30), (3, 1e36), (4, 0)):
+        numbers[row] *= np.float32(scale)
+    np.save(tmp_path / "odd.npy", numbers)
+    assert siglip("index", tmp_path / "odd.npy", "-o", tmp_path / "odd.index").returncode == 0
+    query = ("--image", rows_of(index)[0][1], "--top", 50)
+    exact = answers(siglip("search", "--model", demo, tmp_path / "odd.npy", *query))
+    assert exact[0]["hits"][0] == {"name": rows_of(index)[0][1], "score": 1}
+    assert answers(siglip("search", "--model", demo, tmp_path / "odd.index", *query, "--ef", 1000)) == exact
+
+
 def test_an_index_that_cannot_be_written_is_told_first(siglip, index):
     done = siglip("index", index, "-o", "/proc/nope.index")
     assert done.returncode == 1 and "/proc/nope.index" in done.stderr and "rows" not in done.stderr
