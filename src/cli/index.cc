@@ -70,12 +70,14 @@ absl::Status MakeIndex(const IndexFlags& flags) {
                       : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   Progress progress(
       {.what = "rows", .total = static_cast<std::uint64_t>(rows->rows()), .quiet = flags.quiet});
-  SIGLIP_ASSIGN_OR_RETURN(
-      const std::unique_ptr<NeighborGraph> graph,
-      NeighborGraph::Build(StoredRowsOf(*rows), flags.graph, team, [&progress](std::int64_t count) {
-        progress.Advance(static_cast<std::uint64_t>(count));
-      }));
-  return WriteIndexFile(flags.output, flags.rows, *rows, *graph);
+  const absl::StatusOr<std::unique_ptr<NeighborGraph>> graph = NeighborGraph::Build(
+      StoredRowsOf(*rows), flags.graph, team,
+      [&progress](std::int64_t count) { progress.Advance(static_cast<std::uint64_t>(count)); });
+  if (!graph.ok()) {
+    return absl::Status(graph.status().code(),
+                        absl::StrCat(flags.rows, ": ", graph.status().message()));
+  }
+  return WriteIndexFile(flags.output, flags.rows, *rows, **graph);
 }
 
 }  // namespace

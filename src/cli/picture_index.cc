@@ -27,6 +27,9 @@ class EmbeddedRowSource final : public RowSource {
   explicit EmbeddedRowSource(const bulk::EmbeddedRows& rows) : rows_(rows) {}
   std::int64_t rows() const override { return rows_.rows(); }
   std::int64_t width() const override { return rows_.width(); }
+  std::string NameOf(std::int64_t row) const override {
+    return absl::StrCat("embedding of ", std::string(rows_.name(row)), " (row ", row, ")");
+  }
   absl::Status Read(std::int64_t first, std::int64_t count, float* out) const override {
     rows_.Read(first, count, out);
     return absl::OkStatus();

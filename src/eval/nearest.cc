@@ -55,26 +55,23 @@ double NormaliseRow(const float* row, std::int64_t width, float* out) {
   return norm;
 }
 
-absl::Status NotFinite(const char* what, std::int64_t row) {
+absl::Status NotFinite(const std::string& row) {
   return absl::InvalidArgumentError(
-      absl::StrCat(what, " row ", row, ": expected finite numbers, got NaN or infinity"));
+      absl::StrCat(row, ": expected finite numbers, got NaN or infinity"));
 }
 
-// Normalises rows [count,width] into `out` and `norms`. The first row that is not finite is an
-// error that calls it `what` and counts from `first`.
-absl::Status NormaliseRows(ThreadTeam& team, const float* rows, std::int64_t count,
-                           std::int64_t width, float* out, double* norms, const char* what,
-                           std::int64_t first) {
+// Normalises rows [count,width] into `out` and `norms`. Returns the first that is not finite, or
+// `count`.
+std::int64_t NormaliseRows(ThreadTeam& team, const float* rows, std::int64_t count,
+                           std::int64_t width, float* out, double* norms) {
   ParallelFor(team, (count + kRowsPerTask - 1) / kRowsPerTask, [&](int, std::int64_t task) {
     const std::int64_t end = std::min(count, (task + 1) * kRowsPerTask);
     for (std::int64_t i = task * kRowsPerTask; i < end; ++i) {
       norms[i] = NormaliseRow(rows + i * width, width, out + i * width);
     }
   });
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (!std::isfinite(norms[i])) return NotFinite(what, first + i);
-  }
-  return absl::OkStatus();
+  return std::find_if(norms, norms + count, [](double norm) { return !std::isfinite(norm); }) -
+         norms;
 }
 
 bool Nearer(const Neighbor& a, const Neighbor& b) {
@@ -150,8 +147,9 @@ class Search {
         rescored_(static_cast<std::size_t>(team.num_threads())) {}
 
   absl::Status PackQueries(std::int64_t first_query) {
-    SIGLIP_RETURN_IF_ERROR(NormaliseRows(team_, queries_.data(), num_queries_, width_,
-                                         normalised_.data(), norms_.data(), "query", first_query));
+    const std::int64_t bad = NormaliseRows(team_, queries_.data(), num_queries_, width_,
+                                           normalised_.data(), norms_.data());
+    if (bad < num_queries_) return NotFinite(absl::StrCat("query row ", first_query + bad));
     if (!few()) packed_.SetRows(0, num_queries_, normalised_.data());
     return absl::OkStatus();
   }
@@ -174,7 +172,7 @@ class Search {
                     }
                   }
                 });
-    if (bad < block.count) return NotFinite("training", block.first + bad);
+    if (bad < block.count) return NotFinite(train_.NameOf(block.first + bad));
     MeasureAll(block);
     return absl::OkStatus();
   }
@@ -350,8 +348,9 @@ absl::Status SearchBlock(ThreadTeam& team, const RowSource& train, std::span<con
           search.AddFew({.first = first, .count = count, .rows = rows, .halves = halves}));
       continue;
     }
-    SIGLIP_RETURN_IF_ERROR(NormaliseRows(team, rows, count, width, normalised.data(), norms.data(),
-                                         "training", first));
+    const std::int64_t bad =
+        NormaliseRows(team, rows, count, width, normalised.data(), norms.data());
+    if (bad < count) return NotFinite(train.NameOf(first + bad));
     search.Add({.first = first, .count = count, .rows = rows, .norms = norms.data()},
                normalised.data());
   }
@@ -360,6 +359,8 @@ absl::Status SearchBlock(ThreadTeam& team, const RowSource& train, std::span<con
 }
 
 }  // namespace
+
+std::string RowSource::NameOf(std::int64_t row) const { return absl::StrCat("training row ", row); }
 
 absl::Status MemoryRows::Read(std::int64_t first, std::int64_t count, float* out) const {
   std::copy_n(values_.begin() + first * width_, count * width_, out);

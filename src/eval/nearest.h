@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,6 +20,8 @@ class RowSource {
   virtual ~RowSource() = default;
   virtual std::int64_t rows() const = 0;
   virtual std::int64_t width() const = 0;
+  // What an error calls a row: "training row 7".
+  virtual std::string NameOf(std::int64_t row) const;
   // Rows [first, first + count) -> out [count,width].
   virtual absl::Status Read(std::int64_t first, std::int64_t count, float* out) const = 0;
   // Where these rows lie as they are, for as long as the source; null if they do not, and have to

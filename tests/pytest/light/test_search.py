@@ -208,7 +208,10 @@ def test_rows_that_are_not_finite_make_no_index(siglip, demo, tmp_path):
     numbers[3, 5] = np.inf
     np.save(rows, numbers)
     done = siglip("index", rows, "-o", tmp_path / "half.index")
-    assert done.returncode == 1 and "row 3: expected finite numbers" in done.stderr
+    assert done.returncode == 1 and f"{rows}: row 3: expected finite numbers" in done.stderr
+    done = siglip("search", "--model", demo, rows, "--text", "seven")
+    assert done.returncode == 1
+    assert f"embedding of {rows_of(rows)[0][3]} (row 3): expected finite numbers" in done.stderr
 
 
 def test_rows_whose_squares_float32_does_not_hold_are_found_as_by_an_exact_search(siglip, demo, index, tmp_path):
