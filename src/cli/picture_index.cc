@@ -91,17 +91,34 @@ void PictureIndex::WarnOfOtherPixels(const bulk::PixelSettings& model) const {
 
 absl::StatusOr<std::vector<SearchIndex::Hit>> PictureIndex::Search(std::span<const float> query,
                                                                    std::int64_t count) const {
-  if (parts_.graph != nullptr) return SearchCandidates(query, count);
+  SIGLIP_ASSIGN_OR_RETURN(std::vector<std::vector<Hit>> each, SearchEach(query, count));
+  return std::move(each.front());
+}
+
+absl::StatusOr<std::vector<std::vector<SearchIndex::Hit>>> PictureIndex::SearchEach(
+    std::span<const float> queries, std::int64_t count) const {
+  const auto size = static_cast<std::size_t>(width());
+  std::vector<std::vector<Hit>> each;
+  if (parts_.graph != nullptr) {
+    for (std::size_t begin = 0; begin < queries.size(); begin += size) {
+      SIGLIP_ASSIGN_OR_RETURN(each.emplace_back(),
+                              SearchCandidates(queries.subspan(begin, size), count));
+    }
+    return each;
+  }
   NearestOptions options;
   options.k = count;
   MutexLock lock(mu_);
-  SIGLIP_ASSIGN_OR_RETURN(const NearestRows nearest,
-                          NearestByCosine(team_, EmbeddedRowSource(*parts_.rows), query, options));
-  std::vector<Hit> hits;
-  for (const Neighbor& neighbor : nearest.Of(0)) {
-    hits.push_back({neighbor.row, 1 - neighbor.distance});
+  SIGLIP_ASSIGN_OR_RETURN(
+      const NearestRows nearest,
+      NearestByCosine(team_, EmbeddedRowSource(*parts_.rows), queries, options));
+  for (std::size_t query = 0; query < queries.size() / size; ++query) {
+    std::vector<Hit>& hits = each.emplace_back();
+    for (const Neighbor& neighbor : nearest.Of(static_cast<std::int64_t>(query))) {
+      hits.push_back({neighbor.row, 1 - neighbor.distance});
+    }
   }
-  return hits;
+  return each;
 }
 
 // The graph's candidates, measured and ordered as an exact search does it.

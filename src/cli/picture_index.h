@@ -51,6 +51,9 @@ class PictureIndex final : public SearchIndex {
   std::string_view name(std::int64_t row) const override { return parts_.rows->name(row); }
   absl::StatusOr<std::vector<Hit>> Search(std::span<const float> query,
                                           std::int64_t count) const override;
+  // What Search finds for each of queries [n,width()]; an exact search reads the rows once for all.
+  absl::StatusOr<std::vector<std::vector<Hit>>> SearchEach(std::span<const float> queries,
+                                                           std::int64_t count) const;
   absl::StatusOr<std::string> ReadPicture(std::int64_t row) const override;
 
  private:

@@ -76,6 +76,25 @@ TEST_F(PictureIndexTest, FindsTheNearestBestFirst) {
   EXPECT_EQ(index->Search(nan, 1).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(PictureIndexTest, ManyQueriesFindWhatEachFindsAlone) {
+  const auto index = IndexOf(std::vector<std::string>(50, "a"));
+  for (const int count : {0, 1, 3, 9}) {  // few and many take other ways through the rows
+    std::vector<float> queries;
+    for (int i = 0; i < count; ++i) queries.insert(queries.end(), {static_cast<float>(i), 0.3f});
+    const auto each = index->SearchEach(queries, 7);
+    ASSERT_TRUE(each.ok()) << each.status();
+    ASSERT_EQ(each->size(), static_cast<std::size_t>(count));
+    for (std::size_t i = 0; i < each->size(); ++i) {
+      const auto alone = index->Search(std::span(queries).subspan(2 * i, 2), 7);
+      ASSERT_EQ((*each)[i].size(), 7u);
+      for (std::size_t k = 0; k < 7; ++k) {
+        EXPECT_EQ((*each)[i][k].row, (*alone)[k].row);
+        EXPECT_EQ((*each)[i][k].score, (*alone)[k].score);
+      }
+    }
+  }
+}
+
 TEST_F(PictureIndexTest, PicturesBelowTheRootAloneAreRead) {
   const auto index =
       IndexOf({"in.png", root_ + "/below/deep.png", "stays.png", "below/../in.png", "leads_out.png",

@@ -94,17 +94,24 @@ absl::StatusOr<int> SearchAll(const SearchFlags& flags) {
       {.pillow = model->info().pixels.pillow, .max_patches = model->info().max_patches});
   std::vector<Query> queries = QueriesOf(flags);
   SIGLIP_RETURN_IF_ERROR(EmbedQueries(flags, *model, queries));
+  std::vector<float> embeddings;  // of the queries that have one
+  for (const Query& query : queries) {
+    if (query.status.ok()) {
+      embeddings.insert(embeddings.end(), query.embedding.begin(), query.embedding.end());
+    }
+  }
+  SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::vector<SearchIndex::Hit>> found,
+                          index->SearchEach(embeddings, flags.top));
   const bool table = flags.format.empty() ? StdoutIsTerminal() : flags.format == "table";
   std::size_t failed = 0;
-  for (const Query& query : queries) {
-    const absl::StatusOr<std::vector<SearchIndex::Hit>> hits =
-        query.status.ok() ? index->Search(query.embedding, flags.top) : query.status;
-    if (!hits.ok()) {
+  for (auto hits = found.begin(); const Query& query : queries) {
+    if (!query.status.ok()) {
       ++failed;
-      SayFailed(query.name, std::string(hits.status().message()));
+      SayFailed(query.name, std::string(query.status.message()));
       continue;
     }
     const std::string text = table ? TableOf(query, *index, *hits) : JsonOf(query, *index, *hits);
+    ++hits;
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
       return absl::ResourceExhaustedError("stdout: writing failed (disk full, or reader gone?)");
     }

@@ -51,6 +51,14 @@ def test_nearest_of_texts_and_pictures(siglip, demo, index, tmp_path):
         np.testing.assert_allclose([hit["score"] for hit in answer["hits"]], scores[order], atol=TOLERANCE)
 
 
+def test_many_queries_find_what_each_finds_alone(siglip, demo, index, graph):
+    texts = [f"a photo of {name}" for name in ("one", "two", "three", "a red circle", "a star", "nothing")]
+    for path in (index, graph):
+        together = answers(siglip("search", "--model", demo, path, *(word for text in texts for word in ("--text", text))))
+        alone = [answers(siglip("search", "--model", demo, path, "--text", text))[0] for text in texts]
+        assert together == alone
+
+
 def test_a_picture_of_the_index_finds_itself(siglip, demo, index):
     names, _ = rows_of(index)
     (found,) = answers(siglip("search", "--model", demo, index, "--image", names[17], "--top", 1))
