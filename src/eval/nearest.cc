@@ -97,17 +97,26 @@ class QueryState {
   }
 
   void AddMeasured(const Neighbor& neighbor) {
-    if (nearest_.size() == k_ && !Nearer(neighbor, nearest_.back())) return;
-    nearest_.insert(std::upper_bound(nearest_.begin(), nearest_.end(), neighbor, Nearer), neighbor);
-    if (nearest_.size() > k_) nearest_.pop_back();
+    if (nearest_.size() == k_) {
+      if (!Nearer(neighbor, nearest_.front())) return;
+      std::pop_heap(nearest_.begin(), nearest_.end(), Nearer);
+      nearest_.back() = neighbor;
+    } else {
+      nearest_.push_back(neighbor);
+    }
+    std::push_heap(nearest_.begin(), nearest_.end(), Nearer);
   }
 
-  const std::vector<Neighbor>& nearest() const { return nearest_; }
+  std::vector<Neighbor> Sorted() const {
+    std::vector<Neighbor> sorted = nearest_;
+    std::sort_heap(sorted.begin(), sorted.end(), Nearer);
+    return sorted;
+  }
 
  private:
   std::size_t k_;
   std::vector<float> largest_;     // heap, smallest in front
-  std::vector<Neighbor> nearest_;  // sorted
+  std::vector<Neighbor> nearest_;  // heap, farthest in front
 };
 
 struct Candidate {
@@ -192,8 +201,8 @@ class Search {
 
   void Finish(NearestRows& result) const {
     for (const QueryState& state : states_) {
-      result.neighbors.insert(result.neighbors.end(), state.nearest().begin(),
-                              state.nearest().end());
+      const std::vector<Neighbor> sorted = state.Sorted();
+      result.neighbors.insert(result.neighbors.end(), sorted.begin(), sorted.end());
     }
     for (const Counter& counter : rescored_) result.num_rescored += counter.count;
   }
