@@ -127,6 +127,15 @@ void CopyNumbers(DType dtype, const std::byte* data, std::int64_t count, float* 
   }
 }
 
+// What a .npy says that it holds: "{'descr': '<f4', ...}".
+std::string TextOfHead(std::span<const std::byte> npy) {
+  const std::string_view head(reinterpret_cast<const char*>(npy.data()),
+                              std::min(npy.size(), std::size_t{kNpyHeaderBytes}));
+  const std::size_t begin = head.find('{'), end = head.find('}');
+  if (!head.starts_with("\x93NUMPY") || begin > end || end == head.npos) return "no head of .npy";
+  return std::string(head.substr(begin, end + 1 - begin));
+}
+
 absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& path) {
   std::error_code error;
   if (!fs::is_directory(path, error)) return std::vector<std::string>{path};
@@ -175,9 +184,10 @@ absl::Status EmbeddedRows::Add(const std::string& path) {
       static_cast<std::size_t>(total * meta.width * BytesOf(meta.dtype)) + kNpyHeaderBytes;
   if (map.bytes().size() != expected ||
       std::memcmp(map.bytes().data(), header.data(), header.size()) != 0) {
-    return absl::DataLossError(absl::StrCat(path, ": expected [", total, ",", meta.width, "] in ",
-                                            expected, " bytes, as its .meta.json says, got ",
-                                            map.bytes().size(), " bytes or another head"));
+    return absl::DataLossError(
+        absl::StrCat(path, ": expected ", TextOfHead(std::as_bytes(std::span(header))), " in ",
+                     expected, " bytes, as its .meta.json says, got ", TextOfHead(map.bytes()),
+                     " in ", map.bytes().size(), " bytes"));
   }
   if (!parts_.empty() && (meta.width != width_ || meta.checkpoint != checkpoint_)) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -167,6 +167,17 @@ TEST_F(EmbeddedRowsTest, DamagedFilesAreNamed) {
     EXPECT_THAT(ErrorOf(path), HasSubstr("as its .meta.json says")) << other;
   }
   ASSERT_TRUE(WriteFileAtomically(path + ".meta.json", meta).ok());
+  // As numpy.save writes columns one after the other.
+  const std::string rows = ReadFile(path, 1 << 20).value_or("");
+  std::string columns = rows;
+  columns.replace(columns.find("False, "), 7, "True,  ");
+  ASSERT_TRUE(WriteFileAtomically(path, columns).ok());
+  EXPECT_THAT(ErrorOf(path),
+              HasSubstr("expected {'descr': '<f4', 'fortran_order': False, 'shape': (4, 2), } in"));
+  EXPECT_THAT(ErrorOf(path), HasSubstr("got {'descr': '<f4', 'fortran_order': True,  'shape'"));
+  ASSERT_TRUE(WriteFileAtomically(path, "no rows").ok());
+  EXPECT_THAT(ErrorOf(path), HasSubstr("got no head of .npy in 7 bytes"));
+  ASSERT_TRUE(WriteFileAtomically(path, rows).ok());
   ASSERT_TRUE(WriteFileAtomically(path + ".names.txt", "\"a\"\n\"b\"\nc\n\"d\"\n").ok());
   EXPECT_THAT(ErrorOf(path), HasSubstr("names.txt: line 3: expected a JSON string"));
   ASSERT_TRUE(WriteFileAtomically(path + ".names.txt", "\"a\"\n\"b\"\n\"c\"\n").ok());
