@@ -29,6 +29,7 @@ struct SearchFlags {
   int top = 10;
   std::int64_t ef = PictureIndexOptions::kDefaultEf;
   std::string format;  // "" = table on a terminal, else jsonl
+  bool json = false;
 };
 
 struct Query {
@@ -102,7 +103,8 @@ absl::StatusOr<int> SearchAll(const SearchFlags& flags) {
   }
   SIGLIP_ASSIGN_OR_RETURN(const std::vector<std::vector<SearchIndex::Hit>> found,
                           index->SearchEach(embeddings, flags.top));
-  const bool table = flags.format.empty() ? StdoutIsTerminal() : flags.format == "table";
+  const bool table =
+      flags.format.empty() ? !flags.json && StdoutIsTerminal() : flags.format == "table";
   std::size_t failed = 0;
   for (auto hits = found.begin(); const Query& query : queries) {
     if (!query.status.ok()) {
@@ -150,10 +152,11 @@ void AddSearchCommand(CLI::App& app, RunCommand& run) {
                    "Of an index: rows that are measured per query, at the least; more miss less")
       ->check(CLI::Range(std::int64_t{1}, PictureIndexOptions::kMaxEf))
       ->capture_default_str();
-  command
-      ->add_option("--format", flags->format,
-                   "table or jsonl; default: table on a terminal, else jsonl")
-      ->check(CLI::IsMember({"table", "jsonl"}));
+  CLI::Option* format = command
+                            ->add_option("--format", flags->format,
+                                         "table or jsonl; default: table on a terminal, else jsonl")
+                            ->check(CLI::IsMember({"table", "jsonl"}));
+  command->add_flag("--json", flags->json, "The same as --format jsonl")->excludes(format);
   command->footer("Exit code 3: done, but some queries failed. See docs/search.md.");
   command->callback([flags, &run] { run = [flags] { return Search(*flags); }; });
 }

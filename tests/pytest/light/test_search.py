@@ -133,6 +133,9 @@ def test_the_table(siglip, demo, index):
     lines = done.stdout.splitlines()
     assert lines[0] == "seven" and len(lines) == 3
     assert all(float(line.split()[0]) < 1 and line.split()[1].startswith("data/demo/valid/") for line in lines[1:])
+    answer = siglip("search", "--model", demo, index, "--text", "seven", "--top", 2, "--json")
+    assert answers(answer)[0]["hits"][0]["name"] == lines[1].split()[1]
+    assert siglip("search", "--model", demo, index, "--text", "seven", "--json", "--format", "table").returncode == 2
 
 
 @pytest.fixture(name="graph", scope="module")
