@@ -394,6 +394,7 @@ def test_screenshots(page, screenshots):
                     page.choose_files("#file-b", [STAR])
                     page.wait("document.querySelector('#cosine').textContent !== '–'")
                 if tab == "search":
+                    page.js("document.querySelector('#hits').replaceChildren()")
                     page.set("#query", "a photo of three")
                     page.click("#search-form button")
                     page.wait("document.querySelectorAll('#hits img').length === 24")
