@@ -21,7 +21,12 @@ void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& cal
   gemm.gelu = call.gelu;
   gemm.residual = call.residual;
   gemm.residual_stride = call.residual_stride;
+  gemm.residual_period = call.residual_period;
   Gemm(workspace.team, gemm, workspace.packed.data());
+}
+
+GemmFormat OuterFormat(GemmFormat format) {
+  return format == GemmFormat::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
 }
 
 void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
@@ -77,7 +82,7 @@ WorkspaceSizes Encoder::Sizes(std::int64_t rows, std::int64_t tokens) const {
   return sizes;
 }
 
-void Encoder::Run(Workspace& workspace, const PassItems& items, const Fp32Blocks* fp32) const {
+void Encoder::Run(Workspace& workspace, const PassItems& items, const Fp32Layers* fp32) const {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const std::int64_t rows = blocks_[i].last_token_only ? items.count : items.rows();
     if (fp32 == nullptr) {

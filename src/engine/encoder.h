@@ -14,7 +14,7 @@
 
 namespace siglip {
 
-// y = epilogue(a * linear^T + bias). `gelu` and `residual` as in GemmCall.
+// y = epilogue(a * linear^T + bias). `gelu` and what is of the residual as in GemmCall.
 struct LinearCall {
   std::int64_t rows = 0;
   const float* a = nullptr;
@@ -24,6 +24,7 @@ struct LinearCall {
   bool gelu = false;
   const float* residual = nullptr;
   std::int64_t residual_stride = 0;
+  std::int64_t residual_period = 0;
 };
 void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& call);
 // Rows of `width`, without gaps.
@@ -43,10 +44,14 @@ struct PassItems {
 // Which tokens leave the last layer. kLastToken: of items of equal length.
 enum class EncoderOutput { kEveryToken, kLastToken };
 
-// Makes a pass compute in float32, for a measure of what another format costs: each block is loaded
-// from `weights` when it is needed and dropped after it, so that one of them is in memory at a
-// time.
-struct Fp32Blocks {
+// The format of the linear layers before and after blocks of `format`: int16 beside any but
+// float32. Its loss does not show, and every instruction set has it.
+GemmFormat OuterFormat(GemmFormat format);
+
+// Makes a pass compute in float32, for a measure of what another format costs: each block, and each
+// layer of OuterFormat(), is loaded from `weights` when it is needed and dropped after it, so that
+// one of them is in memory at a time.
+struct Fp32Layers {
   WeightLoader& weights;  // from a checkpoint
   // Called after each block with what left it; may change it.
   std::function<void(std::span<float> x)> after_block;
@@ -64,7 +69,7 @@ class Encoder {
   // workspace.x [rows, width] -> workspace.x, of the same shape or, if only the last token leaves,
   // [items, width]: then the last layer computes only what that token needs.
   // fp32: if set, the blocks come from it.
-  void Run(Workspace& workspace, const PassItems& items, const Fp32Blocks* fp32 = nullptr) const;
+  void Run(Workspace& workspace, const PassItems& items, const Fp32Layers* fp32 = nullptr) const;
 
   std::size_t bytes() const;
 

@@ -62,7 +62,7 @@ TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, Th
   const std::size_t width = static_cast<std::size_t>(checkpoint.config().embedding_size());
   std::vector<decltype(inputs[0].data())> places;
   for (const Input& input : inputs) places.push_back(input.data());
-  const auto embed = [&](const Fp32Blocks* fp32) {
+  const auto embed = [&](const Fp32Layers* fp32) {
     std::vector<std::vector<float>> rows(inputs.size(), std::vector<float>(width));
     std::vector<float*> to;
     for (std::vector<float>& row : rows) to.push_back(row.data());
@@ -71,11 +71,11 @@ TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, Th
   };
   WeightLoader exact(checkpoint, team);
   WeightLoader rounded(checkpoint, team, RoundToBf16);
-  const Fp32Blocks fp32_blocks{exact, nullptr};
-  const Fp32Blocks bf16_blocks{rounded, RoundToBf16};
+  const Fp32Layers fp32_layers{exact, nullptr};
+  const Fp32Layers bf16_layers{rounded, RoundToBf16};
   const auto int16_rows = embed(nullptr);
-  const auto fp32_rows = embed(&fp32_blocks);
-  const auto bf16_rows = embed(&bf16_blocks);
+  const auto fp32_rows = embed(&fp32_layers);
+  const auto bf16_rows = embed(&bf16_layers);
 
   TowerReport report;
   report.name = name;
@@ -98,7 +98,7 @@ TowerReport CheckVision(const Checkpoint& checkpoint, const VisionTower& tower,
   return CheckTower(
       "vision", checkpoint, workspace.team,
       std::vector{CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
-      [&](const auto& images, const auto& embeddings, const Fp32Blocks* fp32) {
+      [&](const auto& images, const auto& embeddings, const Fp32Layers* fp32) {
         tower.RunCorner(workspace, images, per_side, embeddings, fp32);
       });
 }
@@ -112,7 +112,7 @@ TowerReport CheckNaflexVision(const Checkpoint& checkpoint, const VisionTower& t
       "vision", checkpoint, workspace.team,
       std::vector{CalibrationPatches(checkpoint, 100, 1, kSide, kSide),
                   CalibrationPatches(checkpoint, 200, 4, kLow, kSide)},
-      [&](const auto& patches, const auto& embeddings, const Fp32Blocks* fp32) {
+      [&](const auto& patches, const auto& embeddings, const Fp32Layers* fp32) {
         const PatchImage images[] = {{patches[0], kSide, kSide}, {patches[1], kLow, kSide}};
         tower.RunPatches(workspace, images, embeddings, fp32);
       });
@@ -154,7 +154,7 @@ PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& to
       CheckTower("text", checkpoint, workspace.team,
                  std::vector{CalibrationText(config.text, 300, tokens),
                              ExampleText(config.text, 400, tokens, example_text)},
-                 [&](const auto& ids, const auto& embeddings, const Fp32Blocks* fp32) {
+                 [&](const auto& ids, const auto& embeddings, const Fp32Layers* fp32) {
                    towers.text.Run(workspace, ids, tokens, embeddings, fp32);
                  });
   return {.int16_passes = vision.passed() && text.passed(),

@@ -17,7 +17,7 @@ namespace siglip {
 
 // To be raised when the arithmetic of either format, the calibration inputs or the limits change:
 // verdicts of another version are not used.
-inline constexpr int kPrecisionCheckVersion = 2;
+inline constexpr int kPrecisionCheckVersion = 3;
 
 // On the instruction set `isa`, as VectorTargetName() names it (docs/adr/0006).
 bool Int16IsFaster(const std::string& isa);
@@ -28,7 +28,7 @@ struct PrecisionVerdict {
 };
 
 // Embeds two pictures and two texts, EngineOptions::example_text among them, with int16 towers,
-// with float32 blocks, and with float32 blocks whose weights, and the stream between them, are
+// with float32 layers, and with float32 layers whose weights, and the stream between blocks, are
 // rounded to bfloat16. int16 passes if all is finite, 1 - cosine to float32 is at most 1e-5, and
 // the error at most a quarter of bfloat16's (docs/numerics.md). One float32 block at a time is in
 // memory. REQUIRES: `towers` are of `checkpoint` and int16. Throws std::bad_alloc.

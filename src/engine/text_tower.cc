@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace siglip {
+namespace {
+
+constexpr char kHead[] = "text_model.head";
+
+}  // namespace
 
 TextTower::TextTower(WeightLoader& weights, GemmFormat format)
     : config_(weights.checkpoint().config().text),
@@ -10,7 +15,7 @@ TextTower::TextTower(WeightLoader& weights, GemmFormat format)
       positions_(weights.Tensor("text_model.embeddings.position_embedding.weight")),
       encoder_(weights, config_, "text_model", EncoderOutput::kLastToken, format),
       final_norm_(weights.LoadNorm("text_model.final_layer_norm")),
-      head_(weights.LoadLinear("text_model.head")) {}
+      head_(weights.LoadLinear(kHead, OuterFormat(format))) {}
 
 WorkspaceSizes TextTower::Sizes(std::int64_t batch) const {
   WorkspaceSizes sizes =
@@ -36,7 +41,7 @@ void TextTower::EmbedTokens(Workspace& workspace, std::span<const std::int64_t* 
 
 void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> ids,
                     std::int64_t tokens, std::span<float* const> embeddings,
-                    const Fp32Blocks* fp32) const {
+                    const Fp32Layers* fp32) const {
   const std::int64_t batch = static_cast<std::int64_t>(ids.size());
   const std::int64_t width = config_.hidden_size;
   const std::int64_t projected = config_.projection_size;
@@ -45,7 +50,9 @@ void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> i
   float* normed = workspace.normed.data();
   RunNorm(workspace, final_norm_, config_.layer_norm_eps, workspace.x.data(), batch, width, normed);
   workspace.Observe("text_model.final_layer_norm", normed, batch, width);
-  RunLinear(workspace, head_,
+  Linear exact;
+  if (fp32 != nullptr) exact = fp32->weights.LoadLinear(kHead);
+  RunLinear(workspace, fp32 != nullptr ? exact : head_,
             {.rows = batch,
              .a = normed,
              .a_stride = width,

@@ -6,22 +6,35 @@
 
 #include "base/file_map.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/patch_rows.h"
 #include "engine/pooling_probe.h"
 #include "engine/position_table.h"
 #include "kernels/pooling.h"
 
 namespace siglip {
+namespace {
+
+constexpr char kPatchEmbedding[] = "vision_model.embeddings.patch_embedding";
+
+}  // namespace
 
 VisionTower::VisionTower(WeightLoader& weights, GemmFormat format)
     : config_(weights.checkpoint().config().vision),
-      patch_embedding_(weights.LoadLinear("vision_model.embeddings.patch_embedding")),
+      patch_embedding_(weights.LoadLinear(kPatchEmbedding, OuterFormat(format))),
       positions_(weights.Tensor("vision_model.embeddings.position_embedding.weight")),
       encoder_(weights, config_, "vision_model", EncoderOutput::kEveryToken, format),
       post_norm_(weights.LoadNorm("vision_model.post_layernorm")) {
-  LoadPoolingHead(weights);
+  LoadPoolingHead(weights, OuterFormat(format));
 }
 
-void VisionTower::LoadPoolingHead(WeightLoader& weights) {
+VisionTower::HeadLayers VisionTower::LoadHeadLayers(WeightLoader& weights, GemmFormat format) {
+  const std::string head = kPoolingHead;
+  return {.out = weights.LoadLinear(head + "attention.out_proj", format),
+          .fc1 = weights.LoadLinear(head + "mlp.fc1", format),
+          .fc2 = weights.LoadLinear(head + "mlp.fc2", format)};
+}
+
+void VisionTower::LoadPoolingHead(WeightLoader& weights, GemmFormat format) {
   const std::string head = kPoolingHead;
   const std::string projections = head + "attention.in_proj_weight";
   const std::string biases = head + "attention.in_proj_bias";
@@ -39,9 +52,7 @@ void VisionTower::LoadPoolingHead(WeightLoader& weights) {
   value_bias_ = weights.Array(
       head + "value.bias", static_cast<std::size_t>(width),
       [&](std::span<float> values) { CopyFloats(checkpoint.tensor(biases), 2 * width, values); });
-  out_ = weights.LoadLinear(head + "attention.out_proj");
-  fc1_ = weights.LoadLinear(head + "mlp.fc1");
-  fc2_ = weights.LoadLinear(head + "mlp.fc2");
+  head_layers_ = LoadHeadLayers(weights, format);
   head_norm_ = weights.LoadNorm(head + "layernorm");
 }
 
@@ -69,32 +80,28 @@ WorkspaceSizes VisionTower::Sizes(std::int64_t batch, std::int64_t rows,
   WorkspaceSizes sizes = encoder_.Sizes(rows, tokens);
   sizes.head = static_cast<std::size_t>(HeadFloats(batch, rows));
   sizes.packed = std::max(sizes.packed, GemmScratchFloats(rows, patch));
-  // Patches of NaFlex are gathered there.
-  if (naflex()) sizes.wide = std::max(sizes.wide, static_cast<std::size_t>(rows * patch));
+  // Patches are gathered there.
+  sizes.wide = std::max(sizes.wide, static_cast<std::size_t>(rows * patch));
   return sizes;
 }
 
 void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* const> images,
-                               std::int64_t per_side) const {
-  const PatchRows patches{images.data(), config_.num_channels, config_.image_size,
-                          config_.patch_size, per_side};
-  const std::int64_t width = config_.hidden_size;
-  GemmCall call;
-  call.m = static_cast<std::int64_t>(images.size()) * per_side * per_side;
-  call.patches = &patches;
-  call.w = &patch_embedding_.w;
-  call.c = workspace.x.data();
-  call.c_stride = width;
-  call.bias = patch_embedding_.bias.data();
-  call.residual = positions_.data();
-  call.residual_period = per_side * per_side;
-  call.residual_stride = width * (tokens() / call.residual_period);
-  Gemm(workspace.team, call, workspace.packed.data());
-  workspace.Observe("vision_model.embeddings", call.c, call.m, width);
+                               std::int64_t per_side, const Fp32Layers* fp32) const {
+  const std::int64_t rows_of_image = per_side * per_side;
+  GatherPatches(workspace.team,
+                {images.data(), static_cast<std::int64_t>(images.size()), config_.num_channels,
+                 config_.image_size, config_.patch_size, per_side},
+                workspace.wide.data());
+  EmbedGathered(workspace,
+                {.rows = static_cast<std::int64_t>(images.size()) * rows_of_image,
+                 .residual = positions_.data(),
+                 .residual_stride = config_.hidden_size * (tokens() / rows_of_image),
+                 .residual_period = rows_of_image},
+                fp32);
 }
 
 void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage> images,
-                               std::int64_t rows) const {
+                               std::int64_t rows, const Fp32Layers* fp32) const {
   const std::int64_t patch = patch_embedding_.w.k();
   const std::int64_t width = config_.hidden_size;
   float* patches = workspace.wide.data();
@@ -110,18 +117,25 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage>
                     positions);
     positions += image.tokens() * width;
   }
-  RunLinear(workspace, patch_embedding_,
-            {.rows = rows,
-             .a = workspace.wide.data(),
-             .a_stride = patch,
-             .y = workspace.x.data(),
-             .y_stride = width,
-             .residual = workspace.y.data(),
-             .residual_stride = width});
-  workspace.Observe("vision_model.embeddings", workspace.x.data(), rows, width);
+  EmbedGathered(workspace, {.rows = rows, .residual = workspace.y.data(), .residual_stride = width},
+                fp32);
 }
 
-const float* VisionTower::Pool(Workspace& workspace, const PassItems& items) const {
+void VisionTower::EmbedGathered(Workspace& workspace, LinearCall call,
+                                const Fp32Layers* fp32) const {
+  const std::int64_t width = config_.hidden_size;
+  call.a = workspace.wide.data();
+  call.a_stride = patch_embedding_.w.k();
+  call.y = workspace.x.data();
+  call.y_stride = width;
+  Linear exact;
+  if (fp32 != nullptr) exact = fp32->weights.LoadLinear(kPatchEmbedding);
+  RunLinear(workspace, fp32 != nullptr ? exact : patch_embedding_, call);
+  workspace.Observe("vision_model.embeddings", workspace.x.data(), call.rows, width);
+}
+
+const float* VisionTower::Pool(Workspace& workspace, const HeadLayers& layers,
+                               const PassItems& items) const {
   const std::int64_t width = config_.hidden_size;
   const std::int64_t heads = config_.num_attention_heads;
   const std::int64_t batch = items.count;
@@ -138,18 +152,18 @@ const float* VisionTower::Pool(Workspace& workspace, const PassItems& items) con
              {batch, items.tokens, heads, width, x, head.scores, head.sums, items.row_begins});
   ProjectHeads(workspace.team, {batch, heads, width, head.sums, value_weight_.data(),
                                 value_bias_.data(), head.pooled});
-  RunLinear(workspace, out_,
+  RunLinear(workspace, layers.out,
             {.rows = batch, .a = head.pooled, .a_stride = width, .y = head.y, .y_stride = width});
   workspace.Observe("vision_model.head.attention", head.y, batch, width);
   RunNorm(workspace, head_norm_, config_.layer_norm_eps, head.y, batch, width, head.normed);
-  RunLinear(workspace, fc1_,
+  RunLinear(workspace, layers.fc1,
             {.rows = batch,
              .a = head.normed,
              .a_stride = width,
              .y = head.middle,
              .y_stride = config_.intermediate_size,
              .gelu = true});
-  RunLinear(workspace, fc2_,
+  RunLinear(workspace, layers.fc2,
             {.rows = batch,
              .a = head.middle,
              .a_stride = config_.intermediate_size,
@@ -162,22 +176,22 @@ const float* VisionTower::Pool(Workspace& workspace, const PassItems& items) con
 
 void VisionTower::RunCorner(Workspace& workspace, std::span<const float* const> images,
                             std::int64_t per_side, std::span<float* const> embeddings,
-                            const Fp32Blocks* fp32) const {
-  EmbedPatches(workspace, images, per_side);
+                            const Fp32Layers* fp32) const {
+  EmbedPatches(workspace, images, per_side, fp32);
   Encode(workspace,
          {.count = static_cast<std::int64_t>(images.size()), .tokens = per_side * per_side},
          embeddings, fp32);
 }
 
 void VisionTower::RunPatches(Workspace& workspace, std::span<const PatchImage> images,
-                             std::span<float* const> embeddings, const Fp32Blocks* fp32) const {
+                             std::span<float* const> embeddings, const Fp32Layers* fp32) const {
   std::vector<std::int64_t> begins = {0};
   std::int64_t longest = 0;
   for (const PatchImage& image : images) {
     begins.push_back(begins.back() + image.tokens());
     longest = std::max(longest, image.tokens());
   }
-  EmbedPatches(workspace, images, begins.back());
+  EmbedPatches(workspace, images, begins.back(), fp32);
   Encode(workspace,
          {.count = static_cast<std::int64_t>(images.size()),
           .tokens = longest,
@@ -186,9 +200,11 @@ void VisionTower::RunPatches(Workspace& workspace, std::span<const PatchImage> i
 }
 
 void VisionTower::Encode(Workspace& workspace, const PassItems& items,
-                         std::span<float* const> embeddings, const Fp32Blocks* fp32) const {
+                         std::span<float* const> embeddings, const Fp32Layers* fp32) const {
   encoder_.Run(workspace, items, fp32);
-  const float* pooled = Pool(workspace, items);
+  HeadLayers exact;
+  if (fp32 != nullptr) exact = LoadHeadLayers(fp32->weights, GemmFormat::kFp32);
+  const float* pooled = Pool(workspace, fp32 != nullptr ? exact : head_layers_, items);
   workspace.Observe("vision_model.pooled", pooled, items.count, config_.hidden_size);
   for (std::int64_t i = 0; i < items.count; ++i) {
     std::copy_n(pooled + i * config_.hidden_size, config_.hidden_size, embeddings[i]);
@@ -197,7 +213,7 @@ void VisionTower::Encode(Workspace& workspace, const PassItems& items,
 
 std::size_t VisionTower::bytes() const {
   return patch_embedding_.bytes() + encoder_.bytes() + post_norm_.bytes() + probe_.bytes() +
-         out_.bytes() + fc1_.bytes() + fc2_.bytes() + head_norm_.bytes() +
+         head_layers_.bytes() + head_norm_.bytes() +
          sizeof(float) * (positions_.size() + value_weight_.size() + value_bias_.size());
 }
 

@@ -18,7 +18,7 @@ namespace siglip {
 // Immutable after construction.
 class VisionTower {
  public:
-  // format: of the linear layers of the transformer blocks.
+  // format: of the linear layers of the transformer blocks; of others OuterFormat() of it.
   VisionTower(WeightLoader& weights, GemmFormat format);
 
   bool naflex() const { return config_.naflex(); }
@@ -38,14 +38,14 @@ class VisionTower {
   // positions are spread over those of a whole image. fp32: see Encoder::Run. REQUIRES: 1 <=
   // per_side <= those of a whole image.
   void RunCorner(Workspace& workspace, std::span<const float* const> images, std::int64_t per_side,
-                 std::span<float* const> embeddings, const Fp32Blocks* fp32 = nullptr) const;
+                 std::span<float* const> embeddings, const Fp32Layers* fp32 = nullptr) const;
 
   // Of a NaFlex checkpoint: what `batch` pictures of `rows` tokens together, and at most `tokens`
   // each, need.
   WorkspaceSizes Sizes(std::int64_t batch, std::int64_t rows, std::int64_t tokens) const;
   // REQUIRES: the workspace has the sizes for these images.
   void RunPatches(Workspace& workspace, std::span<const PatchImage> images,
-                  std::span<float* const> embeddings, const Fp32Blocks* fp32 = nullptr) const;
+                  std::span<float* const> embeddings, const Fp32Layers* fp32 = nullptr) const;
 
   std::size_t bytes() const;
 
@@ -62,16 +62,24 @@ class VisionTower {
   std::int64_t HeadFloats(std::int64_t batch, std::int64_t rows) const;
   HeadBuffers DivideHead(float* memory, std::int64_t batch, std::int64_t rows) const;
 
-  void LoadPoolingHead(WeightLoader& weights);
+  struct HeadLayers {
+    Linear out, fc1, fc2;
+    std::size_t bytes() const { return out.bytes() + fc1.bytes() + fc2.bytes(); }
+  };
+
+  static HeadLayers LoadHeadLayers(WeightLoader& weights, GemmFormat format);
+  void LoadPoolingHead(WeightLoader& weights, GemmFormat format);
   void EmbedPatches(Workspace& workspace, std::span<const float* const> images,
-                    std::int64_t per_side) const;
-  void EmbedPatches(Workspace& workspace, std::span<const PatchImage> images,
-                    std::int64_t rows) const;
+                    std::int64_t per_side, const Fp32Layers* fp32) const;
+  void EmbedPatches(Workspace& workspace, std::span<const PatchImage> images, std::int64_t rows,
+                    const Fp32Layers* fp32) const;
+  // Patches in workspace.wide -> workspace.x. call: its rows and what is of the residual.
+  void EmbedGathered(Workspace& workspace, LinearCall call, const Fp32Layers* fp32) const;
   // workspace.x [rows, width], embedded -> embeddings.
   void Encode(Workspace& workspace, const PassItems& items, std::span<float* const> embeddings,
-              const Fp32Blocks* fp32) const;
+              const Fp32Layers* fp32) const;
   // workspace.x [rows, width] -> [items, width] at the returned place.
-  const float* Pool(Workspace& workspace, const PassItems& items) const;
+  const float* Pool(Workspace& workspace, const HeadLayers& layers, const PassItems& items) const;
 
   VisionConfig config_;
   Linear patch_embedding_;
@@ -82,7 +90,7 @@ class VisionTower {
   Linear probe_;              // [heads, width], no bias
   WeightArray value_weight_;  // [width, width]
   WeightArray value_bias_;
-  Linear out_, fc1_, fc2_;
+  HeadLayers head_layers_;
   Norm head_norm_;
 };
 

@@ -24,7 +24,7 @@ constexpr std::int64_t kMaxPieceColumns = 576;
 
 // Part of PackedLayoutName: to be raised when bytes change that its other parts do not tell, as the
 // choice of int16's scale.
-constexpr int kPackedVersion = 2;
+constexpr int kPackedVersion = 3;
 // Steps of W that are transposed at a time: one cache line of each row is read whole.
 constexpr std::int64_t kTransposedSteps = 16;
 

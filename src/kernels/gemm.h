@@ -131,21 +131,10 @@ class PackedMatrix {
 
 inline std::int64_t PackedMatrix::block_steps() const { return GemmBlockSteps(format_); }
 
-// Patches of images as rows of A, never stored: row (i, y, x) of image i holds [channel][p][p] at
-// (y * patch, x * patch). Pixels past per_side * patch are not read.
-struct PatchRows {
-  const float* const* images = nullptr;  // each [channels, image_size, image_size]
-  std::int64_t channels = 0;
-  std::int64_t image_size = 0;
-  std::int64_t patch = 0;
-  std::int64_t per_side = 0;
-};
-
 struct GemmCall {
   std::int64_t m = 0;
-  const float* a = nullptr;  // [m, w->k()], rows a_stride apart; ignored if `patches` is set
+  const float* a = nullptr;  // [m, w->k()], rows a_stride apart
   std::int64_t a_stride = 0;
-  const PatchRows* patches = nullptr;  // kFp32 only
   const PackedMatrix* w = nullptr;
   float* c = nullptr;  // [m, w->n()], rows c_stride apart. Also holds the sums between K blocks
   std::int64_t c_stride = 0;

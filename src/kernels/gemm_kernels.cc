@@ -100,27 +100,6 @@ HWY_INLINE void RunTileOf(std::int64_t rows, bool wide, const TileCall& call) {
         : TileOfRows<Number, kStride, 1>(kRows, rows))(call);
 }
 
-// Columns [k_first, k_first + k) of one row of patches.
-void GatherPatch(const PatchRows& patches, std::int64_t row, std::int64_t k_first, std::int64_t k,
-                 float* to) {
-  const std::int64_t per_image = patches.per_side * patches.per_side;
-  const std::int64_t p = patches.patch;
-  const float* image = patches.images[row / per_image];
-  const std::int64_t y = row % per_image / patches.per_side * p;
-  const std::int64_t x = row % patches.per_side * p;
-  for (std::int64_t i = 0; i < k;) {
-    const std::int64_t column = k_first + i;  // = (channel * p + dy) * p + dx
-    const std::int64_t channel = column / (p * p);
-    const std::int64_t dy = column / p % p;
-    const std::int64_t dx = column % p;
-    const std::int64_t run = std::min(p - dx, k - i);
-    const float* from =
-        image + (channel * patches.image_size + y + dy) * patches.image_size + x + dx;
-    std::copy(from, from + run, to + i);
-    i += run;
-  }
-}
-
 void QuantizeRowTarget(const float* row, std::int64_t k, const QuantizedRow& to) {
   const Quantizer quantizer = ChooseQuantizer(row, k, to.max_integer);
   *to.scale = quantizer.scale;
@@ -218,15 +197,8 @@ void PackTileFp32(const GemmCall& call, const PackedRows& block, std::int64_t fi
   for (std::int64_t k_first = 0; k_first < call.w->k(); k_first += kGemmBlockK) {
     const std::int64_t k = std::min(kGemmBlockK, call.w->k() - k_first);
     const float* from[kTileRows];
-    float gathered[kTileRows * kGemmBlockK];
     for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t row = block.first_row + first + r;
-      if (call.patches != nullptr) {
-        GatherPatch(*call.patches, row, k_first, k, gathered + r * kGemmBlockK);
-        from[r] = gathered + r * kGemmBlockK;
-      } else {
-        from[r] = call.a + row * call.a_stride + k_first;
-      }
+      from[r] = call.a + (block.first_row + first + r) * call.a_stride + k_first;
     }
     PackRows<kTileRows>(from, rows, k, block.Tile(first, k_first, k));
   }

@@ -424,43 +424,5 @@ TEST(GemmTest, ResidualRowsRepeatWithTheirPeriod) {
   }
 }
 
-TEST(GemmTest, PatchesEqualAnUnfoldedCopyAndPixelsPastTheGridAreNotRead) {
-  constexpr std::int64_t kSide = 17, kPatch = 5, kPerSide = 3, kWidth = 3 * kPatch * kPatch, kN = 9;
-  std::vector<float> first = RandomFloats(3 * kSide * kSide, 1);
-  std::vector<float> second = RandomFloats(3 * kSide * kSide, 2);
-  const float* images[] = {first.data(), second.data()};
-  Problem problem(2 * kPerSide * kPerSide, kN, kWidth);
-  std::vector<float>* sources[] = {&first, &second};
-  for (std::int64_t row = 0; row < problem.m; ++row) {
-    const std::int64_t y = row / kPerSide % kPerSide * kPatch;
-    const std::int64_t x = row % kPerSide * kPatch;
-    for (std::int64_t i = 0; i < kWidth; ++i) {
-      const std::int64_t channel = i / (kPatch * kPatch);
-      const std::int64_t at = (channel * kSide + y + i / kPatch % kPatch) * kSide + x + i % kPatch;
-      problem.a[row * kWidth + i] = (*sources[row / (kPerSide * kPerSide)])[at];
-    }
-  }
-  for (std::vector<float>* image : sources) {
-    for (std::int64_t i = 0; i < 3 * kSide * kSide; ++i) {
-      if (i % kSide >= 15 || i / kSide % kSide >= 15) (*image)[i] = NAN;
-    }
-  }
-  ThreadTeam team(2);
-  std::vector<float> scratch(GemmScratchFloats(problem.m, kWidth));
-  PackedMatrix w(kN, kWidth);
-  w.SetRows(0, 4, problem.w.data());
-  w.SetRows(4, kN - 4, problem.w.data() + 4 * kWidth);
-  std::vector<float> c(static_cast<std::size_t>(problem.m * kN));
-  const PatchRows patches{images, 3, kSide, kPatch, kPerSide};
-  GemmCall call;
-  call.m = problem.m;
-  call.patches = &patches;
-  call.w = &w;
-  call.c = c.data();
-  call.c_stride = kN;
-  Gemm(team, call, scratch.data());
-  EXPECT_EQ(c, Multiply(problem, 1, false, false, false));
-}
-
 }  // namespace
 }  // namespace siglip
