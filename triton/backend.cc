@@ -262,6 +262,7 @@ absl::StatusOr<std::unique_ptr<LoadedDeployment>> LoadedDeployment::Create(
   std::string json;
   SIGLIP_ASSIGN_OR_RETURN(ModelConfig config, ReadConfig(model, json));
   SIGLIP_RETURN_IF_ERROR(CheckConfig(config));
+  SIGLIP_RETURN_IF_ERROR(CheckBackend(config));
   SIGLIP_RETURN_IF_ERROR(CheckStep(backend.kind(), config));
   SIGLIP_ASSIGN_OR_RETURN(Deployment deployment, backend.Make(config));
   SIGLIP_RETURN_IF_ERROR(CheckCompleted(config, deployment));

@@ -18,8 +18,17 @@ HWY_INLINE FloatVec LoadLanes(const float* row) { return hn::LoadU(FloatTag(), r
 
 HWY_INLINE FloatVec LoadLanes(const std::uint16_t* row) {
   const hn::Rebind<hwy::float16_t, FloatTag> half;
-  const hn::Rebind<std::uint16_t, FloatTag> bits;
-  return hn::PromoteTo(FloatTag(), hn::BitCast(half, hn::LoadU(bits, row)));
+  const hn::Rebind<std::uint16_t, FloatTag> d16;
+  const auto bits = hn::LoadU(d16, row);
+  const auto numbers = hn::PromoteTo(FloatTag(), hn::BitCast(half, bits));
+#if HWY_TARGET == HWY_SCALAR || (HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2)
+  // Where no instruction does it, Highway takes infinities and NaN for ordinary numbers.
+  const auto exponent = hn::And(hn::PromoteTo(IntTag(), bits), hn::Set(IntTag(), 0x7c00));
+  const auto odd = hn::RebindMask(FloatTag(), hn::Eq(exponent, hn::Set(IntTag(), 0x7c00)));
+  return hn::IfThenElse(odd, hn::NaN(FloatTag()), numbers);
+#else
+  return numbers;
+#endif
 }
 
 // The `count` < kLanes last numbers of a row, and zeros.

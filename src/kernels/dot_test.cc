@@ -53,6 +53,19 @@ TEST(DotTest, EqualsFloat64AtOddSizesInEveryStorage) {
   }
 }
 
+TEST(DotTest, HalvesThatAreNotFiniteShow) {
+  for (const std::uint16_t odd : std::vector<std::uint16_t>{0x7c00, 0xfc00, 0x7e00, 0x7c01}) {
+    for (const std::size_t place : {0u, 40u, 66u}) {
+      std::vector<std::uint16_t> bits(67, 0x3c00);
+      const std::vector<float> ones(67, 1.0f);
+      EXPECT_EQ(DotWithSquare(bits.data(), ones.data(), 67).square, 67);
+      bits[place] = odd;
+      EXPECT_FALSE(std::isfinite(DotWithSquare(bits.data(), ones.data(), 67).square)) << odd;
+      EXPECT_FALSE(std::isfinite(Dot(ones.data(), bits.data(), 67))) << odd;
+    }
+  }
+}
+
 TEST(DotTest, OfFloatsRoundsAsLittleAsItSays) {
   const std::vector<float> a = RandomFloats(1152, 3), b = RandomFloats(1152, 4);
   EXPECT_NEAR(Dot(a.data(), b.data(), 1152), reference::Dot(ToDouble(a), ToDouble(b)), Bound(a, b));

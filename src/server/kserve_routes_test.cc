@@ -129,9 +129,9 @@ TEST_F(RoutesTest, EveryRouteAnswers) {
   Expect(Post("/v2/models/echo/trace/setting", R"({"trace_rate":8})"), 200, R"("trace_rate":"8")");
   Expect(Get("/v2/trace/setting"), 200, R"("trace_rate":"7")");
   Expect(Get("/v2/models/nope/trace/setting"), 400, "Request for unknown model : nope");
-  Expect(Get("/v2/logging"), 200, R"("log_info":true)");
+  Expect(Get("/v2/logging"), 200, R"("log_warning":true)");
   Expect(Post("/v2/logging", "{}"), 200, R"("log_verbose_level":0)");
-  Expect(Post("/v2/logging", R"({"log_info":null})"), 200, R"("log_info":true)");
+  Expect(Post("/v2/logging", R"({"log_info":null})"), 200, R"("log_warning":true)");
   Expect(Post("/v2/logging", R"({"log_file":"x"})"), 501, "log file location");
   Expect(Post("/v2/models/echo/generate", R"({"X":[1.5,2]})"), 200,
          R"({"model_name":"echo","model_version":"1","Y":[1.5,2.0]})");
