@@ -23,6 +23,7 @@ void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& cal
   gemm.residual_stride = call.residual_stride;
   gemm.residual_period = call.residual_period;
   Gemm(workspace.team, gemm, workspace.packed.data());
+  workspace.Change(call.y, call.rows, linear.w.n(), call.y_stride);
 }
 
 GemmFormat OuterFormat(GemmFormat format) {
@@ -42,6 +43,7 @@ void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, 
   call.y = y;
   call.y_stride = width;
   LayerNorm(workspace.team, call);
+  workspace.Change(y, rows, width, width);
 }
 
 Encoder::Encoder(WeightLoader& weights, const TowerConfig& config, const std::string& tower_name,
@@ -82,18 +84,13 @@ WorkspaceSizes Encoder::Sizes(std::int64_t rows, std::int64_t tokens) const {
   return sizes;
 }
 
-void Encoder::Run(Workspace& workspace, const PassItems& items, const Fp32Layers* fp32) const {
+void Encoder::Run(Workspace& workspace, const PassItems& items, WeightLoader* fp32) const {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const std::int64_t rows = blocks_[i].last_token_only ? items.count : items.rows();
     if (fp32 == nullptr) {
       RunBlock(workspace, blocks_[i], items);
     } else {
-      RunBlock(workspace, LoadBlock(fp32->weights, static_cast<std::int64_t>(i), GemmFormat::kFp32),
-               items);
-      if (fp32->after_block != nullptr) {
-        fp32->after_block(
-            workspace.x.span().first(static_cast<std::size_t>(rows * config_.hidden_size)));
-      }
+      RunBlock(workspace, LoadBlock(*fp32, static_cast<std::int64_t>(i), GemmFormat::kFp32), items);
     }
     if (workspace.observer) {
       workspace.Observe(absl::StrCat(tower_name_, ".encoder.layers.", i), workspace.x.data(), rows,
@@ -156,6 +153,7 @@ void Encoder::RunBlock(Workspace& workspace, const Block& block, const PassItems
   attention.out_stride = width;
   attention.format = block.out.w.format();
   Attention(workspace.team, attention, workspace.scratch.data());
+  workspace.Change(normed, answers, width, width);
 
   RunLinear(workspace, block.out,
             {.rows = answers,

@@ -3,7 +3,6 @@
 // The transformer blocks of either tower (pre-norm, no mask, GELU-tanh).
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -48,15 +47,6 @@ enum class EncoderOutput { kEveryToken, kLastToken };
 // float32. Its loss does not show, and every instruction set has it.
 GemmFormat OuterFormat(GemmFormat format);
 
-// Makes a pass compute in float32, for a measure of what another format costs: each block, and each
-// layer of OuterFormat(), is loaded from `weights` when it is needed and dropped after it, so that
-// one of them is in memory at a time.
-struct Fp32Layers {
-  WeightLoader& weights;  // from a checkpoint
-  // Called after each block with what left it; may change it.
-  std::function<void(std::span<float> x)> after_block;
-};
-
 // Immutable after construction.
 class Encoder {
  public:
@@ -68,8 +58,9 @@ class Encoder {
   WorkspaceSizes Sizes(std::int64_t rows, std::int64_t tokens) const;
   // workspace.x [rows, width] -> workspace.x, of the same shape or, if only the last token leaves,
   // [items, width]: then the last layer computes only what that token needs.
-  // fp32: if set, the blocks come from it.
-  void Run(Workspace& workspace, const PassItems& items, const Fp32Layers* fp32 = nullptr) const;
+  // fp32: if set, the pass computes in float32, for a measure of what another format costs: each
+  // block is loaded from it, a checkpoint's loader, when it is needed, and dropped after it.
+  void Run(Workspace& workspace, const PassItems& items, WeightLoader* fp32 = nullptr) const;
 
   std::size_t bytes() const;
 

@@ -57,25 +57,25 @@ struct TowerReport {
 
 // run(inputs, embeddings, fp32): a pass of the tower.
 template <class Input, class Run>
-TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, ThreadTeam& team,
+TowerReport CheckTower(const std::string& name, const Checkpoint& checkpoint, Workspace& workspace,
                        const std::vector<Input>& inputs, const Run& run) {
   const std::size_t width = static_cast<std::size_t>(checkpoint.config().embedding_size());
   std::vector<decltype(inputs[0].data())> places;
   for (const Input& input : inputs) places.push_back(input.data());
-  const auto embed = [&](const Fp32Layers* fp32) {
+  const auto embed = [&](WeightLoader* fp32) {
     std::vector<std::vector<float>> rows(inputs.size(), std::vector<float>(width));
     std::vector<float*> to;
     for (std::vector<float>& row : rows) to.push_back(row.data());
     run(places, to, fp32);
     return rows;
   };
-  WeightLoader exact(checkpoint, team);
-  WeightLoader rounded(checkpoint, team, RoundToBf16);
-  const Fp32Layers fp32_layers{exact, nullptr};
-  const Fp32Layers bf16_layers{rounded, RoundToBf16};
+  WeightLoader exact(checkpoint, workspace.team);
+  WeightLoader rounded(checkpoint, workspace.team, RoundToBf16);
   const auto int16_rows = embed(nullptr);
-  const auto fp32_rows = embed(&fp32_layers);
-  const auto bf16_rows = embed(&bf16_layers);
+  const auto fp32_rows = embed(&exact);
+  workspace.after_layer = RoundToBf16;
+  const auto bf16_rows = embed(&rounded);
+  workspace.after_layer = nullptr;
 
   TowerReport report;
   report.name = name;
@@ -96,9 +96,9 @@ TowerReport CheckVision(const Checkpoint& checkpoint, const VisionTower& tower,
   const std::int64_t per_side =
       std::min(kMaxPatchesPerSide, checkpoint.config().vision.patches_per_side());
   return CheckTower(
-      "vision", checkpoint, workspace.team,
+      "vision", checkpoint, workspace,
       std::vector{CalibrationImage(checkpoint, 100, 1), CalibrationImage(checkpoint, 200, 4)},
-      [&](const auto& images, const auto& embeddings, const Fp32Layers* fp32) {
+      [&](const auto& images, const auto& embeddings, WeightLoader* fp32) {
         tower.RunCorner(workspace, images, per_side, embeddings, fp32);
       });
 }
@@ -109,10 +109,10 @@ TowerReport CheckNaflexVision(const Checkpoint& checkpoint, const VisionTower& t
   constexpr std::int64_t kSide = kMaxPatchesPerSide;
   constexpr std::int64_t kLow = kSide / 2;  // of the other picture: half the rows
   return CheckTower(
-      "vision", checkpoint, workspace.team,
+      "vision", checkpoint, workspace,
       std::vector{CalibrationPatches(checkpoint, 100, 1, kSide, kSide),
                   CalibrationPatches(checkpoint, 200, 4, kLow, kSide)},
-      [&](const auto& patches, const auto& embeddings, const Fp32Layers* fp32) {
+      [&](const auto& patches, const auto& embeddings, WeightLoader* fp32) {
         const PatchImage images[] = {{patches[0], kSide, kSide}, {patches[1], kLow, kSide}};
         tower.RunPatches(workspace, images, embeddings, fp32);
       });
@@ -151,10 +151,10 @@ PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& to
                                  ? CheckNaflexVision(checkpoint, towers.vision, workspace)
                                  : CheckVision(checkpoint, towers.vision, workspace);
   const TowerReport text =
-      CheckTower("text", checkpoint, workspace.team,
+      CheckTower("text", checkpoint, workspace,
                  std::vector{CalibrationText(config.text, 300, tokens),
                              ExampleText(config.text, 400, tokens, example_text)},
-                 [&](const auto& ids, const auto& embeddings, const Fp32Layers* fp32) {
+                 [&](const auto& ids, const auto& embeddings, WeightLoader* fp32) {
                    towers.text.Run(workspace, ids, tokens, embeddings, fp32);
                  });
   return {.int16_passes = vision.passed() && text.passed(),

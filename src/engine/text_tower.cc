@@ -41,7 +41,7 @@ void TextTower::EmbedTokens(Workspace& workspace, std::span<const std::int64_t* 
 
 void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> ids,
                     std::int64_t tokens, std::span<float* const> embeddings,
-                    const Fp32Layers* fp32) const {
+                    WeightLoader* fp32) const {
   const std::int64_t batch = static_cast<std::int64_t>(ids.size());
   const std::int64_t width = config_.hidden_size;
   const std::int64_t projected = config_.projection_size;
@@ -51,7 +51,7 @@ void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> i
   RunNorm(workspace, final_norm_, config_.layer_norm_eps, workspace.x.data(), batch, width, normed);
   workspace.Observe("text_model.final_layer_norm", normed, batch, width);
   Linear exact;
-  if (fp32 != nullptr) exact = fp32->weights.LoadLinear(kHead);
+  if (fp32 != nullptr) exact = fp32->LoadLinear(kHead);
   RunLinear(workspace, fp32 != nullptr ? exact : head_,
             {.rows = batch,
              .a = normed,

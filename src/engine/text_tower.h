@@ -24,7 +24,7 @@ class TextTower {
   // ids[i]: [tokens]; embeddings[i]: [D]. REQUIRES: every id is in the vocabulary, 1 <= tokens <=
   // max_position_embeddings, the workspace has Sizes(ids.size()). fp32: see Encoder::Run.
   void Run(Workspace& workspace, std::span<const std::int64_t* const> ids, std::int64_t tokens,
-           std::span<float* const> embeddings, const Fp32Layers* fp32 = nullptr) const;
+           std::span<float* const> embeddings, WeightLoader* fp32 = nullptr) const;
   std::size_t bytes() const;
 
  private:

@@ -86,7 +86,7 @@ WorkspaceSizes VisionTower::Sizes(std::int64_t batch, std::int64_t rows,
 }
 
 void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* const> images,
-                               std::int64_t per_side, const Fp32Layers* fp32) const {
+                               std::int64_t per_side, WeightLoader* fp32) const {
   const std::int64_t rows_of_image = per_side * per_side;
   GatherPatches(workspace.team,
                 {images.data(), static_cast<std::int64_t>(images.size()), config_.num_channels,
@@ -101,7 +101,7 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* cons
 }
 
 void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage> images,
-                               std::int64_t rows, const Fp32Layers* fp32) const {
+                               std::int64_t rows, WeightLoader* fp32) const {
   const std::int64_t patch = patch_embedding_.w.k();
   const std::int64_t width = config_.hidden_size;
   float* patches = workspace.wide.data();
@@ -121,15 +121,14 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage>
                 fp32);
 }
 
-void VisionTower::EmbedGathered(Workspace& workspace, LinearCall call,
-                                const Fp32Layers* fp32) const {
+void VisionTower::EmbedGathered(Workspace& workspace, LinearCall call, WeightLoader* fp32) const {
   const std::int64_t width = config_.hidden_size;
   call.a = workspace.wide.data();
   call.a_stride = patch_embedding_.w.k();
   call.y = workspace.x.data();
   call.y_stride = width;
   Linear exact;
-  if (fp32 != nullptr) exact = fp32->weights.LoadLinear(kPatchEmbedding);
+  if (fp32 != nullptr) exact = fp32->LoadLinear(kPatchEmbedding);
   RunLinear(workspace, fp32 != nullptr ? exact : patch_embedding_, call);
   workspace.Observe("vision_model.embeddings", workspace.x.data(), call.rows, width);
 }
@@ -176,7 +175,7 @@ const float* VisionTower::Pool(Workspace& workspace, const HeadLayers& layers,
 
 void VisionTower::RunCorner(Workspace& workspace, std::span<const float* const> images,
                             std::int64_t per_side, std::span<float* const> embeddings,
-                            const Fp32Layers* fp32) const {
+                            WeightLoader* fp32) const {
   EmbedPatches(workspace, images, per_side, fp32);
   Encode(workspace,
          {.count = static_cast<std::int64_t>(images.size()), .tokens = per_side * per_side},
@@ -184,7 +183,7 @@ void VisionTower::RunCorner(Workspace& workspace, std::span<const float* const> 
 }
 
 void VisionTower::RunPatches(Workspace& workspace, std::span<const PatchImage> images,
-                             std::span<float* const> embeddings, const Fp32Layers* fp32) const {
+                             std::span<float* const> embeddings, WeightLoader* fp32) const {
   std::vector<std::int64_t> begins = {0};
   std::int64_t longest = 0;
   for (const PatchImage& image : images) {
@@ -200,10 +199,10 @@ void VisionTower::RunPatches(Workspace& workspace, std::span<const PatchImage> i
 }
 
 void VisionTower::Encode(Workspace& workspace, const PassItems& items,
-                         std::span<float* const> embeddings, const Fp32Layers* fp32) const {
+                         std::span<float* const> embeddings, WeightLoader* fp32) const {
   encoder_.Run(workspace, items, fp32);
   HeadLayers exact;
-  if (fp32 != nullptr) exact = LoadHeadLayers(fp32->weights, GemmFormat::kFp32);
+  if (fp32 != nullptr) exact = LoadHeadLayers(*fp32, GemmFormat::kFp32);
   const float* pooled = Pool(workspace, fp32 != nullptr ? exact : head_layers_, items);
   workspace.Observe("vision_model.pooled", pooled, items.count, config_.hidden_size);
   for (std::int64_t i = 0; i < items.count; ++i) {

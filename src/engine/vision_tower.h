@@ -38,14 +38,14 @@ class VisionTower {
   // positions are spread over those of a whole image. fp32: see Encoder::Run. REQUIRES: 1 <=
   // per_side <= those of a whole image.
   void RunCorner(Workspace& workspace, std::span<const float* const> images, std::int64_t per_side,
-                 std::span<float* const> embeddings, const Fp32Layers* fp32 = nullptr) const;
+                 std::span<float* const> embeddings, WeightLoader* fp32 = nullptr) const;
 
   // Of a NaFlex checkpoint: what `batch` pictures of `rows` tokens together, and at most `tokens`
   // each, need.
   WorkspaceSizes Sizes(std::int64_t batch, std::int64_t rows, std::int64_t tokens) const;
   // REQUIRES: the workspace has the sizes for these images.
   void RunPatches(Workspace& workspace, std::span<const PatchImage> images,
-                  std::span<float* const> embeddings, const Fp32Layers* fp32 = nullptr) const;
+                  std::span<float* const> embeddings, WeightLoader* fp32 = nullptr) const;
 
   std::size_t bytes() const;
 
@@ -70,14 +70,14 @@ class VisionTower {
   static HeadLayers LoadHeadLayers(WeightLoader& weights, GemmFormat format);
   void LoadPoolingHead(WeightLoader& weights, GemmFormat format);
   void EmbedPatches(Workspace& workspace, std::span<const float* const> images,
-                    std::int64_t per_side, const Fp32Layers* fp32) const;
+                    std::int64_t per_side, WeightLoader* fp32) const;
   void EmbedPatches(Workspace& workspace, std::span<const PatchImage> images, std::int64_t rows,
-                    const Fp32Layers* fp32) const;
+                    WeightLoader* fp32) const;
   // Patches in workspace.wide -> workspace.x. call: its rows and what is of the residual.
-  void EmbedGathered(Workspace& workspace, LinearCall call, const Fp32Layers* fp32) const;
+  void EmbedGathered(Workspace& workspace, LinearCall call, WeightLoader* fp32) const;
   // workspace.x [rows, width], embedded -> embeddings.
   void Encode(Workspace& workspace, const PassItems& items, std::span<float* const> embeddings,
-              const Fp32Layers* fp32) const;
+              WeightLoader* fp32) const;
   // workspace.x [rows, width] -> [items, width] at the returned place.
   const float* Pool(Workspace& workspace, const HeadLayers& layers, const PassItems& items) const;
 

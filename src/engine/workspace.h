@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string_view>
 
 #include "base/aligned_buffer.h"
@@ -15,6 +16,9 @@ namespace siglip {
 // Sees [rows, width] after each named stage. For tests that name the first stage that differs.
 using StageObserver = std::function<void(std::string_view stage, const float* values,
                                          std::int64_t rows, std::int64_t width)>;
+
+// Changes what a layer has left, a row of it.
+using LayerChange = std::function<void(std::span<float> row)>;
 
 struct WorkspaceSizes {
   std::size_t hidden = 0;   // tokens of a pass x width
@@ -47,6 +51,14 @@ struct Workspace {
     if (observer) observer(stage, values, rows, width);
   }
 
+  // [rows, width], rows `stride` apart.
+  void Change(float* values, std::int64_t rows, std::int64_t width, std::int64_t stride) const {
+    if (!after_layer) return;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      after_layer({values + row * stride, static_cast<std::size_t>(width)});
+    }
+  }
+
   AlignedBuffer<float> x;       // the residual stream
   AlignedBuffer<float> y;       // the stream between attention and MLP
   AlignedBuffer<float> normed;  // layer norm's and attention's output
@@ -56,6 +68,9 @@ struct Workspace {
   AlignedBuffer<float> scratch;
   ThreadTeam team;
   StageObserver observer;
+  // After each linear layer, with its sums, each layer norm and attention: for a measure of what a
+  // format costs.
+  LayerChange after_layer;
 };
 
 inline WorkspaceSizes WorkspaceSizes::Max(const WorkspaceSizes& a, const WorkspaceSizes& b) {
