@@ -1,6 +1,7 @@
 #include "engine/encoder.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/block_names.h"
@@ -26,8 +27,17 @@ void RunLinear(Workspace& workspace, const Linear& linear, const LinearCall& cal
   workspace.Change(call.y, call.rows, linear.w.n(), call.y_stride);
 }
 
-GemmFormat OuterFormat(GemmFormat format) {
-  return format == GemmFormat::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16;
+OuterLinear::OuterLinear(WeightLoader& weights, std::string name, GemmFormat blocks)
+    : name_(std::move(name)),
+      linear_(weights.LoadLinear(
+          name_, blocks == GemmFormat::kFp32 ? GemmFormat::kFp32 : GemmFormat::kInt16)) {}
+
+void OuterLinear::Run(Workspace& workspace, const LinearCall& call, WeightLoader* fp32) const {
+  if (fp32 == nullptr) {
+    RunLinear(workspace, linear_, call);
+  } else {
+    RunLinear(workspace, fp32->LoadLinear(name_), call);
+  }
 }
 
 void RunNorm(Workspace& workspace, const Norm& norm, float eps, const float* x, std::int64_t rows,
@@ -86,13 +96,13 @@ WorkspaceSizes Encoder::Sizes(std::int64_t rows, std::int64_t tokens) const {
 
 void Encoder::Run(Workspace& workspace, const PassItems& items, WeightLoader* fp32) const {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const std::int64_t rows = blocks_[i].last_token_only ? items.count : items.rows();
     if (fp32 == nullptr) {
       RunBlock(workspace, blocks_[i], items);
     } else {
       RunBlock(workspace, LoadBlock(*fp32, static_cast<std::int64_t>(i), GemmFormat::kFp32), items);
     }
     if (workspace.observer) {
+      const std::int64_t rows = blocks_[i].last_token_only ? items.count : items.rows();
       workspace.Observe(absl::StrCat(tower_name_, ".encoder.layers.", i), workspace.x.data(), rows,
                         config_.hidden_size);
     }

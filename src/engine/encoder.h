@@ -43,9 +43,22 @@ struct PassItems {
 // Which tokens leave the last layer. kLastToken: of items of equal length.
 enum class EncoderOutput { kEveryToken, kLastToken };
 
-// The format of the linear layers before and after blocks of `format`: int16 beside any but
-// float32. Its loss does not show, and every instruction set has it.
-GemmFormat OuterFormat(GemmFormat format);
+// A linear layer before or after the blocks. Beside blocks of any format but float32 it is int16,
+// whose loss does not show and which every instruction set has.
+class OuterLinear {
+ public:
+  OuterLinear() = default;
+  OuterLinear(WeightLoader& weights, std::string name, GemmFormat blocks);
+
+  // fp32: see Encoder::Run.
+  void Run(Workspace& workspace, const LinearCall& call, WeightLoader* fp32) const;
+  std::int64_t inputs() const { return linear_.w.k(); }
+  std::size_t bytes() const { return linear_.bytes(); }
+
+ private:
+  std::string name_;
+  Linear linear_;
+};
 
 // Immutable after construction.
 class Encoder {

@@ -29,9 +29,9 @@ struct PrecisionVerdict {
 
 // Embeds two pictures and two texts, EngineOptions::example_text among them, with int16 towers,
 // with float32 layers, and with float32 layers whose weights and results are rounded to bfloat16.
-// int16 passes if all is finite, 1 - cosine to float32 is at most 1e-5, and
-// the error at most a quarter of bfloat16's (docs/numerics.md). One float32 block at a time is in
-// memory. REQUIRES: `towers` are of `checkpoint` and int16. Throws std::bad_alloc.
+// int16 passes if all is finite, 1 - cosine to float32 is at most 1e-5, and the error at most a
+// quarter of bfloat16's (docs/numerics.md). One float32 block at a time is in memory. REQUIRES:
+// `towers` are of `checkpoint` and int16. Throws std::bad_alloc.
 PrecisionVerdict CheckInt16(const Checkpoint& checkpoint, const LoadedTowers& towers,
                             std::span<const std::int64_t> example_text, int num_threads);
 

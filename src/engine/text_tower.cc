@@ -3,11 +3,6 @@
 #include <algorithm>
 
 namespace siglip {
-namespace {
-
-constexpr char kHead[] = "text_model.head";
-
-}  // namespace
 
 TextTower::TextTower(WeightLoader& weights, GemmFormat format)
     : config_(weights.checkpoint().config().text),
@@ -15,7 +10,7 @@ TextTower::TextTower(WeightLoader& weights, GemmFormat format)
       positions_(weights.Tensor("text_model.embeddings.position_embedding.weight")),
       encoder_(weights, config_, "text_model", EncoderOutput::kLastToken, format),
       final_norm_(weights.LoadNorm("text_model.final_layer_norm")),
-      head_(weights.LoadLinear(kHead, OuterFormat(format))) {}
+      head_(weights, "text_model.head", format) {}
 
 WorkspaceSizes TextTower::Sizes(std::int64_t batch) const {
   WorkspaceSizes sizes =
@@ -50,14 +45,13 @@ void TextTower::Run(Workspace& workspace, std::span<const std::int64_t* const> i
   float* normed = workspace.normed.data();
   RunNorm(workspace, final_norm_, config_.layer_norm_eps, workspace.x.data(), batch, width, normed);
   workspace.Observe("text_model.final_layer_norm", normed, batch, width);
-  Linear exact;
-  if (fp32 != nullptr) exact = fp32->LoadLinear(kHead);
-  RunLinear(workspace, fp32 != nullptr ? exact : head_,
+  head_.Run(workspace,
             {.rows = batch,
              .a = normed,
              .a_stride = width,
              .y = workspace.head.data(),
-             .y_stride = projected});
+             .y_stride = projected},
+            fp32);
   workspace.Observe("text_model.pooled", workspace.head.data(), batch, projected);
   for (std::int64_t i = 0; i < batch; ++i) {
     std::copy_n(workspace.head.data() + i * projected, projected, embeddings[i]);

@@ -36,7 +36,7 @@ class TextTower {
   WeightArray positions_;        // [max_position_embeddings, width]
   Encoder encoder_;
   Norm final_norm_;
-  Linear head_;
+  OuterLinear head_;
 };
 
 }  // namespace siglip

@@ -12,26 +12,14 @@
 #include "kernels/pooling.h"
 
 namespace siglip {
-namespace {
-
-constexpr char kPatchEmbedding[] = "vision_model.embeddings.patch_embedding";
-
-}  // namespace
 
 VisionTower::VisionTower(WeightLoader& weights, GemmFormat format)
     : config_(weights.checkpoint().config().vision),
-      patch_embedding_(weights.LoadLinear(kPatchEmbedding, OuterFormat(format))),
+      patch_embedding_(weights, "vision_model.embeddings.patch_embedding", format),
       positions_(weights.Tensor("vision_model.embeddings.position_embedding.weight")),
       encoder_(weights, config_, "vision_model", EncoderOutput::kEveryToken, format),
       post_norm_(weights.LoadNorm("vision_model.post_layernorm")) {
-  LoadPoolingHead(weights, OuterFormat(format));
-}
-
-VisionTower::HeadLayers VisionTower::LoadHeadLayers(WeightLoader& weights, GemmFormat format) {
-  const std::string head = kPoolingHead;
-  return {.out = weights.LoadLinear(head + "attention.out_proj", format),
-          .fc1 = weights.LoadLinear(head + "mlp.fc1", format),
-          .fc2 = weights.LoadLinear(head + "mlp.fc2", format)};
+  LoadPoolingHead(weights, format);
 }
 
 void VisionTower::LoadPoolingHead(WeightLoader& weights, GemmFormat format) {
@@ -52,7 +40,9 @@ void VisionTower::LoadPoolingHead(WeightLoader& weights, GemmFormat format) {
   value_bias_ = weights.Array(
       head + "value.bias", static_cast<std::size_t>(width),
       [&](std::span<float> values) { CopyFloats(checkpoint.tensor(biases), 2 * width, values); });
-  head_layers_ = LoadHeadLayers(weights, format);
+  out_ = OuterLinear(weights, head + "attention.out_proj", format);
+  fc1_ = OuterLinear(weights, head + "mlp.fc1", format);
+  fc2_ = OuterLinear(weights, head + "mlp.fc2", format);
   head_norm_ = weights.LoadNorm(head + "layernorm");
 }
 
@@ -76,7 +66,7 @@ VisionTower::HeadBuffers VisionTower::DivideHead(float* memory, std::int64_t bat
 
 WorkspaceSizes VisionTower::Sizes(std::int64_t batch, std::int64_t rows,
                                   std::int64_t tokens) const {
-  const std::int64_t patch = patch_embedding_.w.k();
+  const std::int64_t patch = patch_embedding_.inputs();
   WorkspaceSizes sizes = encoder_.Sizes(rows, tokens);
   sizes.head = static_cast<std::size_t>(HeadFloats(batch, rows));
   sizes.packed = std::max(sizes.packed, GemmScratchFloats(rows, patch));
@@ -102,7 +92,7 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const float* cons
 
 void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage> images,
                                std::int64_t rows, WeightLoader* fp32) const {
-  const std::int64_t patch = patch_embedding_.w.k();
+  const std::int64_t patch = patch_embedding_.inputs();
   const std::int64_t width = config_.hidden_size;
   float* patches = workspace.wide.data();
   float* positions = workspace.y.data();
@@ -124,17 +114,15 @@ void VisionTower::EmbedPatches(Workspace& workspace, std::span<const PatchImage>
 void VisionTower::EmbedGathered(Workspace& workspace, LinearCall call, WeightLoader* fp32) const {
   const std::int64_t width = config_.hidden_size;
   call.a = workspace.wide.data();
-  call.a_stride = patch_embedding_.w.k();
+  call.a_stride = patch_embedding_.inputs();
   call.y = workspace.x.data();
   call.y_stride = width;
-  Linear exact;
-  if (fp32 != nullptr) exact = fp32->LoadLinear(kPatchEmbedding);
-  RunLinear(workspace, fp32 != nullptr ? exact : patch_embedding_, call);
+  patch_embedding_.Run(workspace, call, fp32);
   workspace.Observe("vision_model.embeddings", workspace.x.data(), call.rows, width);
 }
 
-const float* VisionTower::Pool(Workspace& workspace, const HeadLayers& layers,
-                               const PassItems& items) const {
+const float* VisionTower::Pool(Workspace& workspace, const PassItems& items,
+                               WeightLoader* fp32) const {
   const std::int64_t width = config_.hidden_size;
   const std::int64_t heads = config_.num_attention_heads;
   const std::int64_t batch = items.count;
@@ -151,25 +139,28 @@ const float* VisionTower::Pool(Workspace& workspace, const HeadLayers& layers,
              {batch, items.tokens, heads, width, x, head.scores, head.sums, items.row_begins});
   ProjectHeads(workspace.team, {batch, heads, width, head.sums, value_weight_.data(),
                                 value_bias_.data(), head.pooled});
-  RunLinear(workspace, layers.out,
-            {.rows = batch, .a = head.pooled, .a_stride = width, .y = head.y, .y_stride = width});
+  out_.Run(workspace,
+           {.rows = batch, .a = head.pooled, .a_stride = width, .y = head.y, .y_stride = width},
+           fp32);
   workspace.Observe("vision_model.head.attention", head.y, batch, width);
   RunNorm(workspace, head_norm_, config_.layer_norm_eps, head.y, batch, width, head.normed);
-  RunLinear(workspace, layers.fc1,
-            {.rows = batch,
-             .a = head.normed,
-             .a_stride = width,
-             .y = head.middle,
-             .y_stride = config_.intermediate_size,
-             .gelu = true});
-  RunLinear(workspace, layers.fc2,
-            {.rows = batch,
-             .a = head.middle,
-             .a_stride = config_.intermediate_size,
-             .y = head.pooled,
-             .y_stride = width,
-             .residual = head.y,
-             .residual_stride = width});
+  fc1_.Run(workspace,
+           {.rows = batch,
+            .a = head.normed,
+            .a_stride = width,
+            .y = head.middle,
+            .y_stride = config_.intermediate_size,
+            .gelu = true},
+           fp32);
+  fc2_.Run(workspace,
+           {.rows = batch,
+            .a = head.middle,
+            .a_stride = config_.intermediate_size,
+            .y = head.pooled,
+            .y_stride = width,
+            .residual = head.y,
+            .residual_stride = width},
+           fp32);
   return head.pooled;
 }
 
@@ -201,9 +192,7 @@ void VisionTower::RunPatches(Workspace& workspace, std::span<const PatchImage> i
 void VisionTower::Encode(Workspace& workspace, const PassItems& items,
                          std::span<float* const> embeddings, WeightLoader* fp32) const {
   encoder_.Run(workspace, items, fp32);
-  HeadLayers exact;
-  if (fp32 != nullptr) exact = LoadHeadLayers(*fp32, GemmFormat::kFp32);
-  const float* pooled = Pool(workspace, fp32 != nullptr ? exact : head_layers_, items);
+  const float* pooled = Pool(workspace, items, fp32);
   workspace.Observe("vision_model.pooled", pooled, items.count, config_.hidden_size);
   for (std::int64_t i = 0; i < items.count; ++i) {
     std::copy_n(pooled + i * config_.hidden_size, config_.hidden_size, embeddings[i]);
@@ -212,7 +201,7 @@ void VisionTower::Encode(Workspace& workspace, const PassItems& items,
 
 std::size_t VisionTower::bytes() const {
   return patch_embedding_.bytes() + encoder_.bytes() + post_norm_.bytes() + probe_.bytes() +
-         head_layers_.bytes() + head_norm_.bytes() +
+         out_.bytes() + fc1_.bytes() + fc2_.bytes() + head_norm_.bytes() +
          sizeof(float) * (positions_.size() + value_weight_.size() + value_bias_.size());
 }
 

@@ -18,7 +18,7 @@ namespace siglip {
 // Immutable after construction.
 class VisionTower {
  public:
-  // format: of the linear layers of the transformer blocks; of others OuterFormat() of it.
+  // format: of the linear layers of the transformer blocks; of others see OuterLinear.
   VisionTower(WeightLoader& weights, GemmFormat format);
 
   bool naflex() const { return config_.naflex(); }
@@ -62,12 +62,6 @@ class VisionTower {
   std::int64_t HeadFloats(std::int64_t batch, std::int64_t rows) const;
   HeadBuffers DivideHead(float* memory, std::int64_t batch, std::int64_t rows) const;
 
-  struct HeadLayers {
-    Linear out, fc1, fc2;
-    std::size_t bytes() const { return out.bytes() + fc1.bytes() + fc2.bytes(); }
-  };
-
-  static HeadLayers LoadHeadLayers(WeightLoader& weights, GemmFormat format);
   void LoadPoolingHead(WeightLoader& weights, GemmFormat format);
   void EmbedPatches(Workspace& workspace, std::span<const float* const> images,
                     std::int64_t per_side, WeightLoader* fp32) const;
@@ -79,10 +73,10 @@ class VisionTower {
   void Encode(Workspace& workspace, const PassItems& items, std::span<float* const> embeddings,
               WeightLoader* fp32) const;
   // workspace.x [rows, width] -> [items, width] at the returned place.
-  const float* Pool(Workspace& workspace, const HeadLayers& layers, const PassItems& items) const;
+  const float* Pool(Workspace& workspace, const PassItems& items, WeightLoader* fp32) const;
 
   VisionConfig config_;
-  Linear patch_embedding_;
+  OuterLinear patch_embedding_;
   WeightArray positions_;  // [tokens, width]; NaFlex: [table_side, table_side, width]
   Encoder encoder_;
   Norm post_norm_;
@@ -90,7 +84,7 @@ class VisionTower {
   Linear probe_;              // [heads, width], no bias
   WeightArray value_weight_;  // [width, width]
   WeightArray value_bias_;
-  HeadLayers head_layers_;
+  OuterLinear out_, fc1_, fc2_;
   Norm head_norm_;
 };
 

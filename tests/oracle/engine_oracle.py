@@ -13,6 +13,7 @@ First, which preprocessors that crop or pad are refused, and which that are of a
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -212,6 +213,18 @@ def compare_random(seed, isas):
         return compare(folder, f"seed {seed} {dtype} outliers {outliers}", isas, outliers)
 
 
+@contextlib.contextmanager
+def folder_with_preprocessor(base, settings):
+    """A folder that is `base` but for these settings of its preprocessor."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        for path in base.iterdir():
+            (folder / path.name).symlink_to(path)
+        (folder / "preprocessor_config.json").unlink()
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+        yield folder
+
+
 def check_frames():
     """A crop or pad after the resize is refused where it changes transformers' pixels (or it fails), and only there."""
     demo = ROOT / "models/demo"
@@ -226,12 +239,7 @@ def check_frames():
     processor = transformers.models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil
     expected = processor.from_pretrained(demo)(picture, return_tensors="np")["pixel_values"]
     for case in cases:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = pathlib.Path(temporary)
-            for path in demo.iterdir():
-                (folder / path.name).symlink_to(path)
-            (folder / "preprocessor_config.json").unlink()
-            (folder / "preprocessor_config.json").write_text(json.dumps(plain | case))
+        with folder_with_preprocessor(demo, plain | case) as folder:
             try:
                 same = np.array_equal(processor.from_pretrained(folder)(picture, return_tensors="np")["pixel_values"], expected)
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -258,12 +266,7 @@ def check_classes():
                       {"feature_extractor_type": f"{name}FeatureExtractor", "image_processor_type": f"{own}ImageProcessor"}]
         for case in cases:
             count += 1
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = pathlib.Path(temporary)
-                for path in base.iterdir():
-                    (folder / path.name).symlink_to(path)
-                (folder / "preprocessor_config.json").unlink()
-                (folder / "preprocessor_config.json").write_text(json.dumps(plain | case))
+            with folder_with_preprocessor(base, plain | case) as folder:
                 try:
                     same = type(transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")) is kind
                 except (ValueError, AttributeError):
