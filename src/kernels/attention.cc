@@ -194,27 +194,36 @@ void Softmax(float* scores, std::int64_t tokens, const float* scales, float* inv
   const FloatTag d;
   for (int v = 0; v < kTileVectors; ++v) {
     float* column = scores + v * kLanes;
-    const auto scale = hn::Load(d, scales + v * kLanes);
-    auto max = hn::Load(d, column);
-    for (std::int64_t t = 1; t < tokens; ++t) {
-      max = hn::Max(hn::Load(d, column + t * kTileColumns), max);
-    }
-    FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    const auto at = [&](std::int64_t token) { return column + token * kTileColumns; };
+    const auto scale = hn::Mul(hn::Load(d, scales + v * kLanes), hn::Set(d, kLog2E));
+    const auto first = hn::Load(d, column);
+    FloatVec maxima[4] = {first, first, first, first};
     std::int64_t t = 0;
     for (; t + 4 <= tokens; t += 4) {
 #pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) maxima[i] = hn::Max(hn::Load(d, at(t + i)), maxima[i]);
+    }
+    for (; t < tokens; ++t) maxima[0] = hn::Max(hn::Load(d, at(t)), maxima[0]);
+    const auto max = hn::Max(hn::Max(maxima[0], maxima[1]), hn::Max(maxima[2], maxima[3]));
+    FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    for (t = 0; t + 4 <= tokens; t += 4) {
+      FloatVec weights[4];
+#pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        float* at = column + (t + i) * kTileColumns;
-        const auto weight = Exp(hn::Mul(hn::Sub(hn::Load(d, at), max), scale));
-        hn::Store(weight, d, at);
-        sums[i] = hn::Add(sums[i], weight);
+        weights[i] = hn::Mul(hn::Sub(hn::Load(d, at(t + i)), max), scale);
+      }
+      RaiseTo<PowerError::kFloat>(weights);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        hn::Store(weights[i], d, at(t + i));
+        sums[i] = hn::Add(sums[i], weights[i]);
       }
     }
     for (; t < tokens; ++t) {
-      float* at = column + t * kTileColumns;
-      const auto weight = Exp(hn::Mul(hn::Sub(hn::Load(d, at), max), scale));
-      hn::Store(weight, d, at);
-      sums[0] = hn::Add(sums[0], weight);
+      FloatVec weights[] = {hn::Mul(hn::Sub(hn::Load(d, at(t)), max), scale)};
+      RaiseTo<PowerError::kFloat>(weights);
+      hn::Store(weights[0], d, at(t));
+      sums[0] = hn::Add(sums[0], weights[0]);
     }
     const auto sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
     hn::Store(hn::Div(hn::Set(d, 1.0f), sum), d, inverse_sums + v * kLanes);
@@ -481,7 +490,7 @@ void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inv
   const FloatTag d;
   const IntTag di;
   constexpr bool k8Bits = kSplit == AmxSplit::kNone;
-  const auto scale = hn::Set(d, k8Bits ? head_scale * 1.44269504f : head_scale);
+  const auto scale = hn::Set(d, head_scale * kLog2E);
   // Of two tokens: the first in the lower half of each lane.
   const auto pair = [&](FloatVec first, FloatVec second) HWY_ATTR {
     const auto low = hn::ShiftRight<16>(hn::BitCast(hn::RebindToUnsigned<FloatTag>(), first));
@@ -498,12 +507,9 @@ void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inv
     if (t < tokens) maxima[0] = hn::Max(hn::Load(d, column + t * kAmxQueries), maxima[0]);
     const auto max = hn::Max(maxima[0], maxima[1]);
     FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-    const auto weigh = [&](std::int64_t token, FloatVec& sum) HWY_ATTR {
-      const auto score = hn::Load(d, column + token * kAmxQueries);
-      const auto power = hn::Mul(hn::Sub(score, max), scale);
-      const auto weight = k8Bits ? PowerOf2Of8Bits(power) : Exp(power);
-      sum = hn::Add(sum, weight);
-      return weight;
+    constexpr PowerError kError = k8Bits ? PowerError::k8Bits : PowerError::kFloat;
+    const auto power = [&](std::int64_t token) HWY_ATTR {
+      return hn::Mul(hn::Sub(hn::Load(d, column + token * kAmxQueries), max), scale);
     };
     const auto store = [&](std::int64_t token, FloatVec first, FloatVec second) HWY_ATTR {
       const auto first_upper = NearestBfloat16(first);
@@ -518,16 +524,20 @@ void SoftmaxAmx(float* scores, std::int64_t tokens, float head_scale, float* inv
     };
     t = 0;
     for (; t + 4 <= tokens; t += 4) {
-      const auto w0 = weigh(t, sums[0]);
-      const auto w1 = weigh(t + 1, sums[1]);
-      const auto w2 = weigh(t + 2, sums[2]);
-      const auto w3 = weigh(t + 3, sums[3]);
-      store(t, w0, w1);
-      store(t + 2, w2, w3);
+      FloatVec weights[] = {power(t), power(t + 1), power(t + 2), power(t + 3)};
+      RaiseTo<kError>(weights);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) sums[i] = hn::Add(sums[i], weights[i]);
+      store(t, weights[0], weights[1]);
+      store(t + 2, weights[2], weights[3]);
     }
     for (; t < tokens; t += 2) {
-      const auto first = weigh(t, sums[0]);
-      store(t, first, t + 1 < tokens ? weigh(t + 1, sums[0]) : hn::Zero(d));
+      const bool two = t + 1 < tokens;
+      FloatVec weights[] = {power(t), two ? power(t + 1) : hn::Zero(d)};
+      RaiseTo<kError>(weights);
+      if (!two) weights[1] = hn::Zero(d);
+      sums[0] = hn::Add(hn::Add(sums[0], weights[0]), weights[1]);
+      store(t, weights[0], weights[1]);
     }
     for (; t < RoundUp(tokens, kAmxTokens); ++t) {
       hn::Store(hn::Zero(d), d, column + t * kAmxQueries);

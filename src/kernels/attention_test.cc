@@ -276,7 +276,7 @@ TEST_P(AttentionLawTest, NotANumberInAValueReachesEveryQueryOfItsHeadOnly) {
   const auto out = Attend(p, 1, GetParam());
   for (std::int64_t i = 0; i < 20 * 16; ++i) EXPECT_EQ(std::isnan(out[i]), i % 16 == 3) << i;
   p.qkv[4 * 48 + 32 + 3] = 0;
-  p.qkv[4 * 48 + 16 + 3] = NAN;  // key of token 4, head 0
+  p.qkv[4 * 48 + 16 + 3] = std::nanf("1");  // key of token 4, head 0; lower bits are not zero
   const auto by_key = Attend(p, 1, GetParam());
   for (std::int64_t i = 0; i < 20 * 16; ++i) EXPECT_EQ(std::isnan(by_key[i]), i % 16 < 8) << i;
 }

@@ -356,36 +356,65 @@ HWY_INLINE FloatVec ScaleAndBias(FloatVec sum, float row_scale, FloatVec column_
 }
 
 // Of a layer of this format.
-template <GemmFormat kFormat>
-HWY_INLINE FloatVec Gelu(FloatVec x) {
+template <GemmFormat kFormat, int kCount>
+HWY_INLINE void Gelu(FloatVec (&values)[kCount]) {
   constexpr bool k8Bits = kFormat == GemmFormat::kInt8 || kFormat == GemmFormat::kBf16;
-  return k8Bits ? GeluTanhOf8Bits(x) : GeluTanh(x);
+  GeluTanh<k8Bits ? PowerError::k8Bits : PowerError::kFloat>(values);
+}
+
+// kRows rows from `row` and kVectors vectors from column `x` of a tile.
+template <GemmFormat kFormat, bool kGelu, bool kResidual, int kRows, int kVectors>
+HWY_INLINE void FinishVectors(const GemmCall& call, const FinishedTile& tile, std::int64_t row,
+                              std::int64_t x) {
+  constexpr bool kInteger = kFormat != GemmFormat::kFp32;
+  const FloatTag d;
+  FloatVec values[kRows * kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    const std::int64_t column = tile.column + x + v * kLanes;
+    const std::int64_t count = tile.columns - x - v * kLanes;
+    FloatVec column_scales = hn::Zero(d);
+    if constexpr (kInteger) column_scales = hn::LoadU(d, call.w->scales() + column);
+    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
+    if (call.bias != nullptr) bias = LoadColumns(call.bias + column, count);
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      const auto sum = hn::LoadU(d, tile.c + (row + r) * tile.c_stride + x + v * kLanes);
+      if constexpr (kInteger) {
+        values[r * kVectors + v] = ScaleAndBias(sum, tile.row_scales[row + r], column_scales, bias);
+      } else {
+        values[r * kVectors + v] = hn::Add(sum, bias);
+      }
+    }
+  }
+  if constexpr (kGelu) Gelu<kFormat>(values);
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      auto value = values[r * kVectors + v];
+      const std::int64_t from = x + v * kLanes;
+      if constexpr (kResidual) {
+        const float* residual = ResidualRow(call, tile.row + row + r) + tile.column + from;
+        value = hn::Add(LoadColumns(residual, tile.columns - from), value);
+      }
+      hn::StoreU(value, d, tile.c + (row + r) * tile.c_stride + from);
+    }
+  }
 }
 
 template <GemmFormat kFormat, bool kGelu, bool kResidual>
 HWY_NOINLINE void RunEpilogueOf(const GemmCall& call, const FinishedTile& tile) {
-  constexpr bool kInteger = kFormat != GemmFormat::kFp32;
-  const FloatTag d;
-  for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
-    const std::int64_t count = tile.columns - x;
-    FloatVec column_scales = hn::Zero(d);
-    if constexpr (kInteger) column_scales = hn::LoadU(d, call.w->scales() + tile.column + x);
-    FloatVec bias = hn::Set(d, -0.0f);  // adding -0 changes nothing
-    if (call.bias != nullptr) bias = LoadColumns(call.bias + tile.column + x, count);
-    float* c = tile.c + x;
-    for (std::int64_t r = 0; r < tile.rows; ++r, c += tile.c_stride) {
-      auto value = hn::LoadU(d, c);
-      if constexpr (kInteger) {
-        value = ScaleAndBias(value, tile.row_scales[r], column_scales, bias);
-      } else {
-        value = hn::Add(value, bias);
-      }
-      if constexpr (kGelu) value = Gelu<kFormat>(value);
-      if constexpr (kResidual) {
-        const float* residual = ResidualRow(call, tile.row + r) + tile.column + x;
-        value = hn::Add(LoadColumns(residual, count), value);
-      }
-      hn::StoreU(value, d, c);
+  static_assert(kTileVectors == 2);
+  std::int64_t row = 0;
+  if (tile.columns > kLanes) {
+    for (; row + 2 <= tile.rows; row += 2) {
+      FinishVectors<kFormat, kGelu, kResidual, 2, 2>(call, tile, row, 0);
+    }
+  }
+  for (; row < tile.rows; ++row) {
+    for (std::int64_t x = 0; x < tile.columns; x += kLanes) {
+      FinishVectors<kFormat, kGelu, kResidual, 1, 1>(call, tile, row, x);
     }
   }
 }
@@ -640,7 +669,9 @@ HWY_INLINE void FinishAmxRows(const GemmCall& call, const PackedRows& block,
         value = ScaleAndBias(value, row_scales[r], hn::Load(d, columns.scales + x), bias);
       }
       if constexpr (kGelu) {
-        value = Gelu<Number::kFormat>(value);
+        FloatVec values[] = {value};
+        Gelu<Number::kFormat>(values);
+        value = values[0];
       }
       if constexpr (kWhole) {
         if constexpr (kResidual) value = hn::Add(hn::LoadU(d, residual + x), value);

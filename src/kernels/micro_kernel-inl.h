@@ -1,8 +1,9 @@
-// The register tile that GEMM and attention share, and exp. Included once per Highway target by the
-// .cc files of src/kernels.
+// The register tile that GEMM and attention share, and powers of 2. Included once per Highway
+// target by the .cc files of src/kernels.
 
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <type_traits>
 #include <utility>
 
@@ -345,7 +346,8 @@ HWY_INLINE void MultiplyStep(const float* HWY_RESTRICT a, const float* HWY_RESTR
       SIGLIP_WINOGRAD_ROW(step, 1) SIGLIP_WINOGRAD_ROW(step, 2) SIGLIP_WINOGRAD_ROW(step, 3)
 
 // MultiplyFullTile for Int16PairWinograd, 4 rows by 2 vectors; sums: what to add to, at first the
-// cross products.
+// cross products. Rows come from the second-level cache: they are asked for four steps of four
+// ahead, in this tile or the next.
 template <int kAStride, int kBStride>
 HWY_INLINE void MultiplyFullTileWinograd(std::int64_t quads, const float* a, const float* b,
                                          IntVec (&sums)[kWinogradTileRows][2], const char* prefetch,
@@ -355,6 +357,7 @@ HWY_INLINE void MultiplyFullTileWinograd(std::int64_t quads, const float* a, con
       ".p2align 5\n"
       "1:\n\t"
       "prefetcht1 (%[prefetch])\n\t"
+      "prefetcht0 256(%[a])\n\t"
       SIGLIP_WINOGRAD_STEPS(0)
       SIGLIP_WINOGRAD_STEPS(2)
       "add %[prefetch_step], %[prefetch]\n\t"
@@ -590,76 +593,109 @@ HWY_INLINE void PackRows(const float* const* from, std::int64_t rows, std::int64
   }
 }
 
-// e^x within 1 ulp or so on [-87.3, 88.3], the value at the border outside, NaN for NaN.
-// x = n ln2 + r, |r| <= ln2 / 2; e^r by its Taylor series to r^7 (remainder 5e-9 relative).
-HWY_INLINE FloatVec Exp(FloatVec x) {
+// How near a power of 2 is to be: 3e-6 relative is enough for what will be rounded to 8 bits.
+enum class PowerError { kFloat, k8Bits };
+
+// Coefficients of q, the last first: for kFloat those whose largest relative error in 2^f is least,
+// 2e-9 before rounding, for k8Bits those of Taylor's series.
+template <PowerError kError>
+inline constexpr float kPowerOf2Series[] = {1.53532586e-4f, 1.33990031e-3f, 9.61843878e-3f,
+                                            5.55033199e-2f, 2.40226477e-1f, 6.93147182e-1f};
+template <>
+inline constexpr float kPowerOf2Series<PowerError::k8Bits>[] = {
+    1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f};
+
+// 2^t = fraction * scale, within 8e-8 (k8Bits: 3e-6) relative on [-126, 126], the value at the
+// border outside, NaN for NaN: t = n + f, |f| <= 1/2, scale = 2^n, fraction = 2^f = 1 + f q(f).
+// Several at a time, step by step, since each alone is a chain of operations that wait for each
+// other, longer than what a processor looks ahead.
+template <PowerError kError, int kCount>
+HWY_INLINE void PowersOf2(const FloatVec (&powers)[kCount], FloatVec (&fractions)[kCount],
+                          FloatVec (&scales)[kCount]) {
   const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  const auto low = hn::Set(d, -87.3f);
-  const auto high = hn::Set(d, 88.3f);
+  constexpr std::size_t kTerms = std::size(kPowerOf2Series<kError>);
+  const auto low = hn::Set(d, -126.0f);
+  const auto high = hn::Set(d, 126.0f);
+  // n, the nearest integer, and a float's bias come to stand in the lower bits.
+  const auto shift = hn::Set(d, 12582912.0f + 127);
+  FloatVec f[kCount];
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) {
+    auto t = powers[i];
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_SVE_256
-  // Their Min and Max lose NaN.
-  x = hn::IfThenElse(hn::Lt(x, low), low, x);
-  x = hn::IfThenElse(hn::Lt(high, x), high, x);
+    // Their Min and Max lose NaN.
+    t = hn::IfThenElse(hn::Lt(t, low), low, t);
+    t = hn::IfThenElse(hn::Lt(high, t), high, t);
 #elif HWY_TARGET == HWY_NEON
-  // Highway's Min and Max lose NaN, these do not.
-  x.raw = vminq_f32(high.raw, vmaxq_f32(low.raw, x.raw));
+    // Highway's Min and Max lose NaN, these do not.
+    t.raw = vminq_f32(high.raw, vmaxq_f32(low.raw, t.raw));
 #else
-  // x is the second operand: x86 returns that one if either is NaN.
-  x = hn::Min(high, hn::Max(low, x));
+    // t is the second operand: x86 returns that one if either is NaN.
+    t = hn::Min(high, hn::Max(low, t));
 #endif
-  const auto n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
-  auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);  // ln2's leading bits: n * this is exact
-  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
-  auto p = hn::Set(d, 1.0f / 5040);
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 720));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 120));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 24));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 6));
-  p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
-  p = hn::MulAdd(hn::Mul(p, r), r, hn::Add(r, hn::Set(d, 1.0f)));
-  const auto exponent = hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
+    f[i] = t;
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) scales[i] = hn::Add(f[i], shift);
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) f[i] = hn::Sub(f[i], hn::Sub(scales[i], shift));
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) {
+    scales[i] = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(IntTag(), scales[i])));
+    fractions[i] = hn::Set(d, kPowerOf2Series<kError>[0]);
+  }
+#pragma GCC unroll 6
+  for (std::size_t c = 1; c < kTerms; ++c) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      fractions[i] = hn::MulAdd(fractions[i], f[i], hn::Set(d, kPowerOf2Series<kError>[c]));
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) {
+    fractions[i] = hn::MulAdd(fractions[i], f[i], hn::Set(d, 1.0f));
+  }
 }
+
+// values = 2^values.
+template <PowerError kError, int kCount>
+HWY_INLINE void RaiseTo(FloatVec (&values)[kCount]) {
+  FloatVec fractions[kCount];
+  FloatVec scales[kCount];
+  PowersOf2<kError>(values, fractions, scales);
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) values[i] = hn::Mul(fractions[i], scales[i]);
+}
+inline constexpr float kLog2E = 1.44269504f;
 
 // x/2 (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3): without the
-// cancellation of 1 + tanh(u) for negative u.
-HWY_INLINE FloatVec GeluTanh(FloatVec x) {
+// cancellation of 1 + tanh(u) for negative u. e^(-2u) is a power of 2.
+template <PowerError kError, int kCount>
+HWY_INLINE void GeluTanh(FloatVec (&values)[kCount]) {
   const FloatTag d;
-  const auto inner = hn::MulAdd(hn::Mul(x, x), hn::Set(d, 0.044715f), hn::Set(d, 1.0f));
-  const auto minus_2u = hn::Mul(hn::Mul(x, hn::Set(d, -1.5957691216057308f)), inner);
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), Exp(minus_2u)));
-}
-
-// For what will be rounded to 8 bits. 2^t within 3e-6 relative on [-126, 126], the value at the
-// border outside, NaN for NaN: t = n + f, |f| <= 1/2, 2^f by its Taylor series to f^5.
-HWY_INLINE FloatVec PowerOf2Of8Bits(FloatVec t) {
-  const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  // t is the second operand, see Exp.
-  t = hn::Min(hn::Set(d, 126.0f), hn::Max(hn::Set(d, -126.0f), t));
-  // n, the nearest integer, comes to stand in the lower bits.
-  const auto shift = hn::Set(d, 12582912.0f);
-  const auto shifted = hn::Add(t, shift);
-  const auto f = hn::Sub(t, hn::Sub(shifted, shift));
-  auto p = hn::Set(d, 1.3333558e-3f);
-  p = hn::MulAdd(p, f, hn::Set(d, 9.6181291e-3f));
-  p = hn::MulAdd(p, f, hn::Set(d, 5.5504109e-2f));
-  p = hn::MulAdd(p, f, hn::Set(d, 2.4022651e-1f));
-  p = hn::MulAdd(p, f, hn::Set(d, 6.9314718e-1f));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
-}
-
-// GeluTanh within 6e-6 relative, where x is not far below zero: e^(-2u) as a power of 2, and a step
-// of Newton's from the processor's reciprocal.
-HWY_INLINE FloatVec GeluTanhOf8Bits(FloatVec x) {
-  const FloatTag d;
-  const auto inner = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.30220820f));
-  const auto divisor = hn::Add(hn::Set(d, 1.0f), PowerOf2Of8Bits(hn::Mul(x, inner)));
-  const auto near = hn::ApproximateReciprocal(divisor);
-  return hn::Mul(hn::Mul(x, near), hn::NegMulAdd(divisor, near, hn::Set(d, 2.0f)));
+  FloatVec powers[kCount];
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) {
+    const auto x = values[i];
+    const auto inner =
+        hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.30220820f));
+    powers[i] = hn::Mul(x, inner);
+  }
+  FloatVec fractions[kCount];
+  FloatVec scales[kCount];
+  PowersOf2<kError>(powers, fractions, scales);
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) {
+    const auto divisor = hn::MulAdd(fractions[i], scales[i], hn::Set(d, 1.0f));
+    if constexpr (kError == PowerError::k8Bits) {
+      // Within 6e-6 relative, where x is not far below zero: a step of Newton's from the
+      // processor's reciprocal.
+      const auto near = hn::ApproximateReciprocal(divisor);
+      values[i] = hn::Mul(hn::Mul(values[i], near), hn::NegMulAdd(divisor, near, hn::Set(d, 2.0f)));
+    } else {
+      values[i] = hn::Div(values[i], divisor);
+    }
+  }
 }
 
 }  // namespace HWY_NAMESPACE
