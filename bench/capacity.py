@@ -2,7 +2,7 @@
 """Machines, money and bytes for many images: the tables of docs/scaling.md, and yours.
 
     python3 bench/capacity.py machines | volumes      what stands in docs/scaling.md
-    python3 bench/capacity.py yours --engine-s 2.66 --engine-cores 2 --decode-core-s 0.0016 --cores 32 --price 1.50
+    python3 bench/capacity.py yours --engine-s 2.56 --engine-cores 2 --decode-core-s 0.0016 --cores 32 --price 1.50
 
 Rates are measured (docs/performance.md) or said to be assumed; prices are assumptions. Standard library only.
 """
@@ -13,7 +13,7 @@ import dataclasses
 IMAGES = {"10 M": 10e6, "1 G": 1e9, "100 G": 100e9}
 DAYS = (1, 30)
 # so400m in int16, all 27 layers, on two cores each: docs/performance/*.md.
-SO400M_S, SO400M_CORES = {"Zen 3": 2.66, "Xeon with AMX": 0.8197}, 2
+SO400M_S, SO400M_CORES = {"Zen 3": 2.56, "Xeon with AMX": 0.8197}, 2
 # base-224 with preprocessing of 500x375 JPEG: docs/performance.md, "Server" (the library's row).
 BASE_CORE_S = 0.4106
 # JPEG at 384 px, one core: docs/performance/zen3.md, "Preprocessing".
