@@ -1,7 +1,6 @@
 #include "api/inspect.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <optional>
 
@@ -13,6 +12,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/snapshot_folder.h"
 #include "text/tokenizer.h"
 
 namespace siglip {
@@ -37,6 +37,11 @@ std::string ResolutionText(const VisionConfig& vision) {
                       vision.num_patches(), " tokens");
 }
 
+// As most files mean it; else every digit, as each changes pixels.
+std::string ScaleText(double factor) {
+  return factor == 1.0 / 255 ? "1/255" : absl::StrFormat("%.17g", factor);
+}
+
 void DescribeConfig(const SiglipConfig& config, InspectReport& report) {
   const VisionConfig& vision = config.vision;
   report.facts.emplace_back("embedding", absl::StrCat("D = ", config.embedding_size()));
@@ -51,7 +56,7 @@ void DescribeWeights(const Checkpoint& checkpoint, InspectReport& report) {
   std::map<std::string, int> dtypes;
   std::size_t bytes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
-    ++dtypes[DtypeName(tensor.dtype)];
+    ++dtypes[tensor.dtype_name];
     bytes += tensor.bytes.size();
   }
   std::vector<std::string> parts;
@@ -78,9 +83,8 @@ std::optional<T> ValueOrProblem(absl::StatusOr<T> value, InspectReport& report) 
 InspectReport InspectCheckpoint(const std::string& directory) {
   InspectReport report;
   report.directory = directory;
-  std::error_code error;
-  if (!std::filesystem::is_directory(directory, error)) {
-    report.problems.push_back(absl::StrCat(directory, ": no such folder"));
+  if (const absl::Status folder = CheckSnapshotFolder(directory); !folder.ok()) {
+    report.problems.emplace_back(folder.message());
     return report;
   }
   const auto config = ValueOrProblem(ReadSiglipConfig(directory), report);
@@ -93,7 +97,8 @@ InspectReport InspectCheckpoint(const std::string& directory) {
                                     : absl::StrCat(preprocessor->image_size, " px");
     report.facts.emplace_back(
         "preprocessing",
-        absl::StrCat(size, ", ", preprocessor->resample == 2 ? "bilinear" : "bicubic", ", mean ",
+        absl::StrCat(size, ", ", preprocessor->resample == 2 ? "bilinear" : "bicubic", ", scale ",
+                     ScaleText(preprocessor->rescale_factor), ", mean ",
                      absl::StrJoin(preprocessor->image_mean, " "), ", std ",
                      absl::StrJoin(preprocessor->image_std, " ")));
   }

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/absl_view.h"
 #include "base/status_macros.h"
 
 namespace siglip {
@@ -22,6 +23,7 @@ namespace {
 
 // What is copied at once.
 constexpr std::size_t kCopyBytes = 1 << 16;
+constexpr std::size_t kMaxGitLfsPointerBytes = 1024;
 
 class FileDescriptor {
  public:
@@ -54,10 +56,23 @@ FileIdentity IdentityOf(const struct stat& info) {
           .changed_ns = nanoseconds(info.st_ctim)};
 }
 
+// Of an `open` that failed with `error`.
+absl::Status CannotOpen(const std::string& path, int error) {
+  std::error_code no_link;
+  const std::filesystem::path target = std::filesystem::read_symlink(path, no_link);
+  if (error != ENOENT || no_link) {
+    return absl::ErrnoToStatus(error, absl::StrCat("cannot open '", path, "'"));
+  }
+  return absl::NotFoundError(
+      absl::StrCat("cannot open '", path, "': it is a link to '", target.string(),
+                   "', which is not there (a download that was cut short, or a copy without what "
+                   "its links lead to? `cp -rL` copies that too)"));
+}
+
 absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
   auto fd =
       std::make_unique<FileDescriptor>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (fd->get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open '", path, "'"));
+  if (fd->get() < 0) return CannotOpen(path, errno);
   struct stat info {};
   if (::fstat(fd->get(), &info) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat '", path, "'"));
@@ -66,6 +81,11 @@ absl::StatusOr<OpenFile> OpenRegularFile(const std::string& path) {
     return absl::FailedPreconditionError(absl::StrCat("'", path, "' is not a regular file"));
   }
   return OpenFile{std::move(fd), static_cast<std::uint64_t>(info.st_size), IdentityOf(info)};
+}
+
+absl::Status CheckNoGitLfsPointer(const std::string& path, std::string_view content) {
+  if (!IsGitLfsPointer(content)) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("'", path, "': ", AbslView(kGitLfsAdvice)));
 }
 
 // A new file beside `path`, which takes its place; without that it goes again.
@@ -144,7 +164,9 @@ absl::StatusOr<FileMap> FileMap::Open(const std::string& path) {
   if (data == MAP_FAILED) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot map '", path, "'"));
   }
-  return FileMap(data, file.size, file.identity);
+  FileMap map(data, file.size, file.identity);
+  SIGLIP_RETURN_IF_ERROR(CheckNoGitLfsPointer(path, {static_cast<const char*>(data), file.size}));
+  return map;
 }
 
 FileMap::FileMap(FileMap&& other) noexcept
@@ -169,6 +191,17 @@ absl::StatusOr<FileIdentity> IdentifyFile(const std::string& path) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot stat '", path, "'"));
   }
   return IdentityOf(info);
+}
+
+bool HasEntry(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
+bool IsGitLfsPointer(std::string_view content) {
+  // The specification: the version comes first, and the whole is smaller than a kB.
+  return content.size() < kMaxGitLfsPointerBytes &&
+         content.starts_with("version https://git-lfs.github.com/spec/");
 }
 
 absl::StatusOr<bool> IsNamed(const std::string& path, int fd) {
@@ -206,7 +239,16 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_
     done += static_cast<std::size_t>(n);
   }
   content.resize(done);
+  SIGLIP_RETURN_IF_ERROR(CheckNoGitLfsPointer(path, content));
   return content;
+}
+
+absl::Status CheckInputFile(const std::string& path) {
+  SIGLIP_ASSIGN_OR_RETURN(const OpenFile file, OpenRegularFile(path));
+  char head[kMaxGitLfsPointerBytes];
+  const ssize_t n = ::pread(file.fd->get(), head, sizeof(head), 0);
+  if (n < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read '", path, "'"));
+  return CheckNoGitLfsPointer(path, {head, static_cast<std::size_t>(n)});
 }
 
 absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t max_bytes) {

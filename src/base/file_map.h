@@ -29,12 +29,24 @@ absl::StatusOr<FileIdentity> IdentifyFile(const std::string& path);
 // removed or renamed it since it was opened.
 absl::StatusOr<bool> IsNamed(const std::string& path, int fd);
 
+// Whether a folder has an entry of that name, be it a link to nothing: opening that one says so,
+// and who took it for absent would go on without what it stands for.
+bool HasEntry(const std::string& path);
+
+// Whether it is what Git LFS leaves in a clone in the place of a file that was not fetched.
+bool IsGitLfsPointer(std::string_view content);
+// What to do about one.
+inline constexpr std::string_view kGitLfsAdvice =
+    "a pointer of Git LFS stands in the file's place: run `git lfs pull` in the clone, or download "
+    "the file itself (`hf download`)";
+
 // A read-only private mapping of a whole regular file; symlinks are followed. Renaming or unlinking
 // the file while it is mapped is harmless, truncating it makes later reads raise SIGBUS.
 // Thread-safe once opened. Movable.
 class FileMap {
  public:
-  // NotFound, PermissionDenied or FailedPrecondition (not a regular file), naming the path.
+  // NotFound, PermissionDenied or FailedPrecondition (not a regular file, or a Git LFS pointer),
+  // naming the path.
   static absl::StatusOr<FileMap> Open(const std::string& path);
 
   FileMap() = default;
@@ -62,10 +74,14 @@ void DropPages(std::span<const std::byte> bytes);
 // may claim any size. Far above what Pillow's limit on pixels lets through in any sane encoding.
 inline constexpr std::uint64_t kMaxImageBytes = std::uint64_t{1} << 30;
 
-// The whole content of a regular file. ResourceExhausted if it has more than `max_bytes`.
+// The whole content of a regular file. ResourceExhausted if it has more than `max_bytes`, else as
+// FileMap::Open.
 absl::StatusOr<std::string> ReadFile(const std::string& path, std::uint64_t max_bytes);
 
-// The same of anything that can be read to its end, such as the pipe of a shell's <(...).
+// What either would say of the file, without its content.
+absl::Status CheckInputFile(const std::string& path);
+
+// ReadFile of anything that can be read to its end, such as the pipe of a shell's <(...).
 absl::StatusOr<std::string> ReadInputFile(const std::string& path, std::uint64_t max_bytes);
 
 // Writes to `path` atomically: a temporary file beside it, flushed, then renamed over it.

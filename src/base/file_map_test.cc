@@ -39,6 +39,42 @@ TEST_F(FileMapTest, IdentityTellsAnotherFileAndAnotherState) {
   EXPECT_EQ(IdentifyFile(Path("none")).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(FileMapTest, ALinkToNothingIsAnEntryAndSaysWhereItLeads) {
+  const std::string link = Path("dangling");
+  ::unlink(link.c_str());
+  EXPECT_FALSE(HasEntry(link));
+  EXPECT_FALSE(HasEntry(link + "/below"));
+  ASSERT_EQ(::symlink("../blobs/none", link.c_str()), 0);
+  EXPECT_TRUE(HasEntry(link));
+  for (const absl::Status& status :
+       {FileMap::Open(link).status(), ReadFile(link, 1).status(), CheckInputFile(link)}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+    EXPECT_NE(status.message().find("it is a link to '../blobs/none', which is not there"),
+              absl::string_view::npos)
+        << status;
+  }
+}
+
+TEST_F(FileMapTest, AGitLfsPointerIsNotTheFileThatItStandsFor) {
+  const std::string path = Path("pointer");
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, 'a') +
+      "\nsize 3511950624\n";
+  ASSERT_TRUE(WriteFileAtomically(path, pointer).ok());
+  for (const absl::Status& status :
+       {FileMap::Open(path).status(), ReadFile(path, 1024).status(), CheckInputFile(path)}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_NE(status.message().find("pointer': a pointer of Git LFS"), absl::string_view::npos)
+        << status;
+    EXPECT_NE(status.message().find("`git lfs pull`"), absl::string_view::npos) << status;
+  }
+  // Longer than any pointer: a file that begins so.
+  ASSERT_TRUE(WriteFileAtomically(path, pointer + std::string(1024, ' ')).ok());
+  EXPECT_TRUE(FileMap::Open(path).ok());
+  EXPECT_TRUE(ReadFile(path, 2048).ok());
+  EXPECT_TRUE(CheckInputFile(path).ok());
+}
+
 TEST_F(FileMapTest, DroppedPagesAreReadAgain) {
   const std::string path = Path("dropped");
   const std::string content(100'000, 'x');

@@ -1,9 +1,10 @@
 #include "bulk/item_source.h"
 
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/file_map.h"
+#include "base/status_macros.h"
 #include "bulk/listing.h"
 
 namespace siglip::bulk {
@@ -79,11 +80,7 @@ class JobSource final : public ItemSource {
 
   // A pipe would be waited for, and could not be gone back in.
   absl::StatusOr<std::unique_ptr<Archive>> Open(InputKind kind) const {
-    std::error_code error;
-    const std::filesystem::file_status there = std::filesystem::status(path_, error);
-    if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
-      return absl::FailedPreconditionError(absl::StrCat("'", path_, "' is not a regular file"));
-    }
+    SIGLIP_RETURN_IF_ERROR(CheckInputFile(path_));
     return kind == InputKind::kTar ? OpenTar(path_) : OpenParquet(path_, items_.columns);
   }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +10,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
+#include "checkpoint/snapshot_folder.h"
 #include "checkpoint/weight_files.h"
 
 namespace siglip {
@@ -21,10 +21,6 @@ constexpr std::size_t kMaxNamed = 5;
 
 std::string ShapeText(const std::vector<std::int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ","), "]");
-}
-
-bool IsWeightDtype(TensorDtype dtype) {
-  return dtype == TensorDtype::kF32 || dtype == TensorDtype::kF16 || dtype == TensorDtype::kBF16;
 }
 
 void AppendLinear(const std::string& name, std::int64_t out, std::int64_t in,
@@ -63,6 +59,47 @@ absl::Status Several(const std::string& where, const std::vector<std::string>& p
   return absl::InvalidArgumentError(absl::StrCat(where, ": ", text));
 }
 
+// A model that was saved as a part of another one has this in front of its tensors' names; as
+// transformers does (base_model_prefix), it is taken off where the rest is a name that is needed.
+absl::Status Unwrap(const std::string& where, const SiglipConfig& config,
+                    std::map<std::string, StoredTensor>& found) {
+  const std::string prefix = config.vision.naflex() ? "siglip2." : "siglip.";
+  for (const RequiredTensor& required : RequiredTensors(config)) {
+    auto node = found.extract(prefix + required.name);
+    if (node.empty()) continue;
+    node.key() = required.name;
+    if (!found.insert(std::move(node)).inserted) {
+      return absl::InvalidArgumentError(absl::StrCat(where, ": tensor \"", required.name,
+                                                     "\": found twice, also as \"", prefix,
+                                                     required.name, "\""));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// A part of the model has the same model_type, and would open in transformers with random weights
+// for the rest.
+absl::Status CheckBothTowers(const std::string& where,
+                             const std::map<std::string, StoredTensor>& found) {
+  const auto has = [&](const std::string& tower) {
+    const auto first = found.lower_bound(tower);
+    return first != found.end() && first->first.starts_with(tower);
+  };
+  const bool vision = has("vision_model."), text = has("text_model.");
+  if (vision == text) return absl::OkStatus();  // what is missing is told by name
+  return absl::InvalidArgumentError(absl::StrCat(
+      where, ": found no tensor \"", vision ? "text_model" : "vision_model",
+      ".*\": the whole SiglipModel is needed, not SiglipForImageClassification or one tower"));
+}
+
+// " (but "x.name")" if there is a tensor whose name ends so.
+std::string ButAs(const std::string& name, const std::map<std::string, StoredTensor>& found) {
+  for (const auto& [other, tensor] : found) {
+    if (other.ends_with("." + name)) return absl::StrCat(" (but \"", other, "\")");
+  }
+  return "";
+}
+
 // Splits what the files hold into needed and extra, and says everything that is wrong with the
 // needed.
 absl::Status CheckTensors(const std::string& where, const SiglipConfig& config,
@@ -74,11 +111,14 @@ absl::Status CheckTensors(const std::string& where, const SiglipConfig& config,
     auto node = found.extract(required.name);
     if (node.empty()) {
       problems.push_back(absl::StrCat("tensor \"", required.name, "\": expected shape ",
-                                      ShapeText(required.shape), ", found no such tensor"));
-    } else if (node.mapped().shape != required.shape || !IsWeightDtype(node.mapped().dtype)) {
+                                      ShapeText(required.shape), ", found no such tensor",
+                                      // One look through all of them is enough.
+                                      problems.empty() ? ButAs(required.name, found) : ""));
+    } else if (node.mapped().shape != required.shape ||
+               node.mapped().dtype == TensorDtype::kOther) {
       problems.push_back(absl::StrCat(
           "tensor \"", required.name, "\": expected F32, F16 or BF16 ", ShapeText(required.shape),
-          ", found ", DtypeName(node.mapped().dtype), " ", ShapeText(node.mapped().shape)));
+          ", found ", node.mapped().dtype_name, " ", ShapeText(node.mapped().shape)));
     } else {
       needed.insert(std::move(node));
     }
@@ -147,7 +187,8 @@ absl::Status Checkpoint::OpenWeights() {
   for (const std::string& name : weights.names) {
     const std::string path = directory_ + "/" + name;
     SIGLIP_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
-    // transformers takes all that a shard holds, whatever the index says of it, and the last of two.
+    // transformers takes all that a shard holds, whatever the index says of it, and the last of
+    // two.
     for (const auto& [tensor, stored] : file.tensors()) found.insert_or_assign(tensor, stored);
     files_.push_back(std::move(file));
     weight_files_.push_back(path);
@@ -159,6 +200,8 @@ absl::Status Checkpoint::OpenWeights() {
                                                      name, ", no shard holds it"));
     }
   }
+  SIGLIP_RETURN_IF_ERROR(Unwrap(directory_, config_, found));
+  SIGLIP_RETURN_IF_ERROR(CheckBothTowers(directory_, found));
   SIGLIP_RETURN_IF_ERROR(CheckTensors(directory_, config_, found, extra_tensors_));
   std::sort(extra_tensors_.begin(), extra_tensors_.end());
   tensors_ = std::move(found);
@@ -167,10 +210,7 @@ absl::Status Checkpoint::OpenWeights() {
 }
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory) {
-  std::error_code error;
-  if (!std::filesystem::is_directory(directory, error)) {
-    return absl::NotFoundError(absl::StrCat(directory, ": no such folder"));
-  }
+  SIGLIP_RETURN_IF_ERROR(CheckSnapshotFolder(directory));
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
   SIGLIP_ASSIGN_OR_RETURN(checkpoint.config_,

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_replace.h"
 #include "base/file_map.h"
 #include "checkpoint/tiny_checkpoint_for_test.h"
 
@@ -64,6 +65,37 @@ TEST(CheckpointTest, ManyProblemsAreCounted) {
   EXPECT_THAT(ErrorOf(folder), HasSubstr(absl::StrCat("and ", TinyTensors().size() - 6, " more")));
 }
 
+// As transformers' base_model_prefix: what a wrapper of the model saved.
+TEST(CheckpointTest, NamesMayBeginWithTheModelsOwn) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_prefix");
+  const auto with = [&](const std::string& prefix, bool again) {
+    auto tensors = TinyTensors();
+    for (auto& tensor : tensors) tensor.name = prefix + tensor.name;
+    tensors.push_back({prefix + "other", {1}});
+    if (again) tensors.push_back({"logit_bias", {1}});
+    WriteText(folder + "/model.safetensors", SerializeSafetensors(tensors, Zero));
+    return ErrorOf(folder);
+  };
+  EXPECT_EQ(with("siglip.", false), "opened");
+  EXPECT_THAT(Checkpoint::Open(folder)->extra_tensors(), ElementsAre("siglip.other"));
+  EXPECT_THAT(with("siglip.", true), HasSubstr("\"logit_bias\": found twice, also as \"siglip."));
+  EXPECT_THAT(with("module.", false),
+              HasSubstr("\"logit_scale\": expected shape [1], found no such tensor (but "
+                        "\"module.logit_scale\")"));
+  EXPECT_THAT(with("siglip2.", false), HasSubstr("found no such tensor"));
+}
+
+TEST(CheckpointTest, AModelOfOneTowerIsTold) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_tower");
+  for (const char* tower : {"text_model.", "vision_model."}) {
+    auto tensors = TinyTensors();
+    std::erase_if(tensors, [&](const RequiredTensor& t) { return t.name.starts_with(tower); });
+    tensors.push_back({"classifier.weight", {2, 12}});
+    WriteText(folder + "/model.safetensors", SerializeSafetensors(tensors, Zero));
+    EXPECT_THAT(ErrorOf(folder), HasSubstr(absl::StrCat("found no tensor \"", tower, "*\"")));
+  }
+}
+
 TEST(CheckpointTest, AnExtraTensorIsOnlyNamed) {
   const std::string folder = WriteTinyCheckpoint("checkpoint_test_extra");
   auto tensors = TinyTensors();
@@ -72,6 +104,36 @@ TEST(CheckpointTest, AnExtraTensorIsOnlyNamed) {
   const auto checkpoint = Checkpoint::Open(folder);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_THAT(checkpoint->extra_tensors(), ElementsAre("zzz"));
+}
+
+// One dtype that is of no use here, one that the format's reference does not know.
+TEST(CheckpointTest, ADtypeThatNoWeightHasCountsOnlyWhereItIsNeeded) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_dtype");
+  for (const char* dtype : {"C64", "I4_PACKED"}) {
+    auto tensors = TinyTensors();
+    tensors.push_back({"zzz", {2}});
+    std::string file = SerializeSafetensors(tensors, Zero);
+    const std::string entry = "\"zzz\":{\"dtype\":\"F32\",\"shape\":[2]";
+    const auto with = [&](const std::string& old, const std::string& changed) {
+      std::string header = file.substr(8, file.find("}}") + 2 - 8);
+      header.replace(header.find(old), old.size(), changed);
+      const std::uint64_t length = header.size();
+      WriteText(folder + "/model.safetensors",
+                std::string(reinterpret_cast<const char*>(&length), 8) + header +
+                    file.substr(file.find("}}") + 2));
+    };
+    with(entry, absl::StrCat("\"zzz\":{\"dtype\":\"", dtype, "\",\"shape\":[1]"));
+    EXPECT_EQ(ErrorOf(folder), "opened");
+    // Of 8 bytes too.
+    const std::string needed =
+        "\"text_model.final_layer_norm.bias\":{\"dtype\":\"F32\",\"shape\":[8]";
+    with(needed, absl::StrCat("\"text_model.final_layer_norm.bias\":{\"dtype\":\"", dtype,
+                              "\",\"shape\":[4]"));
+    EXPECT_THAT(ErrorOf(folder),
+                HasSubstr(absl::StrCat("\"text_model.final_layer_norm.bias\": expected F32, F16 or "
+                                       "BF16 [8], found ",
+                                       dtype, " [4]")));
+  }
 }
 
 class ShardedTest : public testing::Test {
@@ -129,10 +191,18 @@ TEST_F(ShardedTest, AnIndexMayLeaveTensorsOutAndNameAnotherShard) {
 }
 
 TEST_F(ShardedTest, AShardOutsideTheFolderIsRefused) {
-  for (const char* name : {"../1.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""}) {
+  for (const char* name : {"../1.safetensors", "/etc/passwd", "a/../../1.safetensors", "..", "",
+                           "a/", "a//b.safetensors", "./1.safetensors"}) {
     WriteIndex(absl::StrCat("\"x\":\"", name, "\""));
-    EXPECT_THAT(ErrorOf(folder_), HasSubstr("file name of this folder")) << name;
+    EXPECT_THAT(ErrorOf(folder_), HasSubstr("a file in this folder or below it")) << name;
   }
+}
+
+TEST_F(ShardedTest, AShardMayLieInAFolderBelow) {
+  std::filesystem::create_directories(folder_ + "/a/b");
+  std::filesystem::rename(folder_ + "/2.safetensors", folder_ + "/a/b/2.safetensors");
+  WriteIndex(absl::StrReplaceAll(map_, {{"\"2.safetensors", "\"a/b/2.safetensors"}}));
+  EXPECT_EQ(ErrorOf(folder_), "opened");
 }
 
 TEST_F(ShardedTest, AMissingShardIsNamed) {
@@ -146,6 +216,10 @@ TEST(CheckpointTest, AFolderWithoutWeightsSaysWhatIsExpected) {
   EXPECT_THAT(ErrorOf(folder), HasSubstr("model.safetensors.index.json, found neither"));
   WriteText(folder + "/pytorch_model.bin", "PK");
   EXPECT_THAT(ErrorOf(folder), HasSubstr("found pytorch_model.bin alone, which is not read"));
+  std::filesystem::remove(folder + "/pytorch_model.bin");
+  WriteText(folder + "/adapter_model.safetensors", "");
+  EXPECT_THAT(ErrorOf(folder),
+              HasSubstr("found adapter_model.safetensors alone, which is an adap"));
 }
 
 TEST(CheckpointTest, ImageSizesMustAgree) {
@@ -199,6 +273,71 @@ TEST(CheckpointTest, SymlinksAreFollowed) {
   std::filesystem::rename(folder + "/model.safetensors", folder + "/blob");
   std::filesystem::create_symlink("blob", folder + "/model.safetensors");
   EXPECT_EQ(ErrorOf(folder), "opened");
+}
+
+// As `hf download` fills its cache: every file is a link to a blob.
+class HubCacheTest : public testing::Test {
+ protected:
+  HubCacheTest() {
+    const std::string files = WriteTinyCheckpoint("checkpoint_test_cache_files");
+    std::filesystem::remove_all(model_);
+    std::filesystem::create_directories(snapshot_);
+    std::filesystem::create_directories(model_ + "/blobs");
+    std::filesystem::create_directories(model_ + "/refs");
+    WriteText(model_ + "/refs/main", "0123abcd");
+    for (const auto& entry : std::filesystem::directory_iterator(files)) {
+      const std::string name = entry.path().filename();
+      std::filesystem::rename(entry.path(), model_ + "/blobs/of-" + name);
+      std::filesystem::create_symlink("../../blobs/of-" + name, snapshot_ + "/" + name);
+    }
+  }
+  const std::string model_ = std::string(std::filesystem::temp_directory_path()) +
+                             "/checkpoint_test_cache/models--owner--siglip";
+  const std::string snapshot_ = model_ + "/snapshots/0123abcd";
+};
+
+TEST_F(HubCacheTest, ASnapshotOpens) { EXPECT_EQ(ErrorOf(snapshot_), "opened"); }
+
+TEST_F(HubCacheTest, TheFolderAboveNamesItsSnapshot) {
+  EXPECT_EQ(ErrorOf(model_), absl::StrCat(model_,
+                                          ": a model's folder in the Hugging Face cache; the "
+                                          "checkpoint is in ",
+                                          snapshot_));
+  std::filesystem::remove_all(model_ + "/refs");
+  std::filesystem::create_directory(model_ + "/snapshots/89ef");
+  EXPECT_THAT(ErrorOf(model_), HasSubstr("/0123abcd or " + model_ + "/snapshots/89ef"));
+}
+
+TEST_F(HubCacheTest, ALinkToNothingIsNotTakenForAnAbsentFile) {
+  for (const char* name : {"config.json", "preprocessor_config.json", "model.safetensors"}) {
+    const std::string blob = absl::StrCat(model_, "/blobs/of-", name);
+    std::filesystem::rename(blob, blob + "~");
+    EXPECT_THAT(ErrorOf(snapshot_), HasSubstr(absl::StrCat(name, "': it is a link to '../../blobs/",
+                                                           "of-", name, "', which is not there")));
+    std::filesystem::rename(blob + "~", blob);
+  }
+}
+
+TEST(CheckpointTest, AGitLfsPointerIsNamedWithWhatToDo) {
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_lfs");
+  for (const char* name : {"model.safetensors", "preprocessor_config.json", "config.json"}) {
+    WriteText(folder + "/" + name,
+              "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 813000000\n");
+    EXPECT_THAT(ErrorOf(folder), HasSubstr(absl::StrCat("/", name, "': a pointer of Git LFS")));
+    EXPECT_THAT(ErrorOf(folder), HasSubstr("`git lfs pull`"));
+  }
+}
+
+TEST(CheckpointTest, WhatIsNoFolderSaysWhatToDo) {
+  EXPECT_EQ(ErrorOf("google/siglip-base-patch16-224"),
+            "google/siglip-base-patch16-224: no such folder; a model of the Hugging Face hub is "
+            "downloaded into one with `hf download google/siglip-base-patch16-224 --local-dir "
+            "FOLDER`");
+  EXPECT_EQ(ErrorOf("/no/folder"), "/no/folder: no such folder");
+  EXPECT_EQ(ErrorOf("./folder"), "./folder: no such folder");
+  const std::string folder = WriteTinyCheckpoint("checkpoint_test_file");
+  EXPECT_EQ(ErrorOf(folder + "/config.json"),
+            folder + "/config.json: expected the folder of a checkpoint, got a file");
 }
 
 // Every half and bfloat16 pattern, against the definition of the format.

@@ -39,6 +39,8 @@ void ReadTower(JsonFields& fields, TowerConfig& tower) {
   fields.Read("num_hidden_layers", tower.num_hidden_layers, 1, kMaxLayers);
   fields.Read("num_attention_heads", tower.num_attention_heads, 1, kMaxHidden);
   fields.Read("layer_norm_eps", tower.layer_norm_eps, kMinEps, kMaxEps);
+  // Layers that differ from each other.
+  if (fields.Has("per_layer_config")) fields.Fail("\"per_layer_config\": is not supported");
   std::string activation = "gelu_pytorch_tanh";
   fields.Read("hidden_act", activation);
   if (std::find(std::begin(kGeluTanhNames), std::end(kGeluTanhNames), activation) ==
@@ -94,7 +96,9 @@ absl::Status ReadText(const json& object, const std::string& where, TextConfig& 
   fields.Read("vocab_size", text.vocab_size, 1, kMaxVocabulary);
   fields.Read("max_position_embeddings", text.max_position_embeddings, 1, kMaxTokens);
   text.projection_size = text.hidden_size;
-  fields.Read("projection_size", text.projection_size, 1, kMaxHidden);
+  if (fields.Has("projection_size")) {
+    fields.Read("projection_size", text.projection_size, 1, kMaxHidden);
+  }
   return fields.status();
 }
 
@@ -108,7 +112,14 @@ absl::StatusOr<SiglipConfig> ParseSiglipConfig(std::string_view text, const std:
   SIGLIP_RETURN_IF_ERROR(fields.status());
   if (model_type != "siglip" && model_type != "siglip2") {
     return absl::InvalidArgumentError(absl::StrCat(
-        source, ": \"model_type\": expected \"siglip\" or \"siglip2\", got \"", model_type, "\""));
+        source, ": \"model_type\": expected \"siglip\" or \"siglip2\", got \"", model_type, "\"",
+        model_type.starts_with("siglip") ? " (one tower alone? The whole model is needed)" : ""));
+  }
+  if (fields.Has("transformers_weights")) {
+    // Another file in the place of model.safetensors.
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": \"transformers_weights\": is not supported, got ",
+                     ShortDump(root["transformers_weights"])));
   }
   const ReadResolution read_resolution = model_type == "siglip2" ? ReadNaflex : ReadFixedResolution;
   // A missing or null part has the class defaults.

@@ -53,6 +53,61 @@ TEST(ConfigTest, NaflexHasTheDefaultsOfSiglip2Config) {
   EXPECT_EQ(config->text.max_position_embeddings, 64);
 }
 
+// transformers 5 checks the types of a config's values, without conversions: SiglipTextConfig and
+// SiglipVisionConfig are dataclasses that huggingface_hub makes strict.
+TEST(ConfigTest, ValuesHaveTheTypesThatTransformersChecks) {
+  const auto error = [](const std::string& tower, const std::string& value) {
+    return ConfigError(absl::StrCat(R"({"model_type":"siglip",")", tower, "\":{", value, "}}"));
+  };
+  for (const char* tower : {"text_config", "vision_config"}) {
+    for (const char* key :
+         {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}) {
+      for (const char* wrong : {"null", "12.0", "\"12\"", "true", "[12]"}) {
+        EXPECT_THAT(error(tower, absl::StrCat("\"", key, "\":", wrong)),
+                    HasSubstr(absl::StrCat(tower, ": \"", key, "\": expected an integer in 1..")))
+            << wrong;
+      }
+    }
+    for (const char* wrong : {"null", "0", "1", "\"1e-6\"", "false"}) {
+      EXPECT_THAT(error(tower, absl::StrCat("\"layer_norm_eps\":", wrong)),
+                  HasSubstr("\"layer_norm_eps\": expected a number with a point or an exponent"))
+          << wrong;
+    }
+    EXPECT_EQ(error(tower, R"("layer_norm_eps":1e-5)"), "parsed");
+    for (const char* wrong : {"null", "1", "[\"gelu_pytorch_tanh\"]"}) {
+      EXPECT_THAT(error(tower, absl::StrCat("\"hidden_act\":", wrong)),
+                  HasSubstr("\"hidden_act\": expected a string, got "))
+          << wrong;
+    }
+    EXPECT_THAT(error(tower, R"("per_layer_config":{"0":{"hidden_size":8}})"),
+                HasSubstr("per_layer_config"));
+  }
+  for (const char* wrong :
+       {"\"patch_size\":[16,16]", "\"image_size\":null", "\"image_size\":224.0",
+        "\"num_channels\":null", "\"vision_use_head\":null", "\"vision_use_head\":1"}) {
+    EXPECT_THAT(error("vision_config", wrong), HasSubstr("expected")) << wrong;
+  }
+  for (const char* wrong :
+       {"\"vocab_size\":null", "\"max_position_embeddings\":64.0", "\"projection_size\":\"768\""}) {
+    EXPECT_THAT(error("text_config", wrong), HasSubstr("expected an integer")) << wrong;
+  }
+  // The one that may be null, and the parts themselves.
+  EXPECT_EQ(error("text_config", "\"projection_size\":null"), "parsed");
+  EXPECT_EQ(ConfigError(R"({"model_type":"siglip","text_config":null,"vision_config":null})"),
+            "parsed");
+  EXPECT_THAT(ConfigError(R"({"model_type":"siglip","text_config":[]})"),
+              HasSubstr("text_config: expected a JSON object, got []"));
+}
+
+TEST(ConfigTest, AFileOrAModelThatOnlyTransformersCanTakeIsNamed) {
+  EXPECT_EQ(ConfigError(R"({"model_type":"siglip","transformers_weights":"x.safetensors"})"),
+            "config.json: \"transformers_weights\": is not supported, got \"x.safetensors\"");
+  EXPECT_EQ(ConfigError(R"({"model_type":"siglip","transformers_weights":null})"), "parsed");
+  EXPECT_THAT(
+      ConfigError(R"({"model_type":"siglip_vision_model"})"),
+      HasSubstr("got \"siglip_vision_model\" (one tower alone? The whole model is needed)"));
+}
+
 TEST(ConfigTest, OtherNamesOfTheSameActivationAreTaken) {
   for (const char* name : {"gelu_new", "gelu_accurate", "gelu_python_tanh", "gelu_fast"}) {
     EXPECT_EQ(

@@ -10,6 +10,7 @@
 #include "base/file_map.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "checkpoint/snapshot_folder.h"
 #include "checkpoint/weight_files.h"
 
 namespace siglip {
@@ -23,6 +24,7 @@ constexpr std::array<const char*, 8> kSettings = {
 }  // namespace
 
 absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder) {
+  SIGLIP_RETURN_IF_ERROR(CheckSnapshotFolder(folder));
   SIGLIP_ASSIGN_OR_RETURN(const WeightFiles weights, FindWeightFiles(folder));
   std::set<std::string> names(kSettings.begin(), kSettings.end());
   names.insert(weights.names.begin(), weights.names.end());
@@ -30,8 +32,7 @@ absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder) {
   Sha256 hash;
   for (const std::string& name : names) {
     const std::filesystem::path file = std::filesystem::path(folder) / name;
-    std::error_code error;
-    if (!std::filesystem::exists(file, error)) continue;
+    if (!HasEntry(file.string())) continue;
     SIGLIP_ASSIGN_OR_RETURN(const FileMap map, FileMap::Open(file.string()));
     const auto bytes = map.bytes();
     hash.AddField(name);

@@ -33,10 +33,13 @@ JsonFields::JsonFields(const json& object, std::string where)
 const json* JsonFields::Find(const char* key) const {
   if (!status_.ok()) return nullptr;
   const auto it = object_.find(key);
-  return it == object_.end() || it->is_null() ? nullptr : &*it;
+  return it == object_.end() ? nullptr : &*it;
 }
 
-bool JsonFields::Has(const char* key) const { return Find(key) != nullptr; }
+bool JsonFields::Has(const char* key) const {
+  const json* found = Find(key);
+  return found != nullptr && !found->is_null();
+}
 
 void JsonFields::Fail(const std::string& what) {
   if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(where_, ": ", what));
@@ -68,6 +71,10 @@ void JsonFields::Read(const char* key, double& value, double min, double max) {
 }
 
 void JsonFields::Read(const char* key, float& value, float min, float max) {
+  const json* found = Find(key);
+  if (found != nullptr && !found->is_number_float()) {
+    return FailKey(key, "a number with a point or an exponent", *found);
+  }
   double wide = static_cast<double>(value);
   Read(key, wide, static_cast<double>(min), static_cast<double>(max));
   value = static_cast<float>(wide);

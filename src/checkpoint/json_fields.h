@@ -18,13 +18,15 @@ class JsonFields {
   // `where` starts every message: "config.json: vision_config". Borrows `object`.
   JsonFields(const nlohmann::json& object, std::string where);
 
-  // An absent key or null leaves `value` as it is.
+  // An absent key leaves `value` as it is; null is of the wrong type, as in transformers' configs.
   void Read(const char* key, std::int64_t& value, std::int64_t min, std::int64_t max);
+  // Python's float: a number with a point or an exponent.
   void Read(const char* key, float& value, float min, float max);
   void Read(const char* key, double& value, double min, double max);
   void Read(const char* key, bool& value);
   void Read(const char* key, std::string& value);
 
+  // Whether it is there and not null.
   bool Has(const char* key) const;
   // An error of the caller's own about this object.
   void Fail(const std::string& what);
@@ -32,7 +34,7 @@ class JsonFields {
   const absl::Status& status() const { return status_; }
 
  private:
-  // Null if the key is absent, null, or an error happened before.
+  // A null pointer if the key is absent, or an error happened before.
   const nlohmann::json* Find(const char* key) const;
   void FailKey(const char* key, const std::string& expected, const nlohmann::json& got);
 

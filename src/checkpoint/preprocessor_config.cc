@@ -1,9 +1,9 @@
 #include "checkpoint/preprocessor_config.h"
 
 #include <cstdint>
-#include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "checkpoint/config.h"
 #include "checkpoint/json.h"
@@ -27,13 +27,13 @@ void CheckClass(JsonFields& fields, const std::string& expected) {
   const char* key = old ? "feature_extractor_type" : "image_processor_type";
   const std::string name = expected + (old ? "FeatureExtractor" : "ImageProcessor");
   std::string got = name;
-  fields.Read(key, got);
+  if (fields.Has(key)) fields.Read(key, got);
   if (got != name && got != name + "Fast" && got != name + "Pil") {
     fields.Fail(absl::StrCat("\"", key, "\": expected ", name, ", got ", ShortDump(got)));
   }
 }
 
-// Of these null is not as absent: transformers refuses it, or takes the step for switched off.
+// What is read only where it is there: of these null is not as absent, transformers refuses it.
 template <std::size_t kKeys>
 void RefuseNull(JsonFields& fields, const json& root, const char* const (&keys)[kKeys]) {
   for (const char* key : keys) {
@@ -82,15 +82,14 @@ absl::Status ReadSize(const json& size, const std::string& where, int& image_siz
 
 // What both kinds have.
 void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config) {
-  RefuseNull(fields, root, kNeededSteps);
-  RefuseNull(fields, root, {"image_mean", "image_std", "rescale_factor"});
+  RefuseNull(fields, root, {"image_mean", "image_std"});
   for (const char* step : kNeededSteps) {
     bool enabled = true;
     fields.Read(step, enabled);
     if (!enabled) fields.Fail(absl::StrCat("\"", step, "\": false is not supported"));
   }
   std::int64_t resample = config.resample;
-  fields.Read("resample", resample, 0, 5);
+  if (fields.Has("resample")) fields.Read("resample", resample, 0, 5);
   if (resample != 2 && resample != 3) {
     fields.Fail(absl::StrCat("\"resample\": expected 2 (bilinear) or 3 (bicubic), got ", resample));
   }
@@ -110,8 +109,8 @@ bool IsSquareOf(std::int64_t side, const json& size) {
 // changes nothing, and padding to no size is padding to the largest picture of the batch.
 void RefuseOtherFrame(JsonFields& fields, const json& root, const PreprocessorConfig& config) {
   bool crop = false, pad = false;
-  fields.Read("do_center_crop", crop);
-  fields.Read("do_pad", pad);
+  if (fields.Has("do_center_crop")) fields.Read("do_center_crop", crop);
+  if (fields.Has("do_pad")) fields.Read("do_pad", pad);
   const auto refuse = [&](const char* step, const char* key) {
     fields.Fail(absl::StrCat("\"", step, "\": true is supported with a \"", key,
                              "\" equal to \"size\", ", config.image_size, ", alone, got ",
@@ -149,7 +148,6 @@ absl::StatusOr<PreprocessorConfig> NaflexFrom(const json& root, const std::strin
   config.image_size = 0;
   config.resample = 2;
   CheckClass(fields, "Siglip2");
-  RefuseNull(fields, root, {"patch_size", "max_num_patches"});
   ReadCommon(fields, root, config);
   std::int64_t patch_size = config.patch_size;
   std::int64_t max_num_patches = config.max_num_patches;
@@ -180,14 +178,13 @@ absl::StatusOr<PreprocessorConfig> ReadPreprocessorConfig(const std::string& dir
   const auto parse = naflex ? NaflexFrom : FixedResolutionFrom;
   const std::string processor_path = directory + "/processor_config.json";
   const std::string path = directory + "/preprocessor_config.json";
-  std::error_code error;
-  if (std::filesystem::exists(processor_path, error)) {
+  if (HasEntry(processor_path)) {
     SIGLIP_ASSIGN_OR_RETURN(const json root, ReadJsonFile(processor_path, kMaxPreprocessorBytes));
     if (JsonFields(root, processor_path).Has("image_processor")) {
       return parse(root["image_processor"], processor_path + ": image_processor");
     }
   }
-  if (!std::filesystem::exists(path, error)) {
+  if (!HasEntry(path)) {
     return absl::NotFoundError(
         absl::StrCat(directory,
                      ": expected preprocessor_config.json or processor_config.json with "

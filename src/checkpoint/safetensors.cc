@@ -1,8 +1,8 @@
 #include "checkpoint/safetensors.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <string_view>
 #include <tuple>
@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/check.h"
 #include "base/checked_math.h"
 #include "base/status_macros.h"
 #include "checkpoint/json.h"
@@ -25,30 +26,42 @@ constexpr std::uint64_t kMaxHeaderBytes = 16 << 20;
 constexpr std::size_t kLengthBytes = 8;
 
 struct DtypeInfo {
-  TensorDtype dtype;
   const char* name;
-  std::size_t size_bytes;
+  std::uint64_t bits;
+  TensorDtype dtype = TensorDtype::kOther;
 };
 
-constexpr std::array<DtypeInfo, 15> kDtypes = {{{TensorDtype::kBool, "BOOL", 1},
-                                                {TensorDtype::kU8, "U8", 1},
-                                                {TensorDtype::kI8, "I8", 1},
-                                                {TensorDtype::kI16, "I16", 2},
-                                                {TensorDtype::kU16, "U16", 2},
-                                                {TensorDtype::kF16, "F16", 2},
-                                                {TensorDtype::kBF16, "BF16", 2},
-                                                {TensorDtype::kI32, "I32", 4},
-                                                {TensorDtype::kU32, "U32", 4},
-                                                {TensorDtype::kF32, "F32", 4},
-                                                {TensorDtype::kF64, "F64", 8},
-                                                {TensorDtype::kI64, "I64", 8},
-                                                {TensorDtype::kU64, "U64", 8},
-                                                {TensorDtype::kF8E4M3, "F8_E4M3", 1},
-                                                {TensorDtype::kF8E5M2, "F8_E5M2", 1}}};
+// All that the reference implementation knows (0.8, its own order). A later one's are read too, as
+// far as no weight of ours has them; how long their data must be cannot be checked then.
+constexpr DtypeInfo kDtypes[] = {{"BOOL", 8},
+                                 {"F4", 4},
+                                 {"F6_E2M3", 6},
+                                 {"F6_E3M2", 6},
+                                 {"U8", 8},
+                                 {"I8", 8},
+                                 {"F8_E5M2", 8},
+                                 {"F8_E4M3", 8},
+                                 {"F8_E8M0", 8},
+                                 {"F8_E4M3FNUZ", 8},
+                                 {"F8_E5M2FNUZ", 8},
+                                 {"I16", 16},
+                                 {"U16", 16},
+                                 {"F16", 16, TensorDtype::kF16},
+                                 {"BF16", 16, TensorDtype::kBF16},
+                                 {"I32", 32},
+                                 {"U32", 32},
+                                 {"F32", 32, TensorDtype::kF32},
+                                 {"C64", 64},
+                                 {"F64", 64},
+                                 {"I64", 64},
+                                 {"U64", 64}};
 
-const DtypeInfo& InfoOf(TensorDtype dtype) {
-  return *std::find_if(kDtypes.begin(), kDtypes.end(),
-                       [&](const DtypeInfo& info) { return info.dtype == dtype; });
+// Null: unknown.
+const DtypeInfo* FindDtype(const std::string& name) {
+  const auto* const found =
+      std::find_if(std::begin(kDtypes), std::end(kDtypes),
+                   [&](const DtypeInfo& known) { return name == known.name; });
+  return found == std::end(kDtypes) ? nullptr : found;
 }
 
 absl::Status Bad(const std::string& path, std::string_view what) {
@@ -68,6 +81,21 @@ struct Entry {
   std::uint64_t end = 0;
 };
 
+// `bad` makes the error of what it is told.
+template <class Bad>
+absl::Status CheckLength(const std::vector<std::int64_t>& shape, const DtypeInfo& info,
+                         std::uint64_t bytes, const Bad& bad) {
+  const auto count = ElementCount(shape);
+  const auto bits = count ? CheckedMul<std::uint64_t>(static_cast<std::uint64_t>(*count), info.bits)
+                          : std::nullopt;
+  if (bits && *bits % 8 == 0 && *bits / 8 == bytes) return absl::OkStatus();
+  const std::string needed = !bits            ? "too many"
+                             : *bits % 8 == 0 ? absl::StrCat(*bits / 8)
+                                              : absl::StrCat(static_cast<double>(*bits) / 8);
+  return bad(absl::StrCat("shape [", absl::StrJoin(shape, ","), "] of ", info.name, " needs ",
+                          needed, " bytes, data_offsets give ", bytes));
+}
+
 absl::StatusOr<Entry> ParseEntry(const std::string& path, const std::string& name,
                                  const json& value, std::uint64_t data_bytes) {
   const auto bad = [&](std::string_view what) {
@@ -81,13 +109,13 @@ absl::StatusOr<Entry> ParseEntry(const std::string& path, const std::string& nam
   }
   const auto dtype = value.find("dtype");
   if (dtype == value.end() || !dtype->is_string()) return bad("expected a \"dtype\" string");
-  const auto* info = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeInfo& known) {
-    return dtype->get_ref<const std::string&>() == known.name;
-  });
-  if (info == kDtypes.end()) {
-    return bad(absl::StrCat("unknown dtype ", dtype->get_ref<const std::string&>()));
-  }
-  Entry entry{.name = name, .tensor = {.dtype = info->dtype, .shape = {}, .bytes = {}}};
+  Entry entry{.name = name,
+              .tensor = {.dtype = TensorDtype::kOther,
+                         .dtype_name = dtype->get<std::string>(),
+                         .shape = {},
+                         .bytes = {}}};
+  const DtypeInfo* const info = FindDtype(entry.tensor.dtype_name);
+  if (info != nullptr) entry.tensor.dtype = info->dtype;
   const auto shape = value.find("shape");
   if (shape == value.end() || !shape->is_array()) return bad("expected a \"shape\" array");
   for (const json& dim : *shape) {
@@ -101,17 +129,11 @@ absl::StatusOr<Entry> ParseEntry(const std::string& path, const std::string& nam
   }
   const auto begin = AsUnsigned((*offsets)[0]), end = AsUnsigned((*offsets)[1]);
   if (!begin || !end || *begin > *end || *end > data_bytes) {
-    return bad(
-        absl::StrCat("data_offsets ", offsets->dump(), ": expected begin <= end <= ", data_bytes));
+    return bad(absl::StrCat("data_offsets ", offsets->dump(), ": expected begin <= end <= ",
+                            data_bytes, end && *end > data_bytes ? " (truncated?)" : ""));
   }
-  const auto count = ElementCount(entry.tensor.shape);
-  const auto bytes =
-      count ? CheckedMul<std::uint64_t>(static_cast<std::uint64_t>(*count), info->size_bytes)
-            : std::nullopt;
-  if (!bytes || *bytes != *end - *begin) {
-    return bad(absl::StrCat("shape [", absl::StrJoin(entry.tensor.shape, ","), "] of ", info->name,
-                            " needs ", bytes ? absl::StrCat(*bytes) : std::string("too many"),
-                            " bytes, data_offsets give ", *end - *begin));
+  if (info != nullptr) {
+    SIGLIP_RETURN_IF_ERROR(CheckLength(entry.tensor.shape, *info, *end - *begin, bad));
   }
   entry.begin = *begin;
   entry.end = *end;
@@ -153,8 +175,10 @@ absl::Status CheckCoverage(const std::string& path, std::vector<Entry>& entries,
 
 }  // namespace
 
-const char* DtypeName(TensorDtype dtype) { return InfoOf(dtype).name; }
-std::size_t DtypeSizeBytes(TensorDtype dtype) { return InfoOf(dtype).size_bytes; }
+std::size_t DtypeSizeBytes(TensorDtype dtype) {
+  SIGLIP_CHECK(dtype != TensorDtype::kOther);
+  return dtype == TensorDtype::kF32 ? 4 : 2;
+}
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   SafetensorsFile result;
@@ -168,7 +192,7 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   std::memcpy(&header_bytes, bytes.data(), kLengthBytes);
   if (header_bytes > kMaxHeaderBytes) {
     return Bad(path, absl::StrCat("header of ", header_bytes, " bytes: at most ", kMaxHeaderBytes,
-                                  " are read"));
+                                  " are read (no safetensors file?)"));
   }
   if (header_bytes > bytes.size() - kLengthBytes) {
     return Bad(path, absl::StrCat("header of ", header_bytes, " bytes in a file of ", bytes.size(),

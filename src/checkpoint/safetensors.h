@@ -15,33 +15,20 @@
 
 namespace siglip {
 
-// Those of the format; the weights of a checkpoint are F32, F16 or BF16.
-enum class TensorDtype {
-  kBool,
-  kU8,
-  kI8,
-  kI16,
-  kU16,
-  kF16,
-  kBF16,
-  kI32,
-  kU32,
-  kF32,
-  kF64,
-  kI64,
-  kU64,
-  kF8E4M3,
-  kF8E5M2
-};
+// Those that weights may have; of every other one the name alone is kept.
+enum class TensorDtype { kF32, kF16, kBF16, kOther };
 
-const char* DtypeName(TensorDtype dtype);  // "F32", as the format spells it
+// REQUIRES: not kOther.
 std::size_t DtypeSizeBytes(TensorDtype dtype);
 
 // Borrows from the mapped file, which must outlive it.
 struct StoredTensor {
   TensorDtype dtype = TensorDtype::kF32;
+  std::string dtype_name;  // "F32", as the file spells it
   std::vector<std::int64_t> shape;
-  std::span<const std::byte> bytes;  // row-major, little-endian, exactly shape x dtype long
+  // Row-major, little-endian; exactly shape x dtype long, if the format's reference knows the
+  // dtype.
+  std::span<const std::byte> bytes;
 };
 
 // Thread-safe once opened.

@@ -1,9 +1,12 @@
 #include "checkpoint/weight_files.h"
 
 #include <cstdint>
-#include <filesystem>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "checkpoint/json.h"
 #include "checkpoint/json_fields.h"
@@ -14,15 +17,23 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kSingleFile = "model.safetensors";
-// What transformers wrote before safetensors.
-constexpr const char* kPickledFile = "pytorch_model.bin";
+// What a folder may have in their place.
+constexpr std::pair<const char*, const char*> kOtherWeights[] = {
+    {"pytorch_model.bin", "which is not read: load the folder with transformers and save it again"},
+    {"adapter_model.safetensors",
+     "which is an adapter (LoRA): merge it into its model with peft and save that"},
+};
 // One of 900 tensors has about 100 kB.
 constexpr std::uint64_t kMaxIndexBytes = 16 << 20;
 
-// A shard's name comes from the index, which is input: it must be a plain file name of this folder.
-bool IsPlainFileName(const std::string& name) {
-  return !name.empty() && name.find('/') == std::string::npos &&
-         name.find('\0') == std::string::npos && name != "." && name != "..";
+// A shard's name comes from the index, which is input: it must be of a file in this folder, or in
+// one below it.
+bool IsBelow(const std::string& name) {
+  if (name.find('\0') != std::string::npos) return false;
+  for (const std::string& part : std::vector<std::string>(absl::StrSplit(name, '/'))) {
+    if (part.empty() || part == "." || part == "..") return false;
+  }
+  return true;
 }
 
 // tensor name -> file name
@@ -36,9 +47,10 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   }
   std::map<std::string, std::string> files;
   for (const auto& [tensor, file] : root["weight_map"].items()) {
-    if (!file.is_string() || !IsPlainFileName(file.get_ref<const std::string&>())) {
+    if (!file.is_string() || !IsBelow(file.get_ref<const std::string&>())) {
       return bad(absl::StrCat("weight_map: \"", tensor,
-                              "\": expected a file name of this folder, got ", ShortDump(file)));
+                              "\": expected the name of a file in this folder or below it, got ",
+                              ShortDump(file)));
     }
     files[tensor] = file.get<std::string>();
   }
@@ -50,20 +62,20 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
 
 absl::StatusOr<WeightFiles> FindWeightFiles(const std::string& directory) {
   WeightFiles files;
-  std::error_code error;
-  if (std::filesystem::exists(absl::StrCat(directory, "/", kSingleFile), error)) {
+  if (HasEntry(absl::StrCat(directory, "/", kSingleFile))) {
     files.names.insert(kSingleFile);
     return files;
   }
   const std::string index = absl::StrCat(directory, "/", kWeightIndexFile);
-  if (!std::filesystem::exists(index, error)) {
-    const bool pickled = std::filesystem::exists(absl::StrCat(directory, "/", kPickledFile), error);
-    return absl::NotFoundError(
-        absl::StrCat(directory, ": expected ", kSingleFile, " or ", kWeightIndexFile, ", found ",
-                     pickled ? absl::StrCat(kPickledFile,
-                                            " alone, which is not read: load the folder with "
-                                            "transformers and save it again")
-                             : "neither"));
+  if (!HasEntry(index)) {
+    std::string found = "neither";
+    for (const auto& [file, advice] : kOtherWeights) {
+      if (!HasEntry(absl::StrCat(directory, "/", file))) continue;
+      found = absl::StrCat(file, " alone, ", advice);
+      break;
+    }
+    return absl::NotFoundError(absl::StrCat(directory, ": expected ", kSingleFile, " or ",
+                                            kWeightIndexFile, ", found ", found));
   }
   SIGLIP_ASSIGN_OR_RETURN(files.file_of, ReadIndex(index));
   for (const auto& [tensor, file] : files.file_of) files.names.insert(file);

@@ -28,7 +28,7 @@ std::uint64_t HashOf(std::string_view text) { return ContentHash(std::as_bytes(s
 
 // What tells one tensor from another but for its bytes.
 std::string TensorText(const std::string& name, const StoredTensor& tensor) {
-  return absl::StrCat(name, " ", DtypeName(tensor.dtype), " [", absl::StrJoin(tensor.shape, ","),
+  return absl::StrCat(name, " ", tensor.dtype_name, " [", absl::StrJoin(tensor.shape, ","),
                       "]\n");
 }
 

@@ -1,8 +1,10 @@
 #include "image/preprocess.h"
 
+#include "base/absl_view.h"
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "base/clock.h"
+#include "base/file_map.h"
 #include "base/status_macros.h"
 #include "image/codec.h"
 #include "image/normalize.h"
@@ -50,10 +52,39 @@ Result WithoutThrowing(Function&& function) {
   }
 }
 
+// By the brands of its first box. Those of AVIF may have "mif1" in front of them too.
+bool IsHeic(std::string_view bytes) {
+  if (bytes.size() < 16 || bytes.substr(4, 4) != "ftyp") return false;
+  bool heic = false;
+  const std::size_t box_bytes = static_cast<unsigned char>(bytes[3]);  // real ones have below 100
+  for (std::size_t at = 8; at + 4 <= std::min(box_bytes, bytes.size()); at += 4) {
+    const std::string_view brand = bytes.substr(at, 4);
+    if (brand == "avif" || brand == "avis") return false;
+    heic |= brand.starts_with("hei") || brand.starts_with("hev");
+  }
+  return heic;
+}
+
+// What people take for a picture, and what to do about it; "" for anything else.
+std::string_view AdviceFor(std::string_view bytes) {
+  if (IsHeic(bytes)) {
+    return "HEIC, as iPhones write it, which is not taken: convert it to JPEG or PNG (or choose "
+           "Settings > Camera > Formats > Most Compatible)";
+  }
+  if (IsGitLfsPointer(bytes)) return kGitLfsAdvice;
+  if (bytes.starts_with("%PDF-")) return "a PDF, which is not taken: convert its pages to PNG";
+  if (bytes.starts_with("<svg")) return "SVG, which is not taken: convert it to PNG";
+  return "";
+}
+
 absl::StatusOr<const Codec*> FindCodec(std::string_view bytes) {
   if (bytes.empty())
     return Refused("empty",
                    absl::InvalidArgumentError("image: expected an image file, got 0 bytes"));
+  if (const std::string_view advice = AdviceFor(bytes); !advice.empty()) {
+    return Refused("unknown_format", absl::InvalidArgumentError(absl::StrCat(
+                                         "image: expected an image file, got ", AbslView(advice))));
+  }
   for (const Codec& codec : AllCodecs()) {
     if (codec.Accepts(bytes)) return &codec;
   }

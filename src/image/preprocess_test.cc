@@ -125,6 +125,35 @@ TEST(Preprocess, WhatIsNoImageIsInvalidArgumentAndSaysWhatCame) {
   EXPECT_NE(text.status().message().find("68 65 6c 6c 6f"), absl::string_view::npos);
 }
 
+TEST(Preprocess, WhatIsTakenForAnImageIsNamedWithWhatToDo) {
+  using std::string_literals::operator""s;
+  const auto error = [](const std::string& bytes) {
+    const auto image = DecodeRgb(bytes, kPillowMaxPixels);
+    return image.ok() ? "decoded" : std::string(image.status().message());
+  };
+  const std::string rest(100, '\0');
+  for (const std::string& heic : {"\0\0\0\x18"
+                                  "ftypheic\0\0\0\0mif1heic"s,
+                                  "\0\0\0\x1c"
+                                  "ftypmif1\0\0\0\0mif1miafheix"s,
+                                  "\0\0\0\x14"
+                                  "ftyphevc\0\0\0\0msf1"s}) {
+    EXPECT_NE(error(heic + rest).find("HEIC, as iPhones write it"), std::string::npos)
+        << error(heic + rest);
+    EXPECT_EQ(error(heic.substr(0, 11)).find("HEIC"), std::string::npos);
+  }
+  EXPECT_EQ(error("\0\0\0\x1c"
+                  "ftypmif1\0\0\0\0heicavif"s +
+                  rest)
+                .find("HEIC"),
+            std::string::npos);
+  EXPECT_NE(error("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+                .find("`git lfs pull`"),
+            std::string::npos);
+  EXPECT_NE(error("%PDF-1.7 ").find("a PDF"), std::string::npos);
+  EXPECT_NE(error("<svg xmlns=\"http://www.w3.org/2000/svg\"/>").find("SVG"), std::string::npos);
+}
+
 TEST(Preprocess, MorePixelsThanTheLimitAreRefusedFromTheHeader) {
   const std::string bytes = Load("rgb8.png");  // 23 x 17
   EXPECT_TRUE(ReadImageHeader(bytes, 391).ok());

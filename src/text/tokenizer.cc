@@ -1,6 +1,5 @@
 #include "text/tokenizer.h"
 
-#include <filesystem>
 #include <optional>
 #include <utility>
 
@@ -19,8 +18,7 @@ constexpr std::uint64_t kMaxTokenizerConfigBytes = 16 << 20;
 
 // Nothing if there is no such file.
 absl::StatusOr<std::optional<std::string>> ReadFileIfThere(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return std::nullopt;
+  if (!HasEntry(path)) return std::nullopt;
   SIGLIP_ASSIGN_OR_RETURN(std::string content, ReadFile(path, kMaxTokenizerConfigBytes));
   return content;
 }
@@ -44,9 +42,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Open(const std::string& di
                                                            std::int64_t vocab_size) {
   const std::string model_path = directory + "/spiece.model";
   const std::string json_path = directory + "/tokenizer.json";
-  std::error_code error;
-  const bool has_json = std::filesystem::exists(json_path, error);
-  if (!std::filesystem::exists(model_path, error)) {
+  const bool has_json = HasEntry(json_path);
+  if (!HasEntry(model_path)) {
     if (!has_json) {
       return absl::NotFoundError(absl::StrCat(
           directory,

@@ -9,7 +9,8 @@ architectures of odd widths, heads, MLPs, grids, text lengths and files (sharded
 filters), every third of them NaFlex. Each with every instruction set of this machine. Bar: relative L2 error at most twice that of transformers'
 float32 run (tiny and random ones: of the largest of five, see theirs; below FLOOR the ratio of two rounding errors says
 nothing); cosine >= 0.999999 on well-conditioned weights; and the same bits whatever the batch and the threads.
-First, which preprocessors that crop or pad are refused, and which that are of another class.
+First, which preprocessors that crop or pad are refused, and which that are of another class; which values of config.json;
+and folders whose weights have other names, types and places.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import sys
 import tempfile
 
 import numpy as np
+import safetensors.torch
 import torch
 import transformers
 from PIL import Image
@@ -214,15 +216,21 @@ def compare_random(seed, isas):
 
 
 @contextlib.contextmanager
-def folder_with_preprocessor(base, settings):
-    """A folder that is `base` but for these settings of its preprocessor."""
+def folder_with(base, files, without=()):
+    """A folder that is `base` but for `files`, text or bytes by name, and those that it is to lack."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         for path in base.iterdir():
-            (folder / path.name).symlink_to(path)
-        (folder / "preprocessor_config.json").unlink()
-        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+            if path.name not in files and path.name not in without:
+                (folder / path.name).symlink_to(path)
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         yield folder
+
+
+def folder_with_preprocessor(base, settings):
+    return folder_with(base, {"preprocessor_config.json": json.dumps(settings)})
 
 
 def check_frames():
@@ -278,6 +286,71 @@ def check_classes():
     return not wrong
 
 
+def check_values():
+    """A value in config.json that transformers takes is taken, one that it refuses is refused."""
+    demo = ROOT / "models/demo"
+    plain = json.loads((demo / "config.json").read_text())
+    sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    keys = {"text_config": [*sizes, "vocab_size", "max_position_embeddings", "projection_size"],
+            "vision_config": [*sizes, "num_channels", "image_size", "patch_size"]}
+    cases = []
+    for tower, names in keys.items():
+        for name in names:
+            right = plain[tower].get(name, getattr(transformers.AutoConfig.from_pretrained(demo), tower).to_dict()[name])
+            cases += [(tower, name, value) for value in (right, None, float(right), str(right), True, [right])]
+        cases += [(tower, "layer_norm_eps", value) for value in (1e-6, 1e-5, 0.0, None, 0, 1, "1e-6", True)]
+        cases += [(tower, "hidden_act", value) for value in ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", None, 1, ["gelu"])]
+    cases += [("vision_config", "vision_use_head", value) for value in (True, None, 1, "true")]
+    cases += [(None, tower, value) for tower in keys for value in ([], "x", 1)]
+    cases += [(None, "model_type", value) for value in (None, 1, "siglip_vision_model", "Siglip")]
+    wrong = []
+    for tower, name, value in cases:
+        config = json.loads(json.dumps(plain))
+        (config[tower] if tower else config)[name] = value
+        with folder_with(demo, {"config.json": json.dumps(config)}) as folder:
+            try:
+                taken = type(transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)) is transformers.SiglipModel
+            except Exception:  # of any kind: it is not taken
+                taken = False
+            run = subprocess.run([SIGLIP, "inspect", folder], capture_output=True, text=True)
+            if (run.returncode == 0) != taken or not (taken or name in run.stdout):
+                wrong.append(f"{tower} {name} = {value!r}: transformers {'takes' if taken else 'refuses'} it, here {run.stdout}")
+    print(f"{len(cases)} values of config.json, {len(wrong)} other than transformers'", *wrong, sep="\n", flush=True)
+    return not wrong
+
+
+def check_weights():
+    """Other names, types and places of the same weights: taken as transformers takes them, and the same numbers."""
+    demo = ROOT / "models/demo"
+    weights = safetensors.torch.load_file(demo / "model.safetensors")
+    halves = dict(list(weights.items())[::2]), dict(list(weights.items())[1::2])
+    odd = {"extra": torch.zeros(3, dtype=torch.complex64), "other": torch.zeros(5).to(torch.float8_e4m3fn)}
+    index = {name: f"parts/{i}/x.safetensors" for i, half in enumerate(halves) for name in half}
+    cases = {
+        "as it is": {"model.safetensors": weights},
+        "siglip. in front": {"model.safetensors": {f"siglip.{name}": weight for name, weight in weights.items()}},
+        "siglip. in front of some": {"model.safetensors": halves[0] | {f"siglip.{name}": weight for name, weight in halves[1].items()}},
+        "model. in front": {"model.safetensors": {f"model.{name}": weight for name, weight in weights.items()}},
+        "C64 and F8 beside it": {"model.safetensors": weights | odd},
+        "a classifier": {"model.safetensors": {name: weight for name, weight in weights.items() if name.startswith("vision_model.")}},
+        "shards below": {f"parts/{i}/x.safetensors": half for i, half in enumerate(halves)} | {"model.safetensors.index.json": {
+            "metadata": {"total_size": 1}, "weight_map": index}},
+    }
+    wrong, expected = [], None
+    for name, files in cases.items():
+        content = {path: json.dumps(value) if path.endswith(".json") else safetensors.torch.save(value) for path, value in files.items()}
+        with folder_with(demo, content, without=["model.safetensors"]) as folder:
+            model, told = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+            taken = not told["missing_keys"] and all(torch.equal(model.state_dict()[key], value) for key, value in weights.items())
+            run = subprocess.run([SIGLIP, "embed", "-q", "--model", folder, "--precision", "fp32", "--text", "a"],
+                                 capture_output=True, text=True)
+            expected = expected or run.stdout
+            if (run.returncode == 0) != taken or taken and run.stdout != expected:
+                wrong.append(f"{name}: transformers {'takes' if taken else 'does not take'} it, here {run.stdout[:100]} {run.stderr}")
+    print(f"{len(cases)} forms of the weights, {len(wrong)} other than transformers'", *wrong, sep="\n", flush=True)
+    return not wrong
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="*", choices=checkpoints.SIZES, default=["tiny", "base-224", "siglip2-naflex-tiny"])
@@ -291,6 +364,8 @@ def main():
     checkpoints.mend_interpolation()
     failed = [] if check_frames() else ["frames"]
     failed += [] if check_classes() else ["classes"]
+    failed += [] if check_values() else ["values"]
+    failed += [] if check_weights() else ["weights"]
     failed += [size for size in args.size if not compare_named(size, args.layers, isas, args.orders or (5 if "tiny" in size else 1))]
     failed += [seed for seed in range(args.seed, args.seed + args.random) if not compare_random(seed, isas)]
     print(f"failed: {failed}" if failed else "all within the bar")

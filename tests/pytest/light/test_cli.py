@@ -464,6 +464,61 @@ def test_inspect_names_what_is_wrong(siglip, demo, tmp_path):
     assert "model.safetensors" in result.stdout and "spiece.model" in result.stdout
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 813000000\n"
+
+
+def test_a_clone_without_the_files_of_git_lfs_says_what_to_do(siglip, demo, tmp_path):
+    clone = tmp_path / "clone"
+    shutil.copytree(demo, clone)
+    for name in ("model.safetensors", "spiece.model"):
+        (clone / name).write_text(POINTER)
+    result = siglip("inspect", clone)
+    assert result.returncode == 1 and result.stdout.count("`git lfs pull`") == 2, result.stdout
+    assert f"'{clone}/model.safetensors': a pointer of Git LFS" in result.stdout
+    result = siglip("embed", "--model", clone, "--text", "a")
+    assert result.returncode == 1 and "`git lfs pull`" in result.stderr
+    # Inputs of a data set that was cloned so; each fails alone.
+    for name in ("rows.npy", "picture.png", "shard.tar"):
+        (tmp_path / name).write_text(POINTER)
+    result = siglip("search", "--model", demo, tmp_path / "rows.npy", "--text", "a")
+    assert result.returncode == 1 and "`git lfs pull`" in result.stderr
+    result = siglip("embed", "-q", "--model", demo, tmp_path / "picture.png", tmp_path / "shard.tar", EXAMPLES / "seven.png")
+    assert result.returncode == 3 and len(result.stdout.splitlines()) == 1
+    assert result.stderr.count("`git lfs pull`") == 2, result.stderr
+
+
+def test_the_cache_of_the_hub_is_taken_and_its_dangling_links_are_told(siglip, demo, tmp_path):
+    model = tmp_path / "models--owner--siglip"
+    snapshot = model / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(demo, model / "blobs")
+    for blob in (model / "blobs").iterdir():
+        (snapshot / blob.name).symlink_to(f"../../blobs/{blob.name}")
+    arguments = ["--precision", "fp32", "--text", "a", "-q"]
+    result = siglip("embed", "--model", snapshot, *arguments)
+    assert result.returncode == 0 and result.stdout == siglip("embed", "--model", demo, *arguments).stdout
+    result = siglip("embed", "--model", model, *arguments)
+    assert result.returncode == 1 and f"the checkpoint is in {snapshot}" in result.stderr
+    for name in sorted(blob.name for blob in (model / "blobs").iterdir() if blob.suffix in {".json", ".model", ".safetensors"}):
+        blob = model / "blobs" / name
+        blob.rename(tmp_path / name)
+        result = siglip("inspect", snapshot)
+        assert result.returncode == 1 and f"{name}': it is a link to '../../blobs/{name}', which is not there" in result.stdout
+        (tmp_path / name).rename(blob)
+    result = siglip("embed", "--model", "google/siglip-base-patch16-224", *arguments)
+    assert result.returncode == 1 and "hf download google/siglip-base-patch16-224 --local-dir" in result.stderr
+
+
+def test_inspect_tells_every_setting_that_changes_pixels(siglip, demo, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(demo, folder)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    for scale, told in ((1 / 255, "scale 1/255, mean"), (1 / 127.5, "scale 0.0078431372549019607, mean")):
+        path.write_text(json.dumps(settings | {"rescale_factor": scale}))
+        assert told in siglip("inspect", folder).stdout
+
+
 def test_auto_is_the_default_and_says_what_it_chose(siglip, demo, tmp_path):
     result = siglip("embed", "--model", demo, "--text", "a", "-o", tmp_path / "default.npy")
     line = re.search(r"precision auto: (fp32|int16) \(.+\)$", result.stderr, re.MULTILINE)
