@@ -102,6 +102,17 @@ def test_what_the_screen_reader_is_told(page):
     assert page.js("document.querySelectorAll('h1').length") == 1
 
 
+def test_names_of_models_are_read_as_one_word(page):
+    page.size(360)  # where they are broken
+    page.click("#tab-server")
+    page.wait("document.querySelectorAll('#models tr').length >= 6")
+    nodes = [node for node in page.call("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
+    for role in ("rowheader", "StaticText"):
+        names = [node["name"]["value"] for node in nodes if node["role"]["value"] == role]
+        assert {"embed_image", "siglip_vision_process"} <= set(names), role
+        assert not [name for name in names if name.startswith("_") or " _" in name]
+
+
 def test_tabs_by_keyboard(page):
     page.js("document.querySelector('#tab-classify').focus()")
     for key, expected in [("ArrowRight", "compare"), ("End", "server"), ("ArrowRight", "classify"),
@@ -207,6 +218,24 @@ def test_a_bad_file_fails_alone(browser, server, tmp_path):
     browser.wait("document.querySelectorAll('[data-label]').length > 0")
     assert browser.js("document.querySelectorAll('#pictures b').length") == 0  # names are text
     assert all("400" in line for line in browser.log), browser.log
+
+
+def test_heic_is_told_with_what_to_do(browser, server, tmp_path):
+    """As an iPhone writes it; by its content, so under any name."""
+    browser.size(1280)
+    browser.open(f"{server}/ui")
+    for name in ("IMG_0001.HEIC", "IMG_0001.jpg"):
+        heic = tmp_path / name
+        heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(1000))
+        browser.js("clearPictures()")
+        browser.choose_files("#files", [heic])
+        browser.wait("document.querySelector('.picture .bad')?.textContent.length > 10")
+        for told in (".picture .bad", "#status"):
+            text = browser.js(f"document.querySelector('{told}').textContent")
+            assert "HEIC" in text and "convert it to JPEG" in text, text
+    # Phones convert what they are asked for.
+    accepts = browser.js("[...document.querySelectorAll('input[type=file]')].map((e) => e.accept)")
+    assert len(accepts) == 4 and all("image/jpeg" in accept and "heic" not in accept for accept in accepts)
 
 
 def test_each_picture_is_judged_once(page, tmp_path):
