@@ -19,6 +19,15 @@ def escaped(text):
     return "\n".join("\\&" + line.replace("\\", "\\e").replace("-", "\\-") for line in text.splitlines())
 
 
+def body(help_text):
+    """What a --help says; its headings are those of subsections."""
+    lines = [".nf"]
+    for line in help_text.splitlines():
+        heading = re.fullmatch(r"([^ :][^:]*):", line)
+        lines += [".fi", f'.SS "{heading[1]}"', ".nf"] if heading else [escaped(line) or ".sp"]
+    return [*lines, ".fi"]
+
+
 def commands(help_text):
     """Names of those that a --help lists."""
     listed = re.search(r"^Subcommands:\n(.+?)\n\n", help_text, re.MULTILINE | re.DOTALL)
@@ -28,7 +37,7 @@ def commands(help_text):
 def sections(program, *command):
     """What a command says, and the commands below it."""
     text = ask(program, *command, "--help")
-    parts = [f".SH SIGLIP {' '.join(command).upper()}", ".nf", escaped(text), ".fi"]
+    parts = [f".SH SIGLIP {' '.join(command).upper()}", *body(text)]
     for name in commands(text):
         parts += sections(program, *command, name)
     return parts
@@ -42,7 +51,7 @@ def page(program):
         raise SystemExit(f"{program} --help: expected a list of subcommands, got\n{top}")
     parts = [f'.TH SIGLIP 1 "" "siglip {version}" "User Commands"', ".SH NAME",
              "siglip \\- SigLIP image and text embeddings, served as Triton does", ".SH SYNOPSIS",
-             ".B siglip\n[\\fIOPTIONS\\fR] \\fICOMMAND\\fR ...", ".SH DESCRIPTION", ".nf", escaped(top), ".fi"]
+             ".B siglip\n[\\fIOPTIONS\\fR] \\fICOMMAND\\fR ...", ".SH DESCRIPTION", *body(top)]
     for name in found:
         parts += sections(program, name)
     parts += [".SH FILES", ".TP", "/etc/default/siglip", "SIGLIP_ARGS of the systemd unit siglip.service."]

@@ -17,6 +17,7 @@
 #include "base/status_macros.h"
 #include "checkpoint/config.h"
 #include "cli/bench.h"
+#include "cli/help_format.h"
 #include "cli/model_flags.h"
 #include "cli/report.h"
 #include "kernels/fma_peak.h"
@@ -225,7 +226,7 @@ absl::Status BenchEngine(const BenchEngineFlags& flags) {
 void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
   auto flags = std::make_shared<BenchEngineFlags>();
   CLI::App* command = bench.add_subcommand("engine", "One tower on random inputs");
-  AddModelFlags(*command, flags->model, true);
+  BeginGroup(*command, "Measurement");
   command->add_option("--tower", flags->tower, "vision or text")
       ->check(CLI::IsMember({"vision", "text"}))
       ->capture_default_str();
@@ -236,13 +237,16 @@ void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
       ->check(BenchSeconds())
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");
-  command->add_option("--raw-inputs", flags->raw_inputs,
-                      "File of float32 pixels [batch,3,S,S] (NaFlex: [batch,N,p*p*3]) or int64 ids "
-                      "[batch,T] without a head; default: random");
+  command
+      ->add_option("--raw-inputs", flags->raw_inputs,
+                   "File of float32 pixels [batch,3,S,S] (NaFlex: [batch,N,p*p*3]) or int64 ids "
+                   "[batch,T] without a head; default: random")
+      ->type_name("FILE");
   command->add_flag("--interactive", flags->interactive,
                     "Read lines: `run` prints seconds, `peak` the multiply-add GFLOP/s, "
                     "`flop` the nominal operations per item, `outputs FILE` writes float32 "
                     "embeddings");
+  AddModelFlags(*command, flags->model, true);
   command->callback([flags, &run] {
     run = [flags] {
       const absl::Status status = BenchEngine(*flags);

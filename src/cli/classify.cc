@@ -17,6 +17,7 @@
 #include "bulk/row_format.h"
 #include "cli/choices.h"
 #include "cli/commands.h"
+#include "cli/help_format.h"
 #include "cli/image_pipeline.h"
 #include "cli/input_flags.h"
 #include "cli/labels.h"
@@ -147,16 +148,20 @@ int Classify(ClassifyFlags flags) {
 }
 
 void AddLabelFlags(CLI::App& command, ClassifyFlags& flags) {
-  CLI::Option_group* labels = command.add_option_group("labels");
+  CLI::Option_group* labels = command.add_option_group("Labels");
   labels->add_option("--labels", flags.labels, "label,label,...");
-  labels->add_option("--labels-file", flags.labels_file,
-                     "One label a line, or ImageNet's LOC_synset_mapping.txt");
+  labels
+      ->add_option("--labels-file", flags.labels_file,
+                   "One label a line, or ImageNet's LOC_synset_mapping.txt")
+      ->type_name("FILE");
   labels->require_option(1);
+  BeginGroup(command, "Texts around the labels");
   CLI::Option* text_template =
       AddRepeatable(command, "--template", flags.templates,
                     "Text around the label, with {text}; repeatable, then averaged")
           ->capture_default_str();
   command.add_option("--templates-from", flags.templates_file, "A file of templates, one a line")
+      ->type_name("FILE")
       ->excludes(text_template);
 }
 
@@ -167,9 +172,9 @@ void AddClassifyCommand(CLI::App& app, RunCommand& run) {
   flags->templates = {"A photo of {text}."};
   CLI::App* command = app.add_subcommand(
       "classify", "Zero-shot classification: SigLIP's sigmoid probability of each label");
-  AddModelFlags(*command, flags->model, true);
-  AddInputFlags(*command, flags->inputs);
   AddLabelFlags(*command, *flags);
+  AddInputFlags(*command, flags->inputs);
+  BeginGroup(*command, kOutputHeading);
   command->add_option("--top", flags->top, "Labels shown per image")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
@@ -179,7 +184,9 @@ void AddClassifyCommand(CLI::App& app, RunCommand& run) {
                        "table, json, jsonl or csv; default: table on a terminal, else jsonl")
           ->check(CLI::IsMember({"table", "json", "jsonl", "csv"}));
   command->add_flag("--json", flags->json, "The same as --format jsonl")->excludes(format);
-  command->add_option("--failures", flags->failures, "Where to list images that failed, as jsonl");
+  command->add_option("--failures", flags->failures, "Where to list images that failed, as jsonl")
+      ->type_name("FILE");
+  AddModelFlags(*command, flags->model, true);
   AddPipelineFlags(*command, flags->pipeline);
   command->footer(
       "Exit code 3: done, but some images failed and are listed. See docs/classify.md.");

@@ -19,6 +19,7 @@
 #include "checkpoint/fingerprint.h"
 #include "cli/choices.h"
 #include "cli/commands.h"
+#include "cli/help_format.h"
 #include "cli/image_pipeline.h"
 #include "cli/input_flags.h"
 #include "cli/job_engine.h"
@@ -195,10 +196,12 @@ int Embed(const EmbedFlags& flags) {
 }
 
 void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
-  command.add_option(
-      "-o,--output", flags.output.path,
-      "FILE.npy ([N,D], names beside it), FILE.parquet or FILE.jsonl; default: jsonl "
-      "on stdout");
+  BeginGroup(command, kOutputHeading);
+  command
+      .add_option("-o,--output", flags.output.path,
+                  "FILE.npy ([N,D], names beside it), FILE.parquet or FILE.jsonl; default: jsonl "
+                  "on stdout")
+      ->type_name("FILE");
   command
       .add_option("--dtype", flags.output.dtype, "float32, or float16 (rounded to nearest even)")
       ->transform(OneOf<bulk::DType>(
@@ -210,13 +213,16 @@ void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
                    "Begin a stopped job anew instead of going on");
   command.add_flag("--keep-finished", flags.output.keep_finished,
                    "Do nothing if OUTPUT of this very job is finished (names count, not contents)");
-  command.add_option("--failures", flags.output.failures_path,
-                     "Where to list items that failed; default: OUTPUT.failures.jsonl");
+  command
+      .add_option("--failures", flags.output.failures_path,
+                  "Where to list items that failed; default: OUTPUT.failures.jsonl")
+      ->type_name("FILE");
   command
       .add_option("--commit-every", flags.commit_every,
                   "Items after which a stopped job goes on at the latest; 10 s otherwise")
       ->check(CLI::Range(1, 1'000'000'000))
       ->capture_default_str();
+  command.add_flag("-q,--quiet", flags.quiet, "No progress");
 }
 
 }  // namespace
@@ -225,19 +231,21 @@ void AddEmbedCommand(CLI::App& app, RunCommand& run) {
   auto flags = std::make_shared<EmbedFlags>();
   CLI::App* command = app.add_subcommand(
       "embed", "Embed images and texts in any number: one row per item, not normalised");
-  AddModelFlags(*command, flags->model, true);
   AddInputFlags(*command, flags->inputs);
   AddRepeatable(*command, "--text", flags->texts,
                 "A text to embed; repeatable; rows follow the images'");
-  command->add_option("--texts-from", flags->texts_from,
-                      "A file of texts, one a line; - = standard input");
+  command
+      ->add_option("--texts-from", flags->texts_from,
+                   "A file of texts, one a line; - = standard input")
+      ->type_name("FILE");
   command
       ->add_option("--shard", flags->shard,
                    "K/N: only the K-th of N shares of the items, so that N machines share a job")
+      ->type_name("K/N")
       ->capture_default_str();
   AddOutputFlags(*command, *flags);
+  AddModelFlags(*command, flags->model, true);
   AddPipelineFlags(*command, flags->pipeline);
-  command->add_flag("-q,--quiet", flags->quiet, "No progress");
   command->footer(
       "A stopped job goes on when the same command is run again, and ends with the same bytes.\n"
       "Exit code 3: done, but some items failed and are listed. See docs/embed.md.");

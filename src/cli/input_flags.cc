@@ -8,26 +8,34 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "bulk/listing.h"
+#include "cli/help_format.h"
 
 namespace siglip::cli {
 
 void AddInputFlags(CLI::App& command, InputFlags& flags) {
+  BeginGroup(command, kInputsHeading);
   command.add_option(
       "paths", flags.paths,
       "Images, folders (walked), \"quoted patterns*.jpg\" (** = any depth), .tar[.gz] "
       "shards, .parquet");
-  command.add_option("--files-from", flags.files_from,
-                     "A list of images and archives, one a line; - = standard input");
+  command
+      .add_option("--files-from", flags.files_from,
+                  "A list of images and archives, one a line; - = standard input")
+      ->type_name("FILE");
   command.add_flag("-0,--null", flags.null_separated,
                    "The list's entries end with a zero byte, as find -print0 writes them");
-  command.add_option("--image-column", flags.columns.image,
-                     "Parquet: column of image bytes, or of {bytes, path}; default: the only one");
-  command.add_option(
-      "--id-column", flags.columns.id,
-      "Parquet: column that names the rows; default: the image's path or the number");
+  command
+      .add_option("--image-column", flags.columns.image,
+                  "Parquet: column of image bytes, or of {bytes, path}; default: the only one")
+      ->type_name("NAME");
+  command
+      .add_option("--id-column", flags.columns.id,
+                  "Parquet: column that names the rows; default: the image's path or the number")
+      ->type_name("NAME");
 }
 
 void AddPipelineFlags(CLI::App& command, PipelineOptions& options) {
+  BeginGroup(command, kComputingHeading);
   command.add_option("--batch-size", options.batch_size, "Items per engine call")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "cli/choices.h"
 #include "cli/command_words.h"
 #include "cli/commands.h"
+#include "cli/help_format.h"
 #include "cli/version.h"
 #include "workers/decode_worker.h"
 
@@ -32,6 +34,8 @@ std::string FirstUnknown(const CLI::App& app) {
 // What the program and every command of it take; CLI11's fallthrough would hand positional words to
 // the program too.
 void AddCommonFlags(CLI::App& app, siglip::LogLevel& log_level) {
+  siglip::cli::BeginGroup(app, siglip::cli::kGeneralHeading);
+  app.set_help_flag("-h,--help", "Print this help and exit");  // once more: at the end, with these
   app.set_version_flag(
       "--version", [] { return siglip::cli::VersionText(); },
       "Print version, compiler, instruction sets and codec libraries");
@@ -62,12 +66,14 @@ int Main(int argc, char** argv) {
       "SigLIP image and text embeddings: equal to Hugging Face and Pillow, served as Triton "
       "does, in one native program.",
       "siglip");
+  app.formatter(std::make_shared<siglip::cli::HelpFormatter>());
   app.require_subcommand(1);
   app.fallthrough(false);
   app.footer(
       "Exit codes: 0 success, 1 failure, 2 wrong command line, 3 done but some items failed.\n"
-      "`siglip COMMAND --help` shows a command's options. Of outputs, - is standard output for\n"
-      "`embed -o` alone; lists of inputs may come from it (--files-from -, --texts-from -).");
+      "`siglip COMMAND --help` shows a command's options. Of outputs, - is standard output for "
+      "`embed -o` alone; lists of inputs may come from standard input (--files-from -, "
+      "--texts-from -).");
   siglip::LogLevel log_level = siglip::LogLevel::kInfo;
   siglip::cli::RunCommand run;
   siglip::cli::AddServeCommand(app, run);

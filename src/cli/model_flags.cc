@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "cli/help_format.h"
 #include "engine/cuda/device_flag.h"
 #include "image/preprocess.h"
 #include "kernels/target.h"
@@ -29,10 +30,30 @@ CLI::Validator PrecisionNames() {
   return CLI::IsMember({"auto", "fp32", "int16", "int8", "bf16", "fp16", "fp8"});
 }
 
-void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
-  CLI::Option* model =
-      command.add_option("--model", flags.directory, "Checkpoint: a Hugging Face snapshot folder");
-  if (required) model->required();
+void AddCheckpointFlag(CLI::App& command, ModelFlags& flags, bool required) {
+  BeginGroup(command, kModelHeading);
+  command.add_option("--model", flags.directory, "Checkpoint: a Hugging Face snapshot folder")
+      ->type_name("DIR")
+      ->required(required);
+}
+
+void AddEngineFlags(CLI::App& command, ModelFlags& flags) {
+  BeginGroup(command, kComputingHeading);
+  command
+      .add_option("--device", flags.options.device,
+                  "auto (a GPU if there is one), cpu, cuda, or cuda:N[,N...]")
+      ->check(DeviceError, "")
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  command
+      .add_option(
+          "--precision", flags.options.precision,
+          "On a CPU fp32, int16 (faster; 1 - cosine to fp32 about 1e-7 with usual weights), int8 "
+          "(faster still and coarser: look at `siglip validate`; needs VNNI or AMX) or bf16 (needs "
+          "AMX); on a GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on a CPU int16 where it is "
+          "faster and within 1e-5 with this checkpoint, which is checked at load, else fp32")
+      ->check(PrecisionNames())
+      ->capture_default_str();
   command.add_option("--threads", flags.options.num_threads, "Engine threads; 0 = one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -41,21 +62,6 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "Items per pass through a tower; sizes the scratch memory")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command
-      .add_option(
-          "--precision", flags.options.precision,
-          "auto; on a CPU fp32, int16 (faster; 1 - cosine to fp32 about 1e-7 with usual "
-          "weights), int8 (faster still and coarser: look at `siglip validate`; needs VNNI "
-          "or AMX) or bf16 (needs AMX); on a GPU bf16, fp16 or fp8. auto: bf16 on a GPU; on "
-          "a CPU int16 where it is faster and within 1e-5 with this checkpoint, which is "
-          "checked at load, else fp32")
-      ->check(PrecisionNames())
-      ->capture_default_str();
-  command
-      .add_option("--device", flags.options.device,
-                  "auto (a GPU if there is one), cpu, cuda, or cuda:N[,N...]")
-      ->check(DeviceError, "")
-      ->capture_default_str();
   command.add_flag("--gpu-resize", flags.options.gpu_resize,
                    "A GPU that encodes resizes pictures too, to the same pixels; decoding stays on "
                    "the CPU");
@@ -63,10 +69,13 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
       .add_option("--isa", flags.options.isa,
                   "Instruction set of the kernels: auto, or one of those that --version names")
       ->check(IsaError, "")
+      ->type_name("NAME")
       ->capture_default_str();
-  command.add_option(
-      "--cache-dir", flags.options.cache_dir,
-      "Folder that keeps packed weights: the next start maps them and packs nothing");
+  command
+      .add_option("--cache-dir", flags.options.cache_dir,
+                  "Folder that keeps packed weights: the next start maps them and packs nothing")
+      ->type_name("DIR");
+  BeginGroup(command, kPicturesHeading);
   command
       .add_option("--pillow", flags.options.pillow,
                   "Whose resize is reproduced: Pillow 13, or 12 and older (tall pictures differ)")
@@ -84,6 +93,11 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
                   "checkpoint says, usually 256. More is sharper and slower")
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
+}
+
+void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required) {
+  AddCheckpointFlag(command, flags, required);
+  AddEngineFlags(command, flags);
 }
 
 }  // namespace siglip::cli

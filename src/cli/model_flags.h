@@ -20,8 +20,12 @@ struct ModelFlags {
 // What --precision takes.
 CLI::Validator PrecisionNames();
 
-// --model (required if `required`), --threads, --engine-batch-size, --precision, --device,
-// --gpu-resize, --isa, --cache-dir, --pillow, --max-patches.
+// --model; required if `required`.
+void AddCheckpointFlag(CLI::App& command, ModelFlags& flags, bool required);
+// --device, --precision, --threads, --engine-batch-size, --gpu-resize, --isa, --cache-dir,
+// --pillow, --max-pixels, --max-patches.
+void AddEngineFlags(CLI::App& command, ModelFlags& flags);
+// Both.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool required);
 
 }  // namespace siglip::cli

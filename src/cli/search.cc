@@ -12,6 +12,7 @@
 #include "bulk/row_format.h"
 #include "cli/choices.h"
 #include "cli/commands.h"
+#include "cli/help_format.h"
 #include "cli/image_pipeline.h"
 #include "cli/model_flags.h"
 #include "cli/picture_index.h"
@@ -134,16 +135,17 @@ void AddSearchCommand(CLI::App& app, RunCommand& run) {
   auto flags = std::make_shared<SearchFlags>();
   CLI::App* command = app.add_subcommand(
       "search", "Find embedded pictures by text or by picture: the nearest, by cosine");
-  AddModelFlags(*command, flags->model, true);
   command
       ->add_option("index", flags->index,
                    "FILE.npy of siglip embed or a folder of them, searched exactly; or what siglip "
                    "index made of them")
       ->required();
-  CLI::Option_group* queries = command->add_option_group("queries");
+  CLI::Option_group* queries = command->add_option_group("Queries");
   AddRepeatable(*queries, "--text", flags->texts, "A text to search for; repeatable");
-  AddRepeatable(*queries, "--image", flags->images, "A picture to find the like of; repeatable");
+  AddRepeatable(*queries, "--image", flags->images, "A picture to find the like of; repeatable")
+      ->type_name("FILE");
   queries->require_option(1, 0);
+  BeginGroup(*command, kOutputHeading);
   command->add_option("--top", flags->top, "Pictures shown per query")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
@@ -157,6 +159,7 @@ void AddSearchCommand(CLI::App& app, RunCommand& run) {
                                          "table or jsonl; default: table on a terminal, else jsonl")
                             ->check(CLI::IsMember({"table", "jsonl"}));
   command->add_flag("--json", flags->json, "The same as --format jsonl")->excludes(format);
+  AddModelFlags(*command, flags->model, true);
   command->footer("Exit code 3: done, but some queries failed. See docs/search.md.");
   command->callback([flags, &run] { run = [flags] { return Search(*flags); }; });
 }

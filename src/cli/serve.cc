@@ -254,8 +254,8 @@ void AddServeCommand(CLI::App& app, RunCommand& run) {
   AddServeFlags(*command, *flags);
   command->footer(
       "SIGTERM or Ctrl-C drains: readiness turns false, accepted requests are finished, exit code "
-      "0. "
-      "A second signal ends at once.");
+      "0. A second signal ends at once.\n\n" +
+      IgnoredOptions());
   command->callback([flags, &run] {
     run = [flags] {
       const absl::Status status = ServeAll(*flags);

@@ -1,11 +1,16 @@
 #include "cli/serve_flags.h"
 
-#include "absl/strings/ascii.h"
-#include "cli/choices.h"
-
 #include <chrono>
-#include <map>
+#include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "cli/choices.h"
+#include "cli/help_format.h"
 
 namespace siglip::cli {
 namespace {
@@ -31,13 +36,25 @@ CLI::Validator SwitchOrLevel() {
       "");
 }
 
-void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
+// Under the heading that AddCheckpointFlag begins.
+void AddRepositoryFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, kModelHeading);
   AddRepeatable(
       command, "--model-repository,--model-store", flags.repositories,
       "Folder of models with config.pbtxt; repeatable. Without it the six deployments are "
-      "built in. --model overrides every checkpoint that the files name");
-  command.add_option("--model-config-name", flags.config_name,
-                     "Read MODEL/configs/NAME.pbtxt instead of MODEL/config.pbtxt where it exists");
+      "built in. --model overrides every checkpoint that the files name")
+      ->type_name("DIR");
+  command
+      .add_option("--model-config-name", flags.config_name,
+                  "Read MODEL/configs/NAME.pbtxt instead of MODEL/config.pbtxt where it exists")
+      ->type_name("NAME");
+  command.add_flag(
+      "--dry-run", flags.dry_run,
+      "Load and check everything but whether the ports are free, print the plan, exit");
+}
+
+void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Loading of models");
   command
       .add_option("--model-control-mode", flags.service.control_mode,
                   "none: all models, as they are at the start; explicit: what clients load; poll: "
@@ -49,7 +66,8 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
       ->type_name("MODE")
       ->default_str("none");
   AddRepeatable(command, "--load-model", flags.service.load_models,
-                "In explicit mode: loaded at the start; repeatable, * = all");
+                "In explicit mode: loaded at the start; repeatable, * = all")
+      ->type_name("NAME");
   command.add_option("--repository-poll-secs", flags.poll_s, "In poll mode: how often to look")
       ->check(CLI::Range(1, 86'400))
       ->capture_default_str();
@@ -66,7 +84,55 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
       .add_option("--strict-readiness", flags.service.strict_readiness,
                   "Ready only if every model is; if false, once the server is up")
       ->capture_default_str();
+  command
+      .add_option("--max-models", flags.service.max_models,
+                  "Loaded models; a load of one more fails")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--max-model-threads", flags.service.max_model_threads,
+                  "Threads of all loaded models together; a load that needs more fails")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+// Where one kind of client finds it.
+struct Door {
+  std::string name;  // in the options' names
+  std::string what;
+  std::string address_text;
+  bool& allowed;
+  std::string& address;
+  std::uint16_t& port;
+};
+
+void AddDoorFlags(CLI::App& command, const Door& door) {
+  command.add_option("--allow-" + door.name, door.allowed, "Listen for " + door.what)
+      ->capture_default_str();
+  command.add_option("--" + door.name + "-address", door.address, door.address_text)
+      ->type_name("ADDRESS")
+      ->capture_default_str();
+  command.add_option("--" + door.name + "-port", door.port, "0 = any free port")
+      ->capture_default_str();
+}
+
+void AddPortFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Addresses and ports");
+  ServerOptions& server = flags.server;
+  AddDoorFlags(command, {"http", "HTTP", "An IP address; IPv6 with brackets or without",
+                         server.allow_http, server.http_address, server.http_port});
+  AddDoorFlags(command, {"grpc", "gRPC", "As --http-address, or a name that resolves",
+                         server.allow_grpc, server.grpc_address, server.grpc_port});
+  AddDoorFlags(command, {"metrics", "the metrics", "As --http-address", server.allow_metrics,
+                         server.metrics_address, server.metrics_port});
+  command
+      .add_option("--reuse-http-port", server.reuse_http_port,
+                  "Other servers may have this port too; the system deals connections out")
+      ->capture_default_str();
+  command.add_option("--reuse-grpc-port", server.reuse_grpc_port, "As --reuse-http-port")
+      ->capture_default_str();
   command.add_option("--id", flags.service.server_name, "The name that the server tells clients")
+      ->type_name("NAME")
       ->capture_default_str();
 }
 
@@ -77,10 +143,32 @@ void AddTlsFlags(CLI::App& command, const std::string& door, TlsFiles& tls) {
       .add_option(name("-use-ssl-mutual"), tls.mutual,
                   "TLS, and clients must show a certificate of the root's")
       ->capture_default_str();
-  command.add_option(name("-server-cert"), tls.server_cert, "PEM file: the certificate chain");
-  command.add_option(name("-server-key"), tls.server_key, "PEM file: its key");
-  command.add_option(name("-root-cert"), tls.root_cert,
-                     "PEM file: whose clients are trusted with mutual TLS");
+  command.add_option(name("-server-cert"), tls.server_cert, "PEM file: the certificate chain")
+      ->type_name("FILE");
+  command.add_option(name("-server-key"), tls.server_key, "PEM file: its key")->type_name("FILE");
+  command
+      .add_option(name("-root-cert"), tls.root_cert,
+                  "PEM file: whose clients are trusted with mutual TLS")
+      ->type_name("FILE");
+}
+
+// Who may do what.
+void AddAccessFlags(CLI::App& command, ServerOptions& server) {
+  BeginGroup(command, "Access");
+  command
+      .add_option("--api-key-file", server.api_key_file,
+                  "A key a line: requests need the header Authorization: Bearer KEY, all but "
+                  "those for health. Read again on SIGHUP")
+      ->type_name("FILE");
+  AddRepeatable(
+      command, "--http-restricted-api", server.http_restricted_apis,
+      "<api>,<api>:<header>=<value>: only with this header; repeatable. APIs: health, metadata, "
+      "inference, shared-memory, model-config, model-repository, statistics, trace, logging");
+  AddRepeatable(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
+                "As --http-restricted-api; the header is triton-grpc-protocol-<header>");
+  BeginGroup(command, "TLS");
+  AddTlsFlags(command, "http", server.http_tls);
+  AddTlsFlags(command, "grpc", server.grpc_tls);
 }
 
 void AddSeconds(CLI::App& command, const char* name, std::chrono::milliseconds& time,
@@ -116,18 +204,7 @@ void AddHttpLimits(CLI::App& command, HttpLimits& limits) {
 }
 
 void AddHttpFlags(CLI::App& command, ServerOptions& server) {
-  command.add_option("--allow-http", server.allow_http, "Listen for HTTP")->capture_default_str();
-  command
-      .add_option("--http-address", server.http_address,
-                  "An IP address; IPv6 with brackets or without")
-      ->capture_default_str();
-  command.add_option("--http-port", server.http_port, "0 = any free port")->capture_default_str();
-  command.add_option("--allow-ui", server.allow_ui, "The page at /ui of the HTTP port")
-      ->capture_default_str();
-  command
-      .add_option("--reuse-http-port", server.reuse_http_port,
-                  "Other servers may have this port too; the system deals connections out")
-      ->capture_default_str();
+  BeginGroup(command, "HTTP connections");
   command
       .add_option("--http-thread-count", server.http_thread_count,
                   "Threads that read and write HTTP")
@@ -152,24 +229,14 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   AddHttpLimits(command, server.http_limits);
-  AddRepeatable(
-      command, "--http-restricted-api", server.http_restricted_apis,
-      "<api>,<api>:<header>=<value>: only with this header; repeatable. APIs: health, metadata, "
-      "inference, shared-memory, model-config, model-repository, statistics, trace, logging");
-  command.add_option("--http-header-forward-pattern", server.http_header_forward_pattern,
-                     "Headers whose name has this expression become request parameters");
-  AddTlsFlags(command, "http", server.http_tls);
+  command
+      .add_option("--http-header-forward-pattern", server.http_header_forward_pattern,
+                  "Headers whose name has this expression become request parameters")
+      ->type_name("REGEX");
 }
 
 void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
-  command.add_option("--allow-grpc", server.allow_grpc, "Listen for gRPC")->capture_default_str();
-  command
-      .add_option("--grpc-address", server.grpc_address,
-                  "As --http-address, or a name that resolves")
-      ->capture_default_str();
-  command.add_option("--grpc-port", server.grpc_port, "0 = any free port")->capture_default_str();
-  command.add_option("--reuse-grpc-port", server.reuse_grpc_port, "As --reuse-http-port")
-      ->capture_default_str();
+  BeginGroup(command, "gRPC connections");
   command
       .add_option("--grpc-max-input-size", server.grpc_max_input_bytes, "Bytes of a gRPC message")
       ->check(CLI::PositiveNumber)
@@ -181,11 +248,10 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
       ->transform(AnyCase())
       ->type_name("LEVEL")
       ->default_str("none");
-  AddRepeatable(command, "--grpc-restricted-protocol", server.grpc_restricted_protocols,
-                "As --http-restricted-api; the header is triton-grpc-protocol-<header>");
-  command.add_option("--grpc-header-forward-pattern", server.grpc_header_forward_pattern,
-                     "As --http-header-forward-pattern");
-  AddTlsFlags(command, "grpc", server.grpc_tls);
+  command
+      .add_option("--grpc-header-forward-pattern", server.grpc_header_forward_pattern,
+                  "As --http-header-forward-pattern")
+      ->type_name("REGEX");
   GrpcLimits& limits = server.grpc_limits;
   command
       .add_option("--grpc-max-concurrent-streams", limits.concurrent_streams,
@@ -233,18 +299,21 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
 }
 
 void AddImageUrlFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Pictures behind URLs");
   AddRepeatable(
       command, "--image-url-allow", flags.server.image_url_allow,
       "HOST[:PORT] or http://HOST[:PORT]: /v1/embeddings fetches images from there; repeatable. "
-      "Without it URLs are refused");
+      "Without it URLs are refused")
+      ->type_name("HOST");
   command
       .add_option("--image-url-allow-private", flags.server.image_url_allow_private,
                   "These hosts may have private and loopback addresses")
       ->capture_default_str();
-  command.add_option(
-      "--image-url-root-cert", flags.server.image_url_root_cert,
-      "PEM file: the roots that these hosts' certificates are checked with, in place "
-      "of the system's");
+  command
+      .add_option("--image-url-root-cert", flags.server.image_url_root_cert,
+                  "PEM file: the roots that these hosts' certificates are checked with, in place "
+                  "of the system's")
+      ->type_name("FILE");
   command
       .add_option("--image-url-timeout-secs", flags.image_url_timeout_s,
                   "How long the images of a request may take to come")
@@ -252,7 +321,123 @@ void AddImageUrlFlags(CLI::App& command, ServeFlags& flags) {
       ->capture_default_str();
 }
 
-void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
+void AddMetricsFlags(CLI::App& command, ServerOptions& server) {
+  BeginGroup(command, "Metrics");
+  command
+      .add_option("--allow-gpu-metrics", server.allow_gpu_metrics,
+                  "Tell what NVIDIA's driver says of the machine's GPUs")
+      ->capture_default_str();
+  command
+      .add_option("--allow-cpu-metrics", server.allow_cpu_metrics,
+                  "Tell how much of the machine's CPUs and memory is in use")
+      ->capture_default_str();
+  AddRepeatable(command, "--metrics-config", server.metrics_config,
+                "counter_latencies, histogram_latencies or summary_latencies=true|false, "
+                "summary_quantiles=0.5:0.05,...; repeatable")
+      ->type_name("SETTING");
+}
+
+void AddCacheFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Cache of answers");
+  AddRepeatable(command, "--cache-config", flags.cache_config,
+                "local,size=BYTES: keep answers of models with response_cache { enable: true }")
+      ->type_name("SETTING");
+  command
+      .add_option_function<std::int64_t>(
+          "--response-cache-byte-size",
+          [&flags](std::int64_t bytes) {
+            flags.cache_config.push_back("local,size=" + std::to_string(bytes));
+          },
+          "The older form of --cache-config")
+      ->check(CLI::NonNegativeNumber);
+}
+
+// What is accepted at a time.
+void AddOverloadFlags(CLI::App& command, ServiceOptions& service) {
+  BeginGroup(command, "Limits of load");
+  command
+      .add_option("--max-inflight-requests", service.max_inflight_requests,
+                  "Requests accepted and not yet answered; more are refused with 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option(
+          "--max-inflight-input-bytes", service.max_input_bytes,
+          "Bytes of accepted requests' inputs; a request that does not fit beside others is "
+          "refused with 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option(
+          "--max-inflight-output-bytes", service.max_output_bytes,
+          "Bytes of what the steps of accepted requests make, pixels and embeddings; likewise")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+// Under the heading that AddEngineFlags ends with.
+void AddDecodeFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, kPicturesHeading);
+  command
+      .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
+                  "Memory for images being decoded at a time; a larger one runs alone")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option(
+          "--decode-workers", flags.decode_workers,
+          "Processes that decode pictures, each in a sandbox: a number; auto: one per core, "
+          "or none where the system allows no sandbox; off: decode in the server")
+      ->check(CLI::IsMember({"auto", "off"}) | CLI::Range(1, 1024))
+      ->type_name("N|auto|off")
+      ->capture_default_str();
+  command
+      .add_option("--decode-timeout-secs", flags.decode_timeout_s,
+                  "How long a worker may take for one picture")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
+}
+
+void AddStopFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Stopping");
+  command
+      .add_option("--drain-delay-secs", flags.drain_delay_s,
+                  "After SIGTERM, how long a server that is no longer ready takes requests: what "
+                  "load balancers need to notice")
+      ->check(CLI::Range(0, 3'600))
+      ->capture_default_str();
+  command
+      .add_option("--exit-timeout-secs", flags.exit_timeout_s,
+                  "After SIGTERM, how long accepted requests may take")
+      ->check(CLI::Range(0, 86'400))
+      ->capture_default_str();
+}
+
+void AddPageFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Page and search");
+  command.add_option("--allow-ui", flags.server.allow_ui, "The page at /ui of the HTTP port")
+      ->capture_default_str();
+  command
+      .add_option("--search-index", flags.search_index,
+                  "What siglip embed wrote of pictures, FILE.npy or a folder of them, or what "
+                  "siglip index made of it: the page at /ui searches it")
+      ->type_name("PATH");
+  command
+      .add_option("--search-root", flags.search_root,
+                  "The page shows found pictures below this folder alone; names in the index "
+                  "that are no absolute paths begin there")
+      ->type_name("DIR")
+      ->capture_default_str();
+  command
+      .add_option("--search-ef", flags.search_ef,
+                  "Of an index of siglip index: rows that are measured per search, at the least; "
+                  "more miss less")
+      ->check(CLI::Range(std::int64_t{1}, PictureIndexOptions::kMaxEf))
+      ->capture_default_str();
+}
+
+void AddLogFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Log");
   command
       .add_option("--log-verbose", flags.log.verbose_level, "0 = off; 1 adds a line per request")
       ->transform(SwitchOrLevel())
@@ -265,10 +450,15 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
       ->transform(OneOf<bool>({{"default", false}, {"ISO8601", true}}))
       ->type_name("FORMAT")
       ->default_str("default");
-  command.add_option("--log-file", flags.log_file, "Instead of stderr");
+  command.add_option("--log-file", flags.log_file, "Instead of stderr")->type_name("FILE");
+}
+
+void AddTraceFlags(CLI::App& command, ServeFlags& flags) {
+  BeginGroup(command, "Trace");
   AddRepeatable(command, "--trace-config", flags.server.trace_config,
                 "level=TIMESTAMPS|OFF, rate=N, count=N, mode=triton|chrome, triton,file=FILE, "
-                "triton,log-frequency=N; repeatable");
+                "triton,log-frequency=N; repeatable")
+      ->type_name("SETTING");
   const std::pair<const char*, const char*> older[] = {
       {"--trace-file", "triton,file="},
       {"--trace-level", "level="},
@@ -289,172 +479,93 @@ void AddLogAndTraceFlags(CLI::App& command, ServeFlags& flags) {
         ->allow_extra_args(false)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   }
+}
+
+void AddSharedMemoryFlags(CLI::App& command, ServerOptions& server) {
+  BeginGroup(command, "Shared memory");
   command
-      .add_option("--allow-client-shm", flags.server.allow_client_shm,
+      .add_option("--allow-client-shm", server.allow_client_shm,
                   "Clients may pass tensors in shared memory of this machine")
       ->capture_default_str();
-  command.add_option("--client-shm-prefix", flags.server.client_shm_prefix,
-                     "Of the names of POSIX shared memory that clients may pass; none: any name");
+  command
+      .add_option("--client-shm-prefix", server.client_shm_prefix,
+                  "Of the names of POSIX shared memory that clients may pass; none: any name")
+      ->type_name("PREFIX");
 }
 
 // Options that launch scripts of Triton pass and that have no meaning here.
+constexpr const char* kIgnored[] = {"--disable-auto-complete-config",
+                                    "--strict-model-config",
+                                    "--model-load-thread-count",
+                                    "--model-namespacing",
+                                    "--enable-peer-access",
+                                    "--grpc-infer-thread-count",
+                                    "--grpc-infer-allocation-pool-size",
+                                    "--grpc-max-response-pool-size",
+                                    "--metrics-interval-ms",
+                                    "--rate-limit",
+                                    "--rate-limit-resource",
+                                    "--pinned-memory-pool-byte-size",
+                                    "--cuda-memory-pool-byte-size",
+                                    "--cuda-virtual-address-size",
+                                    "--min-supported-compute-capability",
+                                    "--buffer-manager-thread-count",
+                                    "--host-policy",
+                                    "--model-load-gpu-limit",
+                                    "--backend-directory",
+                                    "--backend-config",
+                                    "--repoagent-directory",
+                                    "--cache-directory",
+                                    "--allow-sagemaker",
+                                    "--sagemaker-port",
+                                    "--sagemaker-safe-port-range",
+                                    "--sagemaker-thread-count",
+                                    "--allow-vertex-ai",
+                                    "--vertex-ai-port",
+                                    "--vertex-ai-thread-count",
+                                    "--vertex-ai-default-model"};
+
 void AddIgnoredFlags(CLI::App& command, ServeFlags& flags) {
-  for (const char* name : {"--disable-auto-complete-config",
-                           "--strict-model-config",
-                           "--model-load-thread-count",
-                           "--model-namespacing",
-                           "--enable-peer-access",
-                           "--grpc-infer-thread-count",
-                           "--grpc-infer-allocation-pool-size",
-                           "--grpc-max-response-pool-size",
-                           "--metrics-interval-ms",
-                           "--rate-limit",
-                           "--rate-limit-resource",
-                           "--pinned-memory-pool-byte-size",
-                           "--cuda-memory-pool-byte-size",
-                           "--cuda-virtual-address-size",
-                           "--min-supported-compute-capability",
-                           "--buffer-manager-thread-count",
-                           "--host-policy",
-                           "--model-load-gpu-limit",
-                           "--backend-directory",
-                           "--backend-config",
-                           "--repoagent-directory",
-                           "--cache-directory",
-                           "--allow-sagemaker",
-                           "--sagemaker-port",
-                           "--sagemaker-safe-port-range",
-                           "--sagemaker-thread-count",
-                           "--allow-vertex-ai",
-                           "--vertex-ai-port",
-                           "--vertex-ai-thread-count",
-                           "--vertex-ai-default-model"}) {
+  for (const char* name : kIgnored) {
     command
         .add_option_function<std::vector<std::string>>(
             name,
-            [&flags, name](const std::vector<std::string>&) { flags.ignored.push_back(name); },
-            "Triton's; accepted, without effect")
+            [&flags, name](const std::vector<std::string>&) { flags.ignored.push_back(name); })
         ->expected(0, 1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-        ->group("Triton's options without effect here");
+        ->group("");  // told in one sentence: IgnoredOptions
   }
 }
 
 }  // namespace
 
+std::string IgnoredOptions() {
+  return absl::StrCat("Options of Triton that are taken and have no effect here: ",
+                      absl::StrJoin(kIgnored, ", "), ".");
+}
+
 void AddServeFlags(CLI::App& command, ServeFlags& flags) {
   // As Triton, so that scripts may append to what others set.
   command.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  AddModelFlags(command, flags.model, false);
+  // The headings of --help in its order: what everybody needs, what some do, what hardly anybody.
+  AddCheckpointFlag(command, flags.model, false);
+  AddRepositoryFlags(command, flags);
+  AddPortFlags(command, flags);
+  AddEngineFlags(command, flags.model);
+  AddDecodeFlags(command, flags);
+  AddOverloadFlags(command, flags.service);
+  AddAccessFlags(command, flags.server);
+  AddMetricsFlags(command, flags.server);
+  AddLogFlags(command, flags);
+  AddTraceFlags(command, flags);
+  AddPageFlags(command, flags);
+  AddCacheFlags(command, flags);
+  AddImageUrlFlags(command, flags);
   AddModelControlFlags(command, flags);
-  command.add_flag(
-      "--dry-run", flags.dry_run,
-      "Load and check everything but whether the ports are free, print the plan, exit");
+  AddStopFlags(command, flags);
   AddHttpFlags(command, flags.server);
   AddGrpcFlags(command, flags.server);
-  AddImageUrlFlags(command, flags);
-  command.add_option("--api-key-file", flags.server.api_key_file,
-                     "A key a line: requests need the header Authorization: Bearer KEY, all but "
-                     "those for health. Read again on SIGHUP");
-  command.add_option("--allow-metrics", flags.server.allow_metrics, "Listen for the metrics")
-      ->capture_default_str();
-  command.add_option("--metrics-address", flags.server.metrics_address, "As --http-address")
-      ->capture_default_str();
-  command.add_option("--metrics-port", flags.server.metrics_port, "0 = any free port")
-      ->capture_default_str();
-  command
-      .add_option("--allow-gpu-metrics", flags.server.allow_gpu_metrics,
-                  "Tell what NVIDIA's driver says of the machine's GPUs")
-      ->capture_default_str();
-  command
-      .add_option("--allow-cpu-metrics", flags.server.allow_cpu_metrics,
-                  "Tell how much of the machine's CPUs and memory is in use")
-      ->capture_default_str();
-  AddRepeatable(command, "--metrics-config", flags.server.metrics_config,
-                "counter_latencies, histogram_latencies or summary_latencies=true|false, "
-                "summary_quantiles=0.5:0.05,...; repeatable");
-  AddRepeatable(command, "--cache-config", flags.cache_config,
-                "local,size=BYTES: keep answers of models with response_cache { enable: true }");
-  command
-      .add_option_function<std::int64_t>(
-          "--response-cache-byte-size",
-          [&flags](std::int64_t bytes) {
-            flags.cache_config.push_back("local,size=" + std::to_string(bytes));
-          },
-          "The older form of --cache-config")
-      ->check(CLI::NonNegativeNumber);
-  command
-      .add_option("--max-inflight-requests", flags.service.max_inflight_requests,
-                  "Requests accepted and not yet answered; more are refused with 503")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      .add_option(
-          "--max-inflight-input-bytes", flags.service.max_input_bytes,
-          "Bytes of accepted requests' inputs; a request that does not fit beside others is "
-          "refused with 503")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      .add_option(
-          "--max-inflight-output-bytes", flags.service.max_output_bytes,
-          "Bytes of what the steps of accepted requests make, pixels and embeddings; likewise")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      .add_option("--max-models", flags.service.max_models,
-                  "Loaded models; a load of one more fails")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      .add_option("--max-model-threads", flags.service.max_model_threads,
-                  "Threads of all loaded models together; a load that needs more fails")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
-                  "Memory for images being decoded at a time; a larger one runs alone")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      .add_option(
-          "--decode-workers", flags.decode_workers,
-          "Processes that decode pictures, each in a sandbox: a number; auto: one per core, "
-          "or none where the system allows no sandbox; off: decode in the server")
-      ->check(CLI::IsMember({"auto", "off"}) | CLI::Range(1, 1024))
-      ->type_name("N|auto|off")
-      ->capture_default_str();
-  command
-      .add_option("--decode-timeout-secs", flags.decode_timeout_s,
-                  "How long a worker may take for one picture")
-      ->check(CLI::Range(1, 600))
-      ->capture_default_str();
-  command
-      .add_option("--drain-delay-secs", flags.drain_delay_s,
-                  "After SIGTERM, how long a server that is no longer ready takes requests: what "
-                  "load balancers need to notice")
-      ->check(CLI::Range(0, 3'600))
-      ->capture_default_str();
-  command
-      .add_option("--exit-timeout-secs", flags.exit_timeout_s,
-                  "After SIGTERM, how long accepted requests may take")
-      ->check(CLI::Range(0, 86'400))
-      ->capture_default_str();
-  command.add_option("--search-index", flags.search_index,
-                     "What siglip embed wrote of pictures, FILE.npy or a folder of them, or what "
-                     "siglip index made of it: the page at /ui searches it");
-  command
-      .add_option("--search-root", flags.search_root,
-                  "The page shows found pictures below this folder alone; names in the index "
-                  "that are no absolute paths begin there")
-      ->capture_default_str();
-  command
-      .add_option("--search-ef", flags.search_ef,
-                  "Of an index of siglip index: rows that are measured per search, at the least; "
-                  "more miss less")
-      ->check(CLI::Range(std::int64_t{1}, PictureIndexOptions::kMaxEf))
-      ->capture_default_str();
-  AddLogAndTraceFlags(command, flags);
+  AddSharedMemoryFlags(command, flags.server);
   AddIgnoredFlags(command, flags);
 }
 

@@ -39,5 +39,7 @@ struct ServeFlags {
 };
 
 void AddServeFlags(CLI::App& command, ServeFlags& flags);
+// One sentence on those that are not shown among the others.
+std::string IgnoredOptions();
 
 }  // namespace siglip::cli

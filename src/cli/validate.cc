@@ -19,6 +19,7 @@
 #include "cli/commands.h"
 #include "cli/embedder.h"
 #include "cli/embedding_cache.h"
+#include "cli/help_format.h"
 #include "cli/input_flags.h"
 #include "cli/model_flags.h"
 #include "cli/output_places.h"
@@ -143,9 +144,18 @@ int RunValidate(const ValidateFlags& flags) {
 }
 
 void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
-  CLI::Option* url = command.add_option(
-      "--url", flags.server.url,
-      "HOST:PORT of a running server, instead of --model; IPv6 with brackets or without");
+  BeginGroup(command, "A server in place of --model");
+  CLI::Option* url = command
+                         .add_option("--url", flags.server.url,
+                                     "HOST:PORT of a running server, instead of --model and what "
+                                     "goes with it; IPv6 with brackets or without")
+                         ->type_name("HOST:PORT");
+  command.add_option("--protocol", flags.server.protocol, "grpc or http")
+      ->check(CLI::IsMember({"grpc", "http"}))
+      ->capture_default_str();
+  command.add_option("--concurrency", flags.server.concurrency, "Clients of the server at once")
+      ->check(CLI::Range(1, 10'000))
+      ->capture_default_str();
   // The server has what they say already.
   const std::vector<CLI::Option*> others = command.get_options();
   AddModelFlags(command, flags.model, false);
@@ -153,22 +163,21 @@ void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
     if (std::find(others.begin(), others.end(), option) == others.end()) url->excludes(option);
   }
   AddPipelineFlags(command, flags.pipeline);
-  command.add_option("--protocol", flags.server.protocol, "grpc or http")
-      ->check(CLI::IsMember({"grpc", "http"}))
-      ->capture_default_str();
-  command.add_option("--concurrency", flags.server.concurrency, "Clients of the server at once")
-      ->check(CLI::Range(1, 10'000))
-      ->capture_default_str();
 }
 
 void AddReportFlags(CLI::App& command, ValidateFlags& flags) {
-  command.add_option("--html", flags.html, "Write a self-contained report with plots");
-  command.add_option("--json", flags.json, "Write the table, classes and failures as JSON");
-  command.add_option("--predictions", flags.predictions,
-                     "Write every prediction: FILE.csv or FILE.jsonl");
-  command.add_option("--save-embeddings", flags.embeddings,
-                     "Folder for all embeddings as .npy, so that scikit-learn can be given them");
-  command.add_option("--failures", flags.failures, "Write the images that failed, as JSON lines");
+  BeginGroup(command, kOutputHeading);
+  const auto add = [&command](const char* name, std::string& path, const char* text) {
+    command.add_option(name, path, text)->type_name("FILE");
+  };
+  add("--html", flags.html, "Write a self-contained report with plots");
+  add("--json", flags.json, "Write the table, classes and failures as JSON");
+  add("--predictions", flags.predictions, "Write every prediction: FILE.csv or FILE.jsonl");
+  add("--failures", flags.failures, "Write the images that failed, as JSON lines");
+  command
+      .add_option("--save-embeddings", flags.embeddings,
+                  "Folder for all embeddings as .npy, so that scikit-learn can be given them")
+      ->type_name("DIR");
   command.add_flag("-q,--quiet", flags.quiet, "No progress bar");
 }
 
@@ -179,10 +188,11 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
   flags->options.templates = PublishedTemplates();
   CLI::App* command = app.add_subcommand(
       "validate", "Few-shot and zero-shot accuracy on an ImageNet folder, as scikit-learn's kNN");
-  AddSourceFlags(*command, *flags);
+  BeginGroup(*command, "What is measured");
   command
       ->add_option("--data", flags->data,
                    "Folder with train/<label>/, valid/<label>/ and LOC_synset_mapping.txt")
+      ->type_name("DIR")
       ->required();
   AddRepeatable(*command, "--template", flags->options.templates,
                 "Prompt with {text} or {label}; repeatable")
@@ -192,9 +202,12 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
   command->add_option("-k,--neighbors", flags->options.k, "Neighbours that vote")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  command->add_option("--cache", flags->cache,
-                      "Folder of embeddings that later runs take up, also after a kill");
+  command
+      ->add_option("--cache", flags->cache,
+                   "Folder of embeddings that later runs take up, also after a kill")
+      ->type_name("DIR");
   AddReportFlags(*command, *flags);
+  AddSourceFlags(*command, *flags);
   command->footer("Exit code 3: done, but some images failed and were left out.");
   command->callback([flags, &run] {
     run = [flags] {

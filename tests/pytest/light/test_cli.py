@@ -50,6 +50,33 @@ def test_every_command_has_help_and_version(siglip, command):
     assert version.returncode == 0 and version.stdout == siglip("--version").stdout, version.stderr
 
 
+def headings(siglip, *command):
+    """Of a --help, with the options below each."""
+    text = siglip(*command, "--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    found = re.findall(r"^(\S[^:\n]*):\n((?: .*\n)+)", text, re.MULTILINE)
+    return {heading: re.findall(r"^  ((?:-\w,)?--[a-z0-9-]+|[a-z]+)", options, re.MULTILINE) for heading, options in found}
+
+
+def test_help_is_grouped_by_subject(siglip):
+    serve = headings(siglip, "serve")
+    assert list(serve)[:5] == ["Model", "Addresses and ports", "Computing", "Pictures", "Limits of load"]
+    assert list(serve)[-1] == "General" and serve["General"] == ["-h,--help", "--version", "--log-level"]
+    assert serve["Model"] == ["--model", "--model-repository", "--model-config-name", "--dry-run"]
+    assert "--http-port" in serve["Addresses and ports"] and "--api-key-file" in serve["Access"]
+    assert "--http-use-ssl" in serve["TLS"] and "--trace-config" in serve["Trace"]
+    for command in ("embed", "classify", "search", "validate"):
+        groups = headings(siglip, command)
+        assert {"Model", "Computing", "Pictures", "Output", "General"} <= set(groups), command
+        assert "--model" in groups["Model"]
+    assert headings(siglip, "classify")["Labels (one of them)"] == ["--labels", "--labels-file"]
+    assert headings(siglip, "search")["Queries (at least one)"] == ["--text", "--image"]
+    text = siglip("serve", "--help").stdout
+    assert re.search(r"^  --http-port N +0 = any free port \[default: 8000\]$", text, re.MULTILINE)
+    # Triton's that mean nothing here take a sentence and no more.
+    assert "--rate-limit" in re.sub(r"\s+", " ", text).partition("have no effect here:")[2]
+
+
 def test_the_log_level_stands_before_and_after_the_command(siglip, demo):
     command = ["embed", "--model", demo, "--precision", "auto", "--text", "a"]
     assert "precision auto" in siglip(*command).stderr

@@ -131,6 +131,7 @@ def test_the_man_page_has_every_command(prefix):
     for command in ("serve", "embed", "classify", "validate", "inspect", "bench", "bench engine", "bench server"):
         assert f".SH SIGLIP {command.upper()}\n" in text
     assert r"\-\-model\-repository" in text and r"\-\-raw\-inputs" in text
+    assert '.SS "Addresses and ports"\n' in text
     if shutil.which("man") is None:
         pytest.skip("no man")
     run = subprocess.run(["man", "--warnings=mac", "-l", page], capture_output=True, text=True, check=True,
