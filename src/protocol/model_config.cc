@@ -195,6 +195,9 @@ absl::Status CheckFields(const inference::ModelConfig& wire) {
   if (wire.has_sequence_batching()) field = "sequence_batching";
   if (wire.batch_input_size() != 0) field = "batch_input";
   if (wire.batch_output_size() != 0) field = "batch_output";
+  for (const auto& group : wire.instance_group()) {
+    if (group.profile_size() != 0) field = "instance_group.profile";
+  }
   if (!field.empty()) return absl::InvalidArgumentError(Concat(field, " is not supported"));
   SIGLIP_RETURN_IF_ERROR(CheckTensorFields(wire.input(), "input"));
   return CheckTensorFields(wire.output(), "output");
@@ -212,12 +215,29 @@ std::vector<std::string> FieldsWithoutEffect(const inference::ModelConfig& wire)
 }
 
 void VersionPolicyFromWire(const inference::ModelVersionPolicy& wire, ModelConfig& config) {
-  const auto& specific = wire.specific().versions();
-  config.version_policy_specific.assign(specific.begin(), specific.end());
-  if (wire.has_all()) config.version_policy_latest = 0;
-  if (wire.has_latest()) {
-    config.version_policy_latest = std::max<std::uint32_t>(1, wire.latest().num_versions());
+  if (wire.has_specific()) {
+    const auto& versions = wire.specific().versions();
+    config.version_policy_specific.emplace(versions.begin(), versions.end());
   }
+  if (wire.has_all()) config.version_policy_latest.reset();
+  if (wire.has_latest()) config.version_policy_latest = wire.latest().num_versions();
+}
+
+absl::Status MetricsFromWire(const inference::ModelMetrics& wire, ModelConfig& config) {
+  for (const auto& control : wire.metric_control()) {
+    const std::string& family = control.metric_identifier().family();
+    const auto& buckets = control.histogram_options().buckets();
+    if (family.empty() || buckets.empty()) {
+      return absl::InvalidArgumentError(Concat("model_metrics: expected a family and its buckets, ",
+                                               "got '", family, "' and ", buckets.size()));
+    }
+    if (family == "nv_inference_first_response_histogram_ms") {
+      config.response_bounds_ms.assign(buckets.begin(), buckets.end());
+    } else {
+      config.without_effect.emplace_back("model_metrics");
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
@@ -228,6 +248,7 @@ absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
   config.platform = wire.platform();
   config.backend = wire.backend();
   config.max_batch_size = wire.max_batch_size();
+  config.has_optimization = wire.has_optimization();
   SIGLIP_ASSIGN_OR_RETURN(config.inputs, TensorsFromWire(wire.input(), "input"));
   SIGLIP_ASSIGN_OR_RETURN(config.outputs, TensorsFromWire(wire.output(), "output"));
   for (const auto& group : wire.instance_group()) config.instance_groups.push_back(FromWire(group));
@@ -247,16 +268,7 @@ absl::StatusOr<ModelConfig> FromWire(const inference::ModelConfig& wire) {
   config.decoupled = wire.model_transaction_policy().decoupled();
   config.response_cache = wire.response_cache().enable();
   config.metric_tags = {wire.metric_tags().begin(), wire.metric_tags().end()};
-  for (const auto& control : wire.model_metrics().metric_control()) {
-    const std::string& family = control.metric_identifier().family();
-    if (family != "nv_inference_first_response_histogram_ms") {
-      return absl::InvalidArgumentError(Concat(
-          "model_metrics: expected the family nv_inference_first_response_histogram_ms, got '",
-          family, "'"));
-    }
-    const auto& buckets = control.histogram_options().buckets();
-    config.response_bounds_ms.assign(buckets.begin(), buckets.end());
-  }
+  SIGLIP_RETURN_IF_ERROR(MetricsFromWire(wire.model_metrics(), config));
   return config;
 }
 

@@ -50,6 +50,7 @@ TEST(ModelConfig, FieldsReachTheStruct) {
   EXPECT_EQ(config->parameters.at("checkpoint"), "../../models/demo");
   EXPECT_EQ(config->warmups[0].inputs.at("X").file, "a.jpg");
   EXPECT_EQ(config->warmups[0].count, 3U);
+  EXPECT_TRUE(config->has_optimization);
   EXPECT_EQ(config->source, "repo/m/config.pbtxt");
   EXPECT_EQ(config->directory, "repo/m");
 }
@@ -99,6 +100,7 @@ TEST(ModelConfig, WhatCannotBeHonouredIsRefused) {
   const std::pair<const char*, const char*> fields[] = {
       {"batch_input { kind: BATCH_ITEM_SHAPE }", "c:1: batch_input is"},
       {"batch_output { target_name: 'X' }", "c:1: batch_output is"},
+      {"instance_group {\n profile: '1' }", "c:2: instance_group.profile is"},
       {"input { name: 'X' reshape { shape: 1 } }", "c:1: input 'X': reshape is"},
       {"input { name: 'X' is_shape_tensor: true }", "c:1: input 'X': is_shape_tensor is"},
       {"output { name: 'Y' reshape { } }", "c:1: output 'Y': reshape is"},
@@ -118,6 +120,18 @@ TEST(ModelConfig, WhatHasNoEffectIsNamed) {
               ElementsAre("runtime", "default_model_filename", "cc_model_filenames",
                           "model_operations", "model_repository_agents"));
   EXPECT_TRUE(ParseModelConfig(kFull, "c")->without_effect.empty());
+  const auto metrics = [](std::string_view control) {
+    return ParseModelConfig("model_metrics { metric_control { " + std::string(control) + " } }",
+                            "c");
+  };
+  EXPECT_THAT(metrics("metric_identifier { family: 'other' } histogram_options { buckets: 1 }")
+                  ->without_effect,
+              ElementsAre("model_metrics"));
+  for (const char* control : {"", "histogram_options { buckets: 1 }",
+                              "metric_identifier { family: 'other' } histogram_options { }"}) {
+    EXPECT_THAT(metrics(control).status().message(),
+                HasSubstr("c:1: model_metrics: expected a family and its buckets"));
+  }
 }
 
 TEST(ModelConfig, TheVersionPolicyReachesTheStruct) {
@@ -125,10 +139,12 @@ TEST(ModelConfig, TheVersionPolicyReachesTheStruct) {
     return *ParseModelConfig("version_policy { " + std::string(policy) + " }", "c");
   };
   EXPECT_EQ(of("").version_policy_latest, 1U);
-  EXPECT_EQ(of("latest { }").version_policy_latest, 1U);
+  EXPECT_EQ(of("").version_policy_specific, std::nullopt);
+  EXPECT_EQ(of("latest { }").version_policy_latest, 0U) << "none, as there";
   EXPECT_EQ(of("latest { num_versions: 2 }").version_policy_latest, 2U);
-  EXPECT_EQ(of("all { }").version_policy_latest, 0U);
-  EXPECT_THAT(of("specific { versions: [ 3, 1 ] }").version_policy_specific, ElementsAre(3, 1));
+  EXPECT_EQ(of("all { }").version_policy_latest, std::nullopt);
+  EXPECT_THAT(*of("specific { versions: [ 3, 1 ] }").version_policy_specific, ElementsAre(3, 1));
+  EXPECT_THAT(*of("specific { }").version_policy_specific, ElementsAre());
 }
 
 TEST(ModelConfig, FieldsKnowTheirLines) {

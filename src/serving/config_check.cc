@@ -12,6 +12,7 @@
 #include "base/checked_math.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "serving/ensemble.h"
 #include "serving/validate.h"
 
 namespace siglip {
@@ -55,6 +56,12 @@ absl::Status CheckKind(const ModelConfig& c) {
     }
     if (!c.instance_groups.empty()) {
       return ConfigError(c, "instance_group", "expected none for an ensemble");
+    }
+    if (!c.warmups.empty()) {
+      return ConfigError(c, "model_warmup", "expected none for an ensemble");
+    }
+    if (c.has_optimization) {
+      return ConfigError(c, "optimization", "expected none for an ensemble");
     }
     return absl::OkStatus();
   }
@@ -159,6 +166,12 @@ absl::Status CheckInstances(const ModelConfig& c, const Deployment& deployment) 
                          absl::StrCat("expected 0 to ", most, ", got ", group.count));
     }
     sum += group.count > 0 ? group.count : deployment.num_instances;
+    const bool cpu = group.kind == InstanceGroup::Kind::kCpu;
+    if ((cpu || group.kind == InstanceGroup::Kind::kModel) && !group.gpus.empty()) {
+      return ConfigError(c, "instance_group.gpus",
+                         absl::StrCat("expected none beside ", cpu ? "KIND_CPU" : "KIND_MODEL",
+                                      ", got ", absl::StrJoin(group.gpus, ", ")));
+    }
   }
   if (sum > most) {
     return ConfigError(c, "instance_group",
@@ -262,6 +275,7 @@ absl::Status CheckConfig(const ModelConfig& config) {
   SIGLIP_RETURN_IF_ERROR(CheckBatching(config));
   SIGLIP_RETURN_IF_ERROR(CheckMetrics(config));
   SIGLIP_RETURN_IF_ERROR(CheckWarmups(config));
+  if (config.is_ensemble()) SIGLIP_RETURN_IF_ERROR(CheckGraph(config));
   if (config.versions.empty()) {
     return ConfigError(config, "versions",
                        "expected a version folder (such as 1/) beside config.pbtxt, got none");

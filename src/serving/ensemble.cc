@@ -34,23 +34,123 @@ const TensorConfig* FindTensor(const std::vector<TensorConfig>& tensors, const s
   return nullptr;
 }
 
-// What the graph knows of an ensemble's tensor.
+absl::Status GraphError(const ModelConfig& ensemble, const std::string& text) {
+  return ConfigError(ensemble, "ensemble_scheduling", text);
+}
+
+std::string EndText(const char* kind, const std::string& name, const EnsembleStep& step) {
+  return absl::StrCat(kind, " '", name, "' of step '", step.model_name, "'");
+}
+
+// What the names tell of an ensemble's tensor.
 struct GraphTensor {
-  DataType datatype = DataType::kFp32;
-  std::vector<std::int64_t> dims;
   std::string seen_at;  // for errors
   bool made = false;
+  bool taken = false;
   std::vector<std::string> needs;  // the tensors that its maker takes
 };
 
-class GraphCheck {
+class NameCheck {
  public:
-  GraphCheck(const FindModel& find, ModelConfig& ensemble) : find_(find), ensemble_(ensemble) {}
+  explicit NameCheck(const ModelConfig& ensemble) : ensemble_(ensemble) {}
+
+  absl::Status Run() {
+    for (const TensorConfig& input : ensemble_.inputs) {
+      See(input.name, "the ensemble's input").made = true;
+    }
+    for (const EnsembleStep& step : ensemble_.ensemble_steps) SIGLIP_RETURN_IF_ERROR(AddStep(step));
+    for (const TensorConfig& output : ensemble_.outputs) {
+      See(output.name, "the ensemble's output").taken = true;
+    }
+    for (const auto& [name, tensor] : tensors_) {
+      if (!tensor.made) return WithoutEnd("input that makes", name, tensor);
+    }
+    SIGLIP_RETURN_IF_ERROR(CheckOrder());
+    for (const auto& [name, tensor] : tensors_) {
+      if (!tensor.taken) return WithoutEnd("output that takes", name, tensor);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  GraphTensor& See(const std::string& name, const std::string& where) {
+    const auto [it, is_new] = tensors_.try_emplace(name);
+    if (is_new) it->second.seen_at = where;
+    return it->second;
+  }
+
+  absl::Status WithoutEnd(const std::string& end, const std::string& name,
+                          const GraphTensor& tensor) const {
+    return GraphError(ensemble_, absl::StrCat("expected a step or ", end, " tensor '", name, "' (",
+                                              tensor.seen_at, "), got none"));
+  }
+
+  absl::Status AddStep(const EnsembleStep& step) {
+    if (step.model_name.empty()) {
+      return GraphError(ensemble_, "expected a model_name for each step, got none");
+    }
+    if (step.input_map.empty() || step.output_map.empty()) {
+      return GraphError(ensemble_, absl::StrCat("step '", step.model_name,
+                                                "': expected an input_map and an output_map"));
+    }
+    std::vector<std::string> needs;
+    for (const auto& [input, name] : step.input_map) {
+      See(name, EndText("input", input, step)).taken = true;
+      needs.push_back(name);
+    }
+    for (const auto& [output, name] : step.output_map) {
+      GraphTensor& tensor = See(name, EndText("output", output, step));
+      if (std::exchange(tensor.made, true)) {
+        return GraphError(ensemble_,
+                          absl::StrCat("expected tensor '", name, "' to be made once; step '",
+                                       step.model_name, "' makes it again"));
+      }
+      tensor.needs = needs;
+    }
+    return absl::OkStatus();
+  }
+
+  // Tensors whose makers' inputs are all there are there; what never gets there is in a cycle.
+  absl::Status CheckOrder() const {
+    std::set<std::string> there;
+    bool grew = true;
+    while (grew) {
+      grew = false;
+      for (const auto& [name, tensor] : tensors_) {
+        const bool ready =
+            !there.contains(name) &&
+            std::all_of(tensor.needs.begin(), tensor.needs.end(),
+                        [&there](const std::string& need) { return there.contains(need); });
+        if (ready) grew = there.insert(name).second;
+      }
+    }
+    for (const auto& [name, tensor] : tensors_) {
+      if (!there.contains(name)) {
+        return GraphError(ensemble_,
+                          absl::StrCat("expected no cycle, but tensor '", name, "' needs itself"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const ModelConfig& ensemble_;
+  std::map<std::string, GraphTensor> tensors_;
+};
+
+// What is known of the values of an ensemble's tensor.
+struct TensorType {
+  DataType datatype = DataType::kFp32;
+  std::vector<std::int64_t> dims;
+  std::string seen_at;  // for errors
+};
+
+class TypeCheck {
+ public:
+  TypeCheck(const FindModel& find, ModelConfig& ensemble) : find_(find), ensemble_(ensemble) {}
 
   absl::Status Run() {
     for (const TensorConfig& input : ensemble_.inputs) {
       SIGLIP_RETURN_IF_ERROR(See(input.name, input, "the ensemble's input"));
-      tensors_[input.name].made = true;
     }
     for (const EnsembleStep& step : ensemble_.ensemble_steps) SIGLIP_RETURN_IF_ERROR(AddStep(step));
     for (const TensorConfig& output : ensemble_.outputs) {
@@ -59,31 +159,20 @@ class GraphCheck {
       }
       SIGLIP_RETURN_IF_ERROR(See(output.name, output, "the ensemble's output"));
     }
-    for (const auto& [name, tensor] : tensors_) {
-      if (!tensor.made) {
-        return Error(absl::StrCat("expected a step or input that makes tensor '", name, "' (",
-                                  tensor.seen_at, "), got none"));
-      }
-    }
-    SIGLIP_RETURN_IF_ERROR(CheckOrder());
     for (TensorConfig& input : ensemble_.inputs) input.dims = tensors_[input.name].dims;
     for (TensorConfig& output : ensemble_.outputs) output.dims = tensors_[output.name].dims;
     return absl::OkStatus();
   }
 
  private:
-  absl::Status Error(const std::string& text) const {
-    return ConfigError(ensemble_, "ensemble_scheduling", text);
-  }
+  absl::Status Error(const std::string& text) const { return GraphError(ensemble_, text); }
 
   // Another end of an ensemble tensor: its type and dims must agree with what is known.
   absl::Status See(const std::string& name, const TensorConfig& end, const std::string& where) {
     const auto [it, is_new] = tensors_.try_emplace(name);
-    GraphTensor& tensor = it->second;
+    TensorType& tensor = it->second;
     if (is_new) {
-      tensor.datatype = end.datatype;
-      tensor.dims = end.dims;
-      tensor.seen_at = where;
+      tensor = {.datatype = end.datatype, .dims = end.dims, .seen_at = where};
       return absl::OkStatus();
     }
     if (tensor.datatype != end.datatype) {
@@ -112,79 +201,46 @@ class GraphCheck {
                                     ensemble_.max_batch_size));
   }
 
+  // `kind`: "input" or "output".
+  absl::Status SeeAll(const std::map<std::string, std::string>& names, const char* kind,
+                      const std::vector<TensorConfig>& configs, const EnsembleStep& step) {
+    for (const auto& [name, tensor] : names) {
+      const TensorConfig* config = FindTensor(configs, name);
+      if (config == nullptr) {
+        return Error(absl::StrCat("step '", step.model_name, "': ", kind, "_map names unknown ",
+                                  kind, " '", name, "'"));
+      }
+      SIGLIP_RETURN_IF_ERROR(See(tensor, *config, EndText(kind, name, step)));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status AddStep(const EnsembleStep& step) {
     absl::StatusOr<std::shared_ptr<const ModelConfig>> model = find_(step);
     if (!model.ok()) {
       return Error(absl::StrCat("step '", step.model_name, "': ", model.status().message()));
     }
     SIGLIP_RETURN_IF_ERROR(CheckStepBatch(step, **model));
-    std::vector<std::string> needs;
-    for (const auto& [input, tensor] : step.input_map) {
-      const TensorConfig* config = FindTensor((*model)->inputs, input);
-      if (config == nullptr) {
-        return Error(absl::StrCat("step '", step.model_name, "': input_map names unknown input '",
-                                  input, "'"));
-      }
-      SIGLIP_RETURN_IF_ERROR(See(
-          tensor, *config, absl::StrCat("input '", input, "' of step '", step.model_name, "'")));
-      needs.push_back(tensor);
-    }
+    SIGLIP_RETURN_IF_ERROR(SeeAll(step.input_map, "input", (*model)->inputs, step));
     for (const TensorConfig& input : (*model)->inputs) {
       if (step.input_map.contains(input.name)) continue;
       return Error(absl::StrCat("step '", step.model_name, "': expected input '", input.name,
                                 "' in input_map, got none"));
     }
-    for (const auto& [output, tensor] : step.output_map) {
-      const TensorConfig* config = FindTensor((*model)->outputs, output);
-      if (config == nullptr) {
-        return Error(absl::StrCat("step '", step.model_name, "': output_map names unknown output '",
-                                  output, "'"));
-      }
-      SIGLIP_RETURN_IF_ERROR(See(
-          tensor, *config, absl::StrCat("output '", output, "' of step '", step.model_name, "'")));
-      if (std::exchange(tensors_[tensor].made, true)) {
-        return Error(absl::StrCat("expected tensor '", tensor, "' to be made once; step '",
-                                  step.model_name, "' makes it again"));
-      }
-      tensors_[tensor].needs = needs;
-    }
-    if (step.output_map.empty()) {
-      return Error(absl::StrCat("step '", step.model_name, "': expected an output_map, got none"));
-    }
-    return absl::OkStatus();
-  }
-
-  // Tensors whose makers' inputs are all there are there; what never gets there is in a cycle.
-  absl::Status CheckOrder() const {
-    std::set<std::string> there;
-    bool grew = true;
-    while (grew) {
-      grew = false;
-      for (const auto& [name, tensor] : tensors_) {
-        const bool ready =
-            !there.contains(name) &&
-            std::all_of(tensor.needs.begin(), tensor.needs.end(),
-                        [&there](const std::string& need) { return there.contains(need); });
-        if (ready) grew = there.insert(name).second;
-      }
-    }
-    for (const auto& [name, tensor] : tensors_) {
-      if (!there.contains(name)) {
-        return Error(absl::StrCat("expected no cycle, but tensor '", name, "' needs itself"));
-      }
-    }
-    return absl::OkStatus();
+    return SeeAll(step.output_map, "output", (*model)->outputs, step);
   }
 
   const FindModel& find_;
   ModelConfig& ensemble_;
-  std::map<std::string, GraphTensor> tensors_;
+  std::map<std::string, TensorType> tensors_;
 };
 
 }  // namespace
 
+absl::Status CheckGraph(const ModelConfig& ensemble) { return NameCheck(ensemble).Run(); }
+
 absl::Status CheckEnsemble(const FindModel& find, ModelConfig& ensemble) {
-  return GraphCheck(find, ensemble).Run();
+  return TypeCheck(find, ensemble).Run();
 }
 
 // One request's walk over the graph. Shared by the answers of the steps that are under way.

@@ -20,8 +20,11 @@
 
 namespace siglip {
 
-// The graph against its steps' (completed) configurations: every step and tensor is there, made
-// once, of one type, without a cycle. Fills the ensemble's -1 dims from the steps.
+// The graph by its names: every tensor is made once and taken, without a cycle.
+absl::Status CheckGraph(const ModelConfig& ensemble);
+
+// The graph, which CheckGraph accepted, against its steps' (completed) configurations: every step
+// and tensor is there, of one type. Fills the ensemble's -1 dims from the steps.
 absl::Status CheckEnsemble(
     const std::function<absl::StatusOr<std::shared_ptr<const ModelConfig>>(const EnsembleStep&)>&
         find,

@@ -85,15 +85,16 @@ struct ModelConfig {
   std::uint32_t ensemble_max_inflight_requests = 0;  // 0 = unlimited
   std::map<std::string, std::string> parameters = {};
   std::vector<Warmup> warmups = {};
+  bool has_optimization = false;  // how GPUs of other backends work; of no ensemble
   bool decoupled = false;
   bool response_cache = false;
   std::map<std::string, std::string> metric_tags = {};  // labels of the model's metrics
   // Of nv_inference_first_response_histogram_ms; ascending. The default is Triton's.
   std::vector<double> response_bounds_ms = {100, 500, 2000, 5000};
   std::vector<std::int64_t> versions = {};  // of the repository; the built-in ones have {1}
-  // version_policy: those listed, else so many of the highest; 0 = all. One is served.
-  std::vector<std::int64_t> version_policy_specific = {};
-  std::uint32_t version_policy_latest = 1;
+  // version_policy: those listed, else so many of the highest; neither = all. One is served.
+  std::optional<std::vector<std::int64_t>> version_policy_specific = {};
+  std::optional<std::uint32_t> version_policy_latest = 1;
   std::vector<std::string> without_effect = {};  // fields that are set and not acted on
 
   // Where it came from: the path of config.pbtxt, or "built-in". For errors.

@@ -32,16 +32,16 @@ std::string VersionOf(const ModelConfig& config) {
 
 // Leaves the version that is served.
 absl::Status ApplyVersionPolicy(ModelConfig& config) {
-  const std::vector<std::int64_t>& kept = config.version_policy_specific;
+  const std::optional<std::vector<std::int64_t>>& kept = config.version_policy_specific;
   std::vector<std::int64_t>& versions = config.versions;
   if (versions.empty()) return absl::OkStatus();  // CheckConfig says so
   std::sort(versions.begin(), versions.end());
-  const std::size_t latest = config.version_policy_latest;
-  if (!kept.empty()) {
+  const std::size_t latest = config.version_policy_latest.value_or(versions.size());
+  if (kept) {
     std::erase_if(versions, [&kept](std::int64_t version) {
-      return std::find(kept.begin(), kept.end(), version) == kept.end();
+      return std::find(kept->begin(), kept->end(), version) == kept->end();
     });
-  } else if (latest != 0 && latest < versions.size()) {
+  } else if (latest < versions.size()) {
     versions.erase(versions.begin(), versions.end() - static_cast<std::ptrdiff_t>(latest));
   }
   if (versions.size() == 1) return absl::OkStatus();

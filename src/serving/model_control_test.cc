@@ -553,7 +553,7 @@ TEST_F(PollTest, StepsMayComeAfterTheirEnsembles) {
   EXPECT_EQ(factory_.made, 2);
 }
 
-// Of `names`, the first of which makes what it answers.
+// Of `names`, of which the first makes the answer Y.
 ModelConfig Over(const std::string& name, const std::vector<std::string>& names) {
   ModelConfig config = FloatConfig(name);
   config.backend.clear();
@@ -562,6 +562,9 @@ ModelConfig Over(const std::string& name, const std::vector<std::string>& names)
     config.ensemble_steps.push_back({.model_name = step,
                                      .input_map = {{"X", "X"}},
                                      .output_map = {{"Y", step == names[0] ? "Y" : step}}});
+    if (step == names[0]) continue;
+    config.outputs.push_back(config.outputs[0]);
+    config.outputs.back().name = step;
   }
   return config;
 }

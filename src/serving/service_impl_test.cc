@@ -286,6 +286,21 @@ TEST_F(ServiceTest, BrokenGraphsAreLoadErrorsThatNameTheTensor) {
               HasSubstr("data-type"));
   EXPECT_THAT(error([](ModelConfig& c) { c.max_batch_size = 9; }), HasSubstr("max_batch_size"));
   EXPECT_THAT(error([](ModelConfig& c) { c.backend = "siglip"; }), HasSubstr("backend"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.warmups = {{.name = "w"}}; }),
+              HasSubstr("model_warmup: expected none for an ensemble"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.has_optimization = true; }),
+              HasSubstr("optimization: expected none for an ensemble"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.ensemble_steps[0].model_name = ""; }),
+              HasSubstr("expected a model_name for each step"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.ensemble_steps[0].output_map = {}; }),
+              HasSubstr("step 'm2': expected an input_map and an output_map"));
+  EXPECT_THAT(error([](ModelConfig& c) {
+                c.inputs.push_back(c.inputs[0]);
+                c.inputs[1].name = "unread";
+              }),
+              HasSubstr("step or output that takes tensor 'unread' (the ensemble's input)"));
+  EXPECT_THAT(error([](ModelConfig& c) { c.ensemble_steps.push_back(Link("m", "X", "unread")); }),
+              HasSubstr("takes tensor 'unread' (output 'Y' of step 'm')"));
 }
 
 TEST_F(ServiceTest, WrongConfigurationsAreLoadErrorsThatNameTheField) {
@@ -314,6 +329,11 @@ TEST_F(ServiceTest, WrongConfigurationsAreLoadErrorsThatNameTheField) {
   EXPECT_THAT(
       error([](ModelConfig& c) { c.instance_groups = {{.kind = InstanceGroup::Kind::kGpu}}; }),
       HasSubstr("KIND_GPU"));
+  for (const auto kind : {InstanceGroup::Kind::kCpu, InstanceGroup::Kind::kModel}) {
+    EXPECT_THAT(
+        error([kind](ModelConfig& c) { c.instance_groups = {{.kind = kind, .gpus = {0}}}; }),
+        HasSubstr("instance_group.gpus: expected none beside KIND_"));
+  }
   EXPECT_THAT(error([](ModelConfig& c) { c.instance_groups = {{.count = 65}}; }),
               HasSubstr("instance_group.count: expected 0 to 64, got 65"));
   EXPECT_THAT(error([](ModelConfig& c) {
@@ -412,10 +432,15 @@ TEST_F(ServiceTest, TheVersionOfThePolicyIsServed) {
   config.versions = {5, 1, 2};
   ASSERT_TRUE(Load({config}).ok());
   EXPECT_EQ(Stats("m").version, "5");
-  config.version_policy_specific = {7, 2};
+  config.version_policy_specific = {{7, 2}};
   ASSERT_TRUE(Load({config}).ok());
   EXPECT_EQ(Stats("m").version, "2");
-  config.version_policy_specific = {7};
+  for (const std::vector<std::int64_t>& none : {std::vector<std::int64_t>{7}, {}}) {
+    config.version_policy_specific = none;
+    EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("at least one version must be"));
+  }
+  config.version_policy_specific.reset();
+  config.version_policy_latest = 0;
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("at least one version must be"));
 }
 
@@ -423,13 +448,13 @@ TEST_F(ServiceTest, TheVersionOfThePolicyIsServed) {
 TEST_F(ServiceTest, APolicyOfSeveralVersionsIsRefused) {
   ModelConfig config = FloatConfig();
   config.versions = {1, 2, 5};
-  config.version_policy_specific = {7, 2, 1};
+  config.version_policy_specific = {{7, 2, 1}};
   EXPECT_THAT(std::string(Load({config}).message()),
               HasSubstr("version_policy: expected one version to serve, got 1, 2"));
-  config.version_policy_specific.clear();
+  config.version_policy_specific.reset();
   config.version_policy_latest = 2;
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("to serve, got 2, 5"));
-  config.version_policy_latest = 0;
+  config.version_policy_latest.reset();
   EXPECT_THAT(std::string(Load({config}).message()), HasSubstr("to serve, got 1, 2, 5"));
   config.versions = {5};
   EXPECT_TRUE(Load({config}).ok());
