@@ -133,6 +133,8 @@ class Join {
     // Acquire-release: the last one sees every slot.
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     const std::int64_t back_ns = SteadyNowNs();
+    request_->times.infer_start_ns = sent_ns_;
+    request_->times.infer_end_ns = back_ns;
     InferResponse response;
     response.status = JoinParts(response);
     if (!response.status.ok()) {
@@ -234,6 +236,8 @@ class EmbedForwarder : public Forwarder {
     Rows rows;
     if (status.ok()) status = Prepare(*request, rows);
     if (!status.ok()) {
+      // Nothing was sent on.
+      request->times.infer_start_ns = request->times.infer_end_ns = SteadyNowNs();
       RefuseWithId(std::move(request), status);
       return;
     }

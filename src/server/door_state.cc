@@ -1,10 +1,33 @@
 #include "server/door_state.h"
 
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
 #include "base/status_macros.h"
 #include "protocol/text.h"
 
 namespace siglip {
 namespace {
+
+// As Triton reads them on its command line: in any case, and levels by older names too. What is
+// none of its words stays as it is.
+std::string TraceWord(std::string_view name, std::string_view value) {
+  constexpr std::pair<std::string_view, std::string_view> kLevels[] = {
+      {"off", "OFF"},        {"false", "OFF"},       {"timestamps", "TIMESTAMPS"},
+      {"on", "TIMESTAMPS"},  {"true", "TIMESTAMPS"}, {"min", "TIMESTAMPS"},
+      {"max", "TIMESTAMPS"}, {"tensors", "TENSORS"}};
+  constexpr std::pair<std::string_view, std::string_view> kModes[] = {{"triton", "triton"},
+                                                                      {"chrome", "chrome"}};
+  std::span<const std::pair<std::string_view, std::string_view>> words;
+  if (name == "level") words = kLevels;
+  if (name == "mode") words = kModes;
+  for (const auto& [word, meaning] : words) {
+    if (EqualsIgnoreCase(word, value)) return std::string(meaning);
+  }
+  return std::string(value);
+}
 
 // "rate=100", "level=TIMESTAMPS", "mode=triton" or "triton,file=trace.json": Triton's form.
 absl::StatusOr<TraceSettingsMap> ParseTraceConfig(const std::vector<std::string>& texts) {
@@ -21,7 +44,7 @@ absl::StatusOr<TraceSettingsMap> ParseTraceConfig(const std::vector<std::string>
     bool known = false;
     for (const auto& [short_name, setting] : kNames) {
       if (short_name != name || left.empty()) continue;
-      settings[std::string(setting)] = {std::string(left)};
+      settings[std::string(setting)] = {TraceWord(name, left)};
       known = true;
     }
     if (!known) {

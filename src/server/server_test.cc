@@ -85,6 +85,23 @@ TEST(Server, CreateRefusesWrongOptions) {
   EXPECT_THAT(error([](ServerOptions& o) { o.http_address = "nonsense"; }), HasSubstr("nonsense"));
 }
 
+TEST(Server, TraceLevelsHaveTheNamesOfTritonsCommandLine) {
+  const auto level = [](const char* word) {
+    ServerOptions options;
+    options.trace_config = {std::string("level=") + word, "triton,file=x", "mode=Triton"};
+    DoorState state(options);
+    const absl::Status configured = state.Configure(options);
+    return configured.ok() ? state.tracer->Get("").at("trace_level").at(0)
+                           : std::string(configured.message());
+  };
+  for (const char* word : {"TIMESTAMPS", "Timestamps", "true", "ON", "min", "MAX"}) {
+    EXPECT_EQ(level(word), "TIMESTAMPS") << word;
+  }
+  for (const char* word : {"OFF", "off", "False"}) EXPECT_EQ(level(word), "OFF") << word;
+  EXPECT_THAT(level("tensors"), HasSubstr("TENSORS is not offered"));
+  EXPECT_THAT(level("loud"), HasSubstr("got 'loud'"));
+}
+
 TEST(Server, AnIdleServerDrainsAtOnce) {
   FakeService service;
   const auto server = Server::Start(service, AnyPorts());

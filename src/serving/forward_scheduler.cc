@@ -45,6 +45,7 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
       load, std::move(request),
       [this, waits](std::unique_ptr<InferRequest> moved) {
         statistics_.AddPending(-waits);
+        moved->times.compute_start_ns = clock_.NowNs();
         Watch(*moved);
         const std::shared_ptr<ModelAccess> models = moved->models;
         forwarder_->Forward(std::move(moved), *models);

@@ -182,6 +182,10 @@ void RequestTrace::Add(const InferRequest& request) {
   for (const auto& [name, ns] : hops) {
     if (ns != 0) span.timestamps.emplace_back(name, ns);
   }
+  // Of the client's request: the door has its answer now. What a door refused, no model answered.
+  if (request.at_model && span.parent_id == 0) {
+    span.timestamps.emplace_back("INFER_RESPONSE_COMPLETE", SteadyNowNs());
+  }
   MutexLock lock(mu_);
   spans_.push_back(std::move(span));
 }

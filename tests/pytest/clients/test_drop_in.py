@@ -336,10 +336,12 @@ def test_trace_settings(shared):
              "COMPUTE_OUTPUT_START", "COMPUTE_END", "REQUEST_END"]
     for span in named:
         hops = times[span["id"]]
-        if span["model_name"] == "siglip_vision_model":
+        if span["model_name"] != "siglip_vision":  # an ensemble, which computes nothing
             assert [hops[name] for name in order] == sorted(hops[name] for name in order)
+        assert ("INFER_RESPONSE_COMPLETE" in hops) == ("parent_id" not in span)
         if span.get("request_id") == "traced" and "parent_id" not in span:
-            door = ["GRPC_WAITREAD_START", "GRPC_WAITREAD_END", "REQUEST_END", "GRPC_SEND_START", "GRPC_SEND_END"]
+            door = ["GRPC_WAITREAD_START", "GRPC_WAITREAD_END", "REQUEST_END", "INFER_RESPONSE_COMPLETE",
+                    "GRPC_SEND_START", "GRPC_SEND_END"]
             assert [hops[name] for name in door] == sorted(hops[name] for name in door)
     assert any("HTTP_RECV_START" in hops and "HTTP_SEND_END" in hops for hops in times.values())
     http.update_trace_settings("embed_text", {"trace_level": None})
@@ -612,7 +614,7 @@ def test_older_forms_of_options_are_taken(tmp_path):
     """Forms that launch scripts of Triton have: what it calls deprecated, words in any case, and of one that is given
     twice the last."""
     trace = tmp_path / "trace.json"
-    life = running(["--trace-file", str(trace), "--trace-level=TIMESTAMPS", "--trace-rate=5", "--trace-count", "3",
+    life = running(["--trace-file", str(trace), "--trace-level=True", "--trace-rate=5", "--trace-count", "3",
                     "--trace-log-frequency", "2", "--trace-rate", "1", "--id", "other", "--id", "mine",
                     "--model-control-mode=EXPLICIT", "--grpc-infer-response-compression-level", "LOW",
                     "--log-verbose=true"])
