@@ -145,6 +145,34 @@ TEST(GrpcInfer, SharedMemoryIsUnimplemented) {
   ExpectRefused(message, "shared memory", absl::StatusCode::kUnimplemented);
 }
 
+TEST(GrpcInfer, SharedMemoryIsMeasuredByInt64OrUint64) {
+  using Set = void (*)(inference::InferParameter&);
+  const auto with = [](const char* key, Set set) {
+    auto message = Message();
+    auto& parameters = *message->mutable_inputs(0)->mutable_parameters();
+    parameters["shared_memory_region"].set_string_param("r");
+    parameters["shared_memory_byte_size"].set_int64_param(16);
+    set(parameters[key]);
+    return message;
+  };
+  constexpr Set kGood[] = {
+      [](auto& p) { p.set_int64_param(0); }, [](auto& p) { p.set_int64_param(INT64_MAX); },
+      [](auto& p) { p.set_uint64_param(16); }, [](auto& p) { p.set_uint64_param(UINT64_MAX); }};
+  constexpr Set kBad[] = {
+      [](auto& p) { p.set_int64_param(-1); },    [](auto& p) { p.set_int64_param(INT64_MIN); },
+      [](auto& p) { p.set_string_param("16"); }, [](auto& p) { p.set_double_param(16); },
+      [](auto& p) { p.set_bool_param(true); },   [](auto& p) { p.Clear(); }};
+  for (const char* key : {"shared_memory_byte_size", "shared_memory_offset"}) {
+    // Whether the range lies in a region is asked only of what could be one.
+    for (const Set set : kGood) {
+      ExpectRefused(with(key, set), "not offered", absl::StatusCode::kUnimplemented);
+    }
+    for (const Set set : kBad) {
+      ExpectRefused(with(key, set), std::string("invalid value type for '") + key + "'");
+    }
+  }
+}
+
 TEST(GrpcInfer, ARegionAndItsSizeGoTogether) {
   for (const bool output : {false, true}) {
     const auto with = [output](const std::string& key, auto set) {
