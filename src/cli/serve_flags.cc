@@ -333,7 +333,7 @@ void AddMetricsFlags(CLI::App& command, ServerOptions& server) {
       ->capture_default_str();
   AddRepeatable(command, "--metrics-config", server.metrics_config,
                 "counter_latencies, histogram_latencies or summary_latencies=true|false, "
-                "summary_quantiles=0.5:0.05,...; repeatable")
+                "summary_quantiles=0.5:0.05,...; repeatable. Others have no effect")
       ->type_name("SETTING");
 }
 

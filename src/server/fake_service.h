@@ -4,6 +4,7 @@
 // and input T BYTES), answers at once, later, or never, as told. A request with the id "broken"
 // fails in its model.
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -68,6 +69,8 @@ class FakeService : public Service {
     row.inference_count = count_;
     return std::vector<ModelStatistics>{row};
   }
+
+  std::optional<CacheStatistics> GetCacheStatistics() const override { return std::nullopt; }
 
   std::vector<IndexRow> RepositoryIndex(bool ready_only) const override {
     std::vector<IndexRow> rows = {{"echo", "1", "READY", ""}};

@@ -1,5 +1,6 @@
 #include "server/metrics.h"
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include "base/log.h"
 #include "protocol/text.h"
 
 namespace siglip {
@@ -294,6 +296,32 @@ MetricFamily RefusalFamily(const DoorState& state) {
   return family;
 }
 
+struct CacheMetric {
+  const char* name;
+  const char* help;
+  double (*value)(const CacheStatistics&);
+};
+
+// Triton has all of them as gauges, and all durations in microseconds.
+constexpr CacheMetric kCacheMetrics[] = {
+    {"nv_cache_util", "Share of the response cache's bytes that is in use, 0 to 1",
+     [](const CacheStatistics& c) { return c.utilization; }},
+    {"nv_cache_num_entries", "Answers in the response cache",
+     [](const CacheStatistics& c) { return static_cast<double>(c.entries); }},
+    {"nv_cache_num_hits", "Look-ups in the response cache that found an answer",
+     [](const CacheStatistics& c) { return static_cast<double>(c.hits); }},
+    {"nv_cache_num_misses", "Look-ups in the response cache in vain",
+     [](const CacheStatistics& c) { return static_cast<double>(c.misses); }},
+    {"nv_cache_num_lookups", "Look-ups in the response cache",
+     [](const CacheStatistics& c) { return static_cast<double>(c.hits + c.misses); }},
+    {"nv_cache_num_evictions", "Answers that left the response cache to make room",
+     [](const CacheStatistics& c) { return static_cast<double>(c.evictions); }},
+    {"nv_cache_lookup_duration", "Microseconds spent on look-ups in the response cache",
+     [](const CacheStatistics& c) { return static_cast<double>(c.lookup_ns / 1000); }},
+    {"nv_cache_insertion_duration", "Microseconds spent on keeping answers",
+     [](const CacheStatistics& c) { return static_cast<double>(c.insertion_ns / 1000); }},
+};
+
 struct GpuMetric {
   const char* name;
   const char* help;
@@ -340,10 +368,60 @@ std::vector<MetricFamily> MachineFamilies(CpuSampler& cpu) {
       Gauge("nv_cpu_memory_used_bytes", "Memory in use on the machine", memory_used)};
 }
 
+// By name, as Triton's are: who reads the lines as text finds the same.
+void SortLabels(std::vector<MetricFamily>& families) {
+  for (MetricFamily& family : families) {
+    for (ClientMetric& metric : family.metric) {
+      std::sort(metric.label.begin(), metric.label.end());
+    }
+  }
+}
+
 MetricFamily BuildInfo(const ServerMetadata& metadata) {
   MetricFamily family = Gauge("siglip_build_info", "1, labelled with what is running", 1);
   family.metric[0].label = {{"version", metadata.version}};
   return family;
+}
+
+void WarnWithoutEffect(std::string_view text) {
+  SIGLIP_LOG_WARN("metrics_config_without_effect setting=\"{}\"", LogSafe(text));
+}
+
+// Quantiles of "0.5:0.05,0.9:0.01", without those that are none or are there already.
+std::vector<double> ParseQuantiles(std::string_view text) {
+  std::vector<double> quantiles;
+  while (!text.empty()) {
+    const std::string_view pair = NextPart(text, ',');
+    std::string_view error = pair;
+    const std::string_view number = NextPart(error, ':');
+    double q = -1;
+    const auto [end, code] = std::from_chars(number.data(), number.data() + number.size(), q);
+    const bool good = code == std::errc() && end == number.data() + number.size() &&
+                      !error.empty() && q >= 0 && q <= 1 &&
+                      std::find(quantiles.begin(), quantiles.end(), q) == quantiles.end();
+    if (good) {
+      quantiles.push_back(q);
+    } else {
+      WarnWithoutEffect(pair);
+    }
+  }
+  return quantiles;
+}
+
+// False if it has no effect at all.
+bool SetMetrics(std::string_view key, std::string_view value, MetricsSettings& settings) {
+  if (key == "summary_quantiles") {
+    std::vector<double> quantiles = ParseQuantiles(value);
+    if (!quantiles.empty()) settings.quantiles = std::move(quantiles);
+    return true;
+  }
+  bool* flag = key == "counter_latencies"     ? &settings.counters
+               : key == "histogram_latencies" ? &settings.histograms
+               : key == "summary_latencies"   ? &settings.summaries
+                                              : nullptr;
+  if (flag == nullptr || (value != "true" && value != "false")) return false;
+  *flag = value == "true";
+  return true;
 }
 
 }  // namespace
@@ -364,34 +442,11 @@ absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> 
   for (const std::string& text : texts) {
     std::string_view value = text;
     const std::string_view key = NextPart(value, '=');
-    bool* flag = key == "counter_latencies"     ? &settings.counters
-                 : key == "histogram_latencies" ? &settings.histograms
-                 : key == "summary_latencies"   ? &settings.summaries
-                                                : nullptr;
-    bool good = true;
-    if (flag != nullptr) {
-      good = value == "true" || value == "false";
-      *flag = value == "true";
-    } else if (key == "summary_quantiles") {
-      settings.quantiles.clear();
-      while (!value.empty()) {
-        std::string_view pair = NextPart(value, ',');
-        const std::string_view number = NextPart(pair, ':');
-        double q = -1;
-        const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), q);
-        good =
-            good && error == std::errc() && end == number.data() + number.size() && q > 0 && q < 1;
-        settings.quantiles.push_back(q);
-      }
-    } else {
-      good = false;
-    }
-    if (!good) {
+    if (key.empty() || value.empty() || key.find(',') != std::string_view::npos) {
       return absl::InvalidArgumentError(
-          Concat("--metrics-config: expected counter_latencies, histogram_latencies or "
-                 "summary_latencies=true|false, or summary_quantiles=<0..1>:<error>,..., got '",
-                 text, "'"));
+          Concat("--metrics-config: expected <setting>=<value>, got '", text, "'"));
     }
+    if (!SetMetrics(key, value, settings)) WarnWithoutEffect(text);
   }
   return settings;
 }
@@ -411,9 +466,15 @@ std::string RenderMetrics(const Service& service, const DoorState& state,
     }
     for (MetricFamily& family : StepFamilies(*models)) families.push_back(std::move(family));
   }
+  if (const std::optional<CacheStatistics> cache = service.GetCacheStatistics()) {
+    for (const CacheMetric& row : kCacheMetrics) {
+      families.push_back(Gauge(row.name, row.help, row.value(*cache)));
+    }
+  }
   for (const GpuMetric& row : kGpuMetrics) families.push_back(GpuFamily(row, gpus));
   // A family without members would be a name without values.
   std::erase_if(families, [](const MetricFamily& family) { return family.metric.empty(); });
+  SortLabels(families);
   families.push_back(Gauge("siglip_inflight_requests",
                            "Requests accepted and not answered, those whose images are still being "
                            "fetched among them",

@@ -40,7 +40,8 @@ struct MetricsSettings {
 };
 
 // Texts such as "summary_latencies=true", "summary_quantiles=0.5:0.05,0.9:0.01" (a quantile's error
-// is not looked at: ours is at most 1/16 of the value). InvalidArgument quotes the text.
+// is not looked at: ours is at most 1/16 of the value). As in Triton settings and values that are
+// not known have no effect, with a warning; what is not <setting>=<value> is InvalidArgument.
 absl::StatusOr<MetricsSettings> ParseMetricsConfig(std::span<const std::string> texts);
 
 // The text of GET /metrics.

@@ -27,9 +27,8 @@ TEST(Metrics, NamesAndLabelsAreTritons) {
   EXPECT_THAT(text,
               HasSubstr("\nnv_inference_request_duration_us{model=\"echo\",version=\"1\"} 2000\n"));
   for (const char* reason : {"REJECTED", "CANCELED", "BACKEND", "OTHER"}) {
-    EXPECT_THAT(text,
-                HasSubstr("\nnv_inference_request_failure{model=\"echo\",version=\"1\",reason=\"" +
-                          std::string(reason) + "\"} 0\n"));
+    EXPECT_THAT(text, HasSubstr("\nnv_inference_request_failure{model=\"echo\",reason=\"" +
+                                std::string(reason) + "\",version=\"1\"} 0\n"));
   }
   EXPECT_THAT(text, HasSubstr("# TYPE nv_inference_pending_request_count gauge\n"));
   EXPECT_THAT(text, HasSubstr("\nnv_cpu_memory_total_bytes "));
@@ -69,6 +68,16 @@ class CountingService final : public FakeService {
     m.step.refused["too_large"] = 5;
     return std::vector<ModelStatistics>{m};
   }
+  std::optional<CacheStatistics> GetCacheStatistics() const override {
+    if (!cached) return std::nullopt;
+    return CacheStatistics{.entries = 2,
+                           .utilization = 0.25,
+                           .hits = 3,
+                           .misses = 4,
+                           .evictions = 5,
+                           .lookup_ns = 6000,
+                           .insertion_ns = 7999};
+  }
   bool cached = true;
 };
 
@@ -77,12 +86,18 @@ TEST(Metrics, CacheHistogramAndImagesHaveTheirNames) {
   DoorState state;
   CpuSampler cpu;
   const std::string text = RenderMetrics(service, state, {}, cpu);
-  const std::string labels = "{model=\"m\",version=\"1\",_team=\"a\"";
+  const std::string labels = "{_team=\"a\",model=\"m\",version=\"1\"";
   for (const char* line : {"nv_cache_num_hits_per_model", "nv_cache_num_misses_per_model"}) {
     EXPECT_THAT(text, HasSubstr(line + labels + "} "));
   }
   EXPECT_THAT(text, HasSubstr("nv_cache_hit_duration_per_model" + labels + "} 9\n"));
   EXPECT_THAT(text, HasSubstr("nv_cache_miss_duration_per_model" + labels + "} 8\n"));
+  for (const char* line :
+       {"nv_cache_util 0.25", "nv_cache_num_entries 2", "nv_cache_num_hits 3",
+        "nv_cache_num_misses 4", "nv_cache_num_lookups 7", "nv_cache_num_evictions 5",
+        "nv_cache_lookup_duration 6", "nv_cache_insertion_duration 7"}) {
+    EXPECT_THAT(text, HasSubstr(std::string("gauge\n") + line + "\n"));
+  }
   const std::string histogram = "nv_inference_first_response_histogram_ms";
   EXPECT_THAT(text, HasSubstr("# TYPE " + histogram + " histogram\n"));
   EXPECT_THAT(text, HasSubstr(histogram + "_bucket" + labels + ",le=\"100\"} 2\n"));
@@ -90,9 +105,10 @@ TEST(Metrics, CacheHistogramAndImagesHaveTheirNames) {
   EXPECT_THAT(text, HasSubstr(histogram + "_bucket" + labels + ",le=\"+Inf\"} 7\n"));
   EXPECT_THAT(text, HasSubstr(histogram + "_sum" + labels + "} 7.5\n"));
   EXPECT_THAT(text,
-              HasSubstr("siglip_image_stage_seconds_total" + labels + ",stage=\"decode\"} 3\n"));
-  EXPECT_THAT(text,
-              HasSubstr("siglip_images_rejected_total" + labels + ",reason=\"too_large\"} 5\n"));
+              HasSubstr("siglip_image_stage_seconds_total{_team=\"a\",model=\"m\",stage=\"decode\","
+                        "version=\"1\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("siglip_images_rejected_total{_team=\"a\",model=\"m\","
+                              "reason=\"too_large\",version=\"1\"} 5\n"));
   EXPECT_THAT(text, HasSubstr("\nnv_pinned_memory_pool_total_bytes 0\n"));
   EXPECT_THAT(text, Not(HasSubstr("_summary_")));
   service.cached = false;
@@ -108,7 +124,7 @@ TEST(Metrics, SettingsChooseTheLatencies) {
                                "summary_latencies=true", "summary_quantiles=0.5:0.05,0.9:0.01"});
   ASSERT_TRUE(settings.ok()) << settings.status();
   const std::string text = RenderMetrics(service, state, *settings, cpu);
-  const std::string labels = "{model=\"m\",version=\"1\",_team=\"a\"";
+  const std::string labels = "{_team=\"a\",model=\"m\",version=\"1\"";
   EXPECT_THAT(text, Not(HasSubstr("nv_inference_request_duration_us")));
   EXPECT_THAT(text, Not(HasSubstr("_histogram_ms")));
   for (const char* name :
@@ -121,10 +137,27 @@ TEST(Metrics, SettingsChooseTheLatencies) {
     EXPECT_THAT(text, HasSubstr(name + std::string("_count") + labels + "} 10\n"));
     EXPECT_THAT(text, HasSubstr(name + std::string("_sum") + labels + "} 55\n"));
   }
-  for (const char* wrong : {"summary_latencies=1", "x=true", "counter_latencies",
-                            "summary_quantiles=2:0.1", "summary_quantiles=a"}) {
-    const auto parsed = ParseMetricsConfig(std::vector<std::string>{wrong});
-    EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(wrong));
+}
+
+TEST(Metrics, SettingsThatAreNotKnownHaveNoEffect) {
+  const auto parse = [](const char* text) {
+    return ParseMetricsConfig(std::vector<std::string>{text});
+  };
+  for (const char* other :
+       {"summary_latencies=TRUE", "summary_latencies=1", "counter_latencies=FALSE", "x=true",
+        "model:embed_text=true", "summary_quantiles=0.5", "summary_quantiles=2:0.1",
+        "summary_quantiles=nan:0.1,a:0.1,1e999:0.1"}) {
+    const auto settings = parse(other);
+    ASSERT_TRUE(settings.ok()) << settings.status();
+    EXPECT_TRUE(settings->counters && settings->histograms && !settings->summaries) << other;
+    EXPECT_EQ(settings->quantiles, MetricsSettings().quantiles) << other;
+  }
+  EXPECT_THAT(parse("summary_quantiles=0.5:0.1,0.2,0:0.1,0.5:0.2,1:0.1,")->quantiles,
+              ::testing::ElementsAre(0.5, 0, 1));
+  for (const char* wrong : {"counter_latencies", "counter_latencies=", "=true", "", "=",
+                            "model:m,counter_latencies=true"}) {
+    EXPECT_THAT(std::string(parse(wrong).status().message()),
+                HasSubstr(std::string("expected <setting>=<value>, got '") + wrong + "'"));
   }
 }
 

@@ -54,14 +54,14 @@ void CacheScheduler::Look(std::unique_ptr<InferRequest> request) {
   }
   request->done = [this, key, lookup_ns = ElapsedNs(start_ns, found_ns),
                    done = std::move(request->done)](InferResponse response) {
+    const std::int64_t insert_ns = clock_.NowNs();
     if (response.status.ok()) {
-      const std::int64_t insert_ns = clock_.NowNs();
       try {
         cache_->Insert(key, response.outputs, response.input_tokens);
       } catch (const std::bad_alloc&) {  // the answer is there all the same
       }
-      statistics_.RecordCacheMiss(lookup_ns + ElapsedNs(insert_ns, clock_.NowNs()));
     }
+    statistics_.RecordCacheMiss(lookup_ns + ElapsedNs(insert_ns, clock_.NowNs()));
     done(std::move(response));
   };
   model_->Enqueue(std::move(request));

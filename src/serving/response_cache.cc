@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/aligned_buffer.h"
 #include "base/checked_math.h"
+#include "base/clock.h"
 
 namespace siglip {
 namespace {
@@ -114,16 +115,24 @@ ResponseCache::ResponseCache(std::int64_t limit_bytes)
       shard_limit_bytes_(limit_bytes / static_cast<std::int64_t>(shards_.size())) {}
 
 std::optional<CachedAnswer> ResponseCache::Find(const Sha256Digest& key) {
+  const std::int64_t start_ns = SteadyNowNs();
   Shard& shard = ShardOf(key);
   MutexLock lock(shard.mu);
   const auto found = shard.by_key.find(key);
-  if (found == shard.by_key.end()) return std::nullopt;
-  shard.entries.splice(shard.entries.begin(), shard.entries, found->second);
-  return found->second->answer;
+  const bool hit = found != shard.by_key.end();
+  ++(hit ? shard.counters.hits : shard.counters.misses);
+  std::optional<CachedAnswer> answer;
+  if (hit) {
+    shard.entries.splice(shard.entries.begin(), shard.entries, found->second);
+    answer = found->second->answer;
+  }
+  shard.counters.lookup_ns += static_cast<std::uint64_t>(SteadyNowNs() - start_ns);
+  return answer;
 }
 
 void ResponseCache::Insert(const Sha256Digest& key, const std::vector<OutputTensor>& outputs,
                            std::int64_t input_tokens) {
+  const std::int64_t start_ns = SteadyNowNs();
   std::int64_t bytes = kEntryBytes;
   for (const OutputTensor& output : outputs) bytes += static_cast<std::int64_t>(output.data.size());
   if (bytes > shard_limit_bytes_) return;
@@ -137,10 +146,12 @@ void ResponseCache::Insert(const Sha256Digest& key, const std::vector<OutputTens
     shard.bytes -= shard.entries.back().bytes;
     shard.by_key.erase(shard.entries.back().key);
     gone.splice(gone.begin(), shard.entries, std::prev(shard.entries.end()));
+    ++shard.counters.evictions;
   }
   shard.by_key.emplace(key, fresh.begin());
   shard.entries.splice(shard.entries.begin(), fresh);
   shard.bytes += bytes;
+  shard.counters.insertion_ns += static_cast<std::uint64_t>(SteadyNowNs() - start_ns);
 }
 
 std::int64_t ResponseCache::bytes() const {
@@ -148,6 +159,26 @@ std::int64_t ResponseCache::bytes() const {
   for (const Shard& shard : shards_) {
     MutexLock lock(shard.mu);
     sum += shard.bytes;
+  }
+  return sum;
+}
+
+CacheStatistics ResponseCache::Statistics() const {
+  CacheStatistics sum;
+  std::int64_t used_bytes = 0;
+  for (const Shard& shard : shards_) {
+    MutexLock lock(shard.mu);
+    sum.entries += shard.entries.size();
+    sum.hits += shard.counters.hits;
+    sum.misses += shard.counters.misses;
+    sum.evictions += shard.counters.evictions;
+    sum.lookup_ns += shard.counters.lookup_ns;
+    sum.insertion_ns += shard.counters.insertion_ns;
+    used_bytes += shard.bytes;
+  }
+  const std::int64_t limit_bytes = shard_limit_bytes_ * static_cast<std::int64_t>(shards_.size());
+  if (limit_bytes > 0) {
+    sum.utilization = static_cast<double>(used_bytes) / static_cast<double>(limit_bytes);
   }
   return sum;
 }

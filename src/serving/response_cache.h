@@ -17,6 +17,7 @@
 #include "base/mutex.h"
 #include "base/sha256.h"
 #include "serving/request.h"
+#include "serving/statistics.h"
 
 namespace siglip {
 
@@ -46,6 +47,7 @@ class ResponseCache {
               std::int64_t input_tokens);
 
   std::int64_t bytes() const;
+  CacheStatistics Statistics() const;
   std::size_t num_shards() const { return shards_.size(); }
 
  private:
@@ -63,6 +65,7 @@ class ResponseCache {
     std::unordered_map<Sha256Digest, std::list<Entry>::iterator, KeyHash> by_key
         SIGLIP_GUARDED_BY(mu);
     std::int64_t bytes SIGLIP_GUARDED_BY(mu) = 0;
+    CacheStatistics counters SIGLIP_GUARDED_BY(mu);  // but for entries and utilization
   };
   Shard& ShardOf(const Sha256Digest& key) { return shards_[key.back() % shards_.size()]; }
 

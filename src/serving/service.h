@@ -70,6 +70,8 @@ class Service {
   // Empty name = all models.
   virtual absl::StatusOr<std::vector<ModelStatistics>> GetStatistics(
       const std::string& name, const std::string& version) const = 0;
+  // Nothing without a response cache.
+  virtual std::optional<CacheStatistics> GetCacheStatistics() const = 0;
   virtual std::vector<IndexRow> RepositoryIndex(bool ready_only) const = 0;
 
   // Loads the model, or loads it anew; the ensemble's steps come with it. `done` is called once, on

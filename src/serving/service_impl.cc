@@ -145,6 +145,11 @@ absl::StatusOr<std::shared_ptr<const ModelConfig>> ServiceImpl::GetModelConfig(
   return registry_.table()->ReadyConfig(name, version);
 }
 
+std::optional<CacheStatistics> ServiceImpl::GetCacheStatistics() const {
+  if (cache_ == nullptr) return std::nullopt;
+  return cache_->Statistics();
+}
+
 absl::StatusOr<std::vector<ModelStatistics>> ServiceImpl::GetStatistics(
     const std::string& name, const std::string& version) const {
   std::vector<ModelStatistics> rows;

@@ -50,6 +50,7 @@ class ServiceImpl final : public Service {
       const std::string& name, const std::string& version) const override;
   absl::StatusOr<std::vector<ModelStatistics>> GetStatistics(
       const std::string& name, const std::string& version) const override;
+  std::optional<CacheStatistics> GetCacheStatistics() const override;
   std::vector<IndexRow> RepositoryIndex(bool ready_only) const override;
   void LoadModel(LoadModelRequest request, std::function<void(absl::Status)> done) override;
   void UnloadModel(const std::string& name, bool unload_dependents,

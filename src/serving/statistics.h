@@ -44,6 +44,17 @@ struct ResponseHistogram {
   std::uint64_t sum_ns = 0;
 };
 
+// Of the response cache as a whole. Since the start, but for what is there now.
+struct CacheStatistics {
+  std::uint64_t entries = 0;  // there now
+  double utilization = 0;     // of its bytes, now: 0 to 1
+  std::uint64_t hits = 0;
+  std::uint64_t misses = 0;
+  std::uint64_t evictions = 0;
+  std::uint64_t lookup_ns = 0;
+  std::uint64_t insertion_ns = 0;
+};
+
 // What a step knows of its work beside what requests tell. Since it was made; for metrics.
 struct StepCounters {
   std::map<std::string, StatisticDuration> stages = {};  // "decode" -> items that went through it

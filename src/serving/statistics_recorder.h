@@ -31,7 +31,7 @@ class StatisticsRecorder {
   void RecordExecution(std::int64_t batch_size, const ComputeDurations& durations);
   // A request that was answered from the response cache, after `lookup_ns`.
   void RecordCacheHit(std::uint64_t total_ns, std::uint64_t lookup_ns);
-  // One that was not, and is now kept: RecordSuccess has counted it.
+  // One that was not: RecordSuccess or RecordFailure has counted it. With the time of keeping it.
   void RecordCacheMiss(std::uint64_t lookup_and_insert_ns);
   void SetLoadDuration(double seconds);
 
