@@ -2,6 +2,7 @@
 the one in the wheel nvidia-pytriton); SIGLIP_BUILD_DIR must be a build without sanitizers."""
 
 import base64
+import contextlib
 import os
 import pathlib
 import queue
@@ -50,15 +51,14 @@ def backends_fixture(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(name="core", scope="module")
-def core_fixture(backends, tmp_path_factory):
-    """(HTTP client, gRPC client) of a tritonserver with model_repository/ as it is."""
+@contextlib.contextmanager
+def running_core(backends, log, *arguments, repository=ROOT / "model_repository"):
+    """(HTTP client, gRPC client, address of the metrics) of a tritonserver."""
     http, grpc, metrics = free_ports(3)
-    log = tmp_path_factory.mktemp("triton") / "log"
-    command = [os.environ["SIGLIP_TRITONSERVER"], f"--model-repository={ROOT}/model_repository",
+    command = [os.environ["SIGLIP_TRITONSERVER"], f"--model-repository={repository}",
                f"--backend-directory={backends}", "--backend-config=siglip,precision=fp32",
                "--model-control-mode=explicit", "--load-model=*", "--allow-gpu-metrics=false",
-               f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
+               f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}", *arguments]
     with open(log, "wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
     client = httpclient.InferenceServerClient(f"127.0.0.1:{http}", concurrency=16)
@@ -73,11 +73,18 @@ def core_fixture(backends, tmp_path_factory):
             time.sleep(0.1)
         else:
             pytest.fail(f"tritonserver is not ready:\n{log.read_text()}")
-        yield client, grpcclient.InferenceServerClient(f"127.0.0.1:{grpc}")
+        yield client, grpcclient.InferenceServerClient(f"127.0.0.1:{grpc}"), f"127.0.0.1:{metrics}"
     finally:
         client.close()  # an open connection would hold the exit up
         process.terminate()
         assert process.wait(timeout=60) == 0, log.read_text()
+
+
+@pytest.fixture(name="core", scope="module")
+def core_fixture(backends, tmp_path_factory):
+    """(HTTP client, gRPC client) of a tritonserver with model_repository/ as it is."""
+    with running_core(backends, tmp_path_factory.mktemp("triton") / "log") as clients:
+        yield clients[:2]
 
 
 @pytest.fixture(name="native", scope="module")

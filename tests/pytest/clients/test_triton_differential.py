@@ -7,7 +7,10 @@ import gzip
 import http.client
 import json
 import os
+import pathlib
+import re
 import struct
+import subprocess
 import time
 
 import grpc
@@ -17,7 +20,8 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from conftest import ROOT, start_server
-from test_triton_core import SEVEN, backends_fixture, core_fixture, text_request  # noqa: F401 (fixtures)
+from test_triton_core import (SEVEN, backends_fixture, core_fixture, running_core,  # noqa: F401 (fixtures)
+                              text_request)
 
 MODEL = "/v2/models/embed_text"
 INFER = MODEL + "/infer"
@@ -287,7 +291,10 @@ def test_failed_loads_have_tritons_status(both):
               "output": [{"name": "EMBEDDING", "data_type": "TYPE_FP32", "dims": [128]}]}
     changes = [({"backend": "nope"}, 400), ({"parameters": {"step": {"string_value": "nope"}}}, 400),
                ({"input": [{"name": "X", "data_type": "TYPE_INT64", "dims": [32]}]}, 400),
-               ({"version_policy": {"specific": {"versions": [7]}}}, 400),
+               ({"version_policy": {"specific": {"versions": [7]}}}, 400), ({"version_policy": {"specific": {}}}, 400),
+               ({"version_policy": {"latest": {}}}, 400), ({"instance_group": [{"kind": "KIND_CPU", "gpus": [0]}]}, 400),
+               ({"instance_group": [{"kind": "KIND_MODEL", "gpus": [0]}]}, 400),
+               ({"instance_group": [{"profile": ["1"]}]}, 400),
                ({"backend": ""}, 500), ({"max_batch_size": -1}, 500),
                ({"dynamic_batching": {"preferred_batch_size": [5]}}, 500)]
     # A load that fails beside an older model keeps this core from ending.
@@ -354,3 +361,126 @@ def test_statistics_count_as_tritons(both):
                 time.sleep(0.01)
             moved.append(changes)
         assert moved[1] == moved[0], request
+
+
+def test_failed_loads_of_ensembles_have_tritons_status(both):
+    """The last of those that share the two servers: this core keeps the steps of an ensemble that it refused."""
+    ids, embedding = {"INPUT_IDS": "INPUT_IDS"}, {"EMBEDDING": "EMBEDDING"}
+    tensors = {"input": [{"name": "INPUT_IDS", "data_type": "TYPE_INT64", "dims": [32]}],
+               "output": [{"name": "EMBEDDING", "data_type": "TYPE_FP32", "dims": [128]}]}
+    step = {"model_name": "siglip_text", "model_version": -1, "input_map": ids, "output_map": embedding}
+    config = {"platform": "ensemble", "max_batch_size": 4, **tensors, "ensemble_scheduling": {"step": [step]}}
+
+    def steps(*changes):
+        return {"ensemble_scheduling": {"step": [{**step, **change} for change in changes]}}
+
+    changes = [({}, 200), ({"optimization": {}}, 500), ({"model_warmup": [{"name": "w"}]}, 500),
+               ({"instance_group": [{}]}, 500), ({"input": tensors["input"] + [{**tensors["input"][0], "name": "X"}]}, 500),
+               (steps({}, {"output_map": {"EMBEDDING": "X"}}), 500), (steps({}, {}), 500),
+               (steps({"model_name": ""}), 500), (steps({"input_map": {}}), 500), (steps({"output_map": {}}), 500),
+               (steps({"input_map": {"INPUT_IDS": "X"}}), 500), (steps({"output_map": {"EMBEDDING": "X"}}), 500),
+               (steps({"input_map": {"X": "INPUT_IDS"}}), 400)]
+    for address, _ in both:
+        control(address, "unload", "siglip_vision")
+    for change, status in changes:
+        body = {"parameters": {"config": json.dumps({**config, **change})}}
+        answers = [ask(address, "POST", "/v2/repository/models/siglip_vision/load", body) for address, _ in both]
+        assert [answer[0] for answer in answers] == [status] * 2, (change, answers)
+        if status == 200:
+            for address, _ in both:
+                control(address, "unload", "siglip_vision")
+
+
+def spans(path):
+    """What a trace file tells of each request: model and version, id, the model above, hops."""
+    named, hops = {}, {}
+    for entry in json.loads(path.read_text()):
+        if "model_name" in entry:
+            named[entry["id"]] = entry
+        hops.setdefault(entry["id"], set()).update(hop["name"] for hop in entry.get("timestamps", ()))
+    return sorted((span["model_name"], span["model_version"], span.get("request_id"),
+                   named[span["parent_id"]]["model_name"] if "parent_id" in span else None, sorted(hops[id_]))
+                  for id_, span in named.items())
+
+
+def test_traces_are_tritons(backends, tmp_path):
+    def options(name):
+        return [f"--trace-config=triton,file={tmp_path}/{name}", "--trace-config=level=Timestamps",
+                "--trace-config=rate=1", "--trace-config=triton,log-frequency=1"]
+
+    requests = [lambda http, _: ask(http, "POST", "/v2/models/embed_image/infer", SEVEN, RAW),
+                lambda http, _: ask(http, "POST", INFER, infer(id="x")),
+                lambda http, _: ask(http, "POST", MODEL + "/generate", {"INPUT_TEXT": "a"}),
+                lambda http, _: ask(http, "POST", INFER, infer(parameters={"embed_model": "nope"})),
+                lambda http, _: ask(http, "POST", "/v2/models/siglip_vision/infer", SEVEN, RAW),
+                lambda _, stub: call(stub, "ModelInfer", text_request([b"star"], request_id="y")),
+                lambda _, stub: list(stub.ModelStreamInfer(iter([text_request([b"star"])]), timeout=60))]
+    urls = start_server(["--model-repository", str(ROOT / "model_repository"), "--precision", "fp32", *options("ours")])
+    try:
+        with running_core(backends, tmp_path / "log", *options("tritons")) as (client, grpc_client, _), \
+                grpc.insecure_channel(urls.grpc) as channel:
+            doors = [("tritons", f"127.0.0.1:{client._client_stub.port}", grpc_client._client_stub),
+                     ("ours", urls.http, service_pb2_grpc.GRPCInferenceServiceStub(channel))]
+            for count, request in enumerate(requests):
+                traces = []
+                for name, http_address, stub in doors:
+                    request(http_address, stub)
+                    path = tmp_path / f"{name}.{count}"
+                    for _ in range(600):
+                        if path.exists() and path.read_text().endswith("]"):
+                            break
+                        time.sleep(0.01)
+                    traces.append(spans(path))
+                assert traces[1] == traces[0], count
+    finally:
+        urls.process.terminate()
+        urls.process.wait(timeout=40)
+
+
+def metrics_of(address):
+    """Triton's, by name and labels as text."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name.startswith("nv_")}
+
+
+def test_metrics_are_tritons(backends, tmp_path):
+    """Names, labels and counts; settings that Triton does not know have no effect."""
+    caches = pathlib.Path(os.environ["SIGLIP_TRITONSERVER"]).parents[1] / "caches"
+    options = ["--metrics-config=summary_latencies=true", "--metrics-config=x=true",
+               "--metrics-config=counter_latencies=FALSE", "--metrics-config=model:embed_text=true",
+               "--metrics-config=summary_quantiles=0.5:0.05,0.9,1:0.1", "--cache-config=local,size=10000000",
+               f"--cache-directory={caches}"]
+    urls = start_server(["--model-repository", str(ROOT / "model_repository"), *options])
+    try:
+        with running_core(backends, tmp_path / "log", *options) as (client, _, metrics):
+            for address in (f"127.0.0.1:{client._client_stub.port}", urls.http):
+                for text in (b"star", b"star", b"moon", b"\xff"):
+                    ask(address, "POST", INFER, text, RAW)
+            counts = re.compile(r"nv_inference_(request_(success|failure)|count|exec_count)\b|nv_cache_num_(?!entries)")
+            for _ in range(100):  # Triton counts after it has answered, and its cache each second
+                expected, got = metrics_of(metrics), metrics_of(urls.metrics)
+                differ = {name for name in expected if counts.match(name) and expected[name] != got.get(name)}
+                if not differ:
+                    break
+                time.sleep(0.1)
+            assert differ == set()
+            assert set(expected) - set(got) == set()
+            assert got['nv_cache_num_misses_per_model{model="embed_text",version="1"}'] == 3  # the failure's too
+    finally:
+        urls.process.terminate()
+        urls.process.wait(timeout=40)
+
+
+@pytest.mark.parametrize("setting", ["x", "=true", "x=", "model:embed_text,summary_latencies=true"])
+def test_malformed_metrics_settings_end_the_start(backends, setting):
+    del backends  # it skips where there is no Triton
+    option = "--metrics-config=" + setting
+    repository = f"--model-repository={ROOT}/model_repository"
+    triton = subprocess.run([os.environ["SIGLIP_TRITONSERVER"], repository, option], timeout=60, check=False,
+                            capture_output=True)
+    assert triton.returncode != 0 and b"--metrics-config" in triton.stdout + triton.stderr
+    with pytest.raises(RuntimeError, match="--metrics-config"):
+        start_server([repository, option])
