@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <system_error>
 
 #include "absl/cleanup/cleanup.h"
@@ -14,11 +15,11 @@
 namespace siglip {
 namespace {
 
-// Takes a cancelled request out; where the queue goes on.
+// Takes a request out, if there is memory for that; where the queue goes on.
 std::deque<QueuedRequest>::iterator Drop(std::deque<QueuedRequest>& queue,
                                          std::deque<QueuedRequest>::iterator it,
-                                         Batcher::Taken& taken) {
-  taken.refused.emplace_back(std::move(*it), CancelledRefusal());
+                                         absl::Status status, Batcher::Taken& taken) {
+  taken.refused.emplace_back(std::move(*it), std::move(status));
   return queue.erase(it);
 }
 
@@ -130,7 +131,7 @@ void Batcher::SetEnds(QueuedRequest& queued) const {
 
 void Batcher::DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken) {
   for (auto it = queue.begin(); it != queue.end();) {
-    it = IsCancelled(*it->request) ? Drop(queue, it, taken) : std::next(it);
+    it = IsCancelled(*it->request) ? Drop(queue, it, CancelledRefusal(), taken) : std::next(it);
   }
 }
 
@@ -172,20 +173,27 @@ void Batcher::Enqueue(std::unique_ptr<InferRequest> request) {
   queued.request = std::move(request);
   SetEnds(queued);
   if (!GoesToEstimator(queued)) return Admit(std::move(queued));
-  // std::function must be copyable.
-  auto waiting = std::make_shared<QueuedRequest>(std::move(queued));
-  estimator_->Submit([this, waiting] {
-    const absl::Cleanup leave = [this] {
-      MutexLock lock(mu_);
-      --estimating_;
-    };
-    const absl::Status status = WhileWaiting(*waiting);
-    if (status.ok()) {
-      Admit(std::move(*waiting));
-    } else {
-      RefuseQueued(context(), std::move(*waiting), status);
-    }
-  });
+  try {
+    // std::function must be copyable.
+    auto waiting = std::make_shared<QueuedRequest>(std::move(queued));
+    estimator_->Submit([this, waiting] {
+      const absl::Cleanup leave = [this] { LeaveEstimator(); };
+      const absl::Status status = WhileWaiting(*waiting);
+      if (status.ok()) {
+        Admit(std::move(*waiting));
+      } else {
+        RefuseQueued(context(), std::move(*waiting), status);
+      }
+    });
+  } catch (const std::bad_alloc&) {
+    LeaveEstimator();
+    throw;
+  }
+}
+
+void Batcher::LeaveEstimator() {
+  MutexLock lock(mu_);
+  --estimating_;
 }
 
 bool Batcher::GoesToEstimator(const QueuedRequest& queued) {
@@ -223,40 +231,47 @@ void Batcher::Admit(QueuedRequest queued) {
 
 void Batcher::DropExpired(std::int64_t now_ns, Taken& taken) {
   if (now_ns < next_deadline_ns_) return;
-  next_deadline_ns_ = INT64_MAX;
-  for (auto& [number, level] : levels_) DropExpiredOf(number, level, now_ns, taken);
+  std::int64_t next_ns = INT64_MAX;
+  for (auto& [number, level] : levels_) {
+    next_ns = std::min(next_ns, DropExpiredOf(number, level, now_ns, taken));
+  }
+  next_deadline_ns_ = next_ns;
 }
 
-void Batcher::DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now_ns, Taken& taken) {
+std::int64_t Batcher::DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now_ns,
+                                    Taken& taken) {
   const bool delays = PolicyOf(number).timeout_action == QueuePolicy::TimeoutAction::kDelay;
-  std::deque<QueuedRequest> fresh;
-  std::deque<QueuedRequest> delayed;
+  std::int64_t next_ns = INT64_MAX;
   for (std::deque<QueuedRequest>* queue : {&level.delayed, &level.fresh}) {
-    for (QueuedRequest& queued : *queue) {
-      const std::int64_t client_end_ns = ClientEnd(*queued.request);
-      const bool expired = queued.deadline_ns && now_ns >= *queued.deadline_ns;
+    for (auto it = queue->begin(); it != queue->end();) {
+      const std::int64_t client_end_ns = ClientEnd(*it->request);
+      const bool expired = it->deadline_ns && now_ns >= *it->deadline_ns;
       if (now_ns >= client_end_ns) {
-        taken.refused.emplace_back(std::move(queued), DeadlineRefusal());
-      } else if (expired && !delays) {
-        taken.refused.emplace_back(std::move(queued), TimeoutRefusal());
-      } else {
-        next_deadline_ns_ = std::min(next_deadline_ns_, client_end_ns);
-        if (!expired && queued.deadline_ns) {
-          next_deadline_ns_ = std::min(next_deadline_ns_, *queued.deadline_ns);
-        }
-        (expired ? delayed : fresh).push_back(std::move(queued));
+        it = Drop(*queue, it, DeadlineRefusal(), taken);
+        continue;
       }
+      if (expired && !delays) {
+        it = Drop(*queue, it, TimeoutRefusal(), taken);
+        continue;
+      }
+      next_ns = std::min(next_ns, client_end_ns);
+      if (!expired) next_ns = std::min(next_ns, it->deadline_ns.value_or(INT64_MAX));
+      if (expired && queue == &level.fresh) {
+        level.delayed.push_back(std::move(*it));
+        it = queue->erase(it);
+        continue;
+      }
+      ++it;
     }
   }
-  level.fresh = std::move(fresh);
-  level.delayed = std::move(delayed);
+  return next_ns;
 }
 
 // Extends `found` by the queue's requests; false when the batch can not grow any more.
 bool Batcher::SurveyQueue(std::deque<QueuedRequest>& queue, Candidates& found, Taken& taken) {
   for (auto it = queue.begin(); it != queue.end();) {
     if (IsCancelled(*it->request)) {
-      it = Drop(queue, it, taken);
+      it = Drop(queue, it, CancelledRefusal(), taken);
       continue;
     }
     const std::int64_t cost_before = running_cost_ + found.cost;
@@ -308,14 +323,21 @@ std::optional<std::int64_t> Batcher::NextDeadline() const {
   return next_deadline_ns_;
 }
 
-Batcher::Taken Batcher::TakeBatchLocked(std::int64_t now_ns) {
-  Taken taken;
+void Batcher::TakeBatchLocked(std::int64_t now_ns, Taken& taken) {
+  try {
+    ChooseBatch(now_ns, taken);
+  } catch (const std::bad_alloc&) {
+    if (taken.refused.empty()) throw;
+  }
+}
+
+void Batcher::ChooseBatch(std::int64_t now_ns, Taken& taken) {
   DropExpired(now_ns, taken);
   taken.wake_ns = NextDeadline();
   // Order is kept by running one batch at a time.
-  if (rules_.preserve_ordering && running_batches_ > 0) return taken;
+  if (rules_.preserve_ordering && running_batches_ > 0) return;
   const Candidates found = Survey(taken);
-  if (found.count == 0) return taken;
+  if (found.count == 0) return;
   const auto delay_ns = static_cast<std::int64_t>(rules_.max_queue_delay_us) * 1000;
   const std::int64_t due_ns = found.oldest_ns + delay_ns;
   const bool due = delay_ns == 0 || now_ns >= due_ns;
@@ -326,12 +348,13 @@ Batcher::Taken Batcher::TakeBatchLocked(std::int64_t now_ns) {
   } else {
     taken.wake_ns = std::min(taken.wake_ns.value_or(INT64_MAX), due_ns);
   }
-  return taken;
 }
 
 Batcher::Taken Batcher::TakeBatch(std::int64_t now_ns) {
+  Taken taken;
   MutexLock lock(mu_);
-  return TakeBatchLocked(now_ns);
+  TakeBatchLocked(now_ns, taken);
+  return taken;
 }
 
 void Batcher::FinishBatch(std::int64_t cost_bytes) {
@@ -367,7 +390,7 @@ bool Batcher::RunNext() {
     MutexLock lock(mu_);
     while (true) {
       if (stopping_) return false;
-      taken = TakeBatchLocked(clock_.NowNs());
+      TakeBatchLocked(clock_.NowNs(), taken);
       if (!taken.batch.empty() || !taken.refused.empty()) break;
       WaitUntil(work_, taken.wake_ns);
     }
@@ -378,6 +401,18 @@ bool Batcher::RunNext() {
   return true;
 }
 
+void Batcher::TakeGone(std::int64_t now_ns, Taken& taken) {
+  try {
+    DropExpired(now_ns, taken);
+    for (auto& [number, level] : levels_) {
+      DropCancelled(level.fresh, taken);
+      DropCancelled(level.delayed, taken);
+    }
+  } catch (const std::bad_alloc&) {
+    if (taken.refused.empty()) throw;
+  }
+}
+
 bool Batcher::RefuseExpired() {
   Taken taken;
   {
@@ -385,11 +420,7 @@ bool Batcher::RefuseExpired() {
     while (true) {
       if (stopping_) return false;
       const std::int64_t now_ns = clock_.NowNs();
-      DropExpired(now_ns, taken);
-      for (auto& [number, level] : levels_) {
-        DropCancelled(level.fresh, taken);
-        DropCancelled(level.delayed, taken);
-      }
+      TakeGone(now_ns, taken);
       if (!taken.refused.empty()) break;
       WaitUntil(deadlines_, std::min(NextDeadline().value_or(INT64_MAX),
                                      now_ns + std::chrono::nanoseconds(kLookForGone).count()));

@@ -86,6 +86,7 @@ class Batcher final : public Scheduler {
 
   // Whether the request is judged by estimator_'s thread.
   bool GoesToEstimator(const QueuedRequest& queued);
+  void LeaveEstimator();
   // Judges, and queues or refuses.
   void Admit(QueuedRequest queued);
   absl::Status Accept(QueuedRequest& queued, Taken& gone);
@@ -95,9 +96,14 @@ class Batcher final : public Scheduler {
   const QueuePolicy& PolicyOf(std::uint32_t level) const;
   void SetEnds(QueuedRequest& queued) const;
   static void DropCancelled(std::deque<QueuedRequest>& queue, Taken& taken);
-  Taken TakeBatchLocked(std::int64_t now_ns) SIGLIP_REQUIRES(mu_);
+  // Into `taken`, which outlives the lock: a request that is dropped answers, and whoever comes in
+  // its place may come here. Where memory runs out on the way, what is taken is the beginning.
+  void TakeBatchLocked(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
+  void ChooseBatch(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
+  void TakeGone(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
   void DropExpired(std::int64_t now_ns, Taken& taken) SIGLIP_REQUIRES(mu_);
-  void DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now_ns, Taken& taken)
+  // Returns when the next of them expires.
+  std::int64_t DropExpiredOf(std::uint32_t number, Level& level, std::int64_t now_ns, Taken& taken)
       SIGLIP_REQUIRES(mu_);
   Candidates Survey(Taken& taken) SIGLIP_REQUIRES(mu_);
   bool SurveyQueue(std::deque<QueuedRequest>& queue, Candidates& found, Taken& taken)

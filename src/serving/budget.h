@@ -41,10 +41,8 @@ class Budget : public std::enable_shared_from_this<Budget> {
   // Null if `amount` does not fit beside what is held. What is larger than the whole budget fits
   // when nothing else is held: a huge request runs alone rather than never.
   std::unique_ptr<Hold> TryHold(std::int64_t amount) {
-    MutexLock lock(mu_);
-    if (held_ > 0 && amount > limit_ - held_) return nullptr;
-    held_ += amount;
-    return std::make_unique<Hold>(shared_from_this(), amount);
+    auto hold = std::make_unique<Hold>();
+    return TryGrow(*hold, amount) ? std::move(hold) : nullptr;
   }
 
   // Adds `amount` to `hold`, which is this budget's or empty. False, and nothing is added, if it

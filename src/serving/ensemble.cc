@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <new>
 #include <set>
 #include <utility>
 #include <vector>
@@ -246,36 +247,69 @@ absl::Status CheckEnsemble(const FindModel& find, ModelConfig& ensemble) {
 // One request's walk over the graph. Shared by the answers of the steps that are under way.
 class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
  public:
-  Run(EnsembleScheduler& owner, std::unique_ptr<InferRequest> request)
+  Run(EnsembleScheduler& owner, std::unique_ptr<InferRequest> request, Place place)
       : owner_(owner),
         config_(owner.config_),
         request_(std::move(request)),
+        place_(std::move(place)),
         sent_(config_->ensemble_steps.size(), false) {}
 
   void Begin() {
     request_->times.compute_start_ns = owner_.clock_.NowNs();
     {
       MutexLock lock(mu_);
-      for (const InputTensor& input : request_->inputs) {
-        InputTensor tensor = input;
-        if (tensor.storage == nullptr) tensor.storage = request_->body;
-        tensors_.emplace(input.name, std::move(tensor));
-      }
+      Try([this]() SIGLIP_NO_THREAD_SAFETY_ANALYSIS { KeepInputs(); });
     }
-    Advance();
+    Proceed();
   }
 
  private:
+  // Memory that runs out on the way ends the request, with an answer; who called goes on.
+  template <class Work>
+  void Try(const Work& work) SIGLIP_REQUIRES(mu_) {
+    try {
+      work();
+    } catch (const std::bad_alloc&) {
+      if (status_.ok()) status_ = owner_.no_memory_;
+    }
+  }
+
+  void KeepInputs() SIGLIP_REQUIRES(mu_) {
+    for (const InputTensor& input : request_->inputs) {
+      InputTensor tensor = input;
+      if (tensor.storage == nullptr) tensor.storage = request_->body;
+      tensors_.emplace(input.name, std::move(tensor));
+    }
+  }
+
+  void Proceed() {
+    try {
+      Advance();
+    } catch (const std::bad_alloc&) {
+      MutexLock lock(mu_);
+      if (status_.ok()) status_ = owner_.no_memory_;
+    }
+    {
+      MutexLock lock(mu_);
+      const bool all_sent = std::find(sent_.begin(), sent_.end(), false) == sent_.end();
+      if (finished_ || under_way_ > 0 || (status_.ok() && !all_sent)) return;
+      finished_ = true;
+    }
+    Finish();
+  }
+
   // Sends every step whose inputs are there.
   void Advance() {
     std::vector<std::unique_ptr<InferRequest>> ready;
+    // Before the lock: a request that is dropped answers, and that takes the lock.
+    ready.reserve(config_->ensemble_steps.size());
     {
       MutexLock lock(mu_);
       for (std::size_t i = 0; status_.ok() && i < sent_.size(); ++i) {
         if (sent_[i] || !InputsAreThere(config_->ensemble_steps[i])) continue;
+        ready.push_back(MakeStepRequest(config_->ensemble_steps[i]));
         sent_[i] = true;
         ++under_way_;
-        ready.push_back(MakeStepRequest(config_->ensemble_steps[i]));
       }
     }
     for (std::unique_ptr<InferRequest>& request : ready) {
@@ -310,19 +344,12 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
   }
 
   void StepDone(const EnsembleStep& step, InferResponse response) {
-    bool finished = false;
     {
       MutexLock lock(mu_);
-      Keep(step, std::move(response));
       --under_way_;
-      const bool all_sent = std::find(sent_.begin(), sent_.end(), false) == sent_.end();
-      finished = under_way_ == 0 && (all_sent || !status_.ok());
+      Try([&]() SIGLIP_NO_THREAD_SAFETY_ANALYSIS { Keep(step, std::move(response)); });
     }
-    if (finished) {
-      Finish();
-    } else {
-      Advance();
-    }
+    Proceed();
   }
 
   void Keep(const EnsembleStep& step, InferResponse response) SIGLIP_REQUIRES(mu_) {
@@ -358,21 +385,22 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
     return output;
   }
 
+  void TakeOutputs(std::vector<OutputTensor>& outputs) SIGLIP_REQUIRES(mu_) {
+    if (!request_->outputs.empty()) {
+      for (const RequestedOutput& o : request_->outputs) outputs.push_back(TakeOutput(o.name));
+      return;
+    }
+    for (const TensorConfig& o : config_->outputs) outputs.push_back(TakeOutput(o.name));
+  }
+
   void Finish() {
     InferResponse response;
     {
       MutexLock lock(mu_);
-      response.status = status_;
       if (status_.ok()) {
-        if (request_->outputs.empty()) {
-          for (const TensorConfig& o : config_->outputs)
-            response.outputs.push_back(TakeOutput(o.name));
-        } else {
-          for (const RequestedOutput& o : request_->outputs) {
-            response.outputs.push_back(TakeOutput(o.name));
-          }
-        }
+        Try([&]() SIGLIP_NO_THREAD_SAFETY_ANALYSIS { TakeOutputs(response.outputs); });
       }
+      response.status = status_;
       response.durations = sum_;
       tensors_.clear();
     }
@@ -388,16 +416,18 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
       owner_.statistics_.RecordFailure(EnsembleFailureReason(response.status), total_ns);
     }
     Answer(*request_, std::move(response));
-    owner_.Finished();
+    place_.Leave();
   }
 
   EnsembleScheduler& owner_;
   const std::shared_ptr<const ModelConfig> config_;
   // Only read between Begin and Finish.
   const std::unique_ptr<InferRequest> request_;
+  Place place_;
   Mutex mu_;
   std::vector<bool> sent_ SIGLIP_GUARDED_BY(mu_);  // by step
   int under_way_ SIGLIP_GUARDED_BY(mu_) = 0;
+  bool finished_ SIGLIP_GUARDED_BY(mu_) = false;
   absl::Status status_ SIGLIP_GUARDED_BY(mu_);  // the first failure
   std::map<std::string, InputTensor> tensors_ SIGLIP_GUARDED_BY(mu_);
   ComputeDurations sum_ SIGLIP_GUARDED_BY(mu_);
@@ -405,7 +435,11 @@ class EnsembleScheduler::Run : public std::enable_shared_from_this<Run> {
 
 EnsembleScheduler::EnsembleScheduler(std::shared_ptr<const ModelConfig> config, const Clock& clock,
                                      StatisticsRecorder& statistics)
-    : config_(std::move(config)), clock_(clock), statistics_(statistics) {
+    : config_(std::move(config)),
+      clock_(clock),
+      statistics_(statistics),
+      no_memory_(absl::ResourceExhaustedError(
+          absl::StrCat("in ensemble '", config_->name, "', out of memory"))) {
   if (config_->ensemble_max_inflight_requests != 0) {
     refuser_ = std::thread([this] { Repeat([this] { return RefuseGone(); }); });
   }
@@ -434,7 +468,8 @@ void EnsembleScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
 }
 
 void EnsembleScheduler::Start(std::unique_ptr<InferRequest> request) {
-  std::make_shared<Run>(*this, std::move(request))->Begin();
+  Place place(*this, request->models);
+  std::make_shared<Run>(*this, std::move(request), std::move(place))->Begin();
 }
 
 // A request left: those who wait may enter. One that is refused at once ends within Start, so the
@@ -459,7 +494,10 @@ void EnsembleScheduler::Finished() {
       ++running_;
     }
     statistics_.AddPending(-1);
-    Start(std::move(next));
+    try {
+      Start(std::move(next));
+    } catch (const std::bad_alloc&) {  // dropped, and so answered; its place is free again
+    }
   }
 }
 

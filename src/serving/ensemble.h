@@ -9,12 +9,14 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "serving/deployment.h"
 #include "serving/model_config.h"
+#include "serving/request.h"
 #include "serving/scheduler.h"
 #include "serving/statistics_recorder.h"
 
@@ -44,7 +46,26 @@ class EnsembleScheduler final : public Scheduler {
 
  private:
   class Run;
+  // One of the requests that may run. Given back at its end, whatever becomes of the request.
+  class Place {
+   public:
+    // `models` keep the scheduler.
+    Place(EnsembleScheduler& owner, std::shared_ptr<ModelAccess> models)
+        : models_(std::move(models)), owner_(&owner) {}
+    Place(Place&& other) noexcept
+        : models_(std::move(other.models_)), owner_(std::exchange(other.owner_, nullptr)) {}
+    ~Place() { Leave(); }
+    void Leave() {
+      if (EnsembleScheduler* const owner = std::exchange(owner_, nullptr)) owner->Finished();
+    }
+
+   private:
+    std::shared_ptr<ModelAccess> models_;
+    EnsembleScheduler* owner_;  // null: given back
+  };
+
   void Start(std::unique_ptr<InferRequest> request);
+  // Throws nothing.
   void Finished();
   // Refuses those whose clients have gone, while those before them work.
   bool RefuseGone();
@@ -53,6 +74,7 @@ class EnsembleScheduler final : public Scheduler {
   const std::shared_ptr<const ModelConfig> config_;
   const Clock& clock_;
   StatisticsRecorder& statistics_;
+  const absl::Status no_memory_;  // made while there is some
 
   Mutex mu_;
   std::uint32_t running_ SIGLIP_GUARDED_BY(mu_) = 0;

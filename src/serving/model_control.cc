@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "serving/batcher.h"
 #include "serving/cache_scheduler.h"
 #include "serving/config_check.h"
@@ -588,24 +589,23 @@ void ModelControl::LoadWaitingEnsembles() {
 
 void ModelControl::StartPolling() {
   if (parts_.options.control_mode != ModelControlMode::kPoll) return;
-  poller_ = std::thread([this] { FollowRepository(); });
+  poller_ = std::thread([this] { Repeat([this] { return FollowRepository(); }); });
 }
 
-void ModelControl::FollowRepository() {
-  while (true) {
-    {
-      // Real time: files change by the world's clock.
-      const auto next = std::chrono::steady_clock::now() + parts_.options.poll_interval;
-      MutexLock lock(mu_);
-      while (!stopping_) {
-        const auto left = next - std::chrono::steady_clock::now();
-        if (left <= left.zero()) break;
-        wake_.WaitFor(mu_, left);
-      }
-      if (stopping_) return;
+bool ModelControl::FollowRepository() {
+  {
+    // Real time: files change by the world's clock.
+    const auto next = std::chrono::steady_clock::now() + parts_.options.poll_interval;
+    MutexLock lock(mu_);
+    while (!stopping_) {
+      const auto left = next - std::chrono::steady_clock::now();
+      if (left <= left.zero()) break;
+      wake_.WaitFor(mu_, left);
     }
-    Poll();
+    if (stopping_) return false;
   }
+  Poll();
+  return true;
 }
 
 }  // namespace siglip

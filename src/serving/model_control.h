@@ -97,7 +97,8 @@ class ModelControl {
   std::vector<std::shared_ptr<const LoadedModel>> EnsemblesOf(const std::string& name) const;
   // Those, the ensembles over them, and so on: each once, and after its steps.
   std::vector<std::shared_ptr<const LoadedModel>> DependentsOf(const std::string& name) const;
-  void FollowRepository();
+  // A round of the poller's life; false at the end.
+  bool FollowRepository();
 
   const Parts parts_;
   const std::shared_ptr<Budget> threads_;

@@ -60,9 +60,10 @@ void WorkLanes::Run(WorkLoad load, std::unique_ptr<InferRequest> request, Work w
                     RefuseWork refuse) {
   if (load == WorkLoad::kNone) return work(std::move(request));
   Lane& lane = LaneOf(load);
+  Waiting next{std::move(request), std::move(work), std::move(refuse)};
   {
     MutexLock lock(mu_);
-    lane.waiting.push_back({std::move(request), std::move(work), std::move(refuse)});
+    lane.waiting.push_back(std::move(next));
     ++num_waiting_;
   }
   lane.comes.NotifyOne();
@@ -92,8 +93,7 @@ bool WorkLanes::ServeNext(Lane& lane) {
   return true;
 }
 
-std::vector<std::pair<WorkLanes::Waiting, absl::Status>> WorkLanes::TakeGone() {
-  std::vector<std::pair<Waiting, absl::Status>> gone;
+void WorkLanes::TakeGone(std::vector<std::pair<Waiting, absl::Status>>& gone) {
   const std::int64_t now_ns = clock_.NowNs();
   for (Lane* lane : {&bytes_, &slow_, &very_slow_}) {
     for (auto it = lane->waiting.begin(); it != lane->waiting.end();) {
@@ -107,7 +107,6 @@ std::vector<std::pair<WorkLanes::Waiting, absl::Status>> WorkLanes::TakeGone() {
       --num_waiting_;
     }
   }
-  return gone;
 }
 
 bool WorkLanes::RefuseGone() {
@@ -117,7 +116,7 @@ bool WorkLanes::RefuseGone() {
     while (num_waiting_ == 0 && !stopping_) waits_.Wait(mu_);
     if (!stopping_) waits_.WaitFor(mu_, kLookForGone);
     if (stopping_) return false;
-    gone = TakeGone();
+    TakeGone(gone);
   }
   for (auto& [waiting, status] : gone) waiting.refuse(std::move(waiting.request), status);
   return true;

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -63,7 +64,8 @@ class WorkLanes {
   bool ServeNext(Lane& lane);
   // Those whose clients have gone leave at once, however long the ones before them take.
   bool RefuseGone();
-  std::vector<std::pair<Waiting, absl::Status>> TakeGone() SIGLIP_REQUIRES(mu_);
+  // Into `gone`, which outlives the lock: requests that are dropped answer.
+  void TakeGone(std::vector<std::pair<Waiting, absl::Status>>& gone) SIGLIP_REQUIRES(mu_);
   void Stop();
 
   const Clock& clock_;
