@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "workers/decode_worker.h"
 #include "workers/sandbox.h"
 #include "workers/shared_arena.h"
@@ -27,9 +29,11 @@ constexpr char kRefusedPayload[] = "siglip.image_refused";
 constexpr std::chrono::seconds kStartTimeout{20};
 // A head is read in microseconds.
 constexpr std::chrono::seconds kHeaderTimeout{2};
-// After a start that failed, doubled each time up to the second.
+// After a start that failed, doubled each time up to the second. Of workers that failed one is
+// tried at a time, so where none can start that is a start a second (0.04 CPU-seconds), whatever
+// their number; once one starts, all are tried.
 constexpr std::int64_t kFirstBackoffNs = 100'000'000;
-constexpr std::int64_t kLastBackoffNs = 10'000'000'000;
+constexpr std::int64_t kLastBackoffNs = 1'000'000'000;
 // Workers that were dead before they were given the picture, one after the other.
 constexpr int kMaxAttempts = 3;
 // A cancelled client is looked for within this time.
@@ -142,7 +146,8 @@ absl::StatusOr<std::unique_ptr<DecodeWorkers>> DecodeWorkers::Start(
     MutexLock lock(workers->mu_);
     workers->slots_.resize(num_slots);
   }
-  workers->supervisor_ = std::thread([pool = workers.get()] { pool->Supervise(); });
+  workers->supervisor_ =
+      std::thread([pool = workers.get()] { Repeat([pool] { return pool->ReplaceDown(); }); });
   for (std::size_t i = 0; i < num_slots; ++i) {
     SIGLIP_RETURN_IF_ERROR(workers->Acquire(i, {}).status());
     workers->Release(i, false);
@@ -194,7 +199,9 @@ absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preproce
     if (!offset) continue;
     const auto size = PreprocessInto(slot, *offset, options, bytes, limit, times);
     arenas_[slot]->MarkWritten(target);
-    return size;
+    // Where its own worker does not start another has it, at the price of a copy.
+    if (!absl::IsUnavailable(size.status()) || !Readiness().ok()) return size;
+    break;
   }
   const auto [slot, memory] = Reserve(pixel_bytes);
   if (memory.owner == nullptr) {
@@ -371,7 +378,6 @@ void DecodeWorkers::Release(std::size_t index, bool replace) {
   {
     MutexLock lock(mu_);
     slots_[index].state = replace ? State::kDown : State::kIdle;
-    slots_[index].start_ns = 0;
   }
   if (replace) {
     down_.NotifyOne();
@@ -380,48 +386,80 @@ void DecodeWorkers::Release(std::size_t index, bool replace) {
   }
 }
 
-void DecodeWorkers::Supervise() {
-  while (true) {
-    const std::vector<std::size_t> due = WaitForDown();
-    if (due.empty()) return;
-    StartSlots(due);
+bool DecodeWorkers::ReplaceDown() {
+  const std::vector<std::size_t> due = WaitForDown();
+  if (due.empty()) return false;
+  std::size_t running = 0;
+  try {
+    running = StartSlots(due);
+  } catch (const std::bad_alloc&) {
+    MutexLock lock(mu_);
+    for (const std::size_t index : due) {
+      Slot& slot = slots_[index];
+      if (slot.state != State::kStarting) continue;
+      slot.state = State::kDown;
+      ++slot.failures;
+    }
   }
+  free_.NotifyAll();
+  MutexLock lock(mu_);
+  if (running == due.size()) {
+    failed_rounds_ = 0;
+    return true;
+  }
+  failed_rounds_ = running > 0 ? 1 : failed_rounds_ + 1;
+  const int doublings = std::min(failed_rounds_ - 1, 10);
+  next_retry_ns_ = SteadyNowNs() + std::min(kFirstBackoffNs << doublings, kLastBackoffNs);
+  return true;
 }
 
 std::vector<std::size_t> DecodeWorkers::WaitForDown() {
   std::vector<std::unique_ptr<WorkerProcess>> old;  // ended after the lock is given back
   std::vector<std::size_t> due;
+  old.reserve(arenas_.size());
+  due.reserve(arenas_.size());
   MutexLock lock(mu_);
   while (!stopping_) {
     const std::int64_t now_ns = SteadyNowNs();
-    std::int64_t next_ns = INT64_MAX;
+    const bool may_retry = now_ns >= next_retry_ns_;
+    // What keeps one from starting may not keep the others.
+    std::optional<std::size_t> least_failed;
     for (std::size_t i = 0; i < slots_.size(); ++i) {
-      Slot& slot = slots_[i];
+      const Slot& slot = slots_[i];
       if (slot.state != State::kDown) continue;
-      next_ns = std::min(next_ns, slot.start_ns);
-      if (slot.start_ns > now_ns) continue;
-      slot.state = State::kStarting;
-      old.push_back(std::move(slot.process));
-      due.push_back(i);
+      if (slot.failures == 0 || failed_rounds_ == 0) {
+        due.push_back(i);
+      } else if (!least_failed || slot.failures < slots_[*least_failed].failures) {
+        least_failed = i;
+      }
     }
+    if (least_failed && may_retry) due.push_back(*least_failed);
     if (!due.empty()) break;
-    if (next_ns == INT64_MAX) {
-      down_.Wait(mu_);
+    if (least_failed) {
+      down_.WaitFor(mu_, nanoseconds(next_retry_ns_ - now_ns));
     } else {
-      down_.WaitFor(mu_, nanoseconds(next_ns - now_ns));
+      down_.Wait(mu_);
     }
+  }
+  for (const std::size_t index : due) {
+    slots_[index].state = State::kStarting;
+    old.push_back(std::move(slots_[index].process));
   }
   return due;
 }
 
 // All are started before the first is waited for.
-void DecodeWorkers::StartSlots(const std::vector<std::size_t>& due) {
+std::size_t DecodeWorkers::StartSlots(const std::vector<std::size_t>& due) {
   std::vector<absl::StatusOr<std::unique_ptr<WorkerProcess>>> started;
   for (const std::size_t index : due) {
     arenas_[index]->GiveBackUnused();
     started.push_back(WorkerProcess::Start(options_.program, arenas_[index]->descriptor()));
   }
-  for (std::size_t i = 0; i < due.size(); ++i) Install(due[i], AwaitReady(std::move(started[i])));
+  std::size_t running = 0;
+  for (std::size_t i = 0; i < due.size(); ++i) {
+    if (Install(due[i], AwaitReady(std::move(started[i])))) ++running;
+  }
+  return running;
 }
 
 absl::StatusOr<std::unique_ptr<WorkerProcess>> DecodeWorkers::AwaitReady(
@@ -439,12 +477,13 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> DecodeWorkers::AwaitReady(
   return process;
 }
 
-void DecodeWorkers::Install(std::size_t index,
+bool DecodeWorkers::Install(std::size_t index,
                             absl::StatusOr<std::unique_ptr<WorkerProcess>> process) {
+  const bool runs = process.ok();
   {
     MutexLock lock(mu_);
     Slot& slot = slots_[index];
-    if (process.ok()) {
+    if (runs) {
       slot.state = State::kIdle;
       slot.process = *std::move(process);
       slot.failures = 0;
@@ -452,13 +491,16 @@ void DecodeWorkers::Install(std::size_t index,
     } else {
       slot.state = State::kDown;
       slot.error = process.status();
-      const int doublings = std::min(slot.failures++, 10);
-      slot.start_ns = SteadyNowNs() + std::min(kFirstBackoffNs << doublings, kLastBackoffNs);
-      SIGLIP_LOG_ERROR("decode_worker_not_started worker={} failures={} reason=\"{}\"", index,
-                       slot.failures, LogSafe(std::string(slot.error.message())));
+      ++slot.failures;
+      // The first, second, fourth ...: it may go on for days.
+      if ((slot.failures & (slot.failures - 1)) == 0) {
+        SIGLIP_LOG_ERROR("decode_worker_not_started worker={} failures={} reason=\"{}\"", index,
+                         slot.failures, LogSafe(std::string(slot.error.message())));
+      }
     }
   }
   free_.NotifyAll();
+  return runs;
 }
 
 absl::Status DecodeWorkers::Readiness() const {

@@ -89,8 +89,7 @@ class DecodeWorkers {
     std::unique_ptr<WorkerProcess> process;  // of whoever has the slot, or nobody
     // Starts that failed since one that did not.
     int failures = 0;
-    std::int64_t start_ns = 0;  // not before
-    absl::Status error;         // of the last start
+    absl::Status error;  // of the last start
   };
   explicit DecodeWorkers(const DecodeWorkersOptions& options) : options_(options) {}
 
@@ -125,13 +124,15 @@ class DecodeWorkers {
                                            const WaitLimit& limit, StageTimes& times);
   std::size_t header_slot() const { return static_cast<std::size_t>(options_.count); }
 
-  // The thread that starts workers; see WorkerProcess::Start.
-  void Supervise();
+  // Rounds of the thread that starts workers (see WorkerProcess::Start); false at the end.
+  bool ReplaceDown();
   std::vector<std::size_t> WaitForDown();  // empty: the end
-  void StartSlots(const std::vector<std::size_t>& due);
+  // How many of them run.
+  std::size_t StartSlots(const std::vector<std::size_t>& due);
   absl::StatusOr<std::unique_ptr<WorkerProcess>> AwaitReady(
       absl::StatusOr<std::unique_ptr<WorkerProcess>> process) const;
-  void Install(std::size_t slot, absl::StatusOr<std::unique_ptr<WorkerProcess>> process);
+  // Whether it runs.
+  bool Install(std::size_t slot, absl::StatusOr<std::unique_ptr<WorkerProcess>> process);
 
   const DecodeWorkersOptions options_;
   std::vector<std::shared_ptr<SharedArena>> arenas_;  // by slot; set before the threads
@@ -140,6 +141,10 @@ class DecodeWorkers {
   CondVar down_;  // for the supervisor: a slot is down, or the end is near
   std::vector<Slot> slots_ SIGLIP_GUARDED_BY(mu_);
   bool stopping_ SIGLIP_GUARDED_BY(mu_) = false;
+  // Rounds of starts since one in which none failed. Until then one of the workers that failed is
+  // tried at a time, and not before next_retry_ns_.
+  int failed_rounds_ SIGLIP_GUARDED_BY(mu_) = 0;
+  std::int64_t next_retry_ns_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::int64_t next_log_ns_ SIGLIP_GUARDED_BY(mu_) = 0;
   int unlogged_ends_ SIGLIP_GUARDED_BY(mu_) = 0;
   std::thread supervisor_;
