@@ -1,7 +1,13 @@
 #include "serving/tracer.h"
 
-#include <algorithm>
+#include <fcntl.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <new>
+
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
 #include "base/clock.h"
@@ -120,17 +126,28 @@ std::string ChromeText(const RequestTrace::Span& span, std::uint64_t root) {
   return json;
 }
 
-// `path` stays a whole JSON array after each call.
+// Whether all of it was written; from where the file is.
+bool WriteAll(int fd, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return true;
+}
+
+// `path` is a whole JSON array after each call, also after one for which the disk has no room.
 bool AppendToArray(const std::string& path, const std::string& values) {
-  std::FILE* file = std::fopen(path.c_str(), "r+b");
-  const bool is_new = file == nullptr;
-  if (is_new) file = std::fopen(path.c_str(), "wb");
-  if (file == nullptr) return false;
-  bool empty = is_new;
-  if (!is_new) empty = std::fseek(file, -1, SEEK_END) != 0;  // onto the last ]
-  const std::string text = absl::StrCat(empty ? "[" : ",\n", values, "]");
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  return std::fclose(file) == 0 && written;
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd < 0) return false;
+  const absl::Cleanup close = [fd] { ::close(fd); };
+  const off_t last = ::lseek(fd, -1, SEEK_END);  // the ]; an empty file has none, and so has a pipe
+  if (WriteAll(fd, absl::StrCat(last < 0 ? "[" : ",\n", values, "]"))) return true;
+  const bool is_cut = ::ftruncate(fd, std::max<off_t>(0, last)) == 0;
+  // The byte lies in a block that the file has had.
+  if (is_cut && ::lseek(fd, 0, SEEK_END) > 0) static_cast<void>(WriteAll(fd, "]"));
+  return false;
 }
 
 }  // namespace
@@ -139,6 +156,14 @@ RequestTrace::RequestTrace(std::shared_ptr<Tracer> tracer, std::string model)
     : tracer_(std::move(tracer)), model_(std::move(model)) {}
 
 RequestTrace::~RequestTrace() {
+  try {
+    Write();
+  } catch (const std::bad_alloc&) {
+    SIGLIP_LOG_WARN("trace_not_written reason=out_of_memory");
+  }
+}
+
+void RequestTrace::Write() {
   MutexLock lock(mu_);
   // The door's hops belong to the client's request, which is the one without a parent.
   for (Span& span : spans_) {

@@ -47,6 +47,8 @@ class RequestTrace {
   };
 
  private:
+  void Write();
+
   // A request may let its trace go after its answer, when the doors are gone.
   const std::shared_ptr<Tracer> tracer_;
   const std::string model_;
