@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -147,6 +148,15 @@ absl::StatusOr<std::unique_ptr<PictureIndex>> OpenIndex(const ServeFlags& flags,
   return index;
 }
 
+// Memory that runs out is no reason to end.
+absl::Status Reload(Server& server) {
+  try {
+    return server.Reload();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  }
+}
+
 absl::Status RunUntilSignal(const ServeFlags& flags, std::unique_ptr<Server> server,
                             ServiceImpl& service, const SearchIndex* index,
                             ShutdownSignals& signals) {
@@ -154,7 +164,7 @@ absl::Status RunUntilSignal(const ServeFlags& flags, std::unique_ptr<Server> ser
   SIGLIP_RETURN_IF_ERROR(server->Open(service, index));
   SIGLIP_LOG_INFO("{}", ListeningLine(flags.server, server->ports()));
   const int signal = signals.WaitForFirst([&server] {
-    const absl::Status reloaded = server->Reload();
+    const absl::Status reloaded = Reload(*server);
     if (reloaded.ok()) {
       SIGLIP_LOG_INFO("files_reloaded what=certificates,api_keys");
     } else {

@@ -20,6 +20,8 @@ class FakeService : public Service {
   std::atomic<bool> ready{true};
   // Requests wait in held() until Release.
   std::atomic<bool> hold{false};
+  // Of its metadata.
+  std::string version = "2.73.0";
   // Refuses, as if there were no room.
   std::atomic<bool> full{false};
 
@@ -32,7 +34,7 @@ class FakeService : public Service {
   }
 
   ServerMetadata Metadata() const override {
-    return {"triton", "2.73.0", {"statistics", "parameters"}};
+    return {"triton", version, {"statistics", "parameters"}};
   }
 
   absl::StatusOr<ModelMetadata> GetModelMetadata(const std::string& name,

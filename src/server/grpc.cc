@@ -5,13 +5,13 @@
 #include <thread>
 #include <vector>
 
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/security/tls_certificate_provider.h>
 
 #include "absl/synchronization/mutex.h"
-#include "base/host_port.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "protocol/control.h"
@@ -21,8 +21,9 @@
 #include "protocol/text.h"
 #include "server/grpc_health.h"
 #include "server/grpc_infer.h"
+#include "server/grpc_listener.h"
 #include "server/grpc_message.h"
-#include "server/tls.h"
+#include "server/grpc_tls.h"
 
 #include "grpc_service.grpc.pb.h"
 
@@ -37,18 +38,17 @@ using Kserve = inference::GRPCInferenceService;
 // How soon a certificate that was replaced on disk is taken up.
 constexpr unsigned kTlsRefreshSeconds = 1;
 
+// How long answers that gRPC has taken may be on their way to their clients. In a drain all that
+// was accepted is accounted for, and then nobody waits for the rest of calls that never came whole.
+constexpr std::chrono::milliseconds kLastWrites{250};
+
 // From the end of a drain, when whoever waits for it is told, to the cancelling of what is left.
 constexpr std::chrono::milliseconds kCancelDelay{100};
 
-Reactor* Finish(Context* context, const absl::Status& status) {
-  Reactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
-
-void FinishControl(const absl::Status& status, const google::protobuf::Message& response,
-                   Bytes& answer, Reactor& reactor) {
-  reactor.Finish(status.ok() ? WriteMessage(response, answer) : ToGrpcStatus(status));
+// The status to finish a call with; with OK goes `answer`.
+grpc::Status Written(const absl::Status& status, const google::protobuf::Message& response,
+                     Bytes& answer) {
+  return status.ok() ? WriteMessage(response, answer) : ToGrpcStatus(status);
 }
 
 // A service whose methods are taken raw, one after the other.
@@ -81,11 +81,11 @@ using RawInferenceService =
 
 class InferenceService final : public RawInferenceService {
  public:
-  InferenceService(siglip::Service& service, DoorState& state, const ServerOptions& options)
+  InferenceService(siglip::Service& service, DoorState& state, const ServerOptions& options,
+                   OpenCalls& open)
       : service_(service),
         state_(state),
-        slow_readers_(options.grpc_limits),
-        door_{service, state, pending_, slow_readers_, options.grpc_max_input_bytes} {}
+        door_{service, state, open, pending_, options.grpc_max_input_bytes} {}
 
   PendingCounter& pending() { return pending_; }
   StreamRegistry& streams() { return streams_; }
@@ -136,7 +136,7 @@ class InferenceService final : public RawInferenceService {
 
   Reactor* ModelInfer(Context* context, const Bytes* bytes, Bytes* answer) override {
     if (const absl::Status status = CheckAccess(*context, Api::kInference); !status.ok()) {
-      return Finish(context, status);
+      return Finish({context, bytes, answer}, ToGrpcStatus(status));
     }
     return StartUnaryInfer(*context, *bytes, *answer, door_);
   }
@@ -181,33 +181,35 @@ class InferenceService final : public RawInferenceService {
     absl::Status status = CheckAccess(*context, Api::kModelRepository);
     if (status.ok()) status = ReadMessage(*bytes, door_.max_message_bytes, request).status();
     if (status.ok() && !request.repository_name().empty()) status = RepositoryNameRefused();
-    if (!status.ok()) return Finish(context, status);
+    if (!status.ok()) return Finish({context, bytes, answer}, ToGrpcStatus(status));
     absl::StatusOr<LoadModelRequest> load = ToLoadRequest(request);
-    if (!load.ok()) return Finish(context, load.status());
-    Reactor* reactor = context->DefaultReactor();
+    if (!load.ok()) return Finish({context, bytes, answer}, ToGrpcStatus(load.status()));
+    auto* call = new OpenCall(*context, *answer, door_.open);
     pending_.Add();
-    service_.LoadModel(*std::move(load), [this, reactor, answer](const absl::Status& done) {
-      FinishControl(done, inference::RepositoryModelLoadResponse(), *answer, *reactor);
+    service_.LoadModel(*std::move(load), [this, call, answer](const absl::Status& done) {
+      call->FinishControl(Written(done, inference::RepositoryModelLoadResponse(), *answer));
       pending_.Remove();
     });
-    return reactor;
+    return call;
   }
 
   Reactor* RepositoryModelUnload(Context* context, const Bytes* bytes, Bytes* answer) override {
     inference::RepositoryModelUnloadRequest request;
     absl::Status status = Read(*context, Api::kModelRepository, *bytes, request);
     if (status.ok() && !request.repository_name().empty()) status = RepositoryNameRefused();
-    if (!status.ok()) return Finish(context, status);
+    if (!status.ok()) return Finish({context, bytes, answer}, ToGrpcStatus(status));
     const absl::StatusOr<bool> dependents = UnloadsDependents(request);
-    if (!dependents.ok()) return Finish(context, dependents.status());
-    Reactor* reactor = context->DefaultReactor();
+    if (!dependents.ok()) {
+      return Finish({context, bytes, answer}, ToGrpcStatus(dependents.status()));
+    }
+    auto* call = new OpenCall(*context, *answer, door_.open);
     pending_.Add();
-    const auto finish = [this, reactor, answer](const absl::Status& done) {
-      FinishControl(done, inference::RepositoryModelUnloadResponse(), *answer, *reactor);
+    const auto finish = [this, call, answer](const absl::Status& done) {
+      call->FinishControl(Written(done, inference::RepositoryModelUnloadResponse(), *answer));
       pending_.Remove();
     };
     service_.UnloadModel(request.model_name(), *dependents, finish);
-    return reactor;
+    return call;
   }
 
   Reactor* SystemSharedMemoryStatus(Context* context, const Bytes* bytes, Bytes* answer) override {
@@ -327,10 +329,13 @@ class InferenceService final : public RawInferenceService {
     Response response;
     absl::Status status = Read(*call.context, api, *call.bytes, request);
     if (status.ok()) status = body(request, response);
-    if (!status.ok()) return Finish(call.context, status);
-    Reactor* reactor = call.context->DefaultReactor();
-    reactor->Finish(WriteMessage(response, *call.answer));
-    return reactor;
+    return Finish(call, Written(status, response, *call.answer));
+  }
+
+  Reactor* Finish(Call call, const grpc::Status& status) const {
+    auto* open = new OpenCall(*call.context, *call.answer, door_.open);
+    open->FinishControl(status);
+    return open;
   }
 
   absl::Status Read(const Context& context, Api api, const Bytes& bytes,
@@ -347,23 +352,19 @@ class InferenceService final : public RawInferenceService {
   DoorState& state_;
   PendingCounter pending_;
   StreamRegistry streams_;
-  SlowReaders slow_readers_;
   const InferDoor door_;
 };
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(const TlsFiles& files) {
-  if (!files.enabled) return grpc::InsecureServerCredentials();
-  // gRPC would only fail every handshake: files are checked as HTTP's are.
-  SIGLIP_RETURN_IF_ERROR(MakeTlsContext("grpc", files).status());
+std::shared_ptr<grpc::ServerCredentials> MakeCredentials(const CheckedTlsFiles& files,
+                                                         bool mutual) {
   namespace tls = grpc::experimental;
   auto provider = std::make_shared<tls::FileWatcherCertificateProvider>(
-      files.server_key, files.server_cert, files.root_cert, kTlsRefreshSeconds);
+      files.identity_path(), files.identity_path(), files.root_path(), kTlsRefreshSeconds);
   tls::TlsServerCredentialsOptions options(provider);
   options.watch_identity_key_cert_pairs();
-  if (!files.root_cert.empty()) options.watch_root_certs();
-  options.set_cert_request_type(files.mutual
-                                    ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
-                                    : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+  if (!files.root_path().empty()) options.watch_root_certs();
+  options.set_cert_request_type(mutual ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
+                                       : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
   return tls::TlsServerCredentials(options);
 }
 
@@ -399,25 +400,31 @@ void SetLimits(const GrpcLimits& limits, grpc::ServerBuilder& builder) {
 
 struct GrpcServer::Impl {
   Impl(siglip::Service& service, DoorState& state, const ServerOptions& options)
-      : inference(service, state, options), health(service, state) {
+      : open(options.grpc_limits),
+        inference(service, state, options, open),
+        health(service, state, open) {
     shut.Add();
   }
 
+  OpenCalls open;
   InferenceService inference;
   HealthService health;
+  std::unique_ptr<CheckedTlsFiles> tls;  // null without TLS
   std::unique_ptr<grpc::Server> server;
   PendingCounter shut;                // zero once the server is, if WaitDrained was called
   std::vector<std::thread> shutdown;  // WaitDrained's
-  int port = 0;
+  std::unique_ptr<GrpcListener> listener;
 };
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, DoorState& state,
                                                               const ServerOptions& options) {
-  SIGLIP_ASSIGN_OR_RETURN(const auto credentials, MakeCredentials(options.grpc_tls));
   auto impl = std::make_unique<Impl>(service, state, options);
+  auto credentials = grpc::InsecureServerCredentials();
+  if (options.grpc_tls.enabled) {
+    SIGLIP_ASSIGN_OR_RETURN(impl->tls, CheckedTlsFiles::Open(options.grpc_tls));
+    credentials = MakeCredentials(*impl->tls, options.grpc_tls.mutual);
+  }
   grpc::ServerBuilder builder;
-  // Without this, two servers on one port both start and share its connections.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, int{options.reuse_grpc_port});
   SetKeepalive(options.grpc_keepalive, builder);
   builder.SetDefaultCompressionLevel(
       static_cast<grpc_compression_level>(options.grpc_compression_level));
@@ -425,25 +432,24 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, 
   builder.SetMaxReceiveMessageSize(static_cast<int>(std::min<std::size_t>(
       options.grpc_max_input_bytes, std::numeric_limits<std::int32_t>::max())));
   builder.SetMaxSendMessageSize(std::numeric_limits<std::int32_t>::max());
-  builder.AddListeningPort(JoinHostPort(options.grpc_address, options.grpc_port), credentials,
-                           &impl->port);
+  SIGLIP_ASSIGN_OR_RETURN(impl->listener, GrpcListener::Open(options));
+  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials);
   builder.RegisterService(&impl->inference);
   builder.RegisterService(&impl->health);
   QuietProtobuf();
   // Debian's Abseil follows the order of all locks, for debugging: a graph at each lock of gRPC's.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   impl->server = builder.BuildAndStart();
-  if (!impl->server || impl->port == 0) {
-    return absl::UnavailableError(
-        Concat("cannot listen on grpc port ", options.grpc_port, " of ", options.grpc_address,
-               ": the port is in use or the address is not this machine's"));
-  }
+  if (!impl->server) return absl::InternalError("grpc++ does not start its server");
+  impl->listener->Start(std::move(acceptor));
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
 }
 
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 GrpcServer::~GrpcServer() {
+  impl_->listener->Stop();
   impl_->health.Drain();
   impl_->server->Shutdown(std::chrono::system_clock::now());  // nothing more after WaitDrained's
   for (std::thread& thread : impl_->shutdown) thread.join();
@@ -452,7 +458,7 @@ GrpcServer::~GrpcServer() {
   }
 }
 
-std::uint16_t GrpcServer::port() const { return static_cast<std::uint16_t>(impl_->port); }
+std::uint16_t GrpcServer::port() const { return impl_->listener->port(); }
 
 void GrpcServer::BeginDrain() {
   impl_->inference.streams().DrainAll();
@@ -462,7 +468,12 @@ void GrpcServer::BeginDrain() {
 // Calls that the service answers in time end by themselves. Shutdown cancels the others, does not
 // tell whether there were any, and then waits for them without end: so it has a thread of its own,
 // and the answer is known before it cancels.
+//
+// It also waits for calls that have begun and whose message never comes to its end. grpc++ hands
+// nobody a call before, so those are what is left when all others have ended, and were never
+// accepted: their connections are closed, which clients see as UNAVAILABLE.
 bool GrpcServer::WaitDrained(std::chrono::steady_clock::time_point deadline) {
+  impl_->listener->Stop();
   const auto left = deadline - std::chrono::steady_clock::now();
   const auto cancel_at = std::chrono::system_clock::now() + left + kCancelDelay;
   const auto shut_down = [impl = impl_.get(), cancel_at](int) {
@@ -470,6 +481,12 @@ bool GrpcServer::WaitDrained(std::chrono::steady_clock::time_point deadline) {
     impl->shut.Remove();
   };
   if (!AddThreads(impl_->shutdown, 1, shut_down).ok()) shut_down(0);
+  const auto shut_soon = [&] {
+    return impl_->shut.WaitZero(std::min(deadline, std::chrono::steady_clock::now() + kLastWrites));
+  };
+  if (!shut_soon() && impl_->open.count.WaitZero(deadline) && !shut_soon()) {
+    grpc_server_cancel_all_calls(impl_->server->c_server());
+  }
   return impl_->shut.WaitZero(deadline) && impl_->inference.pending().WaitZero(deadline);
 }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "server/grpc_infer.h"
+#include "base/thread_pool.h"
 #include "server/grpc_message.h"
 
 namespace siglip {
@@ -28,7 +28,7 @@ grpc::Status Write(Response::ServingStatus status, grpc::ByteBuffer& answer) {
 class HealthService::WatchCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                                        public std::enable_shared_from_this<WatchCall> {
  public:
-  explicit WatchCall(HealthService& owner) : owner_(owner) {}
+  explicit WatchCall(HealthService& owner) : owner_(owner), open_(owner.open_.count) {}
 
   void Begin() { self_ = shared_from_this(); }
 
@@ -95,6 +95,7 @@ class HealthService::WatchCall final : public grpc::ServerWriteReactor<grpc::Byt
   }
 
   HealthService& owner_;
+  const PendingCounter::Entry open_;
   std::shared_ptr<WatchCall> self_;
   Mutex mu_;
   grpc::ByteBuffer answer_;
@@ -105,8 +106,11 @@ class HealthService::WatchCall final : public grpc::ServerWriteReactor<grpc::Byt
   bool finished_ SIGLIP_GUARDED_BY(mu_) = false;
 };
 
-HealthService::HealthService(siglip::Service& service, const DoorState& state)
-    : service_(service), state_(state), follower_([this] { FollowReadiness(); }) {}
+HealthService::HealthService(siglip::Service& service, const DoorState& state, OpenCalls& open)
+    : service_(service),
+      state_(state),
+      open_(open),
+      follower_([this] { Repeat([this] { return FollowReadiness(); }); }) {}
 
 HealthService::~HealthService() {
   Drain();
@@ -127,10 +131,11 @@ absl::Status HealthService::Read(const grpc::CallbackServerContext& context,
 grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* context,
                                                const grpc::ByteBuffer* bytes,
                                                grpc::ByteBuffer* answer) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status status = Read(*context, *bytes);
-  reactor->Finish(status.ok() ? Write(Status(), *answer) : ToGrpcStatus(status));
-  return reactor;
+  const absl::Status read = Read(*context, *bytes);
+  const grpc::Status status = read.ok() ? Write(Status(), *answer) : ToGrpcStatus(read);
+  auto* call = new OpenCall(*context, *answer, open_);
+  call->FinishControl(status);
+  return call;
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* HealthService::Watch(
@@ -163,19 +168,18 @@ void HealthService::Drain() {
   for (const auto& call : calls) call->Tell(Response::NOT_SERVING, true);
 }
 
-void HealthService::FollowReadiness() {
-  while (true) {
-    std::set<std::shared_ptr<WatchCall>> calls;
-    {
-      MutexLock lock(mu_);
-      while (calls_.empty() && !draining_) changed_.Wait(mu_);
-      if (!draining_) changed_.WaitFor(mu_, kLookInterval);
-      if (draining_) return;
-      calls = calls_;
-    }
-    const Response::ServingStatus status = Status();
-    for (const auto& call : calls) call->Tell(status, false);
+bool HealthService::FollowReadiness() {
+  std::set<std::shared_ptr<WatchCall>> calls;
+  {
+    MutexLock lock(mu_);
+    while (calls_.empty() && !draining_) changed_.Wait(mu_);
+    if (!draining_) changed_.WaitFor(mu_, kLookInterval);
+    if (draining_) return false;
+    calls = calls_;
   }
+  const Response::ServingStatus status = Status();
+  for (const auto& call : calls) call->Tell(status, false);
+  return true;
 }
 
 }  // namespace siglip

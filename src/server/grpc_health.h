@@ -11,6 +11,7 @@
 
 #include "base/mutex.h"
 #include "server/door_state.h"
+#include "server/grpc_infer.h"
 #include "serving/service.h"
 
 #include "health.grpc.pb.h"
@@ -22,7 +23,7 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
                                 grpc::health::v1::Health::WithRawCallbackMethod_Watch<
                                     grpc::health::v1::Health::Service>> {
  public:
-  HealthService(siglip::Service& service, const DoorState& state);
+  HealthService(siglip::Service& service, const DoorState& state, OpenCalls& open);
   ~HealthService() override;
 
   grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
@@ -38,10 +39,12 @@ class HealthService final : public grpc::health::v1::Health::WithRawCallbackMeth
   absl::Status Read(const grpc::CallbackServerContext& context,
                     const grpc::ByteBuffer& bytes) const;
   grpc::health::v1::HealthCheckResponse::ServingStatus Status() const;
-  void FollowReadiness();
+  // A round of the thread's life; false at the end.
+  bool FollowReadiness();
 
   siglip::Service& service_;
   const DoorState& state_;
+  OpenCalls& open_;
   Mutex mu_;
   CondVar changed_;  // a call came, or the end
   bool draining_ SIGLIP_GUARDED_BY(mu_) = false;

@@ -20,6 +20,9 @@
 namespace siglip {
 namespace {
 
+// Of --grpc-memory-quota: answers without tensors have some kilobytes, and are read at once.
+constexpr std::size_t kAnswersPart = 8;
+
 // Requests of one stream that may be under way; further ones stay in the client's flow control.
 constexpr std::size_t kMaxStreamRequests = 256;
 
@@ -33,9 +36,9 @@ struct RequestMessage {
 // `request` is filled as far as the bytes allow.
 absl::StatusOr<ParsedGrpcInfer> Parse(const grpc::ByteBuffer& bytes, const InferDoor& door,
                                       const std::shared_ptr<RequestMessage>& request) {
-  SIGLIP_ASSIGN_OR_RETURN(const std::size_t held_bytes,
-                          ReadMessage(bytes, door.max_message_bytes, request->message));
   try {
+    SIGLIP_ASSIGN_OR_RETURN(const std::size_t held_bytes,
+                            ReadMessage(bytes, door.max_message_bytes, request->message));
     // Told before anything that is wrong with the request.
     const inference::ModelInferRequest& message = request->message;
     SIGLIP_RETURN_IF_ERROR(
@@ -49,14 +52,23 @@ absl::StatusOr<ParsedGrpcInfer> Parse(const grpc::ByteBuffer& bytes, const Infer
   }
 }
 
-// Calls `answer` exactly once: with the response, or with an error if the request is dropped.
+// So short that it needs no memory itself.
+grpc::Status NoMemory() { return {grpc::StatusCode::UNAVAILABLE, "no memory"}; }
+
+// Calls `answer`, which does not throw, exactly once: with the response, or with an error if the
+// request is dropped.
 class AnswerOnce {
  public:
   AnswerOnce(std::function<void(InferResponse)> answer, PendingCounter& pending)
       : owed_(pending), answer_(std::move(answer)) {}
   ~AnswerOnce() {
+    if (answered_.load()) return;
     InferResponse dropped;
-    dropped.status = absl::InternalError("the request was dropped");
+    try {
+      dropped.status = absl::InternalError("the request was dropped");
+    } catch (const std::bad_alloc&) {
+      dropped.status = absl::Status(absl::StatusCode::kUnavailable, "");
+    }
     Answer(std::move(dropped));
   }
   AnswerOnce(const AnswerOnce&) = delete;
@@ -67,19 +79,8 @@ class AnswerOnce {
   }
 
  private:
-  class Owed {
-   public:
-    explicit Owed(PendingCounter& pending) : pending_(pending) { pending_.Add(); }
-    ~Owed() { pending_.Remove(); }
-    Owed(const Owed&) = delete;
-    Owed& operator=(const Owed&) = delete;
-
-   private:
-    PendingCounter& pending_;
-  };
-
   // First, so the last to go: the door may end then, with what `answer_` holds of it.
-  const Owed owed_;
+  const PendingCounter::Entry owed_;
   const std::function<void(InferResponse)> answer_;
   std::atomic<bool> answered_{false};
 };
@@ -183,48 +184,54 @@ std::string ShortText(std::string_view text) {
                 text.substr(text.size() - tail));
 }
 
-// Deletes itself when gRPC is done with the call.
-class UnaryCall final : public grpc::ServerUnaryReactor {
+class UnaryCall final : public OpenCall {
  public:
-  UnaryCall(grpc::CallbackServerContext& context, grpc::ByteBuffer& answer,
-            SlowReaders& slow_readers)
-      : context_(context), answer_(answer), slow_readers_(slow_readers) {}
+  UnaryCall(grpc::CallbackServerContext& context, grpc::ByteBuffer& answer, const InferDoor& door)
+      : OpenCall(context, answer, door.open), state_(door.state) {}
 
-  void Run(const grpc::ByteBuffer& bytes, const CallFacts& facts, const InferDoor& door) {
-    absl::StatusOr<ParsedGrpcInfer> parsed = Parse(bytes, door, std::make_shared<RequestMessage>());
-    if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
-    StartTrace(door.state, start_ns_, *parsed->request);
-    trace_ = parsed->request->trace;
-    // The reactor outlives the answer: OnDone follows Finish.
-    auto once = std::make_shared<AnswerOnce>(
-        [this, regions = &door.state.regions, refusals = &door.state.grpc_refusals,
-         shared = std::move(parsed->shared_memory)](InferResponse response) {
-          WriteSharedOutputs(regions, shared, response);
-          const absl::Status refusal = response.status;
-          grpc::Status status = ToGrpcStatus(refusal);
-          if (status.ok()) status = Render(std::move(response));
-          if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
-          if (IsOverloaded(refusal)) Overloaded(*refusals);
-          if (status.ok()) unread_ = slow_readers_.Begin(context_, answer_.Length(), sent_);
-          Finish(status);
-        },
-        door.pending);
-    Submit(std::move(parsed->request), cancelled_, std::move(once), facts, door.service);
+  // Throws nothing: gRPC would give the call a reactor of its own, and never end this one.
+  void Run(const grpc::ByteBuffer& bytes, const InferDoor& door) {
+    std::shared_ptr<AnswerOnce> once;  // from here on it sees to the answer, whatever happens
+    try {
+      absl::StatusOr<ParsedGrpcInfer> parsed =
+          Parse(bytes, door, std::make_shared<RequestMessage>());
+      if (!parsed.ok()) return Finish(ToGrpcStatus(parsed.status()));
+      StartTrace(door.state, start_ns_, *parsed->request);
+      trace_ = parsed->request->trace;
+      // The reactor outlives the answer: OnDone follows Finish.
+      once = std::make_shared<AnswerOnce>(
+          [this, shared = std::move(parsed->shared_memory)](InferResponse response) {
+            Finish(MakeAnswer(shared, std::move(response)));
+          },
+          door.pending);
+      Submit(std::move(parsed->request), cancelled_, once, FactsOf(context_, state_), door.service);
+    } catch (const std::bad_alloc&) {
+      if (once == nullptr) Finish(NoMemory());
+    }
   }
 
   void OnCancel() override { cancelled_->store(true, std::memory_order_relaxed); }
   void OnDone() override {
-    if (unread_) slow_readers_.End(*unread_);
     if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_END");
-    delete this;
+    OpenCall::OnDone();
   }
 
  private:
-  // OnCancel and OnDone neither wait nor call back: gRPC may run them where it is, as it runs those
-  // of its own DefaultReactor, without a change of threads (an eighth of a call's CPU time;
-  // bench/doors.py). Not of gRPC's public API: where it is gone, this line no longer compiles, and
-  // may go.
-  bool InternalInlineable() override { return true; }
+  // The status to finish with, and `answer_`. Throws nothing: who calls has no other answer.
+  grpc::Status MakeAnswer(const SharedMemorySlices& shared, InferResponse response) {
+    try {
+      WriteSharedOutputs(&state_.regions, shared, response);
+      const absl::Status refusal = response.status;
+      grpc::Status status = ToGrpcStatus(refusal);
+      if (status.ok()) status = Render(std::move(response));
+      if (trace_ != nullptr) trace_->Stamp("GRPC_SEND_START");
+      if (IsOverloaded(refusal)) Overloaded(state_.grpc_refusals);
+      if (status.ok()) BeginAnswer(sent_);
+      return status;
+    } catch (const std::bad_alloc&) {
+      return NoMemory();
+    }
+  }
 
   // What a client that retries is told, in the form that gRPC's own retries understand.
   void Overloaded(RefusalTimes& refusals) {
@@ -239,11 +246,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
     return WriteInferAnswer(InferCall::kUnary, message, outputs_, sent_, answer_);
   }
 
-  grpc::CallbackServerContext& context_;  // until OnDone
-  grpc::ByteBuffer& answer_;              // until OnDone
-  SlowReaders& slow_readers_;
-  std::optional<SlowReaders::Id> unread_;  // from Finish with an answer to OnDone
-  std::vector<OutputTensor> outputs_;      // with their share of the memory for outputs
+  DoorState& state_;
+  std::vector<OutputTensor> outputs_;  // with their share of the memory for outputs
   const std::shared_ptr<SentBytes> sent_ = std::make_shared<SentBytes>(0);
   const std::int64_t start_ns_ = SteadyNowNs();
   std::shared_ptr<RequestTrace> trace_;
@@ -309,11 +313,35 @@ bool PendingCounter::WaitZero(std::chrono::steady_clock::time_point deadline) {
   return true;
 }
 
+OpenCalls::OpenCalls(const GrpcLimits& limits)
+    : slow_readers(limits),
+      answers(std::make_shared<Budget>(
+          static_cast<std::int64_t>(limits.memory_quota_bytes / kAnswersPart))) {}
+
+void OpenCall::FinishControl(grpc::Status status) {
+  if (!status.ok()) return Finish(std::move(status));
+  try {
+    if (calls_.answers->TryGrow(hold_, static_cast<std::int64_t>(answer_.Length()))) {
+      BeginAnswer(std::make_shared<SentBytes>(0));
+    } else {
+      status = {grpc::StatusCode::UNAVAILABLE, "Exceeds the memory for answers being written"};
+    }
+  } catch (const std::bad_alloc&) {
+    status = NoMemory();
+  }
+  Finish(std::move(status));
+}
+
+void OpenCall::OnDone() {
+  if (unread_) calls_.slow_readers.End(*unread_);
+  delete this;
+}
+
 grpc::ServerUnaryReactor* StartUnaryInfer(grpc::CallbackServerContext& context,
                                           const grpc::ByteBuffer& bytes, grpc::ByteBuffer& answer,
                                           const InferDoor& door) {
-  auto* call = new UnaryCall(context, answer, door.slow_readers);  // owned by gRPC until OnDone
-  call->Run(bytes, FactsOf(context, door.state), door);
+  auto* call = new UnaryCall(context, answer, door);
+  call->Run(bytes, door);
   return call;
 }
 
@@ -325,13 +353,14 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   StreamCall(grpc::CallbackServerContext& context, const InferDoor& door, StreamRegistry& registry)
       : context_(context),
         door_(door),
+        open_(door.open.count),
         registry_(registry),
         facts_(FactsOf(context, door.state)),
         grpc_errors_(WantsGrpcErrors(context)) {}
 
   void Begin() {
-    KeepSelf();
     registry_.Add(shared_from_this());
+    KeepSelf();
     // After Add: DrainAll knows this stream, or draining began before.
     if (door_.state.draining.load()) return Drain();
     Advance();
@@ -355,21 +384,11 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   }
 
   void OnReadDone(bool ok) override {
-    std::shared_ptr<Slot> slot;
-    grpc::ByteBuffer bytes;
-    {
-      MutexLock lock(mu_);
-      // Out of the way first: the next message may be read into it from here on.
-      bytes.Swap(&incoming_);
-      reading_ = false;
-      if (!ok) {
-        reads_over_ = true;
-      } else if (!finished_) {
-        slot = std::make_shared<Slot>();
-        slots_.push_back(slot);
-      }
+    try {
+      TakeMessage(ok);
+    } catch (const std::bad_alloc&) {
+      RunOutOfMemory();
     }
-    if (slot) Run(bytes, slot);
     Advance();
   }
 
@@ -433,7 +452,31 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       unread = unread_;
     }
     // May wait, so without the lock.
-    door_.slow_readers.End(unread);
+    door_.open.slow_readers.End(unread);
+  }
+
+  // Ends the stream as soon as nothing is being written.
+  void RunOutOfMemory() {
+    MutexLock lock(mu_);
+    broken_ = no_memory_ = true;
+  }
+
+  void TakeMessage(bool ok) {
+    std::shared_ptr<Slot> slot;
+    grpc::ByteBuffer bytes;
+    {
+      MutexLock lock(mu_);
+      // Out of the way first: the next message may be read into it from here on.
+      bytes.Swap(&incoming_);
+      reading_ = false;
+      if (!ok) {
+        reads_over_ = true;
+      } else if (!finished_) {
+        slot = std::make_shared<Slot>();
+        slots_.push_back(slot);
+      }
+    }
+    if (slot) Run(bytes, slot);
   }
 
   void Run(const grpc::ByteBuffer& bytes, const std::shared_ptr<Slot>& slot) {
@@ -450,8 +493,13 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
         [self = shared_from_this(), slot, id = message->message.id(),
          version = message->message.model_version(),
          shared = std::move(shared)](InferResponse response) {
-          WriteSharedOutputs(&self->door_.state.regions, shared, response);
-          self->Fill(std::move(response), id, version, *slot);
+          try {
+            WriteSharedOutputs(&self->door_.state.regions, shared, response);
+            self->Fill(std::move(response), id, version, *slot);
+          } catch (const std::bad_alloc&) {
+            self->RunOutOfMemory();
+          }
+          self->Advance();
         },
         door_.pending);
     if (parsed.ok()) {
@@ -492,7 +540,6 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       if (grpc_errors_ && response.from_model) slot.end = ToGrpcStatus(response.status);
       if (!written.ok()) broken_ = true;
     }
-    Advance();
   }
 
   // Does what may be done, until there is no more of it. gRPC lets nothing be begun beside or after
@@ -505,13 +552,23 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       {
         MutexLock lock(mu_);
         if (first && advancing_) return;
-        next = Next();
+        next = NextWithin();
         advancing_ = next.read || next.write != nullptr || next.finish;
         if (!advancing_) return;
       }
       if (next.write != nullptr) StartWrite(&next.write->answer);
       if (next.read) StartRead(&incoming_);
       if (next.finish) Finish(*next.finish);
+    }
+  }
+
+  // Next, or the stream's end if there is no memory for it.
+  Operation NextWithin() SIGLIP_REQUIRES(mu_) {
+    try {
+      return Next();
+    } catch (const std::bad_alloc&) {
+      broken_ = no_memory_ = true;
+      return Next();
     }
   }
 
@@ -522,6 +579,10 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
     const bool stop = broken_ || ends || ((reads_over_ || draining_) && slots_.empty());
     if (stop && !writing_) {
       finished_ = true;
+      if (no_memory_) {
+        cancelled_->store(true, std::memory_order_relaxed);
+        return {.finish = NoMemory()};
+      }
       if (ends) {
         // What is under way is nobody's any more.
         cancelled_->store(true, std::memory_order_relaxed);
@@ -530,9 +591,9 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
       return {.finish = draining_ && !reads_over_ ? ShuttingDown() : grpc::Status::OK};
     }
     if (!writing_ && ready) {
-      writing_ = true;
       const Slot& slot = *slots_.front();
-      unread_ = door_.slow_readers.Begin(context_, slot.answer.Length(), slot.sent);
+      unread_ = door_.open.slow_readers.Begin(context_, slot.answer.Length(), slot.sent);
+      writing_ = true;
       return {.write = slots_.front()};
     }
     if (!reading_ && !reads_over_ && !broken_ && !draining_ && slots_.size() < kMaxStreamRequests) {
@@ -544,6 +605,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
 
   grpc::CallbackServerContext& context_;  // until OnDone
   const InferDoor door_;
+  const PendingCounter::Entry open_;
   StreamRegistry& registry_;
   const CallFacts facts_;
   const bool grpc_errors_;
@@ -559,6 +621,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   bool reads_over_ SIGLIP_GUARDED_BY(mu_) = false;
   bool writing_ SIGLIP_GUARDED_BY(mu_) = false;
   bool broken_ SIGLIP_GUARDED_BY(mu_) = false;
+  bool no_memory_ SIGLIP_GUARDED_BY(mu_) = false;  // which broke it
   bool draining_ SIGLIP_GUARDED_BY(mu_) = false;
   bool finished_ SIGLIP_GUARDED_BY(mu_) = false;
 };

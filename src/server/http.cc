@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "protocol/text.h"
+#include "server/descriptor_guard.h"
 #include "server/door_addresses.h"
 #include "server/http_connection.h"
 #include "server/tls.h"
@@ -42,11 +43,12 @@ struct HttpServer::Impl {
   asio::io_context io;
   // A connection whose answer is awaited may wait for nothing of its own: the threads stay for it.
   const asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
-  // The acceptor, its timer and `draining` are used on this strand alone once threads run.
+  // The acceptor, its timer, `draining` and `guard` are used on this strand alone once threads run.
   HttpStream::Strand accept_strand = asio::make_strand(io);
   tcp::acceptor acceptor{accept_strand};
   asio::steady_timer retry{accept_strand};
   bool draining = false;
+  DescriptorGuard guard{name};
   Mutex tls_mu;
   std::shared_ptr<asio::ssl::context> tls SIGLIP_GUARDED_BY(tls_mu);  // null without TLS
   std::uint16_t bound_port = 0;
@@ -119,6 +121,7 @@ void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) 
 
 void HttpServer::Impl::Open(Socket socket) {
   if (registry->size() >= settings.connections) return;
+  if (!guard.Admits(socket.native_handle())) return;
   try {
     auto connection = std::make_shared<HttpConnection>(std::move(socket), CurrentTls(), settings,
                                                        handler, registry);

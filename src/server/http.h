@@ -135,6 +135,9 @@ struct HttpSettings : HttpLimits {
   // How long a draining server leaves idle connections open: a round trip and more, so that
   // requests that are on their way are answered.
   std::chrono::milliseconds drain_grace{100};
+  // How long it waits for the rest of requests of which a part has come. Those that are not whole
+  // then were not accepted: they are refused.
+  std::chrono::milliseconds drain_read_timeout{2000};
 };
 
 // Thread-safe.
@@ -155,7 +158,7 @@ class HttpServer {
   // Reads the TLS files again, for connections to come. With an error the old ones stay in use.
   absl::Status ReloadTls();
   // Accepts the connections that wait, then none; answers what has been sent, closes idle
-  // connections.
+  // connections, and soon refuses requests that do not come to their end.
   void BeginDrain();
   // True if every connection was done before `deadline`.
   bool WaitDrained(std::chrono::steady_clock::time_point deadline);

@@ -169,7 +169,23 @@ void HttpConnection::Drain() {
   asio::dispatch(stream_.get_executor(), [self = shared_from_this()] {
     self->draining_ = true;
     if (self->state_ == State::kIdle) self->ShutIfStillIdle();
+    if (self->state_ == State::kReading) self->EndReadingSoon();
   });
+}
+
+void HttpConnection::EndReadingSoon() {
+  auto timer =
+      std::make_shared<asio::steady_timer>(stream_.get_executor(), settings_.drain_read_timeout);
+  timer->async_wait([timer, weak = weak_from_this()](Error) {
+    const auto self = weak.lock();
+    if (!self || self->state_ != State::kReading) return;
+    self->too_late_ = true;
+    self->stream_.plain().cancel();
+  });
+}
+
+void HttpConnection::RefuseLateRequest() {
+  Refuse(503, "the server is stopping, and this request has not come whole");
 }
 
 void HttpConnection::ShutIfStillIdle() {
@@ -211,6 +227,7 @@ void HttpConnection::ReadHead() {
   head_.emplace();
   head_->header_limit(settings_.head_bytes);
   head_->body_limit(boost::none);  // checked in CheckHead, with an answer
+  if (draining_) EndReadingSoon();
   stream_.plain().expires_after(settings_.head_timeout);
   head_buffer_.Begin();
   http::async_read_header(
@@ -228,7 +245,7 @@ void HttpConnection::OnHead(Error error) {
       error != http::error::end_of_stream && error != http::error::partial_message) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
   }
-  if (error) return Shut();
+  if (error) return too_late_ ? RefuseLateRequest() : Shut();
   receive_start_ns_ = SteadyNowNs();
   keep_alive_ = head_->get().keep_alive();
   is_http10_ = head_->get().version() < 11;
@@ -367,11 +384,15 @@ void HttpConnection::ExpectBodyBytes(std::size_t bytes) {
 // declares keeps nobody else out.
 void HttpConnection::ReadPiece(std::span<char> room) {
   if (room.empty()) return Dispatch();
+  if (too_late_) return RefuseLateRequest();
   const std::size_t piece = std::min(room.size(), kPieceBytes);
   ExpectBodyBytes(piece);
   stream_.async_read_some(asio::buffer(room.data(), piece),
                           [self = shared_from_this(), room](Error error, std::size_t bytes) {
-                            if (error || self->state_ == State::kClosing) return self->Shut();
+                            if (self->state_ == State::kClosing) return self->Shut();
+                            if (error) {
+                              return self->too_late_ ? self->RefuseLateRequest() : self->Shut();
+                            }
                             if (!self->HoldBody(bytes))
                               return self->Refuse(self->OwnOverload(kNoRoom));
                             self->body_bytes_read_ += bytes;
@@ -406,6 +427,7 @@ void HttpConnection::ReadChunkedBody() {
 
 // Chunk headers count as bytes: a body of tiny chunks at the full rate is bounded by their number.
 void HttpConnection::ReadChunks() {
+  if (too_late_) return RefuseLateRequest();
   ExpectBodyBytes(kPieceBytes);
   http::async_read_some(stream_, buffer_, *chunked_,
                         [self = shared_from_this()](Error error, std::size_t bytes) {
@@ -429,7 +451,7 @@ void HttpConnection::OnChunked(Error error) {
       error != http::error::partial_message && error != http::error::end_of_stream) {
     return Refuse(400, Concat("malformed HTTP request: ", error.message()));
   }
-  if (error) return Shut();
+  if (error) return too_late_ ? RefuseLateRequest() : Shut();
   const auto& fields = chunked_->get().base();
   const auto count = static_cast<std::size_t>(std::distance(fields.begin(), fields.end()));
   if (count > settings_.head_fields) {
@@ -582,11 +604,18 @@ void HttpConnection::WritePiece() {
   bytes_written_ += kPieceBytes - room;
   stream_.plain().expires_at(write_start_ + TransferTimeout(bytes_written_));
   asio::async_write(stream_, piece, [self = shared_from_this()](Error error, std::size_t) {
-    if (!error && self->state_ != State::kClosing && !self->unwritten_.empty()) {
-      return self->WritePiece();
-    }
-    self->OnWritten(error);
+    self->OnPieceWritten(error);
   });
+}
+
+void HttpConnection::OnPieceWritten(Error error) {
+  try {
+    if (!error && state_ != State::kClosing && !unwritten_.empty()) return WritePiece();
+    OnWritten(error);
+  } catch (const std::bad_alloc&) {
+    // WatchForDisconnect's operation would keep the connection, and its client wait, for ever.
+    Shut();
+  }
 }
 
 void HttpConnection::OnWritten(Error error) {

@@ -176,6 +176,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void WriteWithoutMemory();
   void Write(HttpResponse response);
   void WritePiece();
+  void OnPieceWritten(Error error);
   void OnWritten(Error error);
   void Refuse(int status, std::string_view text);
   void Refuse(HttpResponse response);
@@ -185,6 +186,10 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   // While draining: a client may have sent its next request before it could know. It has
   // `drain_grace` to arrive.
   void ShutIfStillIdle();
+  // While draining: the rest of the request that is being read has `drain_read_timeout`.
+  void EndReadingSoon();
+  // In place of the operation that reads on, or that was cancelled for it.
+  void RefuseLateRequest();
   std::chrono::steady_clock::duration TransferTimeout(std::size_t bytes) const;
 
   const HttpSettings& settings_;
@@ -214,6 +219,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   bool is_head_method_ = false;
   std::string target_;  // of the request whose answer is owed; empty until its head is known
   bool draining_ = false;
+  bool too_late_ = false;  // for the request that is being read: the server is draining
   bool watching_ = false;
   std::size_t chunk_count_ = 0;
   // What is being written.

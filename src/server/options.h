@@ -62,8 +62,7 @@ struct GrpcLimits {
   // --grpc-max-concurrent-streams: calls of one connection; HTTP/2 allows any number unless told,
   // and each costs memory before its request is complete.
   int concurrent_streams = 1024;
-  // --grpc-memory-quota: bytes that gRPC buffers together; beyond it connections are slowed down
-  // and new ones are refused.
+  // --grpc-memory-quota: bytes that gRPC buffers together; beyond it connections are slowed down.
   std::size_t memory_quota_bytes = std::size_t{2} << 30;
   // --grpc-handshake-timeout, milliseconds: for TLS and HTTP/2's first frames.
   int handshake_timeout_ms = 10'000;

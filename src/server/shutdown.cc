@@ -36,6 +36,14 @@ void EndAtSignal(int signal_fd, int wake_fd) {
   if (signal != 0) std::_Exit(128 + signal);
 }
 
+// Whether it is `a` that is written, and not `b`.
+bool WaitForFirstOf(int a, int b) {
+  pollfd fds[] = {{a, POLLIN, 0}, {b, POLLIN, 0}};
+  while (::poll(fds, 2, -1) < 0 && errno == EINTR) {
+  }
+  return (fds[1].revents & POLLIN) == 0;
+}
+
 void Signal(int event_fd) {
   const std::uint64_t one = 1;
   static_cast<void>(!::write(event_fd, &one, sizeof(one)));
@@ -61,7 +69,9 @@ ShutdownSignals::ShutdownSignals() {
   wake_fd_ = ::eventfd(0, EFD_CLOEXEC);
   request_fd_ = ::eventfd(0, EFD_CLOEXEC);
   loaded_fd_ = ::eventfd(0, EFD_CLOEXEC);
-  SIGLIP_CHECK(signal_fd_ >= 0 && wake_fd_ >= 0 && request_fd_ >= 0 && loaded_fd_ >= 0);
+  first_fd_ = ::eventfd(0, EFD_CLOEXEC);
+  SIGLIP_CHECK(signal_fd_ >= 0 && wake_fd_ >= 0 && request_fd_ >= 0 && loaded_fd_ >= 0 &&
+               first_fd_ >= 0);
   loading_ = std::thread([this] { EndAtSignal(signal_fd_, loaded_fd_); });
 }
 
@@ -72,16 +82,23 @@ ShutdownSignals::~ShutdownSignals() {
   ::close(wake_fd_);
   ::close(request_fd_);
   ::close(loaded_fd_);
+  ::close(first_fd_);
 }
 
 void ShutdownSignals::Wake() { Signal(request_fd_); }
 
-void ShutdownSignals::BeginServing() { Stop(loading_, loaded_fd_); }
+void ShutdownSignals::BeginServing() {
+  Stop(loading_, loaded_fd_);
+  // Now, and not when it is needed: there may be no memory for a thread then.
+  second_ = std::thread([this] {
+    if (WaitForFirstOf(first_fd_, wake_fd_)) EndAtSignal(signal_fd_, wake_fd_);
+  });
+}
 
 int ShutdownSignals::WaitForFirst(const std::function<void()>& on_hangup) {
   int first = WaitForSignal(signal_fd_, request_fd_);
   for (; first == SIGHUP; first = WaitForSignal(signal_fd_, request_fd_)) on_hangup();
-  second_ = std::thread([this] { EndAtSignal(signal_fd_, wake_fd_); });
+  Signal(first_fd_);
   return first;
 }
 

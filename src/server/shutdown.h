@@ -34,8 +34,9 @@ class ShutdownSignals {
   int wake_fd_ = -1;
   int request_fd_ = -1;
   int loaded_fd_ = -1;
+  int first_fd_ = -1;
   std::thread loading_;  // until BeginServing
-  std::thread second_;   // after WaitForFirst
+  std::thread second_;   // from then on; works after WaitForFirst
 };
 
 }  // namespace siglip

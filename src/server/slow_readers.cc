@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/thread_pool.h"
 #include "server/grpc_answer.h"
 
 namespace siglip {
@@ -10,7 +11,7 @@ namespace siglip {
 SlowReaders::SlowReaders(const GrpcLimits& limits)
     : timeout_(limits.answer_timeout_ms),
       bytes_per_s_(limits.answer_bytes_per_s),
-      follower_([this] { Follow(); }) {}
+      follower_([this] { Repeat([this] { return Follow(); }); }) {}
 
 SlowReaders::~SlowReaders() {
   {
@@ -43,24 +44,23 @@ bool SlowReaders::IsLate(const Answer& answer, std::chrono::steady_clock::time_p
   return now - answer.start > TransferTime(timeout_, wanted, bytes_per_s_);
 }
 
-void SlowReaders::Follow() {
+bool SlowReaders::Follow() {
   const auto interval = std::max(timeout_ / 8, std::chrono::milliseconds(1));
-  while (true) {
-    std::vector<Id> late;
-    {
-      MutexLock lock(mu_);
-      asleep_ = true;
-      while (answers_.empty() && !ending_) changed_.Wait(mu_);
-      asleep_ = false;
-      if (!ending_) changed_.WaitFor(mu_, interval);
-      if (ending_) return;
-      const auto now = std::chrono::steady_clock::now();
-      for (const auto& [id, answer] : answers_) {
-        if (IsLate(answer, now)) late.push_back(id);
-      }
+  std::vector<Id> late;
+  {
+    MutexLock lock(mu_);
+    asleep_ = true;
+    while (answers_.empty() && !ending_) changed_.Wait(mu_);
+    asleep_ = false;
+    if (!ending_) changed_.WaitFor(mu_, interval);
+    if (ending_) return false;
+    const auto now = std::chrono::steady_clock::now();
+    for (const auto& [id, answer] : answers_) {
+      if (IsLate(answer, now)) late.push_back(id);
     }
-    for (const Id id : late) Cancel(id);
   }
+  for (const Id id : late) Cancel(id);
+  return true;
 }
 
 // Without the lock: what TryCancel sets going may run here, End among it.

@@ -47,7 +47,8 @@ class SlowReaders {
   };
 
   bool IsLate(const Answer& answer, std::chrono::steady_clock::time_point now) const;
-  void Follow();
+  // A round of the thread's life; false at the end.
+  bool Follow();
   void Cancel(Id id);
 
   const std::chrono::milliseconds timeout_;

@@ -4,11 +4,15 @@ those of docs/reliability.md, and what cannot go on ends with a message."""
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -22,8 +26,12 @@ import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
 from conftest import ROOT, skip, start_server
+from test_decode_workers import children, kill_all
 from test_drop_in import clients, embed
 from test_tritonclient import image_input, text_input
+
+sys.path.insert(0, str(ROOT / "bench"))
+import http2_frames as h2
 
 BUILD = ROOT / os.environ.get("SIGLIP_BUILD_DIR", "build/ci")
 LONG = 3600  # seconds that a test would hang if something waited for them
@@ -139,18 +147,6 @@ def is_ready(urls):
         return False
 
 
-def test_a_second_sigterm_ends_what_the_first_waits_for(serve):
-    urls = serve("--exit-timeout-secs", LONG)
-    connection = half_a_body(urls)
-    assert is_ready(urls)  # behind the half body, so that has been seen
-    urls.process.terminate()
-    with pytest.raises(subprocess.TimeoutExpired):
-        urls.process.wait(timeout=0.5)
-    urls.process.terminate()
-    assert urls.process.wait(timeout=60) == 128 + signal.SIGTERM
-    connection.close()
-
-
 @pytest.fixture(name="patient")
 def patient_fixture(tmp_path):
     """A repository whose batches of texts wait for an hour for others."""
@@ -161,6 +157,47 @@ def patient_fixture(tmp_path):
     config.write_text(re.sub(r"max_queue_delay_microseconds: *\d+", f"max_queue_delay_microseconds: {LONG}000000",
                              config.read_text()))
     return repository
+
+
+def half_call(urls, method, message):
+    """A gRPC call whose message does not come to its end. The server has seen it: it has answered what came behind."""
+    host, port = urls.grpc.split(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(h2.open_connection() + h2.frame(h2.HEADERS, h2.END_HEADERS, 1, h2.grpc_head(method))
+                       + h2.frame(h2.DATA, 0, 1, message) + h2.frame(h2.PING, 0, 0, b"12345678"))
+    received = b""
+    while h2.frame(h2.PING, h2.ACK, 0, b"12345678") not in received:
+        received += connection.recv(65536)
+    return connection
+
+
+def test_requests_that_do_not_come_whole_do_not_hold_up_the_end(serve):
+    urls = serve("--exit-timeout-secs", LONG)
+    dribbling = [(half_call(urls, method, message), h2.frame(h2.DATA, 0, 1, b"x"))
+                 for method in ("ModelInfer", "ModelStreamInfer", "ServerReady")
+                 for message in (b"", h2.grpc_message(bytes(1000))[:100])]
+    dribbling.append((half_a_body(urls), b"x"))
+    assert is_ready(urls)  # behind the half body, so that has been seen
+    done = threading.Event()
+
+    def dribble():
+        while not done.wait(0.05):
+            for connection, piece in dribbling:
+                try:
+                    connection.send(piece)
+                except OSError:
+                    pass
+
+    client = threading.Thread(target=dribble)
+    client.start()
+    begin = time.monotonic()
+    code = end(urls)
+    done.set()
+    client.join()
+    assert code == 0
+    assert time.monotonic() - begin < 20, "four seconds, on a machine with nothing else to do"
+    for connection, _ in dribbling:
+        connection.close()
 
 
 ONE_TEXT = b'{"inputs":[{"name":"INPUT_TEXT","shape":[1,1],"datatype":"BYTES","data":["seven"]}]}'
@@ -181,6 +218,19 @@ def test_the_end_does_not_wait_for_what_the_models_still_hold(serve, patient, ov
     assert end(urls) == 1
     for connection in sent:
         connection.close()
+
+
+def test_a_second_sigterm_ends_what_the_first_waits_for(serve, patient):
+    urls = serve("--model-repository", patient, "--exit-timeout-secs", LONG)
+    connection = post(urls, "embed_text", ONE_TEXT, len(ONE_TEXT))
+    while waiting(urls, "siglip_text") < 1:
+        pass
+    urls.process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        urls.process.wait(timeout=0.5)
+    urls.process.terminate()
+    assert urls.process.wait(timeout=60) == 128 + signal.SIGTERM
+    connection.close()
 
 
 @pytest.mark.parametrize("option, words", [
@@ -276,6 +326,32 @@ def test_a_grpc_message_of_tiny_fields_costs_no_memory(serve, tmp_path, keys, co
             infer(b"\x2a\x00" * 4_000_000)
     assert refused.value.code().name == code
     assert status_kb(urls.process, "VmHWM") - before < 100_000
+
+
+def test_descriptors_that_run_out_cost_new_connections_alone(serve):
+    """gRPC's own listener stops for good when it cannot accept."""
+    urls = serve("--decode-workers", "1")
+    old = clients(urls)
+    before = [embed(client, module) for client, module in old]
+    folder = pathlib.Path(f"/proc/{urls.process.pid}/fd")
+    hard = resource.prlimit(urls.process.pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(urls.process.pid, resource.RLIMIT_NOFILE, (len(list(folder.iterdir())) + 40, hard))
+    for address in (urls.grpc, urls.http):
+        host, port = address.split(":")
+        crowd = [socket.create_connection((host, int(port))) for _ in range(200)]
+        for connection in crowd:
+            try:
+                connection.sendall(h2.PREFACE)
+            except OSError:  # dropped
+                pass
+        kill_all(children(urls.process.pid))  # another worker needs descriptors
+        for (client, module), expected in zip(old, before, strict=True):
+            np.testing.assert_array_equal(embed(client, module), expected)
+        for connection in crowd:
+            connection.close()
+    for client, module in clients(urls):  # new connections
+        np.testing.assert_array_equal(embed(client, module), before[0])
+    assert end(urls) == 0
 
 
 def test_a_full_disk_costs_log_and_trace_alone(serve):

@@ -1,0 +1,53 @@
+#pragma once
+
+// Accepts the gRPC door's connections and hands them to grpc++. Its own listener would do but for
+// one thing: in 1.51 it stops for good at the first connection that it cannot accept, for lack of
+// descriptors or memory. Private to this folder.
+
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include <grpcpp/grpcpp.h>
+
+#include "absl/status/statusor.h"
+#include "server/descriptor_guard.h"
+#include "server/options.h"
+
+namespace siglip {
+
+// Confined to one thread, but for the one that it has itself.
+class GrpcListener {
+ public:
+  using Target = grpc::experimental::ExternalConnectionAcceptor;
+
+  // On options.grpc_address and grpc_port: an address or a name; the wildcard of either family
+  // means both. Unavailable with address and port if it cannot.
+  static absl::StatusOr<std::unique_ptr<GrpcListener>> Open(const ServerOptions& options);
+  ~GrpcListener();
+  GrpcListener(const GrpcListener&) = delete;
+  GrpcListener& operator=(const GrpcListener&) = delete;
+
+  std::uint16_t port() const { return port_; }
+  // From now on connections go to `target`, whose server runs. Called once.
+  void Start(std::unique_ptr<Target> target);
+  // Nobody connects any more. May be called twice.
+  void Stop();
+
+ private:
+  explicit GrpcListener(int wake_fd) : wake_fd_(wake_fd) {}
+  absl::Status Listen(const ServerOptions& options);
+  void Run();
+  // All that wait. False if one could not be accepted: trying again at once would spin.
+  bool AcceptAll(int listener);
+
+  const int wake_fd_;
+  std::uint16_t port_ = 0;
+  std::vector<int> listeners_;
+  std::unique_ptr<Target> target_;
+  DescriptorGuard guard_{"grpc"};
+  std::thread thread_;
+};
+
+}  // namespace siglip
