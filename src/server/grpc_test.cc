@@ -25,6 +25,52 @@ using inference::GRPCInferenceService;
 using std::chrono::milliseconds;
 using ::testing::HasSubstr;
 
+// HTTP/2 by hand (RFC 9113; HPACK's literals without indexing), for calls that no library sends.
+std::string Frame(int kind, int flags, int stream, std::string_view payload) {
+  std::string frame;
+  for (const int shift : {16, 8, 0}) frame += static_cast<char>(payload.size() >> shift & 0xff);
+  frame += static_cast<char>(kind);
+  frame += static_cast<char>(flags);
+  for (const int shift : {24, 16, 8, 0}) frame += static_cast<char>(stream >> shift & 0xff);
+  return frame.append(payload);
+}
+
+constexpr int kData = 0, kHeaders = 1, kReset = 3, kSettings = 4, kPing = 6;
+constexpr int kEndStream = 1, kAck = 1, kEndHeaders = 4;
+
+std::string CallHead(int stream, std::string_view path) {
+  const std::pair<std::string_view, std::string_view> fields[] = {
+      {":method", "POST"}, {":scheme", "http"}, {":path", path},
+      {":authority", "x"}, {"te", "trailers"},  {"content-type", "application/grpc"}};
+  std::string block;
+  for (const auto& [name, value] : fields) {
+    block += '\0';
+    for (const std::string_view text : {name, value}) {
+      block += static_cast<char>(text.size());
+      block += text;
+    }
+  }
+  return Frame(kHeaders, kEndHeaders, stream, block);
+}
+
+std::string Message(std::string_view bytes) {
+  std::string message(1, '\0');
+  for (const int shift : {24, 16, 8, 0}) message += static_cast<char>(bytes.size() >> shift & 0xff);
+  return message.append(bytes);
+}
+
+// A connection with all frames so far taken in by the server.
+void OpenWith(RawClient& client, std::string_view frames, std::string_view settings = "") {
+  client.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(kSettings, 0, 0, settings) +
+              std::string(frames) + Frame(kPing, 0, 0, "12345678"));
+  ASSERT_TRUE(client.Await(Frame(kPing, kAck, 0, "12345678")));
+}
+
+// Its streams take no byte of an answer.
+constexpr std::string_view kNoWindow("\0\4\0\0\0\0", 6);
+
+constexpr std::string_view kUnaryPath = "/inference.GRPCInferenceService/ModelInfer";
+
 ServerOptions SmallMessages() {
   ServerOptions options;
   options.grpc_max_input_bytes = 1 << 20;
@@ -708,6 +754,51 @@ TEST_F(GrpcAnswerTest, AnUnreadAnswerHoldsItsMemoryAndIsGivenUp) {
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
+// One that asks for the server's metadata and does not read the answers.
+std::unique_ptr<RawClient> AskWithoutReading(std::uint16_t port, int calls) {
+  auto client = std::make_unique<RawClient>(port);
+  std::string frames;
+  for (int i = 0; i < calls; ++i) {
+    frames += CallHead(2 * i + 1, "/inference.GRPCInferenceService/ServerMetadata") +
+              Frame(kData, kEndStream, 2 * i + 1, Message(""));
+  }
+  OpenWith(*client, frames, kNoWindow);
+  return client;
+}
+
+TEST_F(GrpcAnswerTest, AnUnreadAnswerWithoutTensorsIsGivenUp) {
+  const auto client = AskWithoutReading(server_->port(), 1);
+  EXPECT_TRUE(client->Await(Frame(kReset, 0, 1, "").substr(3)));
+}
+
+ServerOptions LittleQuota() {
+  ServerOptions options;
+  options.grpc_limits.memory_quota_bytes = 16 << 20;
+  return options;
+}
+
+class GrpcQuotaTest : public GrpcTest {
+ protected:
+  GrpcQuotaTest() : GrpcTest(LittleQuota()) {}
+
+  grpc::StatusCode Ask() {
+    grpc::ClientContext context;
+    inference::ServerMetadataResponse metadata;
+    return stub_->ServerMetadata(&context, {}, &metadata).error_code();
+  }
+};
+
+TEST_F(GrpcQuotaTest, UnreadAnswersWithoutTensorsAreBoundedTogether) {
+  service_.version = std::string(1 << 20, '9');
+  auto client = AskWithoutReading(server_->port(), 3);
+  EXPECT_EQ(Ask(), grpc::StatusCode::UNAVAILABLE);
+  client.reset();
+  for (int i = 0; i < 1000 && Ask() != grpc::StatusCode::OK; ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_EQ(Ask(), grpc::StatusCode::OK);
+}
+
 TEST_F(GrpcTest, DrainEndsIdleStreamsAndFinishesWork) {
   service_.hold = true;
   grpc::ClientContext idle_context;
@@ -746,6 +837,42 @@ TEST_F(GrpcTest, DrainReportsWorkThatDidNotFinish) {
   EXPECT_FALSE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(200)));
   client.join();
   worker.join();
+}
+
+// What has begun and does not come to its end was never accepted; what was is answered, on the same
+// connection too.
+TEST_F(GrpcTest, DrainWaitsForAcceptedCallsAndNotForHalfOnes) {
+  service_.hold = true;
+  const std::string half = Frame(kData, 0, 3, Message(Request().SerializeAsString()).substr(0, 9));
+  std::vector<std::unique_ptr<RawClient>> halves;
+  for (const std::string_view path :
+       {kUnaryPath, std::string_view("/inference.GRPCInferenceService/ModelStreamInfer"),
+        std::string_view("/inference.GRPCInferenceService/ServerLive"),
+        std::string_view("/inference.GRPCInferenceService/RepositoryModelLoad"),
+        std::string_view("/grpc.health.v1.Health/Check"),
+        std::string_view("/grpc.health.v1.Health/Watch")}) {
+    halves.push_back(std::make_unique<RawClient>(server_->port()));
+    OpenWith(*halves.back(), CallHead(3, path) + half);
+    halves.push_back(std::make_unique<RawClient>(server_->port()));
+    OpenWith(*halves.back(), CallHead(3, path));
+  }
+  RawClient both(server_->port());
+  OpenWith(both, CallHead(1, kUnaryPath) +
+                     Frame(kData, kEndStream, 1, Message(Request().SerializeAsString())) +
+                     CallHead(3, kUnaryPath) + half);
+  service_.AwaitHeld(1);
+  std::thread worker([&] {
+    std::this_thread::sleep_for(milliseconds(800));  // longer than half calls are waited for
+    service_.Finish(service_.Take(0));
+  });
+  server_->BeginDrain();
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server_->WaitDrained(begin + milliseconds(20'000)));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, milliseconds(8000));
+  worker.join();
+  EXPECT_TRUE(both.Await("qqqqqqqq"));
+  EXPECT_TRUE(both.EndedByPeer());
+  for (const auto& client : halves) EXPECT_TRUE(client->EndedByPeer());
 }
 
 TEST(GrpcServer, APortInUseIsNamed) {

@@ -568,6 +568,53 @@ TEST(HttpDrainTest, WhatWasSentBeforeTheDrainIsAnswered) {
   EXPECT_TRUE((*server)->WaitDrained(std::chrono::steady_clock::now() + milliseconds(5000)));
 }
 
+HttpSettings ShortDrain() {
+  HttpSettings limits = ShortLimits();
+  limits.drain_read_timeout = milliseconds(300);
+  return limits;
+}
+
+class HttpDrainReadTest : public HttpTest {
+ protected:
+  HttpDrainReadTest() : HttpTest(ShortDrain()) {}
+
+  static std::string PostHead(std::string_view fields) {
+    return "POST " + std::string(kInfer) + " HTTP/1.1\r\nHost: x\r\n" + std::string(fields) +
+           "\r\n\r\n";
+  }
+};
+
+// What has begun and does not come to its end was never accepted.
+TEST_F(HttpDrainReadTest, RequestsThatDoNotComeWholeAreRefused) {
+  std::vector<std::unique_ptr<RawClient>> clients;
+  const std::string sized = PostHead("Content-Length: 1000000") + "half";
+  const std::string chunked = PostHead("Transfer-Encoding: chunked") + "5\r\nhalf";
+  for (const std::string& bytes : {std::string("GET /v2 HT"), sized, chunked}) {
+    clients.push_back(std::make_unique<RawClient>(server_->port()));
+    clients.back()->Send(bytes);
+  }
+  RawClient waits(server_->port());  // for leave to send its body
+  waits.Send(PostHead("Content-Length: 10\r\nExpect: 100-continue"));
+  EXPECT_TRUE(waits.Await("100 Continue\r\n\r\n"));
+  RawClient in_time(server_->port());
+  in_time.Send(Post(kInfer, kJson).substr(0, 80));
+  RawClient late(server_->port());  // idle until after the drain begins
+  EXPECT_EQ(late.Ask(Get("/v2/health/live")).status, 200);
+  ExpectServes();
+  server_->BeginDrain();
+  late.Send(sized);
+  in_time.Send(Post(kInfer, kJson).substr(80));
+  EXPECT_EQ(in_time.Receive().status, 200);
+  for (RawClient* client : {clients[0].get(), clients[1].get(), clients[2].get(), &waits, &late}) {
+    const RawResponse response = client->Receive();
+    EXPECT_EQ(response.status, 503);
+    EXPECT_THAT(response.body, HasSubstr("stopping"));
+    EXPECT_EQ(response.Header("Connection"), "close");
+  }
+  // Though none of them hangs up.
+  EXPECT_TRUE(server_->WaitDrained(std::chrono::steady_clock::now() + milliseconds(5000)));
+}
+
 class HttpTimeoutTest : public HttpTest {
  protected:
   static HttpSettings Limits() {

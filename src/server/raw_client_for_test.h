@@ -85,6 +85,16 @@ class RawClient {
     return Receive();
   }
 
+  // True once `bytes` came, wherever; those before them are forgotten.
+  bool Await(std::string_view bytes) {
+    std::size_t at;
+    while ((at = buffer_.find(bytes)) == std::string::npos) {
+      if (!Fill()) return false;
+    }
+    buffer_.erase(0, at + bytes.size());
+    return true;
+  }
+
   // True if the peer closes within ten seconds without a further byte.
   bool ClosedByPeer() { return buffer_.empty() && !Fill(); }
 

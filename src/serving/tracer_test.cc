@@ -1,5 +1,8 @@
 #include "serving/tracer.h"
 
+#include <sys/resource.h>
+
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <regex>
@@ -85,6 +88,30 @@ TEST_F(TracerTest, WritesTritonsFormWithEveryHop) {
   Request("m");
   EXPECT_TRUE(Text().ends_with("}]}]")) << "a whole array after each request";
   EXPECT_THAT(Text(), HasSubstr("]},\n{\"id\":4"));
+}
+
+// The limit of a file's size, which tests need no file system for, is like a full disk: what is
+// written ends in the middle.
+TEST_F(TracerTest, AFullDiskLeavesTheFileWhole) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit;
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  ASSERT_TRUE(On().ok());
+  const auto request_with_room = [&](rlim_t bytes) {
+    const rlimit little{.rlim_cur = bytes, .rlim_max = limit.rlim_max};
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &little), 0);
+    Request("m");
+    EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  };
+  request_with_room(20);
+  EXPECT_EQ(Text(), "");
+  Request("m");
+  const std::string before = Text();
+  request_with_room(before.size() + 20);
+  EXPECT_EQ(Text(), before);
+  Request("m");
+  EXPECT_TRUE(Text().starts_with(before.substr(0, before.size() - 1) + ",\n{"));
+  EXPECT_TRUE(Text().ends_with("}]}]"));
 }
 
 TEST_F(TracerTest, ChromesFormHasABarPerHop) {

@@ -666,6 +666,74 @@ TEST(DecodeWorkersTest, NotReadyOnlyWhileNoWorkerStarts) {
   std::filesystem::remove(program);
 }
 
+// A program for workers that tests take away and put back.
+class TakenAwayProgram {
+ public:
+  TakenAwayProgram() { PutBack(); }
+  ~TakenAwayProgram() { std::filesystem::remove_all(folder_); }
+
+  std::string path() const { return folder_ / "worker"; }
+  void PutBack() {
+    std::filesystem::remove(path());
+    std::filesystem::create_symlink(std::filesystem::read_symlink("/proc/self/exe"), path());
+  }
+  // In its place comes one that only counts its starts.
+  void TakeAway() {
+    std::filesystem::remove(path());
+    std::ofstream(path()) << "#!/bin/sh\necho >> " << counts() << "\nexit 1\n";
+    std::filesystem::permissions(path(), std::filesystem::perms::owner_all);
+  }
+  std::int64_t starts() const {
+    const std::string text = FileText(counts());
+    return std::count(text.begin(), text.end(), '\n');
+  }
+
+ private:
+  std::string counts() const { return folder_ / "starts"; }
+
+  const std::filesystem::path folder_ = [] {
+    std::string folder = std::filesystem::temp_directory_path() / "workersXXXXXX";
+    EXPECT_NE(mkdtemp(folder.data()), nullptr);
+    return folder;
+  }();
+};
+
+TEST(DecodeWorkersTest, WhereNoneStartsFewAreTriedAndAllComeBackSoon) {
+  constexpr int kWorkers = 4;
+  TakenAwayProgram program;
+  const auto workers = DecodeWorkers::Start({.count = kWorkers, .program = program.path()});
+  ASSERT_TRUE(workers.ok()) << workers.status();
+  program.TakeAway();
+  KillAll(Children());
+  while ((*workers)->Readiness().ok()) Decode(**workers, DemoPicture());
+  // Long enough for a wait that doubles without end to be one of seconds.
+  std::this_thread::sleep_for(std::chrono::milliseconds(3300));
+  EXPECT_LE(program.starts(), kWorkers + 1 + 8);
+  program.PutBack();
+  const std::int64_t back_ns = SteadyNowNs();
+  while (!(*workers)->Readiness().ok()) std::this_thread::yield();
+  EXPECT_LT(SteadyNowNs() - back_ns, 2'000'000'000);
+  UseEach(**workers);
+}
+
+TEST(DecodeWorkersTest, WhereOneDoesNotStartAnotherHasItsPictures) {
+  TakenAwayProgram program;
+  const auto workers = DecodeWorkers::Start({.count = 2, .program = program.path()});
+  ASSERT_TRUE(workers.ok()) << workers.status();
+  program.TakeAway();
+  const PixelMemory place = (*workers)->Allocate(sizeof(Outcome::pixels));
+  auto* const pixels = reinterpret_cast<float*>(place.bytes.data());
+  const Preprocessor preprocessor(SmallOptions());
+  StageTimes times;
+  EXPECT_EQ(ReasonOf((*workers)->Preprocess(preprocessor, "do:crash", pixels, {}, times).status()),
+            "decoder_crashed");
+  const auto size = (*workers)->Preprocess(preprocessor, DemoPicture(), pixels, {}, times);
+  ASSERT_TRUE(size.ok()) << size.status();
+  Outcome expected;
+  ASSERT_TRUE(preprocessor.Preprocess(DemoPicture(), expected.pixels.data()).ok());
+  EXPECT_TRUE(std::equal(expected.pixels.begin(), expected.pixels.end(), pixels));
+}
+
 // Each of them under the filter, against this process.
 void ExpectSameVerdicts(const std::vector<std::string>& paths) {
   const auto workers = StartWorkers(2);
