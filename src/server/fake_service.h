@@ -21,7 +21,7 @@ class FakeService : public Service {
   // Requests wait in held() until Release.
   std::atomic<bool> hold{false};
   // Of its metadata.
-  std::string version = "2.73.0";
+  std::string server_version = "2.73.0";
   // Refuses, as if there were no room.
   std::atomic<bool> full{false};
 
@@ -34,7 +34,7 @@ class FakeService : public Service {
   }
 
   ServerMetadata Metadata() const override {
-    return {"triton", version, {"statistics", "parameters"}};
+    return {"triton", server_version, {"statistics", "parameters"}};
   }
 
   absl::StatusOr<ModelMetadata> GetModelMetadata(const std::string& name,

@@ -789,7 +789,7 @@ class GrpcQuotaTest : public GrpcTest {
 };
 
 TEST_F(GrpcQuotaTest, UnreadAnswersWithoutTensorsAreBoundedTogether) {
-  service_.version = std::string(1 << 20, '9');
+  service_.server_version = std::string(1 << 20, '9');
   auto client = AskWithoutReading(server_->port(), 3);
   EXPECT_EQ(Ask(), grpc::StatusCode::UNAVAILABLE);
   client.reset();
