@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/absl_view.h"
+#include "base/file_descriptor.h"
 #include "base/status_macros.h"
 
 namespace siglip {
@@ -24,20 +25,6 @@ namespace {
 // What is copied at once.
 constexpr std::size_t kCopyBytes = 1 << 16;
 constexpr std::size_t kMaxGitLfsPointerBytes = 1024;
-
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 struct OpenFile {
   std::unique_ptr<FileDescriptor> fd;

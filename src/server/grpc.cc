@@ -19,6 +19,7 @@
 #include "protocol/model_config.h"
 #include "protocol/protobuf_log.h"
 #include "protocol/text.h"
+#include "server/grpc_call.h"
 #include "server/grpc_health.h"
 #include "server/grpc_infer.h"
 #include "server/grpc_listener.h"
@@ -442,7 +443,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Service& service, 
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   impl->server = builder.BuildAndStart();
   if (!impl->server) return absl::InternalError("grpc++ does not start its server");
-  impl->listener->Start(std::move(acceptor));
+  SIGLIP_RETURN_IF_ERROR(impl->listener->Start(std::move(acceptor)));
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
 }
 

@@ -11,7 +11,7 @@
 
 #include "base/mutex.h"
 #include "server/door_state.h"
-#include "server/grpc_infer.h"
+#include "server/grpc_call.h"
 #include "serving/service.h"
 
 #include "health.grpc.pb.h"

@@ -20,6 +20,7 @@
 #include "base/host_port.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "base/thread_pool.h"
 #include "protocol/text.h"
 
 namespace siglip {
@@ -145,17 +146,15 @@ GrpcListener::~GrpcListener() {
   ::close(wake_fd_);
 }
 
-void GrpcListener::Start(std::unique_ptr<Target> target) {
+absl::Status GrpcListener::Start(std::unique_ptr<Target> target) {
   target_ = std::move(target);
-  thread_ = std::thread([this] { Run(); });
+  return AddThreads(thread_, 1, [this](int) { Run(); });
 }
 
 void GrpcListener::Stop() {
-  if (thread_.joinable()) {
-    const std::uint64_t one = 1;
-    static_cast<void>(!::write(wake_fd_, &one, sizeof(one)));
-    thread_.join();
-  }
+  const std::uint64_t one = 1;
+  static_cast<void>(!::write(wake_fd_, &one, sizeof(one)));
+  for (std::thread& thread : std::exchange(thread_, {})) thread.join();
   for (const int fd : std::exchange(listeners_, {})) ::close(fd);
 }
 

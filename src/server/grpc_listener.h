@@ -30,8 +30,9 @@ class GrpcListener {
   GrpcListener& operator=(const GrpcListener&) = delete;
 
   std::uint16_t port() const { return port_; }
-  // From now on connections go to `target`, whose server runs. Called once.
-  void Start(std::unique_ptr<Target> target);
+  // From now on connections go to `target`, whose server runs. Called once. ResourceExhausted if
+  // the system gives no thread.
+  absl::Status Start(std::unique_ptr<Target> target);
   // Nobody connects any more. May be called twice.
   void Stop();
 
@@ -47,7 +48,7 @@ class GrpcListener {
   std::vector<int> listeners_;
   std::unique_ptr<Target> target_;
   DescriptorGuard guard_{"grpc"};
-  std::thread thread_;
+  std::vector<std::thread> thread_;  // one, between Start and Stop
 };
 
 }  // namespace siglip

@@ -9,6 +9,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include "base/failing_new_for_test.h"
 #include "server/fake_service.h"
 #include "server/grpc.h"
 
@@ -22,24 +23,13 @@ constexpr std::size_t kIdBytes = 5000;
 // none. What gRPC itself cannot do without is smaller.
 thread_local int failing = 0;
 
-void* Allocate(std::size_t bytes) {
+}  // namespace
+
+void* TestAllocate(std::size_t bytes) {
   const bool of_id = bytes > kIdBytes && bytes < 2 * kIdBytes;
   if (of_id && failing > 0 && --failing == 0) return nullptr;
   return std::malloc(bytes == 0 ? 1 : bytes);
 }
-
-}  // namespace
-
-// Not inlined: GCC takes free for the wrong end of what `new` gave. The other forms call these.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (void* const memory = Allocate(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return Allocate(bytes);
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace siglip {
 namespace {

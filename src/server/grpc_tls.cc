@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/file_descriptor.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
@@ -19,29 +20,13 @@ namespace siglip {
 namespace {
 
 // Beside grpc++'s own look at the copies, once a second.
-constexpr std::chrono::milliseconds kLookInterval{250};
+constexpr std::chrono::milliseconds kTlsLookInterval{250};
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 20;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-
-  int get() const { return fd_; }
-  int Release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 std::string PathOf(int fd) { return Concat("/proc/self/fd/", fd); }
 
-absl::StatusOr<Descriptor> Copy(std::string_view text) {
-  Descriptor copy(::memfd_create("siglip-tls", MFD_CLOEXEC));
+absl::StatusOr<FileDescriptor> Copy(std::string_view text) {
+  FileDescriptor copy(::memfd_create("siglip-tls", MFD_CLOEXEC));
   while (copy.get() >= 0 && !text.empty()) {
     const ssize_t n = ::write(copy.get(), text.data(), text.size());
     if (n < 0 && errno == EINTR) continue;
@@ -53,7 +38,7 @@ absl::StatusOr<Descriptor> Copy(std::string_view text) {
 }
 
 // `published` becomes the file of `copy`, in one step for whoever opens it by its number.
-void Publish(Descriptor copy, int& published) {
+void Publish(FileDescriptor copy, int& published) {
   if (published < 0) {
     published = copy.Release();
   } else {
@@ -105,8 +90,8 @@ absl::Status CheckedTlsFiles::Update() {
   if (!files_.root_cert.empty()) {
     SIGLIP_ASSIGN_OR_RETURN(root, ReadInputFile(files_.root_cert, kMaxFileBytes));
   }
-  SIGLIP_ASSIGN_OR_RETURN(Descriptor identity_copy, Copy(Concat(key, "\n", certificate)));
-  SIGLIP_ASSIGN_OR_RETURN(Descriptor root_copy, Copy(root));
+  SIGLIP_ASSIGN_OR_RETURN(FileDescriptor identity_copy, Copy(Concat(key, "\n", certificate)));
+  SIGLIP_ASSIGN_OR_RETURN(FileDescriptor root_copy, Copy(root));
   // What was read, for it may be something else by now.
   TlsFiles copies = files_;
   copies.server_key = copies.server_cert = PathOf(identity_copy.get());
@@ -121,7 +106,7 @@ absl::Status CheckedTlsFiles::Update() {
 bool CheckedTlsFiles::LookAgain() {
   {
     MutexLock lock(mu_);
-    if (!ending_) ends_.WaitFor(mu_, kLookInterval);
+    if (!ending_) ends_.WaitFor(mu_, kTlsLookInterval);
     if (ending_) return false;
   }
   if (last_.ok() && Identify() == taken_) return true;

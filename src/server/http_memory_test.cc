@@ -4,10 +4,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
-#include <new>
 
 #include <gtest/gtest.h>
 
+#include "base/failing_new_for_test.h"
 #include "server/fake_service.h"
 #include "server/http.h"
 #include "server/http_connection.h"
@@ -25,27 +25,15 @@ bool IsConnection(std::size_t bytes) {
          bytes <= sizeof(siglip::HttpConnection) + kControlBlockBytes;
 }
 
-void* Allocate(std::size_t bytes) {
+}  // namespace
+
+void* TestAllocate(std::size_t bytes) {
   if (IsConnection(bytes) && failures > 0) {
     --failures;
     return nullptr;
   }
   return std::malloc(bytes == 0 ? 1 : bytes);
 }
-
-}  // namespace
-
-// Not inlined: GCC takes free for the wrong end of what `new` gave. The other forms call these;
-// those of arrays are no connection's.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (void* const memory = Allocate(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  return Allocate(bytes);
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace siglip {
 namespace {

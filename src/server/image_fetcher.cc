@@ -45,7 +45,7 @@ absl::StatusOr<CurlUrl> ParseUrl(const std::string& text) {
 }
 
 // A part of the URL, empty if it has none.
-std::string Part(const CurlUrl& url, CURLUPart part, unsigned flags = 0) {
+std::string UrlPart(const CurlUrl& url, CURLUPart part, unsigned flags = 0) {
   char* text = nullptr;
   if (curl_url_get(url.get(), part, &text, flags) != CURLUE_OK) return "";
   std::string copy(text);
@@ -61,8 +61,8 @@ std::string Lower(std::string text) {
 std::string Scheme(const std::string& url) { return Lower(url.substr(0, url.find(':'))); }
 
 std::string OriginOf(const CurlUrl& url) {
-  return Lower(Concat(Part(url, CURLUPART_SCHEME), "://", Part(url, CURLUPART_HOST), ":",
-                      Part(url, CURLUPART_PORT, CURLU_DEFAULT_PORT)));
+  return Lower(Concat(UrlPart(url, CURLUPART_SCHEME), "://", UrlPart(url, CURLUPART_HOST), ":",
+                      UrlPart(url, CURLUPART_PORT, CURLU_DEFAULT_PORT)));
 }
 
 struct Ipv4Network {
@@ -128,7 +128,7 @@ absl::StatusOr<ImageHosts> ImageHosts::Parse(const std::vector<std::string>& tex
     const std::string whole = is_http ? text : Concat("https://", text);
     const absl::StatusOr<CurlUrl> url = ParseUrl(whole);
     const bool alone = text.find_first_of("/?#@ ", is_http ? 7 : 0) == std::string::npos;
-    if (!alone || !url.ok() || Part(*url, CURLUPART_HOST).empty()) {
+    if (!alone || !url.ok() || UrlPart(*url, CURLUPART_HOST).empty()) {
       return absl::InvalidArgumentError(
           Concat("image URLs from '", text, "': expected HOST[:PORT], or http://HOST[:PORT]"));
     }
@@ -146,7 +146,7 @@ absl::Status ImageHosts::Check(const std::string& text) const {
     return absl::InvalidArgumentError("expected a URL, got one with a zero byte");
   }
   SIGLIP_ASSIGN_OR_RETURN(const CurlUrl url, ParseUrl(text));
-  if (!Part(url, CURLUPART_USER).empty() || !Part(url, CURLUPART_PASSWORD).empty()) {
+  if (!UrlPart(url, CURLUPART_USER).empty() || !UrlPart(url, CURLUPART_PASSWORD).empty()) {
     return absl::InvalidArgumentError("expected a URL without a user's name");
   }
   const std::string origin = OriginOf(url);

@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/failing_new_for_test.h"
 #include "serving/batcher.h"
 #include "serving/deployment.h"
 #include "serving/ensemble.h"
@@ -20,20 +21,12 @@ namespace {
 // The allocation of this thread that fails, counted from now; 0: none. Only one fails.
 thread_local int failing = 0;
 
-void* Allocate(std::size_t bytes) {
+}  // namespace
+
+void* TestAllocate(std::size_t bytes) {
   if (failing > 0 && --failing == 0) return nullptr;
   return std::malloc(bytes == 0 ? 1 : bytes);
 }
-
-}  // namespace
-
-// Not inlined: GCC takes free for the wrong end of what `new` gave. The other forms call these.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (void* const memory = Allocate(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace siglip {
 namespace {
