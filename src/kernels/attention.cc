@@ -107,7 +107,8 @@ void QuantizeRows(const float* rows, std::int64_t row_stride, std::int64_t count
   const std::int64_t steps = (head_dim + 1) / 2;
   Quantizer quantizers[kRows];
   for (std::int64_t r = 0; r < count; ++r) {
-    quantizers[r] = ChooseQuantizer(rows + r * row_stride, head_dim, kMaxAttentionFactor);
+    quantizers[r] =
+        ChooseQuantizer(rows + r * row_stride, head_dim, kMaxAttentionFactor, 2 * kGemmBlockSteps);
   }
   for (int r = 0; r < kRows; ++r) scales[r] = quantizers[r].scale;
   if (count < kRows) {

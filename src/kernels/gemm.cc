@@ -24,14 +24,9 @@ constexpr std::int64_t kMaxPieceColumns = 576;
 
 // Part of PackedLayoutName: to be raised when bytes change that its other parts do not tell, as the
 // choice of int16's scale.
-constexpr int kPackedVersion = 3;
+constexpr int kPackedVersion = 4;
 // Steps of W that are transposed at a time: one cache line of each row is read whole.
 constexpr std::int64_t kTransposedSteps = 16;
-
-// Floats of a packed row: its steps, and what integers need beside them.
-std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format) {
-  return steps + (IsInteger(format) ? IntegerRowExtra(steps) : 0);
-}
 
 // Rows of A that a piece of work multiplies.
 std::int64_t BlockRows(std::int64_t row_floats, const TileShape& shape) {
@@ -60,8 +55,8 @@ void SetAmxIntegers(const float* steps, std::int64_t step, std::int64_t column, 
 // Rows [begin, end) of C, whose rows of A fit in `scratch`.
 void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, std::int64_t end,
                   float* scratch) {
-  const TileShape shape = GemmTileShape(call.w->format());
-  const std::int64_t row_floats = PackedRowFloats(call.w->steps(), call.w->format());
+  const TileShape shape = GemmTileShape(call.w->format(), call.m);
+  const std::int64_t row_floats = PackedRowFloats(call.w->steps(), call.w->format(), shape);
   const std::int64_t n = call.w->n();
   const std::int64_t row_blocks = DivideUp(end - begin, BlockRows(row_floats, shape));
   const std::int64_t block_rows =
@@ -72,6 +67,8 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
     rows.rows = std::min(block_rows, end - rows.first_row);
     rows.padded_rows = DivideUp(rows.rows, shape.rows) * shape.rows;
     rows.steps = call.w->steps();
+    rows.block_steps = shape.block_steps;
+    rows.strassen = shape.strassen;
     rows.memory = scratch + i * block_rows * row_floats;
     return rows;
   };
@@ -79,13 +76,13 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
   ParallelFor(team, DivideUp(end - begin, shape.rows), [&](int, std::int64_t tile) {
     PackTile(call, block(tile / tiles_per_block), tile % tiles_per_block);
   });
-  const std::int64_t panels = DivideUp(n, shape.columns);
+  const std::int64_t panels = DivideUp(n, shape.piece_columns);
   // Columns of a piece if all of C made so many pieces for each thread.
   const auto piece_columns = [&](std::int64_t per_thread) {
     const std::int64_t wanted =
         std::clamp<std::int64_t>(row_blocks * panels / (per_thread * team.num_threads()), 1,
-                                 std::min(panels, kMaxPieceColumns / shape.columns));
-    return DivideUp(panels, DivideUp(panels, wanted)) * shape.columns;
+                                 std::min(panels, kMaxPieceColumns / shape.piece_columns));
+    return DivideUp(panels, DivideUp(panels, wanted)) * shape.piece_columns;
   };
   const std::int64_t coarse = piece_columns(kCoarsePiecesPerThread);
   const std::int64_t fine = team.num_threads() == 1 ? coarse : piece_columns(kFinePiecesPerThread);
@@ -101,6 +98,15 @@ void MultiplyRows(ThreadTeam& team, const GemmCall& call, std::int64_t begin, st
 }
 
 }  // namespace
+
+std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format, const TileShape& shape) {
+  const std::int64_t blocks = BlocksOf(steps, shape.block_steps);
+  if (shape.strassen) {
+    // Seven halves of tiles for two tiles.
+    return DivideUp(kStrassenProducts * (StrassenSteps(steps) + blocks), 2) + 1;
+  }
+  return steps + (IsInteger(format) ? IntegerRowExtra(blocks) : 0);
+}
 
 std::string GemmFormatName(GemmFormat format) {
   switch (format) {
@@ -120,9 +126,11 @@ std::string PackedLayoutName(GemmFormat format) {
   const TileShape shape = GemmTileShape(format);
   const bool amx = format != GemmFormat::kFp32 && KernelUsesAmx();
   return absl::StrCat(GemmFormatName(format), "-", VectorTargetName(), amx ? "-amx" : "", "-",
-                      shape.columns, "x", shape.lanes, "-", GemmBlockSteps(format), "-v",
+                      shape.columns, "x", shape.lanes, "-", shape.block_steps, "-v",
                       kPackedVersion);
 }
+
+std::int64_t GemmBlockSteps(GemmFormat format) { return GemmTileShape(format).block_steps; }
 
 bool GemmHasFormat(GemmFormat format) {
   if (format == GemmFormat::kInt8) return KernelUsesVnni() || KernelUsesAmx();
@@ -132,7 +140,8 @@ bool GemmHasFormat(GemmFormat format) {
 std::size_t PackedMatrix::MemoryFloats(std::int64_t n, std::int64_t k, GemmFormat format) {
   const TileShape shape = GemmTileShape(format);
   const std::int64_t columns = DivideUp(n, shape.lanes) * shape.lanes;
-  return static_cast<std::size_t>(columns * PackedRowFloats(GemmSteps(k, format, shape), format));
+  return static_cast<std::size_t>(columns *
+                                  PackedRowFloats(GemmSteps(k, format, shape), format, shape));
 }
 
 PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format,
@@ -140,6 +149,7 @@ PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format,
     : n_(n), k_(k), format_(format), memory_(memory) {
   const TileShape shape = GemmTileShape(format);
   steps_ = GemmSteps(k, format, shape);
+  block_steps_ = shape.block_steps;
   padded_n_ = DivideUp(n, shape.lanes) * shape.lanes;
   SIGLIP_CHECK(memory.size() == MemoryFloats(n, k, format));
 }
@@ -148,6 +158,7 @@ PackedMatrix::PackedMatrix(std::int64_t n, std::int64_t k, GemmFormat format)
     : n_(n), k_(k), format_(format), owned_(MemoryFloats(n, k, format)), memory_(owned_.span()) {
   const TileShape shape = GemmTileShape(format);
   steps_ = GemmSteps(k, format, shape);
+  block_steps_ = shape.block_steps;
   padded_n_ = DivideUp(n, shape.lanes) * shape.lanes;
   if (padded_n_ == n) return;
   // The last panel, for its surplus.
@@ -199,7 +210,8 @@ void PackedMatrix::SetFactors(std::int64_t column, std::int64_t count, const flo
         break;
       case GemmFormat::kInt16:
         QuantizeRow(row, k_,
-                    {.max_integer = kMaxWeight,
+                    {.max_integer = GemmTileShape(format_).limits.weight,
+                     .block_steps = block_steps_,
                      .integers = reinterpret_cast<std::int16_t*>(to),
                      .scale = scales + c,
                      .cross_products = products + c,
@@ -261,11 +273,13 @@ std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
   std::int64_t floats = 0;
   for (const GemmFormat format :
        {GemmFormat::kFp32, GemmFormat::kInt16, GemmFormat::kInt8, GemmFormat::kBf16}) {
-    const TileShape shape = GemmTileShape(format);
-    const std::int64_t row_floats = PackedRowFloats(GemmSteps(k, format, shape), format);
-    const std::int64_t rows =
-        std::min(DivideUp(m, shape.rows) * shape.rows, RowsAtOnce(row_floats, shape));
-    floats = std::max(floats, rows * row_floats);
+    for (const std::int64_t some : {m, std::min(m, kStrassenMinRows - 1)}) {
+      const TileShape shape = GemmTileShape(format, some);
+      const std::int64_t row_floats = PackedRowFloats(GemmSteps(k, format, shape), format, shape);
+      const std::int64_t rows =
+          std::min(DivideUp(some, shape.rows) * shape.rows, RowsAtOnce(row_floats, shape));
+      floats = std::max(floats, rows * row_floats);
+    }
   }
   return static_cast<std::size_t>(floats);
 }
@@ -273,8 +287,12 @@ std::size_t GemmScratchFloats(std::int64_t m, std::int64_t k) {
 std::int64_t GemmPanelWidth() { return GemmTileShape(GemmFormat::kFp32).columns; }
 
 void Gemm(ThreadTeam& team, const GemmCall& call, float* scratch) {
-  const std::int64_t rows = RowsAtOnce(PackedRowFloats(call.w->steps(), call.w->format()),
-                                       GemmTileShape(call.w->format()));
+  const TileShape shape = GemmTileShape(call.w->format(), call.m);
+  const std::int64_t most =
+      RowsAtOnce(PackedRowFloats(call.w->steps(), call.w->format(), shape), shape);
+  // Equal parts: a small last one would be slow for its size.
+  const std::int64_t parts = std::max<std::int64_t>(1, DivideUp(call.m, most));
+  const std::int64_t rows = DivideUp(DivideUp(call.m, parts), shape.rows) * shape.rows;
   for (std::int64_t begin = 0; begin < call.m; begin += rows) {
     MultiplyRows(team, call, begin, std::min(call.m, begin + rows), scratch);
   }

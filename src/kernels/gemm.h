@@ -19,9 +19,10 @@ enum class GemmFormat {
   kFp32,
   // Each row of A and of W by a factor of its own and rounded to integers of 16 bits; sums of a
   // block of K are exact integers of 32 bits, blocks are added in float32. The factor is the
-  // largest for which no element exceeds 20479 (in W 12287) and the part of the row in any block of
-  // K has a norm of at most 2^15.5: then by Cauchy-Schwarz no sum in any order can leave 32 bits.
-  // About 13 bits are left to each factor. A row with a value that is not finite gives NaN.
+  // largest for which no element exceeds a limit (Int16Limits in gemm_kernels.h) and the part of
+  // the row in any block of K has a norm of at most 2^15.5: then by Cauchy-Schwarz no sum in any
+  // order can leave 32 bits. About 13 bits are left to each factor. A row with a value that is not
+  // finite gives NaN.
   kInt16,
   // The same in 8 bits: a row of W as integers of at most 127, one of A as its range, from the
   // least to the largest element and zero, in 255 steps. No sum of a block comes near 32 bits.
@@ -48,23 +49,10 @@ inline constexpr std::int64_t kGemmBlockK = 256;
 // long enough that adding blocks does not show (192 steps: 3 % slower; 384 and more: no faster).
 // 1152 of 8 bits.
 inline constexpr std::int64_t kGemmBlockSteps = 288;
-// Steps of a block of K. What float32 loses in long sums is nothing beside what bfloat16 has lost.
-inline std::int64_t GemmBlockSteps(GemmFormat format) {
-  switch (format) {
-    case GemmFormat::kFp32:
-      return kGemmBlockK;
-    case GemmFormat::kBf16:
-      return 4 * kGemmBlockSteps;
-    case GemmFormat::kInt16:
-    case GemmFormat::kInt8:
-      return kGemmBlockSteps;
-  }
-  return kGemmBlockSteps;
-}
-// Blocks of K of a matrix of integers.
-inline std::int64_t IntegerBlocks(std::int64_t steps) {
-  return (steps + kGemmBlockSteps - 1) / kGemmBlockSteps;
-}
+// Steps of a block of K, for the instruction set in use. What float32 loses in long sums is nothing
+// beside what bfloat16 has lost, whose blocks are four times as long; int16's are twice as long
+// where halves of them are multiplied (strassen-inl.h).
+std::int64_t GemmBlockSteps(GemmFormat format);
 
 // W [n,k] cut into blocks of K, each block into panels of GemmPanelWidth() rows of W, stored
 // k-major, so that the kernel reads memory in one direction. Counted in steps of four bytes: one
@@ -96,7 +84,7 @@ class PackedMatrix {
   // Whole ones for tiles of AMX: what is past K is zero.
   std::int64_t steps() const { return steps_; }
   // Steps of a block of K.
-  std::int64_t block_steps() const;
+  std::int64_t block_steps() const { return block_steps_; }
   std::int64_t padded_n() const { return padded_n_; }
   std::span<const float> memory() const { return memory_; }
   std::size_t bytes() const { return memory_.size() * sizeof(float); }
@@ -124,12 +112,11 @@ class PackedMatrix {
   std::int64_t k_ = 0;
   GemmFormat format_ = GemmFormat::kFp32;
   std::int64_t steps_ = 0;
+  std::int64_t block_steps_ = 0;
   std::int64_t padded_n_ = 0;
   AlignedBuffer<float> owned_;
   std::span<const float> memory_;  // panels, then what integers add: owned_, or borrowed
 };
-
-inline std::int64_t PackedMatrix::block_steps() const { return GemmBlockSteps(format_); }
 
 struct GemmCall {
   std::int64_t m = 0;

@@ -2,21 +2,42 @@
 
 // The parts of GEMM that depend on the instruction set. Private to src/kernels.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/gemm.h"
 
 namespace siglip {
 
+// The largest integers of GemmFormat::kInt16, by what the row is of.
+struct Int16Limits {
+  int activation = 0;
+  int weight = 0;
+};
+// The sum of two has 16 bits, for Int16PairWinograd (micro_kernel-inl.h). Rows of weights rarely
+// have an element of more than a quarter of a block's norm, which is where their limit begins to
+// count; rows of activations do.
+inline constexpr Int16Limits kInt16Limits = {.activation = 20479, .weight = 12287};
+static_assert(kInt16Limits.activation + kInt16Limits.weight < 32767);
+// The same of the sums of two, for strassen-inl.h.
+inline constexpr Int16Limits kStrassenLimits = {.activation = 10239, .weight = 6143};
+static_assert(2 * (kStrassenLimits.activation + kStrassenLimits.weight) < 32767);
+inline constexpr int kMaxAttentionFactor = 16383;
+
 struct TileShape {
-  int rows = 0;                   // of the register tile
+  int rows = 0;                   // of the register tile, or of a pair of them
   int columns = 0;                // of the register tile = of a panel
   int lanes = 0;                  // the narrowest panel
   int steps = 1;                  // of K at a time
+  std::int64_t block_steps = 0;   // of a block of K
+  Int16Limits limits = {};        // kInt16 only
+  int piece_columns = 0;          // of C, whose multiples pieces of work are
   int block_rows = 0;             // of A, that a piece of work multiplies; a multiple of `rows`
   std::int64_t block_floats = 0;  // of A as packed, in no more than so many rows; 0: any
+  bool strassen = false;          // pairs of tiles, as strassen-inl.h has them
 };
-TileShape GemmTileShape(GemmFormat format);
+// m: rows of A; what W is packed by does not depend on it.
+TileShape GemmTileShape(GemmFormat format, std::int64_t m = 1);
 
 inline bool IsInteger(GemmFormat format) {
   return format == GemmFormat::kInt16 || format == GemmFormat::kInt8;
@@ -57,40 +78,72 @@ inline constexpr int kAmxTileSteps = 16;
 inline constexpr int kAmxTwoRows = 2 * kAmxRows;
 static_assert(kGemmBlockSteps % kAmxTileSteps == 0);
 
-// The largest integers, by what the row is of: the sum of two has 16 bits, for Int16PairWinograd
-// (micro_kernel-inl.h). Rows of weights rarely have an element of more than a quarter of a block's
-// norm, which is where their limit begins to count; rows of activations do.
-inline constexpr int kMaxWeight = 12287;
-inline constexpr int kMaxActivation = 32767 - 1 - kMaxWeight;
-inline constexpr int kMaxAttentionFactor = 16383;
+// strassen-inl.h: products of quarters, steps of a block of K, steps of half a block and of all
+// halves.
+inline constexpr int kStrassenProducts = 7;
+inline constexpr std::int64_t kStrassenBlockSteps = 2 * kGemmBlockSteps;
+inline std::int64_t StrassenHalf(std::int64_t block_steps) { return (block_steps + 7) / 8 * 4; }
+inline std::int64_t StrassenSteps(std::int64_t steps) {
+  return steps / kStrassenBlockSteps * StrassenHalf(kStrassenBlockSteps) +
+         StrassenHalf(steps % kStrassenBlockSteps);
+}
+// Fewer rows of A are multiplied tile by tile: making the right factors would cost more than is
+// saved (64 rows: 2 %; 128 rows gain 4).
+inline constexpr std::int64_t kStrassenMinRows = 96;
 
+// Blocks of K.
+inline std::int64_t BlocksOf(std::int64_t steps, std::int64_t block_steps) {
+  return (steps + block_steps - 1) / block_steps;
+}
 // Floats that a row's integers need beside themselves: the scale, and for each block of K what
 // PackedMatrix::cross_products says (Int16PairWinograd, Int8QuadVnni in micro_kernel-inl.h).
-inline std::int64_t IntegerRowExtra(std::int64_t steps) { return 1 + IntegerBlocks(steps); }
+inline std::int64_t IntegerRowExtra(std::int64_t blocks) { return 1 + blocks; }
+// Floats of a packed row of A or W: its steps, and what integers need beside them.
+std::int64_t PackedRowFloats(std::int64_t steps, GemmFormat format, const TileShape& shape);
 
 // Some rows of A, packed: for each block of K, tiles of rows, each [steps][tile rows]; for AMX,
-// pairs of tiles.
+// pairs of tiles; for strassen-inl.h, product by product the left factors of all pairs of tiles,
+// each [half the steps][tile rows].
 struct PackedRows {
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
   std::int64_t padded_rows = 0;  // a multiple of the tile's rows
   std::int64_t steps = 0;        // of the whole of K
-  float* memory = nullptr;       // [padded_rows * (steps, and IntegerRowExtra(steps) of integers)]
+  std::int64_t block_steps = 0;  // of a block of K
+  bool strassen = false;
+  float* memory = nullptr;  // [padded_rows * PackedRowFloats()]
 
   // The tile at `row`, counted from first_row, of the block of K that starts at step `first`.
-  float* Tile(std::int64_t row, std::int64_t first, std::int64_t block_steps) const {
-    return memory + padded_rows * first + row * block_steps;
+  float* Tile(std::int64_t row, std::int64_t first, std::int64_t steps_of_block) const {
+    return memory + padded_rows * first + row * steps_of_block;
   }
   // Integers only, each [padded_rows]: see IntegerRowExtra. kInt8: the row's zero, for every block.
-  float* scales() const { return memory + padded_rows * steps; }
+  float* scales() const {
+    return memory + (strassen ? padded_rows / 2 * kStrassenProducts * StrassenSteps(steps)
+                              : padded_rows * steps);
+  }
   std::int32_t* cross_products(std::int64_t block) const {
     return reinterpret_cast<std::int32_t*>(memory + padded_rows * (steps + 1 + block));
   }
+  // strassen only: a product's left factors of the pair of tiles at `row`, in the block of K that
+  // starts at step `first`; the next product's come half_rows() * half the steps later.
+  float* LeftFactors(int product, std::int64_t row, std::int64_t first) const {
+    const std::int64_t half = StrassenHalf(std::min(block_steps, steps - first));
+    return memory + half_rows() * (kStrassenProducts * StrassenSteps(first) + product * half) +
+           row / 2 * half;
+  }
+  // Their negated cross products; the next product's come half_rows() later.
+  std::int32_t* LeftProducts(int product, std::int64_t row, std::int64_t first) const {
+    return reinterpret_cast<std::int32_t*>(scales() + padded_rows) +
+           half_rows() * (first / block_steps * kStrassenProducts + product) + row / 2;
+  }
+  std::int64_t half_rows() const { return padded_rows / 2; }
 };
 
 // A row [k] as integers.
 struct QuantizedRow {
   int max_integer = 0;
+  std::int64_t block_steps = 0;      // of a block of K
   std::int16_t* integers = nullptr;  // [2 * steps], the last may be padding
   float* scale = nullptr;
   std::int32_t* cross_products = nullptr;  // of each block of K, `stride` apart

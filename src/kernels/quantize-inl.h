@@ -27,8 +27,8 @@ struct Quantizer {
   float scale = 0;   // integers -> elements
 };
 
-// sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(576)) and
-// the rounding of the sums below.
+// sqrt(2^31), less what rounding to integers can add to the norm of a block (half of sqrt(1152))
+// and the rounding of the sums below.
 inline constexpr float kMaxBlockNorm = 46320;
 // Below it a factor would overflow; such a row counts as zero.
 inline constexpr float kMinMagnitude = 1e-30f;
@@ -69,44 +69,56 @@ HWY_INLINE Quantizer QuantizerOf(float max, float max_square, int max_integer) {
 
 // For a row with values that are not finite, or whose squares are not all floats.
 HWY_NOINLINE inline Quantizer ChooseQuantizerOfExtremes(const float* row, std::int64_t k,
-                                                        int max_integer) {
+                                                        int max_integer, std::int64_t block) {
   const FloatTag d;
   const float max = MaxMagnitude(row, k);
   if (std::isnan(max)) return {0, max};
   if (max < kMinMagnitude) return {};
   const auto to_unit = hn::Set(d, 1 / max);
   float max_square = 0;
-  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockSteps) {
-    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockSteps),
-                                [&](FloatVec x, FloatVec sum) HWY_ATTR {
-                                  const auto unit = hn::Mul(x, to_unit);
-                                  return hn::MulAdd(unit, unit, sum);
-                                });
+  for (std::int64_t first = 0; first < k; first += block) {
+    const auto squares =
+        Reduce(row + first, std::min(k - first, block), [&](FloatVec x, FloatVec sum) HWY_ATTR {
+          const auto unit = hn::Mul(x, to_unit);
+          return hn::MulAdd(unit, unit, sum);
+        });
     max_square = std::max(max_square, hn::GetLane(hn::SumOfLanes(d, squares)));
   }
   return QuantizerOf(max, max_square, max_integer);
 }
 
-HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k, int max_integer) {
+// block: elements of a block of K.
+HWY_INLINE Quantizer ChooseQuantizer(const float* row, std::int64_t k, int max_integer,
+                                     std::int64_t block) {
   const FloatTag d;
   auto max_lanes = hn::Zero(d);
   float max_square = 0;
   float all_squares = 0;
-  for (std::int64_t first = 0; first < k; first += 2 * kGemmBlockSteps) {
-    const auto squares = Reduce(row + first, std::min(k - first, 2 * kGemmBlockSteps),
-                                [&](FloatVec x, FloatVec sum) HWY_ATTR {
-                                  max_lanes = hn::Max(max_lanes, hn::Abs(x));
-                                  return hn::MulAdd(x, x, sum);
-                                });
-    const float block = hn::GetLane(hn::SumOfLanes(d, squares));
-    max_square = std::max(max_square, block);
-    all_squares += block;
+  for (std::int64_t first = 0; first < k; first += block) {
+    const auto squares =
+        Reduce(row + first, std::min(k - first, block), [&](FloatVec x, FloatVec sum) HWY_ATTR {
+          max_lanes = hn::Max(max_lanes, hn::Abs(x));
+          return hn::MulAdd(x, x, sum);
+        });
+    const float square = hn::GetLane(hn::SumOfLanes(d, squares));
+    max_square = std::max(max_square, square);
+    all_squares += square;
   }
   const float max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
   // Squares of what is a millionth of 1e-10 are still floats.
   if (!std::isfinite(all_squares) || !(max > 1e-10f))
-    return ChooseQuantizerOfExtremes(row, k, max_integer);
+    return ChooseQuantizerOfExtremes(row, k, max_integer, block);
   return QuantizerOf(max, max_square / (max * max), max_integer);
+}
+
+// Of `rows` rows of the block from `first`, whose scales it sets; limit: of an integer.
+HWY_INLINE void ChooseQuantizers(const GemmCall& call, const PackedRows& block, std::int64_t first,
+                                 std::int64_t rows, int limit, Quantizer* quantizers) {
+  const float* row = call.a + (block.first_row + first) * call.a_stride;
+  for (std::int64_t r = 0; r < rows; ++r, row += call.a_stride) {
+    quantizers[r] = ChooseQuantizer(row, call.w->k(), limit, 2 * block.block_steps);
+    block.scales()[first + r] = quantizers[r].scale;
+  }
 }
 
 // Elements [first, first + count) of a row -> integers, zero up to an even number of them.
@@ -154,6 +166,20 @@ HWY_INLINE QuantizerInt8 ChooseQuantizerInt8(const float* row, std::int64_t k) {
   if (half < kMinMagnitude) return {};
   const float factor = 127.5f / half;
   return {factor, half / 127.5f, static_cast<std::int32_t>(std::lrint(-low * factor))};
+}
+
+// The same of `count` rows of the block from `first`.
+HWY_INLINE void ChooseQuantizersInt8(const GemmCall& call, const PackedRows& block,
+                                     std::int64_t first, std::int64_t count,
+                                     QuantizerInt8* quantizers) {
+  const float* row = call.a + (block.first_row + first) * call.a_stride;
+  for (std::int64_t r = 0; r < count; ++r, row += call.a_stride) {
+    quantizers[r] = ChooseQuantizerInt8(row, call.w->k());
+    block.scales()[first + r] = quantizers[r].scale;
+    for (std::int64_t i = 0; i < BlocksOf(block.steps, block.block_steps); ++i) {
+      block.cross_products(i)[first + r] = quantizers[r].zero;
+    }
+  }
 }
 
 // Elements [first, first + count) of a row of activations, up to a multiple of four: what is past
@@ -288,14 +314,14 @@ HWY_INLINE void QuantizeAndPack(const float* row, std::int64_t row_stride, std::
   }
 #endif
   const std::int64_t steps = (count + 1) / 2;
-  HWY_ALIGN float packed[kRows * kGemmBlockSteps];
-  HWY_ALIGN std::int16_t integers[2 * kGemmBlockSteps];
+  HWY_ALIGN float packed[kRows * kStrassenBlockSteps];
+  HWY_ALIGN std::int16_t integers[2 * kStrassenBlockSteps];
   const float* from[kRows];
   for (std::int64_t r = 0; r < rows; ++r) {
     Quantize(row + r * row_stride, first, count, quantizers[r], integers);
     cross_products[r] = NegatedCrossProducts(integers, steps);
-    from[r] = packed + r * kGemmBlockSteps;
-    std::memcpy(packed + r * kGemmBlockSteps, integers,
+    from[r] = packed + r * kStrassenBlockSteps;
+    std::memcpy(packed + r * kStrassenBlockSteps, integers,
                 static_cast<std::size_t>(steps) * sizeof(float));
   }
   PackRows<kStride>(from, rows, steps, to);
