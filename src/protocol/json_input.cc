@@ -50,6 +50,15 @@ absl::Status ValidateScalar(Source& source, JsonType type) {
   }
 }
 
+// Whether a document's parser has memory for the texts of strings: simdjson 3.0 does not look, and
+// writes them there.
+class StringMemory : private simdjson::ondemand::document {
+ public:
+  static bool Of(simdjson::ondemand::document& document) {
+    return (document.*&StringMemory::iter).string_buf_loc() != nullptr;
+  }
+};
+
 }  // namespace
 
 absl::Status CheckJson(simdjson::error_code code) {
@@ -72,6 +81,9 @@ absl::Status OpenJson(std::string_view text, simdjson::ondemand::parser& parser,
   const simdjson::error_code code =
       parser.iterate(json.data(), json.size(), json.size() + simdjson::SIMDJSON_PADDING)
           .get(document);
+  if (code == simdjson::SUCCESS && !StringMemory::Of(document)) {
+    return CheckJson(simdjson::MEMALLOC);
+  }
   if (code != simdjson::UTF8_ERROR) return CheckJson(code);
   return absl::InvalidArgumentError(
       Concat(kBrokenJson, ": invalid UTF-8 at byte ", InvalidUtf8At(text)));

@@ -147,8 +147,13 @@ absl::Status CheckDimensions(const EmbeddingsRequest& request, const ModelConfig
 using Place = std::shared_ptr<const void>;
 
 // What the parts of a request come back to. Each writes rows of its own; the last one answers.
-class EmbeddingsJob {
+// What calls back holds the job, and the job nothing that does: one whose images never come goes,
+// and its exchange answers.
+class EmbeddingsJob : public std::enable_shared_from_this<EmbeddingsJob> {
  public:
+  // Sends the parts of a job whose images are there.
+  using SendParts = std::function<void(const std::shared_ptr<EmbeddingsJob>&, const Place&)>;
+
   EmbeddingsJob(EmbeddingsRequest request, Encoding encoding,
                 std::shared_ptr<HttpExchange> exchange)
       : request_(std::move(request)),
@@ -159,16 +164,15 @@ class EmbeddingsJob {
   const EmbeddingsRequest& request() const { return request_; }
   HttpExchange& exchange() { return *exchange_; }
 
-  // Calls `then` when `count` images have come, unless one has not: that is the answer. `place` and
+  // Calls `send` when `count` images have come, unless one has not: that is the answer. `place` and
   // `body_hold` count the request and its body until then. REQUIRES: before the first is fetched.
-  void ExpectImages(std::size_t count, Place place, Budget::Hold body_hold,
-                    std::function<void(const Place&)> then) {
+  void ExpectImages(std::size_t count, Place place, Budget::Hold body_hold, SendParts send) {
     place_ = std::move(place);
     body_hold_ = std::move(body_hold);
     images_.resize(request_.items.size());
     image_statuses_.resize(request_.items.size());
     pending_images_ = count;
-    then_ = std::move(then);
+    send_ = std::move(send);
   }
 
   // The file of an item that had a URL.
@@ -206,7 +210,7 @@ class EmbeddingsJob {
 
  private:
   void SendImages() {
-    const std::function<void(const Place&)> then = std::exchange(then_, nullptr);
+    const SendParts send = std::exchange(send_, nullptr);
     Place place = std::exchange(place_, nullptr);
     const absl::Status came = JoinInputErrors(images_.size(), ErrorsAmong(image_statuses_));
     if (!came.ok()) {
@@ -217,7 +221,7 @@ class EmbeddingsJob {
       if (request_.items[i].is_url) request_.items[i].bytes = images_[i].bytes;
     }
     body_hold_ = Budget::Hold();  // the service counts it from here on
-    then(place);
+    send(shared_from_this(), place);
   }
 
   // Why a part failed: for some of its items, under the numbers that they have in the request, or
@@ -294,7 +298,7 @@ class EmbeddingsJob {
   std::atomic<std::size_t> pending_images_{0};
   Place place_;             // while images are awaited
   Budget::Hold body_hold_;  // likewise
-  std::function<void(const Place&)> then_;
+  SendParts send_;          // likewise
 };
 
 // Items that go to a model in one request.
@@ -472,8 +476,10 @@ absl::Status OpenAiHandler::Embed(HttpRequest& request,
   SIGLIP_ASSIGN_OR_RETURN(Budget::Hold hold, fetcher_->HoldRequest(body_bytes));
   job->ExpectImages(
       static_cast<std::size_t>(urls), std::move(place), std::move(hold),
-      [&service = service_, job, parts = std::move(parts), forwarded = std::move(forwarded)](
-          const Place& taken) { Send(service, job, parts, forwarded, taken); });
+      [&service = service_, parts = std::move(parts), forwarded = std::move(forwarded)](
+          const std::shared_ptr<EmbeddingsJob>& whole, const Place& taken) {
+        Send(service, whole, parts, forwarded, taken);
+      });
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (!items[i].is_url) continue;
     fetcher_->Fetch(
