@@ -211,6 +211,34 @@ TEST(PreprocessorConfigTest, WhatWouldChangeThePixelsIsRefusedByName) {
   EXPECT_THAT(error(R"({"image_mean":true})"), HasSubstr("image_mean"));
 }
 
+// As Python takes numbers for true and false: tests/oracle/engine_oracle.py.
+TEST(PreprocessorConfigTest, StepsAreSwitchedByNumbersTooAndNotByTexts) {
+  for (const auto& parse : {ParsePreprocessorConfig, ParseNaflexPreprocessorConfig}) {
+    const auto error = [&](const char* step, const char* value) {
+      const auto config = parse(absl::StrCat("{\"", step, "\":", value, "}"), "p.json");
+      return config.ok() ? "parsed" : std::string(config.status().message());
+    };
+    for (const char* step : {"do_resize", "do_rescale", "do_normalize"}) {
+      for (const char* on : {"true", "1", "1.0", "2", "-1", "18446744073709551615"}) {
+        EXPECT_EQ(error(step, on), "parsed") << step << " " << on;
+      }
+      for (const char* off : {"false", "0", "0.0", "-0.0"}) {
+        EXPECT_EQ(error(step, off),
+                  absl::StrCat("p.json: \"", step, "\": ", off, " is not supported"));
+      }
+      // Python takes "false" for true.
+      for (const char* text : {"\"true\"", "\"false\"", "\"\"", "[]"}) {
+        EXPECT_EQ(
+            error(step, text),
+            absl::StrCat("p.json: \"", step, "\": expected true, false or a number, got ", text));
+      }
+    }
+    for (const char* any : {"1", "0", "false", "\"false\""}) {
+      EXPECT_EQ(error("do_convert_rgb", any), "parsed") << any;
+    }
+  }
+}
+
 // Which class AutoImageProcessor of transformers 5 makes of each: tests/oracle/engine_oracle.py.
 TEST(PreprocessorConfigTest, AnotherClassThanTheModelsIsRefusedByName) {
   const auto error = [](auto parse, const std::string& json) {
@@ -258,13 +286,15 @@ TEST(PreprocessorConfigTest, AnotherFrameAfterTheResizeIsRefusedByName) {
     EXPECT_THAT(error(absl::StrCat(R"("do_center_crop":true,"crop_size":)", other)),
                 HasSubstr("\"do_center_crop\": true is supported with a \"crop_size\" equal to"));
     EXPECT_THAT(error(absl::StrCat(R"("do_pad":true,"pad_size":)", other)), HasSubstr("pad_size"));
-    for (const char* off : {"false", "null"}) {
+    for (const char* off : {"false", "null", "0"}) {
       EXPECT_EQ(error(absl::StrCat(R"("do_center_crop":)", off, R"(,"crop_size":)", other,
                                    R"(,"do_pad":)", off, R"(,"pad_size":)", other)),
                 "parsed");
     }
   }
   EXPECT_THAT(error(R"("do_center_crop":true)"), HasSubstr("got none"));
+  EXPECT_THAT(error(R"("do_center_crop":1,"crop_size":50)"), HasSubstr("crop_size"));
+  EXPECT_THAT(error(R"("do_pad":1,"pad_size":50)"), HasSubstr("pad_size"));
   EXPECT_EQ(error(R"("do_pad":true)"), "parsed");
   EXPECT_TRUE(ParseNaflexPreprocessorConfig(
                   R"({"do_center_crop":true,"crop_size":50,"do_pad":true,"pad_size":50})", "p.json")

@@ -44,6 +44,21 @@ void RefuseNull(JsonFields& fields, const json& root, const char* const (&keys)[
   }
 }
 
+// transformers takes what Python does: 0 for false, every other number for true. It takes the text
+// "false" for true as well, which nobody means.
+void ReadSwitch(JsonFields& fields, const json& root, const char* key, bool& on) {
+  const auto found = root.find(key);
+  if (found == root.end()) return;
+  if (found->is_boolean()) {
+    on = found->get<bool>();
+  } else if (found->is_number()) {
+    on = found->get<double>() != 0;
+  } else {
+    fields.Fail(
+        absl::StrCat("\"", key, "\": expected true, false or a number, got ", ShortDump(*found)));
+  }
+}
+
 // Three numbers, or one that stands for all of them.
 void ReadTriple(JsonFields& fields, const json& root, const char* key, double min,
                 std::array<double, 3>& values) {
@@ -85,8 +100,10 @@ void ReadCommon(JsonFields& fields, const json& root, PreprocessorConfig& config
   RefuseNull(fields, root, {"image_mean", "image_std"});
   for (const char* step : kNeededSteps) {
     bool enabled = true;
-    fields.Read(step, enabled);
-    if (!enabled) fields.Fail(absl::StrCat("\"", step, "\": false is not supported"));
+    ReadSwitch(fields, root, step, enabled);
+    if (!enabled) {
+      fields.Fail(absl::StrCat("\"", step, "\": ", ShortDump(root[step]), " is not supported"));
+    }
   }
   std::int64_t resample = config.resample;
   if (fields.Has("resample")) fields.Read("resample", resample, 0, 5);
@@ -109,8 +126,8 @@ bool IsSquareOf(std::int64_t side, const json& size) {
 // changes nothing, and padding to no size is padding to the largest picture of the batch.
 void RefuseOtherFrame(JsonFields& fields, const json& root, const PreprocessorConfig& config) {
   bool crop = false, pad = false;
-  if (fields.Has("do_center_crop")) fields.Read("do_center_crop", crop);
-  if (fields.Has("do_pad")) fields.Read("do_pad", pad);
+  if (fields.Has("do_center_crop")) ReadSwitch(fields, root, "do_center_crop", crop);
+  if (fields.Has("do_pad")) ReadSwitch(fields, root, "do_pad", pad);
   const auto refuse = [&](const char* step, const char* key) {
     fields.Fail(absl::StrCat("\"", step, "\": true is supported with a \"", key,
                              "\" equal to \"size\", ", config.image_size, ", alone, got ",

@@ -26,8 +26,8 @@ struct PreprocessorConfig {
 
 // Parses preprocessor_config.json with transformers' class defaults (SiglipImageProcessor), which
 // must be the class that the file names, if it names one.
-// do_resize, do_rescale and do_normalize that are false or null are refused by name; do_convert_rgb
-// is ignored (always converted). InvalidArgument names key, expected and got.
+// do_resize, do_rescale and do_normalize that are false, null or 0 are refused by name;
+// do_convert_rgb is ignored (always converted). InvalidArgument names key, expected and got.
 absl::StatusOr<PreprocessorConfig> ParsePreprocessorConfig(std::string_view json,
                                                            const std::string& source);
 // The same of a NaFlex checkpoint (Siglip2ImageProcessor): "patch_size" and "max_num_patches"

@@ -9,8 +9,8 @@ architectures of odd widths, heads, MLPs, grids, text lengths and files (sharded
 filters), every third of them NaFlex. Each with every instruction set of this machine. Bar: relative L2 error at most twice that of transformers'
 float32 run (tiny and random ones: of the largest of five, see theirs; below FLOOR the ratio of two rounding errors says
 nothing); cosine >= 0.999999 on well-conditioned weights; and the same bits whatever the batch and the threads.
-First, which preprocessors that crop or pad are refused, and which that are of another class; which values of config.json;
-and folders whose weights have other names, types and places.
+First, which preprocessors that switch steps, crop or pad are refused, and which that are of another class; which values
+of config.json; and folders whose weights have other names, types and places.
 """
 
 import argparse
@@ -234,7 +234,8 @@ def folder_with_preprocessor(base, settings):
 
 
 def check_frames():
-    """A crop or pad after the resize is refused where it changes transformers' pixels (or it fails), and only there."""
+    """A step that is switched, and a crop or pad after the resize, are refused where they change transformers' pixels (or it
+    fails), and only there. Texts, which Python takes for true, are refused."""
     demo = ROOT / "models/demo"
     plain = json.loads((demo / "preprocessor_config.json").read_text())
     side, wrong = plain["size"]["height"], []
@@ -242,7 +243,9 @@ def check_frames():
              {"height": side, "width": side - 2}, {"shortest_edge": side}]
     cases = [{step: enabled, **({} if size is None else {key: size})}
              for step, key in (("do_center_crop", "crop_size"), ("do_pad", "pad_size"))
-             for enabled in (True, False, None) for size in sizes]
+             for enabled in (True, False, None, 1, 0) for size in sizes]
+    cases += [{step: enabled} for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+              for enabled in (True, False, None, 1, 0, 1.0, 0.0, 2)]
     picture = [Image.open(demo / "../../data/demo/examples/red_circle.jpg").convert("RGB")]
     processor = transformers.models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil
     expected = processor.from_pretrained(demo)(picture, return_tensors="np")["pixel_values"]
