@@ -71,17 +71,20 @@ absl::StatusOr<GenerateBody> GenerateToInfer(std::string_view body, const ModelC
       ParseJsonObject<OrderedJson>(body, kMaxGenerateDepth, "an object of inputs and parameters"));
   GenerateBody generate;
   OrderedJson infer = {{"inputs", OrderedJson::array()}};
+  const auto add = [&](const std::string& key, const OrderedJson& value) -> absl::Status {
+    const TensorConfig* input = FindInput(config, key);
+    if (input == nullptr) return AddParameter(key, value, generate.parameters);
+    infer["inputs"].push_back(Tensor(*input, config.max_batch_size > 0, value));
+    return absl::OkStatus();
+  };
   for (const auto& [key, value] : json.items()) {
-    if (const TensorConfig* input = FindInput(config, key)) {
-      infer["inputs"].push_back(Tensor(*input, config.max_batch_size > 0, value));
-    } else if (key == "id") {
+    if (FindInput(config, key) == nullptr && key == "id") {
       infer["id"] = value;
-    } else if (key == "parameters" && value.is_object()) {
-      for (const auto& [name, inner] : value.items()) {
-        SIGLIP_RETURN_IF_ERROR(AddParameter(name, inner, generate.parameters));
-      }
+    } else if (FindInput(config, key) == nullptr && key == "parameters") {
+      if (!value.is_object()) return absl::InvalidArgumentError("parameters: expected an object");
+      for (const auto& [name, inner] : value.items()) SIGLIP_RETURN_IF_ERROR(add(name, inner));
     } else {
-      SIGLIP_RETURN_IF_ERROR(AddParameter(key, value, generate.parameters));
+      SIGLIP_RETURN_IF_ERROR(add(key, value));
     }
   }
   // What is not UTF-8 was refused by the parser.

@@ -28,6 +28,19 @@ TEST(Generate, KeysAreInputsOrParameters) {
   EXPECT_EQ(two->parameters, (Parameters{{"a", std::int64_t{1}}}));
 }
 
+TEST(Generate, ParametersAreAnObjectThatMayHoldInputs) {
+  const auto inside =
+      GenerateToInfer(R"({"parameters":{"INPUT_TEXT":["a","b"],"id":"x"},"id":"7"})", Config());
+  ASSERT_TRUE(inside.ok()) << inside.status();
+  EXPECT_EQ(inside->infer, R"({"inputs":[{"name":"INPUT_TEXT","datatype":"BYTES","shape":[2,1],)"
+                           R"("data":["a","b"]}],"id":"7"})");
+  EXPECT_EQ(inside->parameters, (Parameters{{"id", std::string("x")}}));
+  for (const char* value : {"5", "\"x\"", "null", "[]", "true", "1.5"}) {
+    const std::string body = std::string(R"({"INPUT_TEXT":"a","parameters":)") + value + "}";
+    EXPECT_EQ(GenerateToInfer(body, Config()).status().message(), "parameters: expected an object");
+  }
+}
+
 TEST(Generate, ListsAreAsManyRowsAsTheyFill) {
   ModelConfig config = Config();
   const auto shape = [&config](const std::string& list) {

@@ -54,7 +54,7 @@ absl::Status FreeParameter(const std::string& key, const InferParameter& value,
 absl::Status RequestParameter(const std::string& key, const InferParameter& value,
                               InferRequest& request) {
   if (key == "sequence_id") {
-    if (value.has_string_param()) return absl::OkStatus();
+    if (value.has_string_param()) return CheckSequenceId(value.string_param());
     if (!value.has_int64_param()) return WrongParameter(key, "int64_param or string_param");
     request.sequence_id = static_cast<std::uint64_t>(value.int64_param());
   } else if (key == "sequence_start" || key == "sequence_end") {

@@ -125,6 +125,11 @@ TEST(GrpcInfer, ParameterTypesAreStrict) {
   EXPECT_EQ(Parse(with("timeout", positive))->request->timeout_us, 7U);
   EXPECT_TRUE(Parse(with("sequence_id", text)).ok());
   EXPECT_TRUE(Parse(with("sequence_id", integer)).ok());
+  const auto long_text = [](inference::InferParameter& p) {
+    p.set_string_param(std::string(129, 'x'));
+  };
+  EXPECT_EQ(Parse(with("sequence_id", long_text)).status(),
+            absl::UnimplementedError("string correlation ID cannot be longer than 128 characters"));
   EXPECT_EQ(Parse(with("timeout", integer))->request->timeout_us, UINT64_MAX - 6);
   EXPECT_TRUE(Parse(with("triton_enable_empty_final_response", boolean)).ok());
   ExpectRefused(with("k", uint), "invalid value type for 'k'");

@@ -94,7 +94,10 @@ class InferParser {
     if (key == "sequence_id") {
       JsonType type;
       SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
-      if (type == JsonType::string) return ReadString(value, where).status();
+      if (type == JsonType::string) {
+        SIGLIP_ASSIGN_OR_RETURN(const std::string_view id, ReadString(value, where));
+        return CheckSequenceId(id);
+      }
       SIGLIP_ASSIGN_OR_RETURN(request_.sequence_id, ReadUint(value, where));
     } else if (key == "sequence_start" || key == "sequence_end") {
       return ReadBool(value, where).status();
@@ -164,13 +167,20 @@ class InferParser {
     } else if (key == "data") {
       return Data(value, state);
     } else {
-      SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
-      if (none) return absl::OkStatus();
-      SIGLIP_ASSIGN_OR_RETURN(JsonObject object, ReadObject(value, "input parameters"));
-      return ForEachField(
-          object, 4, [&](std::string_view k, JsonValue v) { return InputParameter(k, v, state); });
+      return TensorParameters(
+          value, [&](std::string_view k, JsonValue v) { return InputParameter(k, v, state); });
     }
     return absl::OkStatus();
+  }
+
+  // `visit` as of ForEachField. What is no object has nothing that is looked for.
+  template <class Visit>
+  static absl::Status TensorParameters(JsonValue value, Visit visit) {
+    JsonType type;
+    SIGLIP_RETURN_IF_ERROR(CheckJson(value.type().get(type)));
+    if (type != JsonType::object) return ValidateValue(value, 4);
+    SIGLIP_ASSIGN_OR_RETURN(JsonObject parameters, ReadObject(value, "parameters"));
+    return ForEachField(parameters, 4, visit);
   }
 
   absl::Status Shape(JsonValue value, InputState& state) {
@@ -399,12 +409,8 @@ class InferParser {
       SIGLIP_ASSIGN_OR_RETURN(state.output.name, ReadString(value, "output name"));
       return absl::OkStatus();
     }
-    SIGLIP_ASSIGN_OR_RETURN(const bool none, IsNull(value));
-    if (none) return absl::OkStatus();
-    SIGLIP_ASSIGN_OR_RETURN(JsonObject parameters, ReadObject(value, "output parameters"));
-    return ForEachField(parameters, 4, [&](std::string_view k, JsonValue v) {
-      return OutputParameter(k, v, state);
-    });
+    return TensorParameters(
+        value, [&](std::string_view k, JsonValue v) { return OutputParameter(k, v, state); });
   }
 
   absl::Status Output(JsonObject object) {

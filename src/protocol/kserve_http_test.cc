@@ -218,6 +218,25 @@ TEST(HttpInfer, ParameterRules) {
   ExpectRefused(with(R"({"priority":-1})"), "parameter 'priority'");
   ExpectRefused(with(R"({"binary_data_output":1})"), "parameter 'binary_data_output'");
   ExpectRefused(with("[]"), "expected an object");
+  const auto sequence = [&with](std::size_t bytes) {
+    return with(Concat(R"({"sequence_id":")", std::string(bytes, 'x'), "\"}"));
+  };
+  EXPECT_TRUE(sequence(128).ok());
+  EXPECT_EQ(sequence(129).status(),
+            absl::UnimplementedError("string correlation ID cannot be longer than 128 characters"));
+}
+
+// As Triton, which finds nothing in them that it looks for.
+TEST(HttpInfer, ParametersOfATensorThatAreNoObjectSayNothing) {
+  for (const char* value : {"null", "[]", R"([{"binary_data":true}])", "5", "\"x\"", "true"}) {
+    const auto parsed = Parse(Concat(
+        R"({"inputs":[{"name":"X","datatype":"BYTES","shape":[1],"data":["a"],"parameters":)",
+        value, R"(}],"outputs":[{"name":"O","parameters":)", value, "}]}"));
+    ASSERT_TRUE(parsed.ok()) << value << parsed.status();
+    EXPECT_EQ(parsed->request->outputs.at(0).name, "O");
+    EXPECT_FALSE(parsed->binary.IsBinary("O"));
+  }
+  ExpectRefused(Parse(R"({"outputs":[{"name":"O","parameters":[1,]}],"inputs":[]})"), "parse");
 }
 
 // As Triton: the request's default is no wish for outputs that are listed without one.
@@ -273,13 +292,6 @@ TEST(HttpInfer, ExactlyOneSourceOfData) {
         Parse(OneInput(Concat(R"("shape":[1],"datatype":"FP32","parameters":{)", stray, "}"))),
         "no field is");
   }
-}
-
-TEST(HttpInfer, AnInputsParametersMayBeNull) {
-  EXPECT_TRUE(
-      Parse(OneInput(R"("shape":[1],"datatype":"FP32","data":[1],"parameters":null)")).ok());
-  ExpectRefused(Parse(OneInput(R"("shape":[1],"datatype":"FP32","data":[1],"parameters":[])")),
-                "expected an object");
 }
 
 TEST(HttpInfer, AnOutputInSharedMemoryHasNoOtherForm) {

@@ -19,6 +19,9 @@ constexpr std::size_t kMaxParameters = 256;
 // Ids are counters and UUIDs; Triton has no bound.
 constexpr std::size_t kMaxIdBytes = 64 << 10;
 
+// Triton's, which its text calls characters.
+constexpr std::size_t kMaxSequenceIdBytes = 128;
+
 constexpr std::size_t kLengthPrefix = sizeof(std::uint32_t);
 
 std::uint32_t LoadLength(const char* bytes) {
@@ -50,6 +53,12 @@ absl::Status CheckRequestId(std::string_view id) {
   if (id.size() <= kMaxIdBytes) return absl::OkStatus();
   return absl::InvalidArgumentError(
       Concat("id: expected at most ", kMaxIdBytes, " bytes, got ", id.size()));
+}
+
+absl::Status CheckSequenceId(std::string_view id) {
+  if (id.size() <= kMaxSequenceIdBytes) return absl::OkStatus();
+  return absl::UnimplementedError(
+      Concat("string correlation ID cannot be longer than ", kMaxSequenceIdBytes, " characters"));
 }
 
 absl::Status SplitByteElements(std::string_view bytes, std::int64_t expected,

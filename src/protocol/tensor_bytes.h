@@ -22,6 +22,8 @@ absl::Status CheckTensorCount(std::string_view list, std::size_t count);
 absl::Status CheckParameterCount(std::size_t count);
 // InvalidArgument for an id too long to be copied with every step of an ensemble.
 absl::Status CheckRequestId(std::string_view id);
+// Unimplemented for a sequence_id that is a text longer than Triton's.
+absl::Status CheckSequenceId(std::string_view id);
 
 // Splits the wire form of a BYTES tensor, (uint32 little-endian length, bytes) per element, into
 // views of it. InvalidArgument unless `bytes` holds exactly `expected` elements.

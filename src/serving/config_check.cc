@@ -157,6 +157,26 @@ absl::Status CheckBatching(const ModelConfig& c) {
   return absl::OkStatus();
 }
 
+// Where a group's instances run: KIND_AUTO is a GPU where the model runs on one, else the CPU.
+InstanceGroup::Kind KindOf(const InstanceGroup& group, const Deployment& deployment) {
+  if (group.kind != InstanceGroup::Kind::kAuto) return group.kind;
+  return deployment.gpus.empty() ? InstanceGroup::Kind::kCpu : InstanceGroup::Kind::kGpu;
+}
+
+// As in Triton, only instances on GPUs name some.
+absl::Status CheckGpus(const ModelConfig& c, const InstanceGroup& group,
+                       const Deployment& deployment) {
+  if (group.gpus.empty() || KindOf(group, deployment) == InstanceGroup::Kind::kGpu) {
+    return absl::OkStatus();
+  }
+  const char* where = "where the model runs on the CPU";
+  if (group.kind == InstanceGroup::Kind::kCpu) where = "beside KIND_CPU";
+  if (group.kind == InstanceGroup::Kind::kModel) where = "beside KIND_MODEL";
+  return ConfigError(
+      c, "instance_group.gpus",
+      absl::StrCat("expected none ", where, ", got ", absl::StrJoin(group.gpus, ", ")));
+}
+
 absl::Status CheckInstances(const ModelConfig& c, const Deployment& deployment) {
   const int most = std::max(kMaxInstances, deployment.num_instances);
   std::int64_t sum = 0;
@@ -166,12 +186,7 @@ absl::Status CheckInstances(const ModelConfig& c, const Deployment& deployment) 
                          absl::StrCat("expected 0 to ", most, ", got ", group.count));
     }
     sum += group.count > 0 ? group.count : deployment.num_instances;
-    const bool cpu = group.kind == InstanceGroup::Kind::kCpu;
-    if ((cpu || group.kind == InstanceGroup::Kind::kModel) && !group.gpus.empty()) {
-      return ConfigError(c, "instance_group.gpus",
-                         absl::StrCat("expected none beside ", cpu ? "KIND_CPU" : "KIND_MODEL",
-                                      ", got ", absl::StrJoin(group.gpus, ", ")));
-    }
+    SIGLIP_RETURN_IF_ERROR(CheckGpus(c, group, deployment));
   }
   if (sum > most) {
     return ConfigError(c, "instance_group",
@@ -308,7 +323,7 @@ absl::Status CheckCompleted(const ModelConfig& config, const Deployment& deploym
                                     ", what the model runs at once, got ", config.max_batch_size));
   }
   for (const InstanceGroup& group : config.instance_groups) {
-    if (group.kind != InstanceGroup::Kind::kGpu) continue;
+    if (KindOf(group, deployment) != InstanceGroup::Kind::kGpu) continue;
     if (deployment.gpus.empty()) {
       return ConfigError(
           config, "instance_group.kind",
@@ -338,9 +353,7 @@ void NormalizeConfig(const Deployment& deployment, ModelConfig& config) {
   for (std::size_t i = 0; i < config.instance_groups.size(); ++i) {
     InstanceGroup& group = config.instance_groups[i];
     if (group.name.empty()) group.name = absl::StrCat(config.name, "_", i);
-    if (group.kind == InstanceGroup::Kind::kAuto) {
-      group.kind = deployment.gpus.empty() ? InstanceGroup::Kind::kCpu : InstanceGroup::Kind::kGpu;
-    }
+    group.kind = KindOf(group, deployment);
     if (group.count < 1) group.count = deployment.num_instances;
     if (group.kind == InstanceGroup::Kind::kGpu && group.gpus.empty()) {
       group.gpus = deployment.gpus;

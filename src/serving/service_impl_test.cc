@@ -334,6 +334,9 @@ TEST_F(ServiceTest, WrongConfigurationsAreLoadErrorsThatNameTheField) {
         error([kind](ModelConfig& c) { c.instance_groups = {{.kind = kind, .gpus = {0}}}; }),
         HasSubstr("instance_group.gpus: expected none beside KIND_"));
   }
+  EXPECT_THAT(
+      error([](ModelConfig& c) { c.instance_groups = {{.gpus = {0}}}; }),
+      HasSubstr("instance_group.gpus: expected none where the model runs on the CPU, got 0"));
   EXPECT_THAT(error([](ModelConfig& c) { c.instance_groups = {{.count = 65}}; }),
               HasSubstr("instance_group.count: expected 0 to 64, got 65"));
   EXPECT_THAT(error([](ModelConfig& c) {

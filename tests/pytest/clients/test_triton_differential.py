@@ -115,6 +115,9 @@ SAME_HTTP = [
         infer(parameters={"binary_data_output": True}), output(binary_data=True), output(classification=0),
         output(classification=1), output(classification=1000), output(classification=2**32 - 1),
         infer(parameters={"sequence_id": "x", "priority": 1}),
+        *[infer(parameters={"sequence_id": text}) for text in ("x" * 128, "x" * 129, "é" * 65)],
+        *[infer({**TEXT, "parameters": value}, outputs=[{"name": "EMBEDDING", "parameters": value}])
+          for value in ([], [{"binary_data": True}], 5, "x", True)],
         infer(parameters={"a": 2**64, "b": 1.5, "c": "x", "d": True}), infer({**TEXT, "shape": [1], "data": ["a"]}),
         infer({**TEXT, "shape": [61, 1], "data": ["a"] * 61}), infer(outputs=[{"name": "X"}]),
         infer({**TEXT, "data": [["star"]]}), infer({**TEXT, "datatype": "FP32", "data": [1]}), {"inputs": []},
@@ -128,7 +131,8 @@ SAME_HTTP = [
     *[("POST", path + "/infer", b"{") for path in ("/v2/models/nope", MODEL + "/versions/2")],
     *[("POST", MODEL + door, body) for door in ("/generate", "/generate_stream") for body in (
         {"INPUT_TEXT": "star"}, {"INPUT_TEXT": ["a", "b"], "id": "i"}, {"INPUT_TEXT": "a", "timeout": 1, "priority": "x"},
-        {"INPUT_TEXT": "a", "triton_x": True, "parameters": {"sequence_id": 1.5}})],
+        {"INPUT_TEXT": "a", "triton_x": True, "parameters": {"sequence_id": 1.5}}, {"parameters": {"INPUT_TEXT": ["a", "b"]}},
+        {"INPUT_TEXT": "a", "sequence_id": "x" * 129})],
     *[("POST", "/v2/models/siglip_text/generate", {"INPUT_IDS": [1] * count}) for count in (32, 64)],
     ("POST", "/v2/models/nope/generate", {}), ("POST", MODEL + "/generate", b"x", {"Content-Encoding": "gzip"}),
 ]
@@ -147,7 +151,13 @@ REFUSED_HTTP = [
     ("POST", "/v2/models/siglip_text/infer", b"x" * 255, RAW),
     ("POST", "/v2/models/siglip_text/generate", {"INPUT_IDS": [1] * 31}), ("POST", MODEL + "/generate", {"x": 1}),
     ("POST", MODEL + "/generate", {"INPUT_TEXT": "a", "x": [1]}),
+    *[("POST", MODEL + "/generate", body) for body in ({"INPUT_TEXT": "a", "parameters": {"INPUT_TEXT": "b"}},
+                                                       {"INPUT_TEXT": "a", "parameters": {"x": [1]}})],
 ]
+
+# The client's errors here, Triton's own there.
+REFUSED_WITH_400 = [("POST", MODEL + "/generate", {"INPUT_TEXT": "a", "parameters": value})
+                    for value in (5, "x", None, [], True)]
 
 
 @pytest.mark.parametrize("request_", SAME_HTTP, ids=str)
@@ -160,6 +170,11 @@ def test_http_answers_are_tritons(both, request_):
 def test_http_refusals_have_tritons_status(both, request_):
     expected, got = (ask(address, *request_) for address, _ in both)
     assert got[0] == expected[0] >= 400, (expected, got)
+
+
+@pytest.mark.parametrize("request_", REFUSED_WITH_400, ids=str)
+def test_http_refusals_of_types_are_the_clients(both, request_):
+    assert [ask(address, *request_)[0] for address, _ in both] == [500, 400]
 
 
 def call(stub, name, request):
@@ -208,7 +223,8 @@ def test_grpc_answers_are_tritons(both):
                  ("ModelInfer", changed(lambda r: r.outputs.add(name="EMBEDDING"), request_id="é")),
                  ("ModelInfer", changed(lambda r: r.inputs[0].shape.append(1))),
                  ("ModelInfer", changed(lambda r: setattr(r.inputs[0], "datatype", "x"), model="nope")),
-                 ("ModelInfer", changed(lambda r: r.outputs.add(name="X")))]
+                 ("ModelInfer", changed(lambda r: r.outputs.add(name="X"))),
+                 ("ModelInfer", changed(lambda r: setattr(r.parameters["sequence_id"], "string_param", "x" * 129)))]
     for tensor in ("inputs", "outputs"):
         for key in ("shared_memory_offset", "shared_memory_byte_size"):
             def stray(request, tensor=tensor, key=key):
@@ -294,6 +310,7 @@ def test_failed_loads_have_tritons_status(both):
                ({"version_policy": {"specific": {"versions": [7]}}}, 400), ({"version_policy": {"specific": {}}}, 400),
                ({"version_policy": {"latest": {}}}, 400), ({"instance_group": [{"kind": "KIND_CPU", "gpus": [0]}]}, 400),
                ({"instance_group": [{"kind": "KIND_MODEL", "gpus": [0]}]}, 400),
+               ({"instance_group": [{"gpus": [0]}]}, 400),
                ({"instance_group": [{"profile": ["1"]}]}, 400),
                ({"backend": ""}, 500), ({"max_batch_size": -1}, 500),
                ({"dynamic_batching": {"preferred_batch_size": [5]}}, 500)]
