@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
+#include <new>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <grpc/grpc.h>
@@ -51,6 +54,29 @@ grpc::Status Written(const absl::Status& status, const google::protobuf::Message
                      Bytes& answer) {
   return status.ok() ? WriteMessage(response, answer) : ToGrpcStatus(status);
 }
+
+// The one answer of a load or an unload. Where that is dropped on its way, there was no memory.
+class ControlAnswer {
+ public:
+  ControlAnswer(Bytes& answer, PendingCounter& pending) : owed_(pending), answer_(answer) {}
+  ~ControlAnswer() {
+    if (call_ != nullptr) call_->FinishControl(NoMemory());
+  }
+  ControlAnswer(const ControlAnswer&) = delete;
+  ControlAnswer& operator=(const ControlAnswer&) = delete;
+
+  void Of(OpenCall& call) { call_ = &call; }
+  void Finish(const absl::Status& status, const google::protobuf::Message& response) {
+    grpc::Status written = Written(status, response, answer_);
+    std::exchange(call_, nullptr)->FinishControl(std::move(written));
+  }
+
+ private:
+  // First, so the last to go: the door may end then.
+  const PendingCounter::Entry owed_;
+  Bytes& answer_;
+  OpenCall* call_ = nullptr;  // until it is answered
+};
 
 // A service whose methods are taken raw, one after the other.
 template <class Base, template <class> class... Methods>
@@ -185,13 +211,9 @@ class InferenceService final : public RawInferenceService {
     if (!status.ok()) return Finish({context, bytes, answer}, ToGrpcStatus(status));
     absl::StatusOr<LoadModelRequest> load = ToLoadRequest(request);
     if (!load.ok()) return Finish({context, bytes, answer}, ToGrpcStatus(load.status()));
-    auto* call = new OpenCall(*context, *answer, door_.open);
-    pending_.Add();
-    service_.LoadModel(*std::move(load), [this, call, answer](const absl::Status& done) {
-      call->FinishControl(Written(done, inference::RepositoryModelLoadResponse(), *answer));
-      pending_.Remove();
-    });
-    return call;
+    return Control<inference::RepositoryModelLoadResponse>(
+        {context, bytes, answer},
+        [&](auto done) { service_.LoadModel(*std::move(load), std::move(done)); });
   }
 
   Reactor* RepositoryModelUnload(Context* context, const Bytes* bytes, Bytes* answer) override {
@@ -203,14 +225,10 @@ class InferenceService final : public RawInferenceService {
     if (!dependents.ok()) {
       return Finish({context, bytes, answer}, ToGrpcStatus(dependents.status()));
     }
-    auto* call = new OpenCall(*context, *answer, door_.open);
-    pending_.Add();
-    const auto finish = [this, call, answer](const absl::Status& done) {
-      call->FinishControl(Written(done, inference::RepositoryModelUnloadResponse(), *answer));
-      pending_.Remove();
-    };
-    service_.UnloadModel(request.model_name(), *dependents, finish);
-    return call;
+    return Control<inference::RepositoryModelUnloadResponse>(
+        {context, bytes, answer}, [&](auto done) {
+          service_.UnloadModel(request.model_name(), *dependents, std::move(done));
+        });
   }
 
   Reactor* SystemSharedMemoryStatus(Context* context, const Bytes* bytes, Bytes* answer) override {
@@ -331,6 +349,21 @@ class InferenceService final : public RawInferenceService {
     absl::Status status = Read(*call.context, api, *call.bytes, request);
     if (status.ok()) status = body(request, response);
     return Finish(call, Written(status, response, *call.answer));
+  }
+
+  // begin(done), which calls `done` at the end of what it sets going.
+  template <class Response, class Begin>
+  Reactor* Control(Call call, Begin begin) {
+    auto once = std::make_shared<ControlAnswer>(*call.answer, pending_);
+    auto* open = new OpenCall(*call.context, *call.answer, door_.open);
+    once->Of(*open);
+    try {
+      begin([once = std::move(once)](const absl::Status& status) {
+        once->Finish(status, Response());
+      });
+    } catch (const std::bad_alloc&) {  // answered, as `once` has gone
+    }
+    return open;
   }
 
   Reactor* Finish(Call call, const grpc::Status& status) const {

@@ -558,6 +558,44 @@ TEST_F(GrpcTest, ModelsAreLoadedAndSettingsChanged) {
   EXPECT_EQ(stub_->LogSettings(&c5, log, &logged).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+// As where memory runs out on the way.
+class DroppingService final : public FakeService {
+  void LoadModel(LoadModelRequest, std::function<void(absl::Status)> done) override {
+    done = nullptr;
+  }
+  void UnloadModel(const std::string&, bool, std::function<void(absl::Status)>) override {
+    throw std::bad_alloc();
+  }
+};
+
+TEST(GrpcControlTest, ALoadAndAnUnloadThatAreDroppedAreAnswered) {
+  DroppingService service;
+  DoorState state;
+  ServerOptions options;
+  options.grpc_address = "127.0.0.1";
+  options.grpc_port = 0;
+  const auto server = GrpcServer::Start(service, state, options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto stub = GRPCInferenceService::NewStub(grpc::CreateChannel(
+      "127.0.0.1:" + std::to_string((*server)->port()), grpc::InsecureChannelCredentials()));
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::seconds(10);
+  grpc::ClientContext c1, c2;
+  c1.set_deadline(deadline);
+  c2.set_deadline(deadline);
+  inference::RepositoryModelLoadRequest load;
+  load.set_model_name("echo");
+  inference::RepositoryModelLoadResponse loaded;
+  EXPECT_EQ(stub->RepositoryModelLoad(&c1, load, &loaded).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  inference::RepositoryModelUnloadRequest unload;
+  unload.set_model_name("echo");
+  inference::RepositoryModelUnloadResponse unloaded;
+  EXPECT_EQ(stub->RepositoryModelUnload(&c2, unload, &unloaded).error_code(),
+            grpc::StatusCode::UNAVAILABLE);
+  (*server)->BeginDrain();
+  EXPECT_TRUE((*server)->WaitDrained(std::chrono::steady_clock::now() + milliseconds(5000)));
+}
+
 ServerOptions LargeMessages() {
   ServerOptions options;
   options.grpc_max_input_bytes = 4 << 20;
