@@ -108,7 +108,7 @@ int ListenOn(const sockaddr_storage& address, const ServerOptions& options) {
 absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Open(const ServerOptions& options) {
   const int wake_fd = ::eventfd(0, EFD_CLOEXEC);
   if (wake_fd < 0) return absl::ResourceExhaustedError("the system gives no more descriptors");
-  std::unique_ptr<GrpcListener> listener(new GrpcListener(wake_fd));
+  std::unique_ptr<GrpcListener> listener(new GrpcListener(wake_fd, options.http_max_connections));
   SIGLIP_RETURN_IF_ERROR(listener->Listen(options));
   return listener;
 }
@@ -183,13 +183,20 @@ bool GrpcListener::AcceptAll(int listener) {
                       std::generic_category().message(errno));
       return false;
     }
-    if (!guard_.Admits(fd)) {
+    if (!guard_.Admits(fd, open_.CountUpTo(max_connections_))) {
       ::close(fd);
       continue;
     }
     Target::NewConnectionParameters connection;
     connection.listener_fd = listener;
     connection.fd = fd;  // gRPC's from here on
+    try {
+      open_.Add(fd);
+    } catch (const std::bad_alloc&) {
+      ::close(fd);
+      SIGLIP_LOG_ERROR("connection dropped door=grpc error=out_of_memory");
+      return false;
+    }
     try {
       target_->HandleNewConnection(&connection);
     } catch (const std::bad_alloc&) {

@@ -1,9 +1,10 @@
 #pragma once
 
 // Accepts the gRPC door's connections and hands them to grpc++. Its own listener would do but for
-// one thing: in 1.51 it stops for good at the first connection that it cannot accept, for lack of
-// descriptors or memory. Private to this folder.
+// two things: in 1.51 it stops for good at the first connection that it cannot accept, for lack of
+// descriptors or memory, and there is no limit of their number. Private to this folder.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -12,7 +13,8 @@
 #include <grpcpp/grpcpp.h>
 
 #include "absl/status/statusor.h"
-#include "server/descriptor_guard.h"
+#include "server/connection_guard.h"
+#include "server/lent_sockets.h"
 #include "server/options.h"
 
 namespace siglip {
@@ -37,17 +39,20 @@ class GrpcListener {
   void Stop();
 
  private:
-  explicit GrpcListener(int wake_fd) : wake_fd_(wake_fd) {}
+  GrpcListener(int wake_fd, std::size_t max_connections)
+      : max_connections_(max_connections), wake_fd_(wake_fd), guard_("grpc", max_connections) {}
   absl::Status Listen(const ServerOptions& options);
   void Run();
   // All that wait. False if one could not be accepted: trying again at once would spin.
   bool AcceptAll(int listener);
 
+  const std::size_t max_connections_;
   const int wake_fd_;
   std::uint16_t port_ = 0;
   std::vector<int> listeners_;
   std::unique_ptr<Target> target_;
-  DescriptorGuard guard_{"grpc"};
+  ConnectionGuard guard_;
+  LentSockets open_;
   std::vector<std::thread> thread_;  // one, between Start and Stop
 };
 

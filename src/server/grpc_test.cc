@@ -684,6 +684,7 @@ ServerOptions TightGrpcLimits() {
   options.grpc_limits.concurrent_streams = 1;
   options.grpc_limits.handshake_timeout_ms = 200;
   options.grpc_limits.max_connection_idle_ms = 200;
+  options.http_max_connections = 3;
   return options;
 }
 
@@ -725,6 +726,28 @@ TEST_F(GrpcLimitsTest, IdleAndSilentConnectionsAreClosed) {
       GRPC_CHANNEL_READY, std::chrono::system_clock::now() + std::chrono::seconds(10)));
   grpc::ClientContext again;
   EXPECT_TRUE(stub_->ServerLive(&again, {}, &live).ok()) << "the client connects anew";
+}
+
+TEST_F(GrpcLimitsTest, ConnectionsOverTheLimitAreClosed) {
+  service_.hold = true;  // a connection with a call stays
+  const std::string call =
+      CallHead(1, kUnaryPath) + Frame(kData, kEndStream, 1, Message(Request().SerializeAsString()));
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (std::size_t i = 1; i <= 3; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->port()));
+    OpenWith(*clients.back(), call);
+    service_.AwaitHeld(i);
+  }
+  EXPECT_TRUE(RawClient(server_->port()).ClosedByPeer());
+  clients[1].reset();
+  service_.Finish(service_.Take(1));  // with its last call the connection goes
+  const auto end = std::chrono::steady_clock::now() + milliseconds(10'000);
+  bool taken = false;
+  while (!taken && std::chrono::steady_clock::now() < end) {
+    taken = RawClient(server_->port()).Await(std::string(1, static_cast<char>(kSettings)));
+  }
+  EXPECT_TRUE(taken);
+  while (service_.held() > 0) service_.Finish(service_.Take(0));
 }
 
 ServerOptions ShortAnswerTimeout() {

@@ -10,7 +10,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "protocol/text.h"
-#include "server/descriptor_guard.h"
+#include "server/connection_guard.h"
 #include "server/door_addresses.h"
 #include "server/http_connection.h"
 #include "server/tls.h"
@@ -48,7 +48,7 @@ struct HttpServer::Impl {
   tcp::acceptor acceptor{accept_strand};
   asio::steady_timer retry{accept_strand};
   bool draining = false;
-  DescriptorGuard guard{name};
+  ConnectionGuard guard{name, settings.connections};
   Mutex tls_mu;
   std::shared_ptr<asio::ssl::context> tls SIGLIP_GUARDED_BY(tls_mu);  // null without TLS
   std::uint16_t bound_port = 0;
@@ -120,8 +120,7 @@ void HttpServer::Impl::OnAccept(boost::system::error_code error, Socket socket) 
 }
 
 void HttpServer::Impl::Open(Socket socket) {
-  if (registry->size() >= settings.connections) return;
-  if (!guard.Admits(socket.native_handle())) return;
+  if (!guard.Admits(socket.native_handle(), registry->size())) return;
   try {
     auto connection = std::make_shared<HttpConnection>(std::move(socket), CurrentTls(), settings,
                                                        handler, registry);

@@ -145,7 +145,7 @@ struct ServerOptions {
   // --exit-timeout-secs: how long accepted work may take after SIGTERM.
   std::chrono::seconds exit_timeout{30};
 
-  // --http-max-connections: further ones are closed at once.
+  // --http-max-connections: of each port; further ones are closed at once.
   std::size_t http_max_connections = 8192;
   HttpLimits http_limits = {};
 };

@@ -1,4 +1,4 @@
-#include "server/descriptor_guard.h"
+#include "server/connection_guard.h"
 
 #include <sys/resource.h>
 
@@ -17,19 +17,25 @@ constexpr std::int64_t kLogPeriodNs = 1'000'000'000;
 
 }  // namespace
 
-bool DescriptorGuard::Admits(int fd) {
+bool ConnectionGuard::Admits(int fd, std::size_t open) {
+  if (open >= connections_) {
+    Log("many_connections", connections_);
+    return false;
+  }
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return true;
   // The lowest free number is handed out, so that of the newest tells how many there are.
   const rlim_t kept = std::min(kKept, limit.rlim_cur / kKeptPart);
   if (static_cast<rlim_t>(fd) < limit.rlim_cur - kept) return true;
-  const std::int64_t now_ns = SteadyNowNs();
-  if (now_ns >= next_log_ns_) {
-    next_log_ns_ = now_ns + kLogPeriodNs;
-    SIGLIP_LOG_WARN("connections dropped door={} reason=few_descriptors limit={}", door_,
-                    limit.rlim_cur);
-  }
+  Log("few_descriptors", limit.rlim_cur);
   return false;
+}
+
+void ConnectionGuard::Log(std::string_view reason, std::uint64_t limit) {
+  const std::int64_t now_ns = SteadyNowNs();
+  if (now_ns < next_log_ns_) return;
+  next_log_ns_ = now_ns + kLogPeriodNs;
+  SIGLIP_LOG_WARN("connections dropped door={} reason={} limit={}", door_, reason, limit);
 }
 
 }  // namespace siglip
