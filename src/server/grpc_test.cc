@@ -3,6 +3,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <thread>
 
