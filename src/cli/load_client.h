@@ -42,6 +42,8 @@ class LoadClient {
 // Connects at once; the error names the address.
 absl::StatusOr<std::unique_ptr<LoadClient>> ConnectHttp(const LoadTarget& target);
 absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const LoadTarget& target);
+// Why the latter failed.
+absl::Status NoGrpc(const LoadTarget& target);
 
 // `bytes` as little-endian floats. Internal: not a multiple of four, or none.
 absl::Status ParseEmbedding(std::string_view bytes, std::vector<float>& embedding);

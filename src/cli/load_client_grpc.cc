@@ -68,6 +68,13 @@ class GrpcLoadClient final : public LoadClient {
 
 }  // namespace
 
+absl::Status NoGrpc(const LoadTarget& target) {
+  return absl::UnavailableError(
+      absl::StrCat(target.AddressText(),
+                   ": expected a gRPC server without TLS, got no connection; "
+                   "an HTTP port needs --protocol http"));
+}
+
 absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const LoadTarget& target) {
   grpc::ChannelArguments arguments;
   // A connection per client, not one shared by all of the process.
@@ -75,7 +82,7 @@ absl::StatusOr<std::unique_ptr<LoadClient>> ConnectGrpc(const LoadTarget& target
   const auto channel = grpc::CreateCustomChannel(target.AddressText(),
                                                  grpc::InsecureChannelCredentials(), arguments);
   if (!channel->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout)) {
-    return absl::UnavailableError(absl::StrCat(target.AddressText(), ": no connection"));
+    return NoGrpc(target);
   }
   return std::make_unique<GrpcLoadClient>(channel, target);
 }

@@ -77,7 +77,7 @@ absl::StatusOr<std::vector<std::unique_ptr<Stub>>> Connect(const OpenLoad& load)
     const auto channel = grpc::CreateCustomChannel(load.target.AddressText(),
                                                    grpc::InsecureChannelCredentials(), arguments);
     if (!channel->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout)) {
-      return absl::UnavailableError(absl::StrCat(load.target.AddressText(), ": no connection"));
+      return NoGrpc(load.target);
     }
     stubs.push_back(inference::GRPCInferenceService::NewStub(channel));
   }
