@@ -300,7 +300,9 @@ absl::Status ListInputs(const std::vector<std::string>& paths, NameList& names) 
     } else if (path.find_first_of("*?[{") != std::string::npos) {
       SIGLIP_RETURN_IF_ERROR(AppendPattern(path, names));
     } else {
-      return absl::NotFoundError(absl::StrCat(path, ": no such file or folder"));
+      return absl::NotFoundError(
+          absl::StrCat(path, ": no such file or folder",
+                       path == "-" ? "; a picture on standard input is /dev/stdin" : ""));
     }
   }
   return absl::OkStatus();

@@ -233,7 +233,7 @@ void AddBenchEngineCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--batch", flags->batch, "Items per call")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command->add_option("--seconds", flags->seconds, "Measure at least so long")
+  command->add_option("--seconds", flags->seconds, "Measure at least so many seconds")
       ->check(BenchSeconds())
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");

@@ -124,7 +124,7 @@ void AddBenchPreprocessCommand(CLI::App& bench, RunCommand& run) {
   auto flags = std::make_shared<BenchPreprocessFlags>();
   CLI::App* command = bench.add_subcommand("preprocess", "Image files -> [3,S,S], from memory");
   command->add_option("paths", flags->paths, "Image files and folders")->required();
-  command->add_option("--size", flags->image_size, "S")
+  command->add_option("--size", flags->image_size, "S, the side of the result in pixels")
       ->check(CLI::Range(1, 8192))
       ->capture_default_str();
   command->add_option("--resample", flags->resample, "2 bilinear, 3 bicubic")
@@ -135,7 +135,7 @@ void AddBenchPreprocessCommand(CLI::App& bench, RunCommand& run) {
       ->capture_default_str();
   command
       ->add_option("--seconds", flags->seconds,
-                   "Measure at least so long, the whole and then the stages")
+                   "Measure the whole, and then the stages, at least so many seconds each")
       ->check(BenchSeconds())
       ->capture_default_str();
   command->add_flag("--json", flags->json, "One JSON object");

@@ -82,6 +82,7 @@ void AddBenchSearchCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("index", flags->index, "What siglip search searches: rows, or an index")
       ->required();
   command->add_option("--queries", flags->queries, "FILE.npy of siglip embed: pictures to look for")
+      ->type_name("FILE")
       ->required();
   command->add_option("--top", flags->top, "Pictures found per query")
       ->check(CLI::Range(1, 1'000'000))

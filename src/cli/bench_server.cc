@@ -22,6 +22,7 @@
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "cli/bench.h"
+#include "cli/choices.h"
 #include "cli/image_files.h"
 #include "cli/load_client.h"
 #include "cli/open_load.h"
@@ -256,18 +257,24 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
   command->add_option("--text", flags->texts, "A text to send instead; may be repeated")
       ->excludes(paths)
       ->allow_extra_args(false);
-  command->add_option("--url", flags->url, "HOST:PORT of the server; IPv6 with brackets or without")
+  command
+      ->add_option(
+          "--url", flags->url,
+          "HOST:PORT of the server; IPv6 with brackets or without. TLS and API keys are not spoken")
+      ->type_name("SERVER")
       ->capture_default_str();
   command->add_option("--protocol", flags->protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))
       ->capture_default_str();
-  command->add_option("--model-name", flags->model_name,
-                      "A deployment whose input is INPUT_IMAGE, or with --text INPUT_TEXT "
-                      "(embed_image, embed_text)");
+  command
+      ->add_option("--model-name", flags->model_name,
+                   "A deployment whose input is INPUT_IMAGE, or with --text INPUT_TEXT "
+                   "(embed_image, embed_text)")
+      ->type_name("NAME");
   command->add_option("--concurrency", flags->concurrency, "Clients, each with its own connection")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
-  command->add_option("--seconds", flags->seconds, "How long")
+  command->add_option("--seconds", flags->seconds, "How long, in seconds")
       ->check(
           [](const std::string& text) -> std::string {
             double seconds = 0;
@@ -280,13 +287,13 @@ void AddBenchServerCommand(CLI::App& bench, RunCommand& run) {
       ->add_option("--rate", flags->rate,
                    "Requests a second, sent whether or not earlier ones were answered; "
                    "--concurrency does not count")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeast(0));
   command
       ->add_option(
           "--connections", flags->connections,
           "With --rate. http: at most, one request each at a time (4096); grpc: that many, "
           "shared (8)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeast(0));
   command->add_option("--server-pid", flags->server_pid,
                       "Process on this machine whose CPU seconds per image are reported");
   command->add_flag("--json", flags->json, "One JSON object");

@@ -2,12 +2,14 @@
 
 // Kinds of options that several commands have.
 
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -28,6 +30,17 @@ CLI::Validator OneOf(std::vector<std::pair<std::string, T>> choices) {
           words.push_back(name);
         }
         return absl::StrCat("expected ", absl::StrJoin(words, " or "), ", got \"", word, "\"");
+      },
+      "");
+}
+
+// For CLI::Option::check: a number of at least `least`. CLI11's own names the largest double too.
+inline CLI::Validator AtLeast(int least) {
+  return CLI::Validator(
+      [least](const std::string& word) -> std::string {
+        double number = 0;
+        if (absl::SimpleAtod(word, &number) && std::isfinite(number) && number >= least) return {};
+        return absl::StrCat("expected a number of at least ", least, ", got \"", word, "\"");
       },
       "");
 }

@@ -149,7 +149,8 @@ int Classify(ClassifyFlags flags) {
 
 void AddLabelFlags(CLI::App& command, ClassifyFlags& flags) {
   CLI::Option_group* labels = command.add_option_group("Labels");
-  labels->add_option("--labels", flags.labels, "label,label,...");
+  labels->add_option("--labels", flags.labels, "Labels with commas between them")
+      ->type_name("LABEL,...");
   labels
       ->add_option("--labels-file", flags.labels_file,
                    "One label a line, or ImageNet's LOC_synset_mapping.txt")
@@ -159,7 +160,7 @@ void AddLabelFlags(CLI::App& command, ClassifyFlags& flags) {
   CLI::Option* text_template =
       AddRepeatable(command, "--template", flags.templates,
                     "Text around the label, with {text}; repeatable, then averaged")
-          ->capture_default_str();
+          ->default_str(flags.templates.front());
   command.add_option("--templates-from", flags.templates_file, "A file of templates, one a line")
       ->type_name("FILE")
       ->excludes(text_template);

@@ -139,6 +139,11 @@ class Collector {
   std::chrono::steady_clock::time_point last_commit_ = std::chrono::steady_clock::now();
 };
 
+// A bar would stand among them.
+bool RowsOnTerminal(const EmbedFlags& flags) {
+  return (flags.output.path.empty() || flags.output.path == "-") && StdoutIsTerminal();
+}
+
 absl::Status EmbedRest(const EmbedFlags& flags, Model& model, const bulk::JobItems& items,
                        const bulk::Shard& shard, bulk::Output& output) {
   const bulk::OutputCounts& before = output.counts();
@@ -148,7 +153,7 @@ absl::Status EmbedRest(const EmbedFlags& flags, Model& model, const bulk::JobIte
   Progress progress({.what = "items",
                      .total = size.archives > 0 ? 0 : size.items,
                      .done = done,
-                     .quiet = flags.quiet});
+                     .quiet = flags.quiet || RowsOnTerminal(flags)});
   Collector collector(flags, output, progress);
   const auto source = bulk::OpenItems(items, shard, output.start());
   SIGLIP_RETURN_IF_ERROR(EmbedItems(
@@ -210,16 +215,19 @@ void AddOutputFlags(CLI::App& command, EmbedFlags& flags) {
       ->default_str("float32");
   command.add_flag("--normalize", flags.normalize, "Scale every row to length 1");
   command.add_flag("--overwrite", flags.output.overwrite,
-                   "Begin a stopped job anew instead of going on");
+                   "Begin a stopped job anew instead of going on; a finished OUTPUT is replaced "
+                   "either way");
   command.add_flag("--keep-finished", flags.output.keep_finished,
-                   "Do nothing if OUTPUT of this very job is finished (names count, not contents)");
+                   "Do nothing if OUTPUT is there, finished, and of this very job (names of inputs "
+                   "count, not contents)");
   command
       .add_option("--failures", flags.output.failures_path,
                   "Where to list items that failed; default: OUTPUT.failures.jsonl")
       ->type_name("FILE");
   command
       .add_option("--commit-every", flags.commit_every,
-                  "Items after which a stopped job goes on at the latest; 10 s otherwise")
+                  "What is done is kept every N items, and every 10 s: a stopped job goes on from "
+                  "there")
       ->check(CLI::Range(1, 1'000'000'000))
       ->capture_default_str();
   command.add_flag("-q,--quiet", flags.quiet, "No progress");

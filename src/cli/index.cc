@@ -88,7 +88,10 @@ void AddIndexCommand(CLI::App& app, RunCommand& run) {
       "index", "Make an approximate index of embedded pictures, for search in many of them");
   command->add_option("rows", flags->rows, "FILE.npy of siglip embed, or a folder of them")
       ->required();
-  command->add_option("-o,--output", flags->output, "Where to write the index; the rows stay")
+  command
+      ->add_option("-o,--output", flags->output,
+                   "Where to write the index. It holds no rows: keep them where they are")
+      ->type_name("FILE")
       ->required();
   command
       ->add_option("--links", flags->graph.links,

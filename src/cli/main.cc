@@ -97,7 +97,13 @@ int Main(int argc, char** argv) {
                 << "Run with --help for more information.\n";
       return siglip::cli::kUsage;
     }
-    return app.exit(error) == 0 ? siglip::cli::kSuccess : siglip::cli::kUsage;
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+      app.exit(error);  // prints what --help or --version asks for
+      return siglip::cli::kSuccess;
+    }
+    std::cerr << "error: " << siglip::Printable(error.what()) << '\n'
+              << (argc < 2 ? app.help() : "Run with --help for more information.\n");
+    return siglip::cli::kUsage;
   }
   siglip::ConfigureLog(log_level);
   siglip::ReportBusErrors();

@@ -34,8 +34,10 @@ void AddSampleImagenetCommand(CLI::App& app, RunCommand& run) {
       ->required();
   command->add_option("output", options->output, "New folder in the layout that validate reads")
       ->required();
-  command->add_option("--mapping", options->mapping,
-                      "LOC_synset_mapping.txt; default: the one in SOURCE");
+  command
+      ->add_option("--mapping", options->mapping,
+                   "LOC_synset_mapping.txt; default: the one in SOURCE")
+      ->type_name("FILE");
   command->add_option("--train", options->train_per_class, "Images per class in train/")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();

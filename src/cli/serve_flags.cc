@@ -87,12 +87,12 @@ void AddModelControlFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--max-models", flags.service.max_models,
                   "Loaded models; a load of one more fails")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--max-model-threads", flags.service.max_model_threads,
                   "Threads of all loaded models together; a load that needs more fails")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
 }
 
@@ -113,6 +113,7 @@ void AddDoorFlags(CLI::App& command, const Door& door) {
       ->type_name("ADDRESS")
       ->capture_default_str();
   command.add_option("--" + door.name + "-port", door.port, "0 = any free port")
+      ->check(CLI::Range(0, 65'535).description(""))
       ->capture_default_str();
 }
 
@@ -188,7 +189,7 @@ void AddHttpLimits(CLI::App& command, HttpLimits& limits) {
       ->check(CLI::Range(256, 1 << 16))
       ->capture_default_str();
   command.add_option("--http-max-header-fields", limits.head_fields, "Of a request")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   AddSeconds(command, "--http-header-timeout-secs", limits.head_timeout,
              "For all of a request's header, and for the TLS handshake");
@@ -213,7 +214,7 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
   command
       .add_option("--http-max-input-size", server.http_max_input_bytes,
                   "Bytes of a request's body, also after decompression")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option(
@@ -221,12 +222,12 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
           "Bytes of bodies being received or waiting for images behind URLs, and of these images, "
           "of all connections, and as many of answers' text being written; more are refused with "
           "503")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--http-max-connections", server.http_max_connections,
                   "Connections at a time; more are closed")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   AddHttpLimits(command, server.http_limits);
   command
@@ -239,7 +240,7 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
   BeginGroup(command, "gRPC connections");
   command
       .add_option("--grpc-max-input-size", server.grpc_max_input_bytes, "Bytes of a gRPC message")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--grpc-infer-response-compression-level", server.grpc_compression_level,
@@ -256,33 +257,34 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
   command
       .add_option("--grpc-max-concurrent-streams", limits.concurrent_streams,
                   "Calls of one connection at a time")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--grpc-memory-quota", limits.memory_quota_bytes,
                   "Bytes that gRPC buffers for all connections")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--grpc-handshake-timeout", limits.handshake_timeout_ms,
                   "Milliseconds for a new connection's first frames")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--grpc-answer-timeout", limits.answer_timeout_ms,
                   "Milliseconds for an answer to be read, and 1 s more for each 64 kB")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option("--grpc-max-connection-idle", limits.max_connection_idle_ms,
                   "Milliseconds after which a connection without calls is told to go; 0 = never")
-      ->check(CLI::NonNegativeNumber)
+      ->check(AtLeast(0))
       ->capture_default_str();
   GrpcKeepalive& keepalive = server.grpc_keepalive;
   const auto add = [&command](const char* name, int& value, const char* text) {
-    command.add_option(name, value, text)->check(CLI::NonNegativeNumber)->capture_default_str();
+    command.add_option(name, value, text)->check(AtLeast(0))->capture_default_str();
   };
   constexpr const char* kTime = "gRPC's own, in milliseconds";
+  constexpr const char* kLimit = "gRPC's own, in milliseconds; 0 = no limit";
   constexpr const char* kCount = "gRPC's own, a number of pings";
   add("--grpc-keepalive-time", keepalive.time_ms, kTime);
   add("--grpc-keepalive-timeout", keepalive.timeout_ms, kTime);
@@ -290,8 +292,8 @@ void AddGrpcFlags(CLI::App& command, ServerOptions& server) {
   add("--grpc-http2-min-recv-ping-interval-without-data",
       keepalive.min_recv_ping_interval_without_data_ms, kTime);
   add("--grpc-http2-max-ping-strikes", keepalive.max_ping_strikes, kCount);
-  add("--grpc-max-connection-age", keepalive.max_connection_age_ms, kTime);
-  add("--grpc-max-connection-age-grace", keepalive.max_connection_age_grace_ms, kTime);
+  add("--grpc-max-connection-age", keepalive.max_connection_age_ms, kLimit);
+  add("--grpc-max-connection-age-grace", keepalive.max_connection_age_grace_ms, kLimit);
   command
       .add_option("--grpc-keepalive-permit-without-calls", keepalive.permit_without_calls,
                   "gRPC's own: also on connections without calls")
@@ -349,7 +351,7 @@ void AddCacheFlags(CLI::App& command, ServeFlags& flags) {
             flags.cache_config.push_back("local,size=" + std::to_string(bytes));
           },
           "The older form of --cache-config")
-      ->check(CLI::NonNegativeNumber);
+      ->check(AtLeast(0));
 }
 
 // What is accepted at a time.
@@ -358,20 +360,20 @@ void AddOverloadFlags(CLI::App& command, ServiceOptions& service) {
   command
       .add_option("--max-inflight-requests", service.max_inflight_requests,
                   "Requests accepted and not yet answered; more are refused with 503")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option(
           "--max-inflight-input-bytes", service.max_input_bytes,
           "Bytes of accepted requests' inputs; a request that does not fit beside others is "
           "refused with 503")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option(
           "--max-inflight-output-bytes", service.max_output_bytes,
           "Bytes of what the steps of accepted requests make, pixels and embeddings; likewise")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
 }
 
@@ -381,7 +383,7 @@ void AddDecodeFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
                   "Memory for images being decoded at a time; a larger one runs alone")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   command
       .add_option(

@@ -148,8 +148,9 @@ void AddSourceFlags(CLI::App& command, ValidateFlags& flags) {
   CLI::Option* url = command
                          .add_option("--url", flags.server.url,
                                      "HOST:PORT of a running server, instead of --model and what "
-                                     "goes with it; IPv6 with brackets or without")
-                         ->type_name("HOST:PORT");
+                                     "goes with it; IPv6 with brackets or without. TLS and "
+                                     "API keys are not spoken")
+                         ->type_name("SERVER");
   command.add_option("--protocol", flags.server.protocol, "grpc or http")
       ->check(CLI::IsMember({"grpc", "http"}))
       ->capture_default_str();
@@ -196,7 +197,7 @@ void AddValidateCommand(CLI::App& app, RunCommand& run) {
       ->required();
   AddRepeatable(*command, "--template", flags->options.templates,
                 "Prompt with {text} or {label}; repeatable")
-      ->capture_default_str();
+      ->default_str("the three of the published table, docs/validation.md");
   command->add_flag("--no-padding", flags->options.unpadded,
                     "Also a row whose texts are not padded (SigLIP was trained with padding)");
   command->add_option("-k,--neighbors", flags->options.k, "Neighbours that vote")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import re
 import resource
 import shutil
@@ -69,6 +70,7 @@ def test_help_is_grouped_by_subject(siglip):
         groups = headings(siglip, command)
         assert {"Model", "Computing", "Pictures", "Output", "General"} <= set(groups), command
         assert "--model" in groups["Model"]
+    assert "[default: A photo of {text}.;" in re.sub(r"\s+", " ", siglip("classify", "--help").stdout)
     assert headings(siglip, "classify")["Labels (one of them)"] == ["--labels", "--labels-file"]
     assert headings(siglip, "search")["Queries (at least one)"] == ["--text", "--image"]
     text = siglip("serve", "--help").stdout
@@ -107,10 +109,39 @@ def test_wrong_command_line_is_exit_code_2(siglip, arguments):
     (["frobnicate"], 'unknown argument "frobnicate"'),
     (["embed", "--model", "x", "--text", "a", "--dtype", "float64"], 'expected float32 or float16, got "float64"'),
     (["--log-level", "loud", "embed", "--model", "x"], 'got "loud"'),
+    (["embed"], "error: --model is required"),
+    (["serve", "--model", "x", "--http-port", "99999"], "error: --http-port: Value 99999 not in range 0 to 65535"),
+    (["serve", "--model", "x", "--max-decode-bytes", "1k"],
+     'error: --max-decode-bytes: expected a number of at least 1, got "1k"'),
+    (["bench", "server", "--text", "a", "--rate", "inf"], 'error: --rate: expected a number of at least 0, got "inf"'),
 ])
 def test_a_wrong_word_is_named(siglip, arguments, message):
     result = siglip(*arguments)
     assert result.returncode == 2 and message in result.stdout + result.stderr
+
+
+def test_no_words_at_all_show_the_commands(siglip):
+    result = siglip()
+    assert result.returncode == 2 and not result.stdout
+    assert result.stderr.startswith("error: ") and "classify" in result.stderr
+
+
+def test_rows_on_a_terminal_have_no_bar_among_them(demo):
+    ours, theirs = pty.openpty()
+    try:
+        result = subprocess.run([str(SIGLIP), "--log-level", "warn", "embed", "--model", str(demo), "--text", "a"],
+                                stdout=theirs, stderr=theirs, timeout=300, check=False)
+        printed = os.read(ours, 1 << 16)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert result.returncode == 0 and b"items" not in printed, printed
+    assert json.loads(printed)["text"] == "a"
+
+
+def test_a_picture_on_standard_input_has_a_name(siglip, demo):
+    result = siglip("embed", "--model", demo, "-")
+    assert result.returncode == 1 and "/dev/stdin" in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize("command", [["serve", "--dry-run", "--decode-workers", "off"], ["embed", "--text", "a"]])
