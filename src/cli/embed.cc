@@ -97,6 +97,12 @@ absl::StatusOr<nlohmann::ordered_json> DescribeJob(const EmbedFlags& flags, cons
       {"inputs_sha256", bulk::ItemsFingerprint(items)}};
 }
 
+// Among rows on a terminal a bar would stand in their lines.
+bool ShowsProgress(const EmbedFlags& flags) {
+  const bool rows_on_stdout = flags.output.path.empty() || flags.output.path == "-";
+  return !flags.quiet && !(rows_on_stdout && StdoutIsTerminal());
+}
+
 // Rows and failures on their way from the pipeline to the output.
 class Collector {
  public:
@@ -126,7 +132,7 @@ class Collector {
  private:
   void Show(const bulk::Item& item, const absl::Status& status) {
     if (!output_.failures_path().empty() && ++shown_ > kShownFailures) return;
-    if (StderrIsTerminal()) std::cerr << '\n';  // below the progress bar
+    if (ShowsProgress(flags_) && StderrIsTerminal()) std::cerr << '\n';  // below the bar
     SayFailed(item.name, std::string(status.message()));
   }
 
@@ -139,11 +145,6 @@ class Collector {
   std::chrono::steady_clock::time_point last_commit_ = std::chrono::steady_clock::now();
 };
 
-// A bar would stand among them.
-bool RowsOnTerminal(const EmbedFlags& flags) {
-  return (flags.output.path.empty() || flags.output.path == "-") && StdoutIsTerminal();
-}
-
 absl::Status EmbedRest(const EmbedFlags& flags, Model& model, const bulk::JobItems& items,
                        const bulk::Shard& shard, bulk::Output& output) {
   const bulk::OutputCounts& before = output.counts();
@@ -153,7 +154,7 @@ absl::Status EmbedRest(const EmbedFlags& flags, Model& model, const bulk::JobIte
   Progress progress({.what = "items",
                      .total = size.archives > 0 ? 0 : size.items,
                      .done = done,
-                     .quiet = flags.quiet || RowsOnTerminal(flags)});
+                     .quiet = !ShowsProgress(flags)});
   Collector collector(flags, output, progress);
   const auto source = bulk::OpenItems(items, shard, output.start());
   SIGLIP_RETURN_IF_ERROR(EmbedItems(

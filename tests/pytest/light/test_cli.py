@@ -126,17 +126,28 @@ def test_no_words_at_all_show_the_commands(siglip):
     assert result.stderr.startswith("error: ") and "classify" in result.stderr
 
 
-def test_rows_on_a_terminal_have_no_bar_among_them(demo):
+def on_a_terminal(*arguments):
+    """Exit code and what a terminal shows of both streams."""
     ours, theirs = pty.openpty()
     try:
-        result = subprocess.run([str(SIGLIP), "--log-level", "warn", "embed", "--model", str(demo), "--text", "a"],
-                                stdout=theirs, stderr=theirs, timeout=300, check=False)
-        printed = os.read(ours, 1 << 16)
+        result = subprocess.run([str(SIGLIP), "--log-level", "warn", *map(str, arguments)], stdout=theirs, stderr=theirs,
+                                timeout=300, check=False)
+        return result.returncode, os.read(ours, 1 << 16).decode()
     finally:
         os.close(ours)
         os.close(theirs)
-    assert result.returncode == 0 and b"items" not in printed, printed
-    assert json.loads(printed)["text"] == "a"
+
+
+def test_rows_on_a_terminal_have_no_bar_among_them(demo):
+    code, shown = on_a_terminal("embed", "--model", demo, "--text", "a")
+    assert code == 0 and json.loads(shown)["text"] == "a", shown
+
+
+@pytest.mark.parametrize("arguments, empty_lines", [(["-q"], 0), ([], 1)])
+def test_a_failure_on_a_terminal_stands_below_the_bar(demo, tmp_path, arguments, empty_lines):
+    (tmp_path / "broken.png").write_text("no picture")
+    code, shown = on_a_terminal("embed", "--model", demo, tmp_path, "-o", tmp_path / "out.npy", *arguments)
+    assert code == 1 and shown.partition("failed: ")[0].count("\n") == empty_lines, shown
 
 
 def test_a_picture_on_standard_input_has_a_name(siglip, demo):
