@@ -226,7 +226,7 @@ void AddHttpFlags(CLI::App& command, ServerOptions& server) {
       ->capture_default_str();
   command
       .add_option("--http-max-connections", server.http_max_connections,
-                  "Connections at a time; more are closed")
+                  "Connections at a time to each port; more are closed")
       ->check(AtLeast(1))
       ->capture_default_str();
   AddHttpLimits(command, server.http_limits);
