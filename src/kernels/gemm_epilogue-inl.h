@@ -188,7 +188,7 @@ inline PrefetchQueue AfterPanels(const GemmCall& call, const PackedRows& block, 
     const std::int64_t panels = (column_end - column_begin + width - 1) / width;
     const std::int64_t panel = (column - column_begin) / width;
     const std::int64_t floats = block.strassen
-                                    ? block.padded_rows / 2 * kStrassenProducts * StrassenHalf(next)
+                                    ? block.half_rows() * kStrassenProducts * StrassenHalf(next)
                                     : block.padded_rows * next;
     const std::int64_t from = floats * panel / panels;
     const float* first =

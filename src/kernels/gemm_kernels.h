@@ -119,7 +119,7 @@ struct PackedRows {
   }
   // Integers only, each [padded_rows]: see IntegerRowExtra. kInt8: the row's zero, for every block.
   float* scales() const {
-    return memory + (strassen ? padded_rows / 2 * kStrassenProducts * StrassenSteps(steps)
+    return memory + (strassen ? half_rows() * kStrassenProducts * StrassenSteps(steps)
                               : padded_rows * steps);
   }
   std::int32_t* cross_products(std::int64_t block) const {

@@ -10,14 +10,12 @@ namespace siglip {
 namespace HWY_NAMESPACE {
 
 // DO(step, row, accumulator of columns 0 to 15, of 16 to 31).
-#define SIGLIP_EACH_ROW(DO, step)                                                 \
-  DO(step, 0, 0, 1)                                                               \
-  DO(step, 1, 2, 3)                                                               \
-  DO(step, 2, 4, 5)                                                               \
-  DO(step, 3, 6, 7)                                                               \
-  DO(step, 4, 8, 9)                                                               \
-  DO(step, 5, 10, 11) DO(step, 6, 12, 13) DO(step, 7, 14, 15) DO(step, 8, 16, 17) \
-      DO(step, 9, 18, 19) DO(step, 10, 20, 21) DO(step, 11, 22, 23)
+#define SIGLIP_EACH_ROW(DO, step)                                                                 \
+  DO(step, 0, 0, 1)                                                                               \
+  DO(step, 1, 2, 3)                                                                               \
+  DO(step, 2, 4, 5)                                                                               \
+  DO(step, 3, 6, 7) DO(step, 4, 8, 9) DO(step, 5, 10, 11) DO(step, 6, 12, 13) DO(step, 7, 14, 15) \
+      DO(step, 8, 16, 17) DO(step, 9, 18, 19) DO(step, 10, 20, 21) DO(step, 11, 22, 23)
 // clang-format off
 #define SIGLIP_ZERO(step, r, c0, c1)                                              \
   "vpxord %%zmm" #c0 ", %%zmm" #c0 ", %%zmm" #c0 "\n\t"                           \

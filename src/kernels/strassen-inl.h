@@ -36,7 +36,8 @@ HWY_BEFORE_NAMESPACE();
 namespace siglip {
 namespace HWY_NAMESPACE {
 
-// All of a picture of so400m: the more rows, the fewer right factors of strassen-inl.h are made.
+// Rows of A that a piece of work multiplies. All of a picture of so400m: the more there are, the
+// fewer right factors are made.
 inline constexpr int kStrassenBlockRows = 768;
 static_assert(kStrassenBlockRows % (2 * kWinogradTileRows) == 0);
 
@@ -166,12 +167,11 @@ HWY_INLINE void MakeRightFactor(RightPanels& panels) {
   panels.factor = kProduct == 1 ? b11 : kProduct == 4 ? b22 : panels.sums;
 }
 
-// Two panels by all rows of the block, in a block of K: the products of strassen-inl.h.
+// Two panels by all rows of the block, in a block of K.
 struct StrassenPanels {
   const GemmCall* call = nullptr;
   const PackedRows* block = nullptr;
   std::int64_t step = 0;
-  std::int64_t half = 0;    // of the block's steps
   std::int64_t column = 0;  // of the left panel
   bool first = false;       // block of K: nothing in c yet
   bool last = false;
@@ -279,11 +279,11 @@ HWY_NOINLINE void RunStrassenProduct(const StrassenPanels& panels) {
         sums[r][v] = hn::Add(hn::Set(d, left[r]), hn::Load(d, panels.right->products + v * kLanes));
       }
     }
-    const Prefetch next = panels.prefetch->Next(panels.half);
+    const Prefetch next = panels.prefetch->Next(panels.right->half);
     const bool some = next.from < next.end;
     const float* right = panels.right->factor;
     MultiplyFullTileWinograd<kWinogradTileRows, kTileColumns>(
-        panels.half / 4, block.LeftFactors(kProduct, row, panels.step), right, sums,
+        panels.right->half / 4, block.LeftFactors(kProduct, row, panels.step), right, sums,
         some ? next.from : reinterpret_cast<const char*>(right), some ? kCacheLine : 0);
 #pragma GCC unroll 4
     for (int quarter = 0; quarter < 4; ++quarter) {
@@ -349,7 +349,6 @@ inline void GemmPieceStrassen(const GemmCall& call, const PackedRows& block,
     const std::int64_t steps = std::min(kStrassenBlockSteps, w.steps() - step);
     panels.step = step;
     right.half = StrassenHalf(steps);
-    panels.half = right.half;
     panels.first = step == 0;
     panels.last = step + steps == w.steps();
     for (std::int64_t column = column_begin; column < column_end; column += 2 * kTileColumns) {

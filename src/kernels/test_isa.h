@@ -19,8 +19,7 @@ class InstructionSetOfTest : public testing::Environment {
   void SetUp() override {
     const char* isa = std::getenv("SIGLIP_TEST_ISA");
     if (isa == nullptr) return;
-    if (!SelectKernelTarget(isa))
-      GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: this machine has no " << isa;
+    if (!SelectKernelTarget(isa)) GTEST_SKIP() << "SIGLIP_TEST_SKIPPED: this machine has no " << isa;
     ASSERT_EQ(KernelTargetName(), isa);
   }
 };

@@ -78,9 +78,10 @@ absl::StatusOr<GenerateBody> GenerateToInfer(std::string_view body, const ModelC
     return absl::OkStatus();
   };
   for (const auto& [key, value] : json.items()) {
-    if (FindInput(config, key) == nullptr && key == "id") {
+    const bool is_input = FindInput(config, key) != nullptr;
+    if (!is_input && key == "id") {
       infer["id"] = value;
-    } else if (FindInput(config, key) == nullptr && key == "parameters") {
+    } else if (!is_input && key == "parameters") {
       if (!value.is_object()) return absl::InvalidArgumentError("parameters: expected an object");
       for (const auto& [name, inner] : value.items()) SIGLIP_RETURN_IF_ERROR(add(name, inner));
     } else {
