@@ -3,7 +3,7 @@
 
 function(siglip_compile_settings target)
   target_compile_features(${target} PUBLIC cxx_std_20)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+  target_compile_options(${target} PRIVATE -pthread -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
                          -Werror=unused-result)
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     target_compile_options(${target} PRIVATE -Wthread-safety)
@@ -44,15 +44,70 @@ function(siglip_unity target files)
   endif()
 endfunction()
 
-# siglip_add_library(NAME SOURCES a.cc ... PUBLIC lib ... PRIVATE lib ... [UNITY files]) makes target siglip_NAME.
+# Compile options of all that is not marked LOOPS. In a sanitizer build optimising it costs half of the compile time, and
+# its tests are no slower without; what loops over pixels, numbers or characters would be, by far.
+set(SIGLIP_PLAIN_FLAGS "" CACHE STRING "Compile options of code without long loops")
+function(siglip_plain target)
+  target_compile_options(${target} PRIVATE ${SIGLIP_PLAIN_FLAGS})
+endfunction()
+
+# siglip_precompile(TARGET KIND LOOPS): the headers that nearly every file includes are compiled once for all targets of
+# one KIND (library, once, test). GCC takes a precompiled header only where options are the same, and crashes instead of
+# saying so where the level of optimisation differs.
+option(SIGLIP_PRECOMPILED "Precompile the headers that most files include" ON)
+function(siglip_precompile target kind loops)
+  if(NOT SIGLIP_PRECOMPILED)
+    return()
+  endif()
+  set(owner siglip_precompiled_${kind})
+  if(loops)
+    string(APPEND owner _loops)
+  endif()
+  if(NOT TARGET ${owner})
+    add_library(${owner} OBJECT ${CMAKE_SOURCE_DIR}/cmake/precompiled.cc)
+    siglip_compile_settings(${owner})
+    if(NOT loops)
+      siglip_plain(${owner})
+    endif()
+    if(NOT kind STREQUAL "library")
+      siglip_runs_once(${owner})
+    endif()
+    if(kind STREQUAL "test")
+      siglip_part_of_program(${owner})
+      target_link_libraries(${owner} PRIVATE GTest::gtest GTest::gmock)
+      target_precompile_headers(${owner} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/precompiled_test.h)
+    else()
+      target_precompile_headers(${owner} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/precompiled.h)
+    endif()
+  endif()
+  target_precompile_headers(${target} REUSE_FROM ${owner})
+endfunction()
+
+# siglip_add_library(NAME SOURCES a.cc ... PUBLIC lib ... PRIVATE lib ... [UNITY files] [LOOPS] [ONCE] [OPTIONS -f...])
+# makes target siglip_NAME. LOOPS: see SIGLIP_PLAIN_FLAGS. ONCE: see siglip_runs_once. OPTIONS: compile options of its own.
 function(siglip_add_library name)
-  cmake_parse_arguments(ARG "" "UNITY" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
-  add_library(siglip_${name} STATIC ${ARG_SOURCES})
-  target_include_directories(siglip_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src
+  cmake_parse_arguments(ARG "LOOPS;ONCE" "UNITY" "SOURCES;PUBLIC;PRIVATE;OPTIONS" ${ARGN})
+  set(target siglip_${name})
+  add_library(${target} STATIC ${ARG_SOURCES})
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR}/src
                              ${CMAKE_SOURCE_DIR}/include)
-  target_link_libraries(siglip_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
-  siglip_compile_settings(siglip_${name})
-  siglip_unity(siglip_${name} "${ARG_UNITY}")
+  target_link_libraries(${target} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+  siglip_compile_settings(${target})
+  target_compile_options(${target} PRIVATE ${ARG_OPTIONS})
+  siglip_unity(${target} "${ARG_UNITY}")
+  if(NOT ARG_LOOPS)
+    siglip_plain(${target})
+  endif()
+  if(ARG_ONCE)
+    siglip_runs_once(${target})
+  endif()
+  if(ARG_OPTIONS AND SIGLIP_PRECOMPILED)
+    target_precompile_headers(${target} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/precompiled.h)
+  elseif(ARG_ONCE)
+    siglip_precompile(${target} once ${ARG_LOOPS})
+  else()
+    siglip_precompile(${target} library ${ARG_LOOPS})
+  endif()
 endfunction()
 
 # CTest takes a match for a skipped test even if the program failed. GoogleTest ends with the list of skipped tests
@@ -76,32 +131,43 @@ function(siglip_runs_once target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
 endfunction()
 
-# What every program of tests, and every part of one, is compiled with.
-function(siglip_test_settings target)
-  target_link_libraries(${target} PRIVATE ${ARGN} GTest::gtest GTest::gmock)
-  siglip_compile_settings(${target})
-  siglip_runs_once(${target})
+# Objects that only programs are linked from are compiled as a program's own are.
+function(siglip_part_of_program target)
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${target} PRIVATE ${CMAKE_CXX_COMPILE_OPTIONS_PIE})
 endfunction()
 
-# siglip_add_test_objects(NAME SOURCES a_test.cc ... LIBS lib ...): compiled once for several programs of tests, which
-# name $<TARGET_OBJECTS:NAME> among their SOURCES.
+# What every program of tests, and every part of one, is compiled with.
+function(siglip_test_settings target loops)
+  target_link_libraries(${target} PRIVATE ${ARGN} GTest::gtest GTest::gmock)
+  siglip_compile_settings(${target})
+  if(NOT loops)
+    siglip_plain(${target})
+  endif()
+  siglip_runs_once(${target})
+  siglip_precompile(${target} test ${loops})
+endfunction()
+
+# siglip_add_test_objects(NAME SOURCES a_test.cc ... LIBS lib ... [LOOPS]): compiled once for several programs of tests,
+# which name $<TARGET_OBJECTS:NAME> among their SOURCES.
 function(siglip_add_test_objects name)
   if(SIGLIP_BUILD_TESTS)
-    cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+    cmake_parse_arguments(ARG "LOOPS" "" "SOURCES;LIBS" ${ARGN})
     add_library(${name} OBJECT ${ARG_SOURCES})
-    siglip_test_settings(${name} ${ARG_LIBS})
+    siglip_part_of_program(${name})
+    siglip_test_settings(${name} ${ARG_LOOPS} ${ARG_LIBS})
   endif()
 endfunction()
 
-# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...] [UNITY files])
+# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...] [UNITY files] [LOOPS])
 # Tests run from the source directory's root, so that they name committed files by relative path.
 function(siglip_add_test name)
   if(NOT SIGLIP_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "UNITY" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
+  cmake_parse_arguments(ARG "LOOPS" "UNITY" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
-  siglip_test_settings(${name} ${ARG_LIBS} GTest::gtest_main)
+  siglip_test_settings(${name} ${ARG_LOOPS} ${ARG_LIBS} GTest::gtest_main)
   siglip_unity(${name} "${ARG_UNITY}")
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   siglip_test_folder(${name} folder)
