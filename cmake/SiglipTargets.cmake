@@ -44,8 +44,8 @@ function(siglip_unity target files)
   endif()
 endfunction()
 
-# Compile options of all that is not marked LOOPS. In a sanitizer build optimising it costs half of the compile time, and
-# its tests are no slower without; what loops over pixels, numbers or characters would be, by far.
+# Compile options of all that is not marked LOOPS. In a sanitizer build optimising such code costs half of its compile time,
+# and its tests mostly wait; those of what loops over pixels, numbers or characters would take many times as long without.
 set(SIGLIP_PLAIN_FLAGS "" CACHE STRING "Compile options of code without long loops")
 function(siglip_plain target)
   target_compile_options(${target} PRIVATE ${SIGLIP_PLAIN_FLAGS})
@@ -60,7 +60,7 @@ function(siglip_precompile target kind loops)
     return()
   endif()
   set(owner siglip_precompiled_${kind})
-  if(loops)
+  if(loops AND SIGLIP_PLAIN_FLAGS)
     string(APPEND owner _loops)
   endif()
   if(NOT TARGET ${owner})
@@ -81,6 +81,13 @@ function(siglip_precompile target kind loops)
     endif()
   endif()
   target_precompile_headers(${target} REUSE_FROM ${owner})
+endfunction()
+
+# Sources with kernels of Highway: GCC's header of SVE cannot be read after a precompiled one.
+function(siglip_highway_sources)
+  if(CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64")
+    set_source_files_properties(${ARGN} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
+  endif()
 endfunction()
 
 # siglip_add_library(NAME SOURCES a.cc ... PUBLIC lib ... PRIVATE lib ... [UNITY files] [LOOPS] [ONCE] [OPTIONS -f...])

@@ -240,6 +240,8 @@ absl::Status ServeAll(ServeFlags& flags) {
   // Before the checkpoints are loaded and the certificates read.
   SIGLIP_ASSIGN_OR_RETURN(const std::unique_ptr<DecodeWorkers> workers, StartDecodeWorkers(flags));
   SIGLIP_ASSIGN_OR_RETURN(std::unique_ptr<Server> server, Usage(Server::Create(flags.server)));
+  // A plan may be looked at beside the server that it is for.
+  if (!flags.dry_run) SIGLIP_RETURN_IF_ERROR(server->CheckPorts());
   DeploymentsFactory factory({.model_override = flags.model.directory,
                               .model = flags.model.options,
                               .decode_workers = workers.get()});

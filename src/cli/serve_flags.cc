@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "cli/choices.h"
@@ -21,6 +22,20 @@ CLI::Validator AnyCase() {
       [](std::string& word) {
         word = absl::AsciiStrToLower(word);
         return std::string();
+      },
+      "");
+}
+
+// How --decode-workers is given: a word or a number.
+CLI::Validator DecodeWorkersWord() {
+  return CLI::Validator(
+      [](const std::string& word) -> std::string {
+        constexpr int kMost = 1024;
+        int count = 0;
+        if (word == "auto" || word == "off") return {};
+        if (absl::SimpleAtoi(word, &count) && count >= 1 && count <= kMost) return {};
+        return absl::StrCat("expected auto, off or a number from 1 to ", kMost, ", got \"", word,
+                            "\"");
       },
       "");
 }
@@ -390,7 +405,7 @@ void AddDecodeFlags(CLI::App& command, ServeFlags& flags) {
           "--decode-workers", flags.decode_workers,
           "Processes that decode pictures, each in a sandbox: a number; auto: one per core, "
           "or none where the system allows no sandbox; off: decode in the server")
-      ->check(CLI::IsMember({"auto", "off"}) | CLI::Range(1, 1024))
+      ->check(DecodeWorkersWord())
       ->type_name("N|auto|off")
       ->capture_default_str();
   command

@@ -1,7 +1,12 @@
 #include "server/door_addresses.h"
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "protocol/text.h"
 
 namespace siglip {
 namespace {
@@ -48,6 +53,35 @@ TEST(DoorAddresses, OnePortHasOneDoor) {
       "");
   EXPECT_EQ(ErrorOf({.http_address = "0.0.0.0", .metrics_address = "::1", .metrics_port = 8000}),
             "");
+}
+
+TEST(DoorAddresses, APortThatIsTakenIsSaidBeforehand) {
+  boost::asio::io_context context;
+  using boost::asio::ip::tcp;
+  tcp::acceptor taken(context, {boost::asio::ip::make_address("127.0.0.1"), 0});
+  const std::uint16_t port = taken.local_endpoint().port();
+  const auto error_of = [](const ServerOptions& options) {
+    return std::string(CheckPortsAreFree(options).message());
+  };
+  ServerOptions options{.http_port = 0, .grpc_port = 0, .metrics_port = 0};
+  EXPECT_EQ(error_of(options), "");
+  options.http_port = port;
+  const std::string of_http = Concat("cannot listen on http port ", port, " of 0.0.0.0: Address");
+  EXPECT_THAT(error_of(options), HasSubstr(of_http));
+  options.reuse_http_port = true;  // the other does not share it
+  EXPECT_THAT(error_of(options), HasSubstr(of_http));
+  options.allow_http = false;
+  options.grpc_port = port;  // gRPC's wildcard is of both families
+  EXPECT_THAT(error_of(options), HasSubstr("cannot listen on grpc port"));
+  options.grpc_port = 0;
+  options.metrics_address = "127.0.0.1";
+  options.metrics_port = port;
+  EXPECT_THAT(error_of(options), HasSubstr("cannot listen on metrics port"));
+  options.metrics_address = "127.0.0.2";
+  EXPECT_EQ(error_of(options), "");
+  options.metrics_address = "127.0.0.1";
+  taken.close();
+  EXPECT_EQ(error_of(options), "");
 }
 
 }  // namespace

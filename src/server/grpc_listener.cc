@@ -21,7 +21,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
-#include "protocol/text.h"
+#include "server/door_addresses.h"
 
 namespace siglip {
 namespace {
@@ -136,9 +136,8 @@ absl::Status GrpcListener::Listen(const ServerOptions& options) {
     }
   }
   if (!listeners_.empty() && listeners_.size() == addresses.size()) return absl::OkStatus();
-  return absl::UnavailableError(Concat("cannot listen on grpc port ", options.grpc_port, " of ",
-                                       options.grpc_address, ": ",
-                                       std::generic_category().message(errno)));
+  return CannotListen("grpc", options.grpc_port, options.grpc_address,
+                      std::generic_category().message(errno));
 }
 
 GrpcListener::~GrpcListener() {

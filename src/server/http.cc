@@ -9,7 +9,6 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
-#include "protocol/text.h"
 #include "server/connection_guard.h"
 #include "server/door_addresses.h"
 #include "server/http_connection.h"
@@ -20,7 +19,6 @@ namespace siglip {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 using Socket = HttpStream::Socket;
-using ReusePort = asio::detail::socket_option::boolean<SOL_SOCKET, SO_REUSEPORT>;
 
 struct HttpServer::Impl {
   Impl(std::string_view door, const HttpSettings& http_settings, HttpHandler& http_handler)
@@ -64,10 +62,7 @@ absl::Status HttpServer::Impl::Bind(const std::string& address, std::uint16_t po
   if (!error && settings.reuse_port) acceptor.set_option(ReusePort(true), error);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
-  if (error) {
-    return absl::UnavailableError(
-        Concat("cannot listen on ", name, " port ", port, " of ", address, ": ", error.message()));
-  }
+  if (error) return CannotListen(name, port, address, error.message());
   bound_port = acceptor.local_endpoint(error).port();
   return absl::OkStatus();
 }

@@ -81,6 +81,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(Service& service,
   return server;
 }
 
+absl::Status Server::CheckPorts() const { return CheckPortsAreFree(options_); }
+
 absl::Status Server::Open(Service& service, const SearchIndex* index) {
   kserve_ = std::make_unique<KServeHandler>(service, state_, options_.http_max_input_bytes);
   openai_ = std::make_unique<OpenAiHandler>(service, state_, options_.http_max_input_bytes,

@@ -29,6 +29,8 @@ class Server {
   // Checks the options and reads the files that they name; every door is closed. InvalidArgument
   // names option, file or text: no door allowed, an address that is none, a port given twice.
   static absl::StatusOr<std::unique_ptr<Server>> Create(const ServerOptions& options);
+  // Unavailable, as Open would say it, if a port is in use now: for before what takes long.
+  absl::Status CheckPorts() const;
   // Opens every allowed door. Unavailable, naming door and port, if a port is in use. `service`
   // and `index`, what the page can search (null: nothing), outlive the server. Called once.
   absl::Status Open(Service& service, const SearchIndex* index = nullptr);

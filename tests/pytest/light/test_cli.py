@@ -7,6 +7,7 @@ import pty
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -111,6 +112,8 @@ def test_wrong_command_line_is_exit_code_2(siglip, arguments):
     (["--log-level", "loud", "embed", "--model", "x"], 'got "loud"'),
     (["embed"], "error: --model is required"),
     (["serve", "--model", "x", "--http-port", "99999"], "error: --http-port: Value 99999 not in range 0 to 65535"),
+    (["serve", "--model", "x", "--decode-workers", "none"],
+     'error: --decode-workers: expected auto, off or a number from 1 to 1024, got "none"'),
     (["serve", "--model", "x", "--max-decode-bytes", "1k"],
      'error: --max-decode-bytes: expected a number of at least 1, got "1k"'),
     (["bench", "server", "--text", "a", "--rate", "inf"], 'error: --rate: expected a number of at least 0, got "inf"'),
@@ -181,6 +184,18 @@ def test_words_are_taken_as_they_stand(siglip, demo, tmp_path):
     assert result.returncode == 0 and result.stdout.count("[{text}, a photo]") >= 1, result.stderr
     result = siglip("serve", "--model", demo, "--dry-run", "--load-model", "a", "[b]")
     assert result.returncode == 2 and 'unknown argument "[b]"' in result.stderr, result.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(siglip, demo):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", str(taken.getsockname()[1])]
+        result = siglip("serve", "--model", demo, *ports)
+        assert result.returncode == 1 and "cannot listen on metrics port" in result.stderr, result.stderr
+        assert "model_loaded" not in result.stdout + result.stderr
+        plan = siglip("serve", "--model", demo, "--dry-run", *ports)  # which may be looked at beside the server
+        assert plan.returncode == 0, plan.stderr
 
 
 @pytest.mark.parametrize("arguments, code, message", [
