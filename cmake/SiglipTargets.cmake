@@ -166,14 +166,24 @@ function(siglip_add_test_objects name)
   endif()
 endfunction()
 
-# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...] [UNITY files] [LOOPS])
+# `./test` runs every test in the sanitizer build, and in the optimised one those marked LOOPS or RELEASE: where optimised
+# kernels compute, or where the sanitizer build leaves something out. The others have the label `plain`.
+option(SIGLIP_PLAIN_TESTS "Build the tests labelled plain; OFF: they are built by name, for ctest -LE plain" ON)
+
+# siglip_add_test(NAME SOURCES a_test.cc ... LIBS lib ... [LABELS slow] [ENV "A=b" ...] [UNITY files] [LOOPS] [RELEASE])
 # Tests run from the source directory's root, so that they name committed files by relative path.
 function(siglip_add_test name)
   if(NOT SIGLIP_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "LOOPS" "UNITY" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
+  cmake_parse_arguments(ARG "LOOPS;RELEASE" "UNITY" "SOURCES;LIBS;LABELS;ENV" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
+  if(NOT ARG_LOOPS AND NOT ARG_RELEASE)
+    list(APPEND ARG_LABELS plain)
+    if(NOT SIGLIP_PLAIN_TESTS)
+      set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL ON)
+    endif()
+  endif()
   siglip_test_settings(${name} ${ARG_LOOPS} ${ARG_LIBS} GTest::gtest_main)
   siglip_unity(${name} "${ARG_UNITY}")
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
