@@ -203,11 +203,12 @@ function(siglip_add_test_variants name)
     set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT SIGLIP_TEST_ISA=neon)
     set(ARGN sve_256)
   endif()
+  get_property(labels TEST ${name} PROPERTY LABELS)
   foreach(isa ${ARGN})
     add_test(NAME ${name}_${isa} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     siglip_test_folder(${name}_${isa} folder)
     # src/kernels/test_isa.h says so before the first test, and GoogleTest then counts all of them as passed.
-    set_tests_properties(${name}_${isa} PROPERTIES LABELS "unit"
+    set_tests_properties(${name}_${isa} PROPERTIES LABELS "${labels}"
                          ENVIRONMENT "${folder};${SIGLIP_QEMU_SVE_256};SIGLIP_TEST_ISA=${isa}" TIMEOUT 600
                          SKIP_REGULAR_EXPRESSION "${SIGLIP_SKIPPED};SIGLIP_TEST_SKIPPED: this machine has no")
   endforeach()
