@@ -4,6 +4,7 @@
 #   tools/setup/install.sh clang                  the compiler of the preset fuzz
 #   tools/setup/install.sh arm64                  cross compiler and qemu; build/sysroot-arm64 from arm64-packages.txt
 #   tools/setup/install.sh ui                     the browser that the page is tested in
+#   tools/setup/install.sh slow                   container builder, bare roots and Java, for tests/slow
 #   tools/setup/install.sh venv NAME              .venv/NAME from requirements-NAME.txt
 # Does nothing when everything is there already. Needs root or sudo only to install Debian packages.
 set -euo pipefail
@@ -73,11 +74,12 @@ case "${1:-}" in
     install_debian "${packages[@]}"
     ;;
   ui) install_debian chromium ;;
+  slow) install_debian buildah default-jre-headless iproute2 mmdebstrap ;;
   clang) install_debian clang-14 libclang-rt-14-dev ;;
   arm64)
     install_debian g++-aarch64-linux-gnu qemu-user
     make_arm64_sysroot
     ;;
   venv) install_venv "${2:?name of the environment}" ;;
-  *) sed -n '2,8p' "$0"; exit 2 ;;
+  *) sed -n '2,9p' "$0"; exit 2 ;;
 esac
