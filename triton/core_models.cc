@@ -219,8 +219,21 @@ class InnerCall {
     // Acquire-release: the second one sees what the first one wrote.
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     const std::unique_ptr<InnerCall> self(this);
-    if (num_responses_ == 0) response_.status = absl::InternalError("no answer came");
-    Answer(*request_, std::move(response_));
+    // The core has called: no exception may reach it. Who waits for this answer is dropped then,
+    // and so has an error.
+    try {
+      if (num_responses_ == 0) response_.status = absl::InternalError("no answer came");
+      Answer(*request_, std::move(response_));
+    } catch (const std::exception& error) {
+      LogDropped(error.what());
+    }
+  }
+
+  static void LogDropped(const char* error) noexcept {
+    try {
+      Log(TRITONSERVER_LOG_ERROR, absl::StrCat("answer of a model below: ", error));
+    } catch (const std::bad_alloc&) {  // nor is there memory for the line
+    }
   }
 
   std::unique_ptr<InferRequest> request_;

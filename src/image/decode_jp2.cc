@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,11 @@ constexpr std::int64_t kMaxTileBytes = std::int64_t{1} << 32;
 // The largest picture in precincts of 32x32 has 5 million in 5 layers. Pillow has no limit: this is
 // a stated exception.
 constexpr std::int64_t kMaxPackets = 30'000'000;
+// More than most tiles have, each with a style of its own and one for each other component. Files
+// that repeat them without end are for Decode: a door's thread asks for the header.
+constexpr std::int64_t kMaxHeaderStyles = 300'000;
+// What such a file counts as: all that a decoder may take.
+constexpr std::int64_t kUnknownBytes = std::int64_t{4} << 30;
 
 struct ImageDeleter {
   void operator()(opj_image_t* image) const { opj_image_destroy(image); }
@@ -322,18 +328,19 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   header.height = jp2.height;
   if (jp2.width <= kPillowMaxPixels && jp2.height <= kPillowMaxPixels) {
     SIGLIP_ASSIGN_OR_RETURN(const Jp2Codestream codestream,
-                            ReadJp2Codestream(bytes, jp2.is_codestream));
+                            ReadJp2Codestream(bytes, jp2.is_codestream, kMaxHeaderStyles));
     // OpenJPEG holds every component of a tile as int32, once more while it is transformed.
-    header.working_set_bytes =
-        header.width * header.height * 40 + (4 << 20) + codestream.structure_bytes;
+    header.working_set_bytes = header.width * header.height * 40 + (4 << 20) +
+                               (codestream.is_whole ? codestream.structure_bytes : kUnknownBytes);
   }
   return header;
 }
 
 absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   SIGLIP_ASSIGN_OR_RETURN(const Jp2Header header, ReadJp2Header(bytes));
-  SIGLIP_ASSIGN_OR_RETURN(const Jp2Codestream codestream,
-                          ReadJp2Codestream(bytes, header.is_codestream));
+  SIGLIP_ASSIGN_OR_RETURN(
+      const Jp2Codestream codestream,
+      ReadJp2Codestream(bytes, header.is_codestream, std::numeric_limits<std::int64_t>::max()));
   if (codestream.packets > kMaxPackets) {
     return BadImage(kFormat, absl::StrCat("more than ", kMaxPackets, " packets declared"));
   }

@@ -136,6 +136,19 @@ std::string PngWith(const std::string& between) {
          PngChunkOf("IDAT", Deflated(std::string(2, '\0'))) + PngChunkOf("IEND", "");
 }
 
+// A door's thread reads the header: a file of 64 MB may hold millions of styles, whose cost takes a
+// second to add up.
+TEST(Hostile, StylesOfJpeg2000WithoutEndAreNotAddedUp) {
+  const std::string style = Segment(0xFF52, std::string("\0\0\0\1\0\0\0\0\0\1", 10));
+  std::string some, many;
+  for (int i = 0; i < 1000; ++i) some += style;
+  for (int i = 0; i < 400; ++i) many += some;
+  EXPECT_LT(WorkingSet(Codestream({.in_tile = some})), 32 << 20);
+  EXPECT_GT(WorkingSet(Codestream({.in_tile = many})), std::int64_t{4} << 30);
+  EXPECT_TRUE(DecodeRgb(Codestream({.in_tile = many}), kPillowMaxPixels).ok())
+      << "as OpenJPEG takes it";
+}
+
 // JP2 boxes whose header says `palettes` times that the picture is grey and has a palette of
 // `entries` colours.
 std::string Jp2OfPalettes(int palettes, std::uint32_t entries, std::uint32_t colors) {

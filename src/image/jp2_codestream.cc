@@ -77,6 +77,7 @@ struct Cost {
   std::int64_t bands = 0;  // precincts of all bands
   std::int64_t layers = 1;
   std::int64_t packet_slots = 0;  // resolutions times the most precincts of one
+  std::int64_t styles_left = 0;   // to look at; -1: there are more
 };
 
 std::int64_t CeilShift(std::int64_t value, int shift) {
@@ -124,6 +125,7 @@ void AddStyle(std::string_view s, bool has_precincts, const Geometry& geometry, 
 }
 
 void AddSegment(std::uint32_t marker, std::string_view s, const Geometry& geometry, Cost& cost) {
+  if ((marker == kCod || marker == kCoc) && --cost.styles_left < 0) return;
   if (marker == kCod && s.size() >= 5) {
     cost.layers = std::max<std::int64_t>(cost.layers, U16Be(s, 2));
     AddStyle(s.substr(5), (U8(s, 0) & 1) != 0, geometry, cost);
@@ -158,7 +160,8 @@ absl::StatusOr<Geometry> ReadGeometry(std::string_view s) {
 }
 
 // Marker segments up to `end`, and behind it those known to OpenJPEG after two-byte steps over what
-// is unknown. Leaves the reader behind the marker `end`; false if there is none.
+// is unknown. Leaves the reader behind the marker `end`; false if there is none, or there are too
+// many styles.
 bool AddSegmentsUntil(std::uint32_t end, bool skips_unknown, ByteReader& reader,
                       const Geometry& geometry, Cost& cost) {
   while (true) {
@@ -173,6 +176,7 @@ bool AddSegmentsUntil(std::uint32_t end, bool skips_unknown, ByteReader& reader,
     const std::optional<std::string_view> length = reader.ReadExactly(2);
     if (!length || U16Be(*length, 0) < 2) return false;
     AddSegment(marker, reader.Read(U16Be(*length, 0) - 2), geometry, cost);
+    if (cost.styles_left < 0) return false;
   }
 }
 
@@ -194,7 +198,8 @@ void AddTileParts(std::string_view bytes, ByteReader& reader, const Geometry& ge
 
 }  // namespace
 
-absl::StatusOr<Jp2Codestream> ReadJp2Codestream(std::string_view bytes, bool is_codestream) {
+absl::StatusOr<Jp2Codestream> ReadJp2Codestream(std::string_view bytes, bool is_codestream,
+                                                std::int64_t max_styles) {
   const std::optional<std::size_t> start =
       is_codestream ? std::optional<std::size_t>(0) : FindCodestream(bytes);
   if (!start) return BadImage(kFormat, "no codestream");
@@ -211,10 +216,11 @@ absl::StatusOr<Jp2Codestream> ReadJp2Codestream(std::string_view bytes, bool is_
   codestream.xsiz_offset = reader.position() + 2;
   SIGLIP_ASSIGN_OR_RETURN(const Geometry geometry,
                           ReadGeometry(reader.Read(U16Be(*length, 0) - 2)));
-  Cost cost;
+  Cost cost = {.styles_left = max_styles};
   if (AddSegmentsUntil(kSot, true, reader, geometry, cost)) {
     AddTileParts(bytes, reader, geometry, cost);
   }
+  codestream.is_whole = cost.styles_left >= 0;
   const std::int64_t n = geometry.components;
   codestream.structure_bytes =
       geometry.tiles * (kTileBytes + n * kTileComponentBytes) +

@@ -7,6 +7,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "base/no_memory.h"
 #include "base/status_macros.h"
 #include "serving/overload.h"
 #include "serving/refusals.h"
@@ -217,7 +218,12 @@ absl::Status Batcher::WhileWaiting(const QueuedRequest& queued) {
 void Batcher::Admit(QueuedRequest queued) {
   const bool expires = queued.deadline_ns || ClientEnd(*queued.request) != INT64_MAX;
   Taken gone;
-  const absl::Status status = Accept(queued, gone);
+  absl::Status status;
+  try {
+    status = Accept(queued, gone);
+  } catch (const std::bad_alloc&) {  // what has gone is answered all the same
+    status = NoMemory("queue");
+  }
   Execute(std::move(gone));
   if (!status.ok()) {
     // A full queue takes nothing; an item that the step judged was at its model.

@@ -501,22 +501,30 @@ void EnsembleScheduler::Finished() {
   }
 }
 
+void EnsembleScheduler::TakeGone(Gone& gone) {
+  const std::int64_t now_ns = clock_.NowNs();
+  for (auto it = waiting_.begin(); it != waiting_.end();) {
+    absl::Status status = WaitingStatus(**it, now_ns);
+    if (status.ok()) {
+      ++it;
+    } else {
+      gone.emplace_back(std::move(*it), std::move(status));
+      it = waiting_.erase(it);
+    }
+  }
+}
+
 bool EnsembleScheduler::RefuseGone() {
-  std::vector<std::pair<std::unique_ptr<InferRequest>, absl::Status>> gone;
+  Gone gone;
   {
     MutexLock lock(mu_);
     while (waiting_.empty() && !stopping_) changed_.Wait(mu_);
     if (!stopping_) changed_.WaitFor(mu_, kLookForGone);
     if (stopping_) return false;
-    const std::int64_t now_ns = clock_.NowNs();
-    for (auto it = waiting_.begin(); it != waiting_.end();) {
-      absl::Status status = WaitingStatus(**it, now_ns);
-      if (status.ok()) {
-        ++it;
-      } else {
-        gone.emplace_back(std::move(*it), std::move(status));
-        it = waiting_.erase(it);
-      }
+    try {
+      TakeGone(gone);
+    } catch (const std::bad_alloc&) {
+      if (gone.empty()) throw;
     }
   }
   for (auto& [request, status] : gone) RefuseWaiting(std::move(request), status);

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -69,6 +70,9 @@ class EnsembleScheduler final : public Scheduler {
   void Finished();
   // Refuses those whose clients have gone, while those before them work.
   bool RefuseGone();
+  using Gone = std::vector<std::pair<std::unique_ptr<InferRequest>, absl::Status>>;
+  // Where memory runs out on the way, what is taken is the beginning.
+  void TakeGone(Gone& gone) SIGLIP_REQUIRES(mu_);
   void RefuseWaiting(std::unique_ptr<InferRequest> request, const absl::Status& status);
 
   const std::shared_ptr<const ModelConfig> config_;

@@ -1,5 +1,6 @@
 #include "serving/forward_scheduler.h"
 
+#include <new>
 #include <utility>
 
 #include "base/clock.h"
@@ -39,23 +40,32 @@ void ForwardScheduler::Enqueue(std::unique_ptr<InferRequest> request) {
   times.queue_start_ns = clock_.NowNs();
   if (times.arrival_ns == 0) times.arrival_ns = times.queue_start_ns;
   const WorkLoad load = forwarder_->LoadOf(*request);
-  const std::int64_t waits = load == WorkLoad::kNone ? 0 : 1;
-  statistics_.AddPending(waits);
-  lanes_.Run(
-      load, std::move(request),
-      [this, waits](std::unique_ptr<InferRequest> moved) {
-        statistics_.AddPending(-waits);
-        moved->times.compute_start_ns = clock_.NowNs();
-        Watch(*moved);
-        const std::shared_ptr<ModelAccess> models = moved->models;
-        forwarder_->Forward(std::move(moved), *models);
-      },
-      [this, waits](std::unique_ptr<InferRequest> moved, const absl::Status& status) {
-        statistics_.AddPending(-waits);
-        Watch(*moved);
-        const std::string prefix = RequestPrefix(*moved);
-        Refuse(std::move(moved), PrefixStatus(status, prefix));
-      });
+  if (load == WorkLoad::kNone) return Forward(std::move(request));
+  statistics_.AddPending(1);
+  try {
+    lanes_.Run(
+        load, std::move(request),
+        [this](std::unique_ptr<InferRequest> moved) {
+          statistics_.AddPending(-1);
+          Forward(std::move(moved));
+        },
+        [this](std::unique_ptr<InferRequest> moved, const absl::Status& status) {
+          statistics_.AddPending(-1);
+          Watch(*moved);
+          const std::string prefix = RequestPrefix(*moved);
+          Refuse(std::move(moved), PrefixStatus(status, prefix));
+        });
+  } catch (const std::bad_alloc&) {  // it does not wait there
+    statistics_.AddPending(-1);
+    throw;
+  }
+}
+
+void ForwardScheduler::Forward(std::unique_ptr<InferRequest> request) {
+  request->times.compute_start_ns = clock_.NowNs();
+  Watch(*request);
+  const std::shared_ptr<ModelAccess> models = request->models;
+  forwarder_->Forward(std::move(request), *models);
 }
 
 }  // namespace siglip

@@ -24,6 +24,8 @@ class ForwardScheduler final : public Scheduler {
   void Stop() override {}  // holds no queue: the models behind it refuse, and so do the lanes
 
  private:
+  // Of a request that does not wait.
+  void Forward(std::unique_ptr<InferRequest> request);
   // Has the answer counted, of a request that leaves the lanes now.
   void Watch(InferRequest& request) const;
 

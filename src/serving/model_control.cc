@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <new>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/log.h"
+#include "base/no_memory.h"
 #include "base/status_macros.h"
 #include "base/thread_pool.h"
 #include "serving/batcher.h"
@@ -128,11 +130,7 @@ ModelControl::ModelControl(Parts parts)
       worker_(std::make_unique<ThreadPool>(1)) {}
 
 ModelControl::~ModelControl() {
-  {
-    MutexLock lock(mu_);
-    stopping_ = true;
-  }
-  wake_.NotifyAll();
+  StopPolling();
   if (poller_.joinable()) poller_.join();
   worker_.reset();
 }
@@ -165,8 +163,22 @@ absl::Status ModelControl::LoadWithRetries(const std::string& name) {
   return status;
 }
 
+// Left as it was in the middle it would be LOADING, and the server not ready, until somebody loads
+// it again.
 absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelConfig> config,
                                    Names& under_way) {
+  try {
+    return LoadOrThrow(name, std::move(config), under_way);
+  } catch (const std::bad_alloc&) {
+    under_way.erase(name);
+    const absl::Status status = absl::InvalidArgumentError(NoMemory("model").message());
+    Fail(name, status);
+    return status;
+  }
+}
+
+absl::Status ModelControl::LoadOrThrow(const std::string& name, std::optional<ModelConfig> config,
+                                       Names& under_way) {
   absl::Status status;
   if (!config) {
     absl::StatusOr<ModelConfig> read = parts_.repository->Read(name);
@@ -201,15 +213,18 @@ absl::Status ModelControl::LoadNow(const std::string& name, std::optional<ModelC
   if (status.ok()) {
     RemakeDependents(name);
   } else {
-    SIGLIP_LOG_ERROR("model_load_failed name={} reason=\"{}\"", LogSafe(name),
-                     LogSafe(Text(status)));
-    if (InRepository(name) || parts_.registry->table()->ready().contains(name)) {
-      parts_.registry->Fail(name, Text(status));
-    } else {
-      parts_.registry->Forget(name);
-    }
+    Fail(name, status);
   }
   return status;
+}
+
+void ModelControl::Fail(const std::string& name, const absl::Status& status) {
+  SIGLIP_LOG_ERROR("model_load_failed name={} reason=\"{}\"", LogSafe(name), LogSafe(Text(status)));
+  if (InRepository(name) || parts_.registry->table()->ready().contains(name)) {
+    parts_.registry->Fail(name, Text(status));
+  } else {
+    parts_.registry->Forget(name);
+  }
 }
 
 // Models that an ensemble is made of come with it.
@@ -225,6 +240,14 @@ absl::Status ModelControl::LoadSteps(const ModelConfig& ensemble, Names& under_w
 }
 
 absl::Status ModelControl::Make(ModelConfig config) {
+  try {
+    return MakeOrThrow(std::move(config));
+  } catch (const std::bad_alloc&) {
+    return NoMemory("model");
+  }
+}
+
+absl::Status ModelControl::MakeOrThrow(ModelConfig config) {
   const std::int64_t start_ns = parts_.clock->NowNs();
   auto model = std::make_unique<LoadedModel>();
   model->name = config.name;
@@ -560,6 +583,7 @@ void ModelControl::Poll() {
   for (const std::string& name : names) stamps[name] = parts_.repository->Stamp(name);
   made_.clear();
   for (const auto& [name, stamp] : stamps) {
+    if (StopsPolling()) return;
     const auto known = stamps_.find(name);
     if (known != stamps_.end() && known->second == stamp) continue;
     stamps_[name] = stamp;
@@ -577,6 +601,7 @@ void ModelControl::LoadWaitingEnsembles() {
   while (!made_.empty()) {
     const Names made = std::exchange(made_, {});
     for (const auto& [name, stamp] : stamps_) {
+      if (StopsPolling()) return;
       if (parts_.registry->table()->ready().contains(name)) continue;
       const auto config = parts_.repository->Read(name);
       const auto has = [&config](const std::string& step) { return HasStep(*config, step); };
@@ -590,6 +615,19 @@ void ModelControl::LoadWaitingEnsembles() {
 void ModelControl::StartPolling() {
   if (parts_.options.control_mode != ModelControlMode::kPoll) return;
   poller_ = std::thread([this] { Repeat([this] { return FollowRepository(); }); });
+}
+
+void ModelControl::StopPolling() {
+  {
+    MutexLock lock(mu_);
+    stopping_ = true;
+  }
+  wake_.NotifyAll();
+}
+
+bool ModelControl::StopsPolling() {
+  MutexLock lock(mu_);
+  return stopping_;
 }
 
 bool ModelControl::FollowRepository() {

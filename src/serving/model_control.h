@@ -50,6 +50,8 @@ class ModelControl {
   absl::Status LoadInitial();
   // In poll mode: follows the repository from now on.
   void StartPolling();
+  // No load begins that no client has asked for; one that is under way goes on. Any thread.
+  void StopPolling();
 
   // Return at once; `done` is called on the control thread. Unavailable unless the mode is
   // explicit.
@@ -66,8 +68,15 @@ class ModelControl {
   // wrong. InvalidArgument: what it asks for cannot be had.
   absl::Status LoadNow(const std::string& name, std::optional<ModelConfig> config,
                        Names& under_way);
+  // The same, but that memory which runs out is thrown and leaves the model as it was then.
+  absl::Status LoadOrThrow(const std::string& name, std::optional<ModelConfig> config,
+                           Names& under_way);
+  // The end of a load that began.
+  void Fail(const std::string& name, const absl::Status& status);
   absl::Status LoadSteps(const ModelConfig& ensemble, Names& under_way);
+  // Memory that runs out is an error as others are.
   absl::Status Make(ModelConfig config);
+  absl::Status MakeOrThrow(ModelConfig config);
   absl::Status MakeWork(ModelConfig& config, LoadedModel& model);
   absl::Status MakeEnsemble(ModelConfig& config, LoadedModel& model);
   absl::StatusOr<std::unique_ptr<Scheduler>> MakeScheduler(const Deployment& deployment,
@@ -99,6 +108,7 @@ class ModelControl {
   std::vector<std::shared_ptr<const LoadedModel>> DependentsOf(const std::string& name) const;
   // A round of the poller's life; false at the end.
   bool FollowRepository();
+  bool StopsPolling();
 
   const Parts parts_;
   const std::shared_ptr<Budget> threads_;

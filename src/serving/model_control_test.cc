@@ -24,6 +24,7 @@ using ::testing::HasSubstr;
 class StepFactory final : public DeploymentFactory {
  public:
   absl::StatusOr<Deployment> Make(ModelConfig& config) override {
+    if (during_make) during_make();
     if (config.parameters.contains("broken")) return absl::DataLossError("no weights");
     Deployment deployment;
     auto step = std::make_shared<AddOneStep>();
@@ -38,6 +39,7 @@ class StepFactory final : public DeploymentFactory {
     return deployment;
   }
   int made = 0;
+  std::function<void()> during_make;
   std::promise<void> entered;
   std::promise<void> release;
   std::shared_future<void> released = release.get_future().share();
@@ -54,7 +56,7 @@ struct Files {
   }
 };
 
-class FakeRepository final : public ModelRepository {
+class FakeRepository : public ModelRepository {
  public:
   explicit FakeRepository(Files& files) : files_(files) {}
   absl::StatusOr<std::vector<std::string>> Names() const override {
@@ -553,6 +555,33 @@ TEST_F(PollTest, StepsMayComeAfterTheirEnsembles) {
   EXPECT_EQ(factory_.made, 2);
 }
 
+// Whose files are others at each look.
+class ChangingRepository final : public FakeRepository {
+ public:
+  using FakeRepository::FakeRepository;
+  std::uint64_t Stamp(const std::string&) const override { return ++stamp_; }
+
+ private:
+  mutable std::uint64_t stamp_ = 0;
+};
+
+TEST_F(ModelControlTest, AServerThatEndsPollsNoFurtherModel) {
+  factory_.during_make = [this] {
+    if (factory_.made != 2) return;  // at the start
+    factory_.entered.set_value();
+    factory_.released.wait();
+  };
+  auto service = ServiceImpl::Open(
+      std::make_unique<ChangingRepository>(files_), factory_, clock_,
+      {.control_mode = ModelControlMode::kPoll, .poll_interval = std::chrono::seconds(1)});
+  ASSERT_TRUE(service.ok()) << service.status();
+  factory_.entered.get_future().wait();
+  (*service)->BeginDrain();
+  factory_.release.set_value();
+  service->reset();
+  EXPECT_EQ(factory_.made, 3) << "what was under way";
+}
+
 // Of `names`, of which the first makes the answer Y.
 ModelConfig Over(const std::string& name, const std::vector<std::string>& names) {
   ModelConfig config = FloatConfig(name);
@@ -612,6 +641,35 @@ TEST_F(PollTest, StepsThatComeWithTheirEnsembleAreMadeOnce) {
   control_.Poll();
   EXPECT_EQ(Names(), "e m m2 ");
   EXPECT_EQ(factory_.made, 2);
+}
+
+TEST(ModelRegistryTest, AForgottenModelIsNotCountedForTheNextOfItsName) {
+  ModelRegistry registry;
+  std::promise<void> ended;
+  const auto load = [&registry](std::promise<void>* end) {
+    auto model = std::make_unique<LoadedModel>();
+    model->name = "m";
+    if (end != nullptr) {
+      model->place = std::shared_ptr<const void>(end, [end](const void*) { end->set_value(); });
+    }
+    registry.Begin("m", "1");
+    registry.Finish(std::move(model));
+    return registry.table();  // as a request keeps it
+  };
+  auto old = load(&ended);
+  registry.Forget("m");
+  auto next = load(nullptr);
+  old.reset();
+  ended.get_future().wait();
+  registry.Unload("m", "unloaded", true);
+  // The old one is counted no longer a moment after its end.
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(registry.Index().at(0).state, "UNLOADING");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  next.reset();
+  while (registry.Index().at(0).state == "UNLOADING") std::this_thread::yield();
+  EXPECT_EQ(registry.Index().at(0).state, "UNAVAILABLE");
 }
 
 TEST_F(ModelControlTest, LoadsUnderLoadAnswerEveryRequest) {

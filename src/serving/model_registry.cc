@@ -18,7 +18,7 @@ ModelRegistry::~ModelRegistry() {
   last.reset();
   {
     MutexLock lock(mu_);
-    while (alive_ > 0) gone_.Wait(mu_);
+    while (!alive_.empty()) gone_.Wait(mu_);
   }
   reaper_.reset();
 }
@@ -39,9 +39,9 @@ std::vector<IndexRow> ModelRegistry::Index() const {
     }
     rows.push_back({.name = name,
                     .version = state.version,
-                    .state = state.loading     ? "LOADING"
-                             : state.alive > 0 ? "UNLOADING"
-                                               : "UNAVAILABLE",
+                    .state = state.loading           ? "LOADING"
+                             : alive_.contains(name) ? "UNLOADING"
+                                                     : "UNAVAILABLE",
                     .reason = state.loading ? "" : state.reason});
   }
   return rows;
@@ -66,8 +66,7 @@ void ModelRegistry::Publish(ModelTable::Models ready) {
 }
 
 std::shared_ptr<const LoadedModel> ModelRegistry::Adopt(std::unique_ptr<LoadedModel> model) {
-  ++alive_;
-  ++states_[model->name].alive;
+  ++alive_[model->name];
   std::shared_ptr<const LoadedModel> shared(model.release(), [this](const LoadedModel* last) {
     reaper_->Submit([this, last] { Destroy(last); });
   });
@@ -80,8 +79,7 @@ void ModelRegistry::Destroy(const LoadedModel* model) {
   const std::string name = model->name;
   delete model;
   MutexLock lock(mu_);
-  --alive_;
-  if (const auto found = states_.find(name); found != states_.end()) --found->second.alive;
+  if (--alive_[name] == 0) alive_.erase(name);
   gone_.NotifyAll();
 }
 

@@ -48,7 +48,6 @@ class ModelRegistry {
     std::string reason;
     bool loading = false;
     bool wanted = true;
-    int alive = 0;  // models of this name that are not destroyed yet
   };
 
   void Publish(ModelTable::Models ready) SIGLIP_REQUIRES(mu_);
@@ -60,7 +59,8 @@ class ModelRegistry {
   std::map<std::string, State> states_ SIGLIP_GUARDED_BY(mu_);
   std::shared_ptr<ModelTable> table_ SIGLIP_GUARDED_BY(mu_);
   std::vector<std::weak_ptr<const LoadedModel>> all_ SIGLIP_GUARDED_BY(mu_);
-  int alive_ SIGLIP_GUARDED_BY(mu_) = 0;
+  // How many models of a name are not destroyed yet, also of names that are forgotten; none: 0.
+  std::map<std::string, int> alive_ SIGLIP_GUARDED_BY(mu_);
   std::uint64_t generation_ SIGLIP_GUARDED_BY(mu_) = 0;  // of table_
   // The last holder of a model may be the model's own thread, which cannot wait for itself.
   std::unique_ptr<ThreadPool> reaper_ = std::make_unique<ThreadPool>(1);

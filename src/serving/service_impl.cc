@@ -291,7 +291,10 @@ void ServiceImpl::Lose(const std::string& model, const absl::Status& status) {
   if (options_.on_lost) options_.on_lost(status);
 }
 
-void ServiceImpl::BeginDrain() { draining_.store(true, std::memory_order_relaxed); }
+void ServiceImpl::BeginDrain() {
+  draining_.store(true, std::memory_order_relaxed);
+  control_->StopPolling();
+}
 
 bool ServiceImpl::WaitUntilIdle(std::chrono::nanoseconds timeout) {
   // Real time: this waits for other threads, whatever clock the queues follow.

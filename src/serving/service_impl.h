@@ -61,7 +61,8 @@ class ServiceImpl final : public Service {
   }
   void Infer(std::unique_ptr<InferRequest> request) override;
 
-  // From now on Ready is false and new requests are refused; accepted ones are finished.
+  // From now on Ready is false, new requests are refused and no model is polled; accepted ones are
+  // finished.
   void BeginDrain();
   // True if no request is in flight, at once or within `timeout`.
   bool WaitUntilIdle(std::chrono::nanoseconds timeout);

@@ -1,5 +1,6 @@
 #include "serving/work_lanes.h"
 
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -116,7 +117,11 @@ bool WorkLanes::RefuseGone() {
     while (num_waiting_ == 0 && !stopping_) waits_.Wait(mu_);
     if (!stopping_) waits_.WaitFor(mu_, kLookForGone);
     if (stopping_) return false;
-    TakeGone(gone);
+    try {
+      TakeGone(gone);
+    } catch (const std::bad_alloc&) {
+      if (gone.empty()) throw;
+    }
   }
   for (auto& [waiting, status] : gone) waiting.refuse(std::move(waiting.request), status);
   return true;

@@ -64,7 +64,8 @@ class WorkLanes {
   bool ServeNext(Lane& lane);
   // Those whose clients have gone leave at once, however long the ones before them take.
   bool RefuseGone();
-  // Into `gone`, which outlives the lock: requests that are dropped answer.
+  // Into `gone`, which outlives the lock: requests that are dropped answer. Where memory runs out
+  // on the way, what is taken is the beginning.
   void TakeGone(std::vector<std::pair<Waiting, absl::Status>>& gone) SIGLIP_REQUIRES(mu_);
   void Stop();
 

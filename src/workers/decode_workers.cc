@@ -110,8 +110,8 @@ class BlockOwner {
   std::byte* const block_;
 };
 
-PixelMemory AllocateFrom(const std::shared_ptr<SharedArena>& arena, std::size_t bytes) {
-  std::byte* block = arena->Allocate(bytes);
+PixelMemory AllocateFrom(const std::shared_ptr<SharedArena>& arena, std::size_t bytes, bool waits) {
+  std::byte* block = waits ? arena->AllocateToKeep(bytes) : arena->Allocate(bytes);
   if (block == nullptr) return {};
   return {.bytes = {block, bytes}, .owner = std::make_shared<BlockOwner>(arena, block)};
 }
@@ -180,13 +180,22 @@ std::size_t DecodeWorkers::ChooseSlot() const {
   return best;
 }
 
-DecodeWorkers::Reserved DecodeWorkers::Reserve(std::size_t bytes) {
+DecodeWorkers::Reserved DecodeWorkers::Reserve(std::size_t bytes, Stay stay) {
   MutexLock lock(mu_);
-  const std::size_t slot = ChooseSlot();
-  return {.slot = slot, .memory = AllocateFrom(arenas_[slot], bytes)};
+  const auto reserve = [&](std::size_t slot) {
+    return Reserved{.slot = slot,
+                    .memory = AllocateFrom(arenas_[slot], bytes, stay == Stay::kWaits)};
+  };
+  Reserved reserved = reserve(ChooseSlot());
+  for (std::size_t i = 0; reserved.memory.owner == nullptr && i < header_slot(); ++i) {
+    if (slots_[i].failures == 0) reserved = reserve(i);
+  }
+  return reserved;
 }
 
-PixelMemory DecodeWorkers::Allocate(std::size_t bytes) { return Reserve(bytes).memory; }
+PixelMemory DecodeWorkers::Allocate(std::size_t bytes) {
+  return Reserve(bytes, Stay::kWaits).memory;
+}
 
 absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preprocessor,
                                                     std::string_view bytes, float* pixels,
@@ -203,7 +212,7 @@ absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preproce
     if (!absl::IsUnavailable(size.status()) || !Readiness().ok()) return size;
     break;
   }
-  const auto [slot, memory] = Reserve(pixel_bytes);
+  const auto [slot, memory] = Reserve(pixel_bytes, Stay::kPasses);
   if (memory.owner == nullptr) {
     return WithReason(absl::ResourceExhaustedError("image: no memory for its pixels"), "no_memory");
   }
@@ -232,7 +241,8 @@ absl::StatusOr<DecodedPicture> DecodeWorkers::Decode(const Preprocessor& preproc
                                                      std::string_view bytes,
                                                      const ImageHeader& header,
                                                      const WaitLimit& limit, StageTimes& times) {
-  const auto [slot, memory] = Reserve(static_cast<std::size_t>(header.width * header.height * 3));
+  const auto [slot, memory] =
+      Reserve(static_cast<std::size_t>(header.width * header.height * 3), Stay::kPasses);
   if (memory.owner == nullptr) {
     return WithReason(absl::ResourceExhaustedError("image: no memory for its pixels"), "no_memory");
   }

@@ -56,8 +56,8 @@ class DecodeWorkers {
 
   int count() const { return options_.count; }
 
-  // Memory of the worker that is likely free next. Empty where there is none: ordinary memory does
-  // too, at the price of a copy.
+  // Memory of the worker that is likely free next, or of another one. Empty where none has any:
+  // ordinary memory does too, at the price of a copy.
   PixelMemory Allocate(std::size_t bytes);
 
   // preprocessor.Preprocess, in a worker. Beside its errors, each with the payload
@@ -104,13 +104,15 @@ class DecodeWorkers {
   // The worker of this slot once nobody else has it.
   absl::StatusOr<WorkerProcess*> Acquire(std::size_t slot, const WaitLimit& limit);
   void Release(std::size_t slot, bool replace);
-  // Memory of the worker that is likeliest to be free; `slot` is which. One step: whoever comes at
-  // the same time sees it taken.
+  // Memory of the worker that is likeliest to be free, or of the next one that has any; `slot` is
+  // which. One step: whoever comes at the same time sees it taken. For pixels that wait, or that
+  // are copied at once.
   struct Reserved {
     std::size_t slot = 0;
     PixelMemory memory = {};
   };
-  Reserved Reserve(std::size_t bytes);
+  enum class Stay { kWaits, kPasses };
+  Reserved Reserve(std::size_t bytes, Stay stay);
   std::size_t ChooseSlot() const SIGLIP_REQUIRES(mu_);
   // Sends the picture and waits. Errors are those of Preprocess, with payload.
   absl::StatusOr<Reply> Exchange(const Request& request);

@@ -593,6 +593,23 @@ void UseEach(DecodeWorkers& workers) {
   }
 }
 
+// As under a slow encoder.
+TEST(DecodeWorkersTest, PicturesAreDecodedHoweverManyWaitForTheEncoder) {
+  const auto workers = StartWorkers(2);
+  const Preprocessor preprocessor(SmallOptions());
+  constexpr std::size_t kBlock = kPixelAreaBytes / 16;
+  std::vector<PixelMemory> waiting;
+  for (PixelMemory block = workers->Allocate(kBlock); block.owner != nullptr;
+       block = workers->Allocate(kBlock)) {
+    auto* const pixels = reinterpret_cast<float*>(block.bytes.data());
+    StageTimes times;
+    ASSERT_TRUE(workers->Preprocess(preprocessor, DemoPicture(), pixels, {}, times).ok());
+    waiting.push_back(std::move(block));
+  }
+  EXPECT_GT(waiting.size(), 16U) << "of both workers";
+  ExpectWorks(*workers);
+}
+
 // The first place of an arena is where its first place was before.
 TEST(DecodeWorkersTest, PlacesThatAreTakenAtOnceAreOfIdleWorkersEach) {
   const auto workers = StartWorkers(2);

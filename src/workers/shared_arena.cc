@@ -82,7 +82,15 @@ void SharedArena::GiveBackUnused() {
 }
 
 std::byte* SharedArena::Allocate(std::size_t bytes) {
-  if (bytes > kPixelAreaBytes) return nullptr;
+  return AllocateWithin(bytes, kPixelAreaBytes);
+}
+
+std::byte* SharedArena::AllocateToKeep(std::size_t bytes) {
+  return AllocateWithin(bytes, kPixelAreaBytes - kPassingBytes);
+}
+
+std::byte* SharedArena::AllocateWithin(std::size_t bytes, std::size_t limit) {
+  if (bytes > limit) return nullptr;
   const std::size_t wanted = RoundUp(bytes, kBlockAlignment);
   MutexLock lock(mu_);
   // The lowest gap: what was used last is likely in cache, and its pages are there.
@@ -91,7 +99,7 @@ std::byte* SharedArena::Allocate(std::size_t bytes) {
     if (begin - offset >= wanted) break;
     offset = begin + block.bytes;
   }
-  if (kPixelAreaBytes - offset < wanted) return nullptr;
+  if (offset > limit || limit - offset < wanted) return nullptr;
   blocks_.emplace(offset, Block{.bytes = wanted});
   ++num_reserved_;
   return pixel_area() + offset;

@@ -42,6 +42,22 @@ TEST(SharedArenaTest, WhatDoesNotFitIsRefused) {
   EXPECT_NE(arena->Allocate(1), nullptr);
 }
 
+TEST(SharedArenaTest, WhatIsKeptLeavesRoomForWhatPasses) {
+  const auto arena = NewArena();
+  EXPECT_EQ(arena->AllocateToKeep(kPixelAreaBytes), nullptr);
+  std::byte* kept = arena->AllocateToKeep(kPixelAreaBytes - kPassingBytes);
+  ASSERT_NE(kept, nullptr);
+  EXPECT_EQ(arena->AllocateToKeep(1), nullptr);
+  std::byte* passing = arena->Allocate(kPassingBytes);
+  ASSERT_NE(passing, nullptr);
+  arena->Free(kept);
+  EXPECT_EQ(arena->AllocateToKeep(kPixelAreaBytes - kPassingBytes), kept);
+  arena->Free(kept);
+  std::byte* low = arena->Allocate(1);
+  EXPECT_EQ(low, kept);
+  EXPECT_EQ(arena->AllocateToKeep(kPixelAreaBytes - kPassingBytes), nullptr);
+}
+
 TEST(SharedArenaTest, OffsetsAreThoseOfWholeBlocksAlone) {
   const auto arena = NewArena();
   constexpr std::size_t kBlock = std::size_t{64} << 10;

@@ -21,6 +21,8 @@ inline constexpr int kWorkerMemory = 4;
 // reserved, not used: pages come as they are written.
 inline constexpr std::size_t kEncodedAreaBytes = std::size_t{1} << 30;
 inline constexpr std::size_t kPixelAreaBytes = std::size_t{1} << 30;
+// Of the pixel area: for pixels that are copied elsewhere as soon as they are there.
+inline constexpr std::size_t kPassingBytes = kPixelAreaBytes / 8;
 
 enum class JobKind : std::uint32_t { kReadHeader = 1, kPreprocess = 2, kDecode = 3 };
 

@@ -652,6 +652,16 @@ TEST_F(DoorsTest, ExceptionEndsItsRequestOnly) {
   EXPECT_EQ(core_.Infer(Images({"x"})).code, -1);
 }
 
+// On the core's own thread.
+TEST_F(DoorsTest, ExceptionInAnAnswerEndsItsRequestOnly) {
+  AddTarget({.answer = FirstBytes});
+  FakeRequest request = Images({"x"});
+  request.report_throws = "no statistics today";
+  ExpectError(request, TRITONSERVER_ERROR_INTERNAL, "dropped without an answer");
+  EXPECT_THAT(FakeCore::TakeLog(), HasSubstr("no statistics today"));
+  EXPECT_EQ(core_.Infer(Images({"x"})).code, -1);
+}
+
 TEST_F(DoorsTest, DoorWithoutABatchDimensionAnswersWithout) {
   AddTarget({.answer = FirstBytes});
   json config = Config("single", "embed_image", kImage, kEmbedding);

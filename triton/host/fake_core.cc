@@ -101,6 +101,7 @@ struct TRITONSERVER_InferenceRequest : Object {
   siglip::triton::FakeModel* model = nullptr;
   std::string id;
   std::string id_throws;
+  std::string report_throws;
   std::vector<std::string> requested_outputs;
   std::uint64_t timeout_us = 0;
   std::vector<std::unique_ptr<TRITONBACKEND_Input>> inputs;
@@ -656,6 +657,7 @@ std::future<FakeAnswer> FakeCore::Send(const FakeRequest& given) {
   Demand(request->model != nullptr, "the test sends to an unknown model: " + given.model);
   request->id = given.id;
   request->id_throws = given.id_throws;
+  request->report_throws = given.report_throws;
   request->requested_outputs = given.outputs;
   request->cancelled = given.cancelled;
   request->parameters.assign(given.parameters.begin(), given.parameters.end());
@@ -1220,7 +1222,10 @@ TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReportStatistics(
     const std::uint64_t compute_end_ns, const std::uint64_t exec_end_ns) {
   Object::Check(instance, "instance", "ReportStatistics");
   DemandOrder(exec_start_ns, compute_start_ns, compute_end_ns, exec_end_ns);
-  ++RequestOf(request, "ReportStatistics")->reports;
+  TRITONSERVER_InferenceRequest* const reported = RequestOf(request, "ReportStatistics");
+  const std::string text = std::exchange(reported->report_throws, {});
+  if (!text.empty()) throw std::runtime_error(text);
+  ++reported->reports;
   instance->owner->Report(success);
   return nullptr;
 }

@@ -48,6 +48,8 @@ struct FakeRequest {
   bool cancelled = false;
   // What asking for its id throws, as no core should; empty: nothing.
   std::string id_throws = {};
+  // What the first report of its statistics throws; likewise.
+  std::string report_throws = {};
   std::vector<std::string> outputs = {};  // that are asked for; empty: all
   TRITONSERVER_MemoryType input_memory = TRITONSERVER_MEMORY_CPU;
   TRITONSERVER_MemoryType output_memory = TRITONSERVER_MEMORY_CPU;
