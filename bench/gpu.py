@@ -12,10 +12,11 @@ product of 8192 x 8192 x 8192 on random data in the same run. FLOP are nominal (
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import os
 import pathlib
-import re
 import signal
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.request
 
 import numpy as np
@@ -32,6 +34,10 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/oracle")]
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 CONCURRENCIES = [1, 8, 30, 60, 120, 240]
 PEER_SECONDS = 3
+DEVICE = "cuda"
+# Share of the demo's predictions that may change, where two classes are as near as numbers round. On a CPU torch's own
+# bfloat16 changes 1 of 800 by neighbours and up to 1 of 800 by a text; with e4m3 in the MLP, simulated, 4 and 3.
+MAX_DEMO_CHANGES = {"bf16": 0.005, "fp16": 0.005, "fp8": 0.015}
 # Of performance goals: bf16 against the best peer, fp8 against bf16.
 GOALS = {"images_per_s": 943, "of_best_peer": 1.15, "fp8_of_bf16": 1.35}
 
@@ -102,24 +108,44 @@ def precisions():
     return ["bf16", "fp16"]
 
 
+def predicted(lines):
+    """Of the JSON lines of `siglip validate --predictions`: (row, template, picture) -> label."""
+    rows = [json.loads(line) for line in lines]
+    return {(row["row"], row["template"], row["path"]): row["predicted"] for row in rows}
+
+
+def demo_verdict(want, got, precision):
+    """(text, good): labels that differ, of those by neighbours and of those by texts."""
+    if want.keys() != got.keys():
+        return f"{len(got)} predictions, expected {len(want)}", False
+    texts, passed = [], True
+    for name, by_text in (("by neighbours", False), ("zero-shot", True)):
+        keys = [key for key in want if key[0].startswith("Zero-shot") == by_text]
+        differing = sum(want[key] != got[key] for key in keys)
+        passed &= differing <= MAX_DEMO_CHANGES[precision] * len(keys)
+        texts.append(f"{differing} of {len(keys)} {name}")
+    return " and ".join(texts) + " differ", passed
+
+
 def same_demo_predictions(build):
     """Labels that `siglip validate` predicts for the demo's images, on the GPU and on the CPU."""
-    tables = {}
-    on_gpu = precisions()
-    with tempfile.TemporaryDirectory() as temporary:
-        for device, precision in [("cpu", "fp32")] + [("cuda", precision) for precision in on_gpu]:
-            out = pathlib.Path(temporary) / f"{precision}.jsonl"
+    def predict(device, precision):
+        with tempfile.TemporaryDirectory() as temporary:
+            out = pathlib.Path(temporary) / "predictions.jsonl"
             subprocess.run([siglip(build), "validate", "--model", ROOT / "models/demo", "--data", ROOT / "data/demo",
                             "--device", device, "--precision", precision, "--predictions", out, "-q"], check=True,
                            stdout=subprocess.DEVNULL)
-            # Scores differ in rounding; the predicted labels must not.
-            tables[precision] = [re.sub(r"-?\d+\.\d+(e-?\d+)?", "", line) for line in out.read_text().splitlines()]
+            return predicted(out.read_text().splitlines())
+
+    want = predict("cpu", "fp32")
     passed = True
-    for precision in on_gpu:
-        differing = sum(a != b for a, b in zip(tables["fp32"], tables[precision]))
-        good = differing == 0 and len(tables["fp32"]) == len(tables[precision])
+    for precision in precisions():
+        try:
+            text, good = demo_verdict(want, predict(DEVICE, precision), precision)
+        except subprocess.CalledProcessError as error:  # it has said why
+            text, good = f"siglip validate ended with {error.returncode}", False
         passed &= good
-        print(f"demo, {precision}: {differing} of {len(tables['fp32'])} predictions differ {'ok' if good else 'FAIL'}")
+        print(f"demo, {precision}: {text} {'ok' if good else 'FAIL'}", flush=True)
     return passed
 
 
@@ -135,22 +161,23 @@ def fidelity(build, size, layers, outliers):
     with tempfile.TemporaryDirectory() as temporary:
         folder = random_checkpoint(pathlib.Path(temporary) / "checkpoint", size, layers, outliers)
         paths = oracle.make_images(pathlib.Path(temporary))
-        ids = oracle.token_ids(folder, transformers.SiglipConfig.from_pretrained(folder))
-        pixels = oracle.pixel_values(folder, paths)
-        model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().cuda()
-        exact = run_on_cuda(model, pixels, ids, torch.float64)
-        del model
+        config = transformers.SiglipConfig.from_pretrained(folder)
+        ids = oracle.token_ids(folder, config)
+        pixels = oracle.prepare(folder, config, paths)["pixel_values"]
+        exact = run_torch(folder, pixels, ids, torch.float64)
         for precision in precisions():
             dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-            got = oracle.ours(folder, paths, "auto", "--device", "cuda", "--precision", precision).astype(np.float64)
-            theirs = [None, None]
-            if dtype:
-                model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().cuda()
-                theirs = run_on_cuda(model, pixels, ids, dtype)
+            try:
+                got = oracle.ours(folder, paths, "auto", "--device", DEVICE, "--precision", precision).astype(np.float64)
+            except subprocess.CalledProcessError as error:  # it has said why
+                print(f"{size} outliers {outliers} {precision}: siglip embed ended with {error.returncode} FAIL", flush=True)
+                passed = False
+                continue
+            theirs = run_torch(folder, pixels, ids, dtype) if dtype else [None, None]
             for name, mine, want, peer in zip(("vision", "text"), (got[:len(paths)], got[len(paths):]), exact, theirs):
                 error, near = oracle.relative_l2(mine, want), cosine(mine, want)
                 if dtype:
-                    measure = oracle.relative_l2(peer, want)
+                    measure = np.nan_to_num(oracle.relative_l2(peer, want), nan=np.inf)  # where float16 ends
                     good, text = error <= measure, f"torch {measure:.2e}, ratio {error / measure:.2f}"
                 else:
                     good, text = outliers > 0 or near >= 0.999, "bar cosine 0.999" if not outliers else "no bar"
@@ -160,20 +187,30 @@ def fidelity(build, size, layers, outliers):
     return passed
 
 
-def run_on_cuda(model, pixels, ids, dtype):
+def run_torch(folder, pixels, ids, dtype):
+    """Embeddings of images and texts, of the float32 weights rounded to `dtype`."""
     import torch
+    import transformers
+    model = transformers.SiglipModel.from_pretrained(folder, dtype=torch.float32).eval().to(DEVICE, dtype)
     with torch.no_grad():
-        model = model.to(dtype)
-        image = [model.vision_model(pixel_values=one[None].cuda().to(dtype)).pooler_output for one in pixels]
+        image = [model.vision_model(pixel_values=one[None].to(DEVICE, dtype)).pooler_output for one in pixels]
         return (torch.cat(image).double().cpu().numpy(),
-                model.text_model(input_ids=ids.cuda()).pooler_output.double().cpu().numpy())
+                model.text_model(input_ids=ids.to(DEVICE)).pooler_output.double().cpu().numpy())
 
 
 def verify(args):
-    results = {"GPU tests": run_gpu_tests(args.build), "demo predictions": same_demo_predictions(args.build)}
-    for size, layers in (("base-224", None), ("so400m", None)):
+    checks = {"GPU tests": lambda: run_gpu_tests(args.build), "demo predictions": lambda: same_demo_predictions(args.build)}
+    for size in ("base-224", "so400m"):
         for outliers in (0, 8):
-            results[f"fidelity {size}, {outliers} outlier channels"] = fidelity(args.build, size, layers, outliers)
+            checks[f"fidelity {size}, {outliers} outlier channels"] = functools.partial(fidelity, args.build, size, None,
+                                                                                       outliers)
+    results = {}
+    for name, check in checks.items():
+        try:
+            results[name] = check()
+        except Exception:  # the others prove something all the same
+            traceback.print_exc()
+            results[name] = False
     for name, good in results.items():
         print(f"{name}: {'pass' if good else 'FAIL'}")
     return all(results.values())
@@ -299,9 +336,9 @@ def tensorrt_peer(args, model_folder, folder):
 def bench_peers(args, model, folder, gflop):
     import torch
     rows = []
-    peers = list(torch_peers(args, model))
     trt = tensorrt_peer(args, model, folder)
-    for name, call in peers + ([("TensorRT bf16", trt)] if trt else []):
+    # One after the other: what torch.compile made for one backend would run for the next.
+    for name, call in itertools.chain(torch_peers(args, model), [("TensorRT bf16", trt)] if trt else []):
         for batch in args.batches:
             try:
                 with Monitor(args.gpu, PEER_SECONDS) as monitor:
@@ -331,6 +368,8 @@ def bench_server(args, model, cache, images):
     rows = []
     try:
         for _ in range(600):
+            if server.poll() is not None:
+                break  # the clients below say what is not there
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/v2/health/ready", timeout=2)
                 break
@@ -394,7 +433,10 @@ def measure(args):
             rows += bench_peers(args, model, folder, rows[0]["gflop"])
             keep()
         if args.images:
-            results["server"] = bench_server(args, model, cache, args.images)
+            try:
+                results["server"] = bench_server(args, model, cache, args.images)
+            except subprocess.CalledProcessError as error:
+                print(f"server: FAIL: {error.stderr.strip()[-300:]}", file=sys.stderr)
         verdict(rows)
         keep()
 

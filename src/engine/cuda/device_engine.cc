@@ -380,7 +380,7 @@ absl::Status DeviceEngine::ChooseAttention(const Plan& plan) {
     const auto* attention = std::get_if<AttentionOp>(&op);
     if (attention == nullptr || attention->query_count != attention->tokens) continue;
     const AttentionLaunch launch = LaunchOf(*attention);
-    bool& wins = library_attention_wins_[{attention->items, attention->tokens}];
+    bool& wins = library_attention_wins_[KeyOf(*attention)];
     wins = false;
     if (!library_attention_->Prepare(launch).ok()) return absl::OkStatus();
     SIGLIP_ASSIGN_OR_RETURN(const double own_us, TimeOnStream(kAttentionRuns, [&] {
@@ -655,7 +655,7 @@ absl::Status DeviceEngine::Run(const LoadedTower& tower, const LinearOp& op) {
 
 absl::Status DeviceEngine::Run(const LoadedTower&, const AttentionOp& op) {
   const AttentionLaunch launch = LaunchOf(op);
-  const auto wins = library_attention_wins_.find({op.items, op.tokens});
+  const auto wins = library_attention_wins_.find(KeyOf(op));
   if (op.query_count == op.tokens && wins != library_attention_wins_.end() && wins->second) {
     return library_attention_->Run(launch, workspace_.get());
   }

@@ -95,6 +95,9 @@ class DeviceEngine {
     cublasLtMatmulAlgo_t algorithm;
   };
 
+  // Items, tokens, heads and head_dim: towers of as many tokens may differ in the others.
+  using AttentionKey = std::array<std::int64_t, 4>;
+
   explicit DeviceEngine(const Options& options) : options_(options) {}
 
   static std::size_t Index(Tower tower) { return static_cast<std::size_t>(tower); }
@@ -120,6 +123,9 @@ class DeviceEngine {
   GemmShape ShapeOf(const LinearOp& op) const;
   GemmOperands OperandsOf(const LoadedTower& tower, const LinearOp& op) const;
   AttentionLaunch LaunchOf(const AttentionOp& op) const;
+  static AttentionKey KeyOf(const AttentionOp& op) {
+    return {op.items, op.tokens, op.heads, op.head_dim};
+  }
   absl::StatusOr<PreparedGemm*> PrepareGemm(const LinearOp& op);
   absl::Status RunGemm(PreparedGemm& prepared, const GemmOperands& operands);
   absl::StatusOr<double> TimeGemm(PreparedGemm& prepared, const std::vector<GemmOperands>& uses,
@@ -146,8 +152,7 @@ class DeviceEngine {
   DeviceMemory workspace_;
   std::size_t workspace_bytes_ = 0;
   std::unique_ptr<LibraryAttention> library_attention_;  // null: none
-  std::map<std::pair<std::int64_t, std::int64_t>, bool>
-      library_attention_wins_;  // by items, tokens
+  std::map<AttentionKey, bool> library_attention_wins_;
   DeviceMemory buffer_memory_;
   std::array<std::byte*, kNumBuffers> buffers_ = {};
   std::unique_ptr<AlgorithmCache> algorithms_;

@@ -83,11 +83,13 @@ INSTANTIATE_TEST_SUITE_P(Types, GpuKernelsTest, testing::Values(HalfType::kBf16,
                          });
 
 // The two GELUs of the field, by tanh and by erf, are at most 4.7e-4 apart: both factors are exact
-// here and the result is float32, so that the right one is told from the other.
+// here and the result is float32, so that the right one is told from the other. The GPU has an
+// instruction for tanh, which is right to 2^-11.
 TEST_F(GpuTest, ProductsHaveBiasAndTheTanhGelu) {
   constexpr std::int64_t kRows = 64, kN = 64, kK = 64;
   std::vector<std::uint16_t> x(kRows * kK), weight(kN * kK);
-  std::vector<float> bias(kN), expected(kRows * kN);
+  std::vector<float> bias(kN);
+  std::vector<double> by_tanh(kRows * kN), by_erf(kRows * kN);
   const auto half = [](float value) { return ToHalf(HalfType::kFp16, value); };
   // x is the identity: row i of the result is column i of the weights, from -4 to 4.
   for (std::int64_t i = 0; i < kRows; ++i) x[i * kK + i] = half(1);
@@ -98,7 +100,8 @@ TEST_F(GpuTest, ProductsHaveBiasAndTheTanhGelu) {
       weight[i * kK + j] = half(value);
       const double sum = value + bias[i];
       const double tanh = std::tanh(std::sqrt(2 / M_PI) * (sum + 0.044715 * sum * sum * sum));
-      expected[j * kN + i] = static_cast<float>(0.5 * sum * (1 + tanh));
+      by_tanh[j * kN + i] = 0.5 * sum * (1 + tanh);
+      by_erf[j * kN + i] = 0.5 * sum * (1 + std::erf(sum / std::sqrt(2.0)));
     }
   }
   GemmShape shape;
@@ -123,7 +126,13 @@ TEST_F(GpuTest, ProductsHaveBiasAndTheTanhGelu) {
                               .y = Upload(std::vector<float>(kRows * kN, NAN))};
   ASSERT_TRUE(gemm->Run(handle.get(), algorithms->front(), operands, nullptr, 0, nullptr).ok());
   const std::vector<float> got = Download<float>(operands.y, kRows * kN);
-  for (std::int64_t i = 0; i < kRows * kN; ++i) ASSERT_NEAR(got[i], expected[i], 1e-4) << i;
+  double to_tanh = 0, to_erf = 0;
+  for (std::int64_t i = 0; i < kRows * kN; ++i) {
+    ASSERT_NEAR(got[i], by_tanh[i], 2e-3) << i;
+    to_tanh += std::pow(got[i] - by_tanh[i], 2);
+    to_erf += std::pow(got[i] - by_erf[i], 2);
+  }
+  EXPECT_LT(to_tanh, to_erf);
 }
 
 TEST_P(GpuKernelsTest, AttentionOfEveryHeadDim) {
