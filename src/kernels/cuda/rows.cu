@@ -52,12 +52,15 @@ struct Vector<__half> : HalfVector<HalfType::kFp16> {};
 template <>
 struct Vector<__nv_fp8_e4m3> {
   static SIGLIP_DEVICE void Store(const float (&from)[8], __nv_fp8_e4m3* to) {
-    std::uint16_t pairs[4];
-    SIGLIP_UNROLL for (int i = 0; i < 4; ++i) {
-      pairs[i] = __nv_cvt_float2_to_fp8x2(make_float2(from[2 * i], from[2 * i + 1]), __NV_SATFINITE,
-                                          __NV_E4M3);
-    }
-    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(pairs);
+    *reinterpret_cast<uint2*>(to) = make_uint2(Pack(from), Pack(from + 4));
+  }
+
+ private:
+  static SIGLIP_DEVICE std::uint32_t Pack(const float* from) {
+    return static_cast<std::uint32_t>(Pair(from + 2)) << 16 | Pair(from);
+  }
+  static SIGLIP_DEVICE std::uint16_t Pair(const float* from) {
+    return __nv_cvt_float2_to_fp8x2(make_float2(from[0], from[1]), __NV_SATFINITE, __NV_E4M3);
   }
 };
 
