@@ -257,9 +257,10 @@ TEST(GemmTest, FormatsOfTestAreThere) {
 TEST(GemmInt16Test, SumsAreExact) {
   const TileShape shape = GemmTileShape(GemmFormat::kInt16);
   const std::int64_t block = 2 * shape.block_steps;
-  for (const auto& [m, k] : std::vector<std::array<std::int64_t, 2>>{
+  for (const auto& rows_and_depth : std::vector<std::array<std::int64_t, 2>>{
            {22, 3}, {22, 8}, {22, 70}, {22, 580}, {22, 1153}, {103, 8}, {103, 580}, {103, 1310}}) {
-    Problem problem(m, 70, k);
+    const std::int64_t k = rows_and_depth[1];
+    Problem problem(rows_and_depth[0], 70, k);
     const std::int64_t half = 2 * StrassenHalf(std::min((k + 1) / 2, shape.block_steps));
     const auto peaks = [&](std::vector<float>& rows, std::int64_t count, std::int64_t period,
                            float sign) {
