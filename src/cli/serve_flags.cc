@@ -397,7 +397,7 @@ void AddDecodeFlags(CLI::App& command, ServeFlags& flags) {
   BeginGroup(command, kPicturesHeading);
   command
       .add_option("--max-decode-bytes", flags.service.max_running_cost_bytes,
-                  "Memory for images being decoded at a time; a larger one runs alone")
+                  "Memory for images that a model decodes at a time; a larger one runs alone")
       ->check(AtLeast(1))
       ->capture_default_str();
   command

@@ -310,7 +310,7 @@ TEST(GemmInt16Test, SumsAreExact) {
           value += static_cast<float>(sum);
         }
         EXPECT_EQ(got[row * problem.n + column], value * a.scale * w.scale)
-            << m << " rows, k " << k << ", row " << row << ", column " << column;
+            << problem.m << " rows, k " << k << ", row " << row << ", column " << column;
       }
     }
     // Where two peaks meet, the limits of both do.

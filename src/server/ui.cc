@@ -190,16 +190,21 @@ void UiHandler::AnswerLater(std::shared_ptr<HttpExchange> exchange,
     waiting_.fetch_sub(1);
     return Answer(*exchange, OverloadResponse("too many searches wait"));
   }
-  pool_.Submit([this, exchange = std::move(exchange), make = std::move(make)] {
-    HttpResponse response;
-    try {
-      response = make();
-    } catch (const std::bad_alloc&) {
-      response = OverloadResponse("no memory for the search");
-    }
+  try {
+    pool_.Submit([this, exchange = std::move(exchange), make = std::move(make)] {
+      HttpResponse response;
+      try {
+        response = make();
+      } catch (const std::bad_alloc&) {
+        response = OverloadResponse("no memory for the search");
+      }
+      waiting_.fetch_sub(1);
+      Answer(*exchange, std::move(response));
+    });
+  } catch (const std::bad_alloc&) {
     waiting_.fetch_sub(1);
-    Answer(*exchange, std::move(response));
-  });
+    throw;
+  }
 }
 
 HttpResponse UiHandler::PageResponse() const {

@@ -99,11 +99,17 @@ absl::Status Cancelled() {
 // A block of an arena, which lives as long as its last block.
 class BlockOwner {
  public:
-  BlockOwner(std::shared_ptr<SharedArena> arena, std::byte* block)
-      : arena_(std::move(arena)), block_(block) {}
-  ~BlockOwner() { arena_->Free(block_); }
+  BlockOwner(std::shared_ptr<SharedArena> arena, std::size_t bytes, bool waits)
+      : arena_(std::move(arena)),
+        block_(waits ? arena_->AllocateToKeep(bytes) : arena_->Allocate(bytes)) {}
+  ~BlockOwner() {
+    if (block_ != nullptr) arena_->Free(block_);
+  }
   BlockOwner(const BlockOwner&) = delete;
   BlockOwner& operator=(const BlockOwner&) = delete;
+
+  // Null: the arena has no room.
+  std::byte* block() const { return block_; }
 
  private:
   const std::shared_ptr<SharedArena> arena_;
@@ -111,9 +117,9 @@ class BlockOwner {
 };
 
 PixelMemory AllocateFrom(const std::shared_ptr<SharedArena>& arena, std::size_t bytes, bool waits) {
-  std::byte* block = waits ? arena->AllocateToKeep(bytes) : arena->Allocate(bytes);
-  if (block == nullptr) return {};
-  return {.bytes = {block, bytes}, .owner = std::make_shared<BlockOwner>(arena, block)};
+  auto owner = std::make_shared<BlockOwner>(arena, bytes, waits);
+  if (owner->block() == nullptr) return {};
+  return {.bytes = {owner->block(), bytes}, .owner = std::move(owner)};
 }
 
 // The size of the pixels, as the worker says and as it can be.
