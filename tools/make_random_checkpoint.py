@@ -114,12 +114,23 @@ def make_model(architecture, seed=0, outliers=0):
     return model.eval()
 
 
+_positions_dtype = torch.float32
+
+
+def resize_positions_in(dtype):
+    """From now on, where mend_interpolation() was called. transformers resizes positions in float32 on a CPU, also those
+    of a model in float64."""
+    global _positions_dtype  # pylint: disable=global-statement
+    _positions_dtype = dtype
+
+
 def mend_interpolation():
     """torch 2.15 resizes wrongly on a CPU if the result is one column wide: each row gets what is the first one's
     (F.interpolate with antialias). The same one row high is right, so transformers' positions go that way here."""
     interpolate = torch.nn.functional.interpolate
 
     def mended(values, size, **options):
+        values = values.to(_positions_dtype)  # of a model in this type: what came through float32 is exact
         if size[1] != 1:
             return interpolate(values, size=size, **options)
         return interpolate(values.transpose(-1, -2), size=(1, size[0]), **options).transpose(-1, -2)

@@ -120,6 +120,7 @@ def reorder_channels(tower, order):
 
 
 def forward(model, inputs, ids, precision):
+    checkpoints.resize_positions_in(precision)
     with torch.no_grad():
         # One at a time: at so400m's depth a batch in float64 costs gigabytes.
         image = []
