@@ -384,7 +384,7 @@ def webp_files():
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
-TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I"}
+TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
 
 def tiff(width, height, tags, data, big=False, tiles=False, absolute=False):
@@ -530,6 +530,12 @@ def odd_tiff_files():
         packed = zlib.compress(noise(195))
         FILES[f"sizes_of_directory_type{'_be' * big}.tif"] = tiff(13, 5, {**rgb, 259: [8], 256: (13, [13]), 257: (13, [5]), 278: (13, [5]), 279: (13, [len(packed)])}, packed, big)
     FILES["bits_of_directory_type.tif"] = tiff(13, 5, {**rgb, 259: [8], 258: (13, [8] * 3)}, packed)
+    for name, tags in [("compressions_too_few", {259: [8] * 2}), ("compressions_unlike", {259: [8, 5]}), ("data_types_too_few", {32996: [1] * 2}),
+                       ("largest_values_too_few", {281: (16, [255] * 2)}), ("depth_of_directory_type", {32997: (13, [1])}),
+                       ("sizes_of_directory8_type", {278: (18, [5]), 279: (18, [len(packed)])}), ("tile_offsets_of_directory8_type", {324: (18, [1] * 6)})]:
+        FILES[f"{name}.tif"] = tiff(13, 5, {**rgb, 259: [8], **tags}, packed)
+    # The strip is the directory, its own type with it.
+    FILES["directory_is_data.tif"] = tiff(5, 3, {**grey, 259: [32773], 273: (13, [70]), 279: (4, [40])}, b"", absolute=True)
     for rows in (2**31 // 52 - 1, 2**31 // 52 + 1):  # of 13 pixels of 4 bytes
         FILES[f"ycbcr_strip_of_{rows}_rows.tif"] = tiff(13, 5, {258: [8] * 3, 262: [6], 277: [3], 259: [8], 530: [1, 1], 278: (4, [rows]), 279: (4, [len(packed)])}, packed)
     # Pillow's libtiff is built without WebP.
