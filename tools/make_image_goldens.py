@@ -546,6 +546,12 @@ def box(kind, body):
     return struct.pack(">I", len(body) + 8) + kind + body
 
 
+def boxed(width, height, components, colors, stream):
+    """A JP2 file of 8 bits around a codestream."""
+    head = box(b"ihdr", struct.pack(">IIHBBBB", height, width, components, 7, 7, 0, 0)) + colors
+    return b"\0\0\0\x0cjP  \r\n\x87\n" + box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + box(b"jp2h", head) + box(b"jp2c", stream)
+
+
 def jp2_files():
     rgb = Image.fromarray(photo(31, 22))
     put("lossless.jp2", rgb, "JPEG2000")
@@ -570,6 +576,21 @@ def jp2_files():
         FILES[f"{name}.jp2"] = whole[:at] + struct.pack(">I", size + len(resolution)) + whole[at + 4:at + size] + resolution + whole[at + size:]
     between = box(b"free", b"abcd")
     FILES["free_box.jp2"] = whole[:at + size] + between + whole[at + size:]
+    # OpenJPEG takes the first colour box that names a space or holds a profile; Pillow reads all.
+    srgb, cmyk = (box(b"colr", b"\1\0\0" + struct.pack(">I", space)) for space in (16, 12))
+    profile = box(b"colr", b"\2\0\0" + bytes(9))
+    rgb_stream, grey_stream = (save(i, "JPEG2000", no_jp2=True) for i in (rgb, rgb.convert("L")))
+    for name, colors in [("profile_then_space", profile + cmyk), ("space_then_profile", cmyk + profile), ("unknown_then_space", box(b"colr", b"\3\0\0" + bytes(9)) + srgb)]:
+        FILES[f"{name}.jp2"] = boxed(31, 22, 3, colors, rgb_stream)
+    # Palettes as ImagePalette.getcolor() fills them.
+    entries = np.random.default_rng(14).integers(0, 256, 2000, np.uint8).tobytes()
+    for channels, count, space in [(0, 3, srgb), (1, 9, srgb), (2, 9, srgb), (4, 256, srgb), (4, 256, cmyk), (5, 255, srgb), (5, 257, srgb), (6, 128, srgb), (6, 129, srgb), (7, 128, cmyk)]:
+        palette = box(b"pclr", struct.pack(">HB", count, channels) + b"\7" * channels + entries[:count * channels])
+        FILES[f"palette_of_{count}_by_{channels}{'_cmyk' * (space == cmyk)}.jp2"] = boxed(31, 22, 1, space + palette, grey_stream)
+    # Tables of tile-part lengths (TLM) whose size does not fit.
+    at = grey_stream.index(b"\xff\x52")
+    for size in (1, 2, 3, 9):
+        FILES[f"tile_part_lengths_{size}.j2k"] = grey_stream[:at] + b"\xff\x55" + struct.pack(">H", 2 + size) + (b"\0\x50" + bytes(size))[:size] + grey_stream[at:]
 
 
 def avif_files():

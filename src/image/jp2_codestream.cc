@@ -15,6 +15,8 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <utility>
+#include <vector>
 
 namespace siglip {
 namespace {
@@ -33,12 +35,13 @@ constexpr int kMaxLevels = 32;
 constexpr std::uint32_t kSiz = 0xFF51;
 constexpr std::uint32_t kCod = 0xFF52;
 constexpr std::uint32_t kCoc = 0xFF53;
+constexpr std::uint32_t kTlm = 0xFF55;
 constexpr std::uint32_t kSot = 0xFF90;
 constexpr std::uint32_t kSod = 0xFF93;
 
 bool IsKnown(std::uint32_t marker) {
   constexpr std::uint32_t kMarkers[] = {
-      kSot,   kCod,   kCoc,   0xFF5E, 0xFF5C, 0xFF5D, 0xFF5F, kSiz,   0xFF55, 0xFF57, 0xFF58,
+      kSot,   kCod,   kCoc,   0xFF5E, 0xFF5C, 0xFF5D, 0xFF5F, kSiz,   kTlm,   0xFF57, 0xFF58,
       0xFF60, 0xFF61, 0xFF91, 0xFF63, 0xFF64, 0xFF74, 0xFF78, 0xFF50, 0xFF59, 0xFF75, 0xFF77};
   return std::find(std::begin(kMarkers), std::end(kMarkers), marker) != std::end(kMarkers);
 }
@@ -77,6 +80,7 @@ struct Cost {
   std::int64_t bands = 0;  // precincts of all bands
   std::int64_t layers = 1;
   std::int64_t packet_slots = 0;  // resolutions times the most precincts of one
+  std::vector<std::size_t> broken_lengths;
 };
 
 std::int64_t CeilShift(std::int64_t value, int shift) {
@@ -132,6 +136,14 @@ void AddSegment(std::uint32_t marker, std::string_view s, const Geometry& geomet
   }
 }
 
+// Ztlm, Stlm, and lengths of the size that Stlm tells. Of less than two bytes both versions refuse.
+bool IsBrokenTlm(std::string_view s) {
+  if (s.size() < 2) return false;
+  const std::uint32_t sizes = U8(s, 1);
+  const std::size_t entry = (((sizes >> 6) & 1) + 1) * 2 + ((sizes >> 4) & 3);
+  return (s.size() - 2) % entry != 0;
+}
+
 absl::StatusOr<Geometry> ReadGeometry(std::string_view s) {
   if (s.size() < 36) return BadImage(kFormat, "truncated SIZ segment");
   Geometry geometry;
@@ -172,7 +184,10 @@ bool AddSegmentsUntil(std::uint32_t end, bool skips_unknown, ByteReader& reader,
     }
     const std::optional<std::string_view> length = reader.ReadExactly(2);
     if (!length || U16Be(*length, 0) < 2) return false;
-    AddSegment(marker, reader.Read(U16Be(*length, 0) - 2), geometry, cost);
+    const std::size_t low_byte = reader.position() - 3;
+    const std::string_view segment = reader.Read(U16Be(*length, 0) - 2);
+    AddSegment(marker, segment, geometry, cost);
+    if (marker == kTlm && IsBrokenTlm(segment)) cost.broken_lengths.push_back(low_byte);
   }
 }
 
@@ -220,6 +235,11 @@ absl::StatusOr<Jp2Codestream> ReadJp2Codestream(std::string_view bytes, bool is_
       geometry.tiles * (kTileBytes + n * kTileComponentBytes) +
       n * (cost.bands * kPrecinctBytes + cost.blocks * kBlockBytes) +
       n * cost.packet_slots * cost.layers * std::int64_t{sizeof(std::int16_t)};
+  codestream.broken_lengths = std::move(cost.broken_lengths);
+  if (!codestream.broken_lengths.empty()) {  // the list, while it grows, and a copy of the file
+    codestream.structure_bytes += static_cast<std::int64_t>(
+        codestream.broken_lengths.size() * 3 * sizeof(std::size_t) + bytes.size());
+  }
   codestream.packets = CheckedMul(geometry.tiles * n * cost.layers, cost.precincts)
                            .value_or(std::numeric_limits<std::int64_t>::max());
   return codestream;

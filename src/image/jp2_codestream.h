@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace siglip {
 
@@ -17,6 +18,9 @@ struct Jp2Codestream {
   std::size_t xsiz_offset = 0;       // of SIZ's field Xsiz in the file
   std::int64_t structure_bytes = 0;  // upper bound: tiles, precincts, code blocks, packets
   std::int64_t packets = 0;          // upper bound over all tiles
+  // Of the low bytes of the markers of tables of tile-part lengths (TLM) that are broken: OpenJPEG
+  // 2.5.0 refuses them, 2.5.4 does not look at them.
+  std::vector<std::size_t> broken_lengths;
 };
 
 // InvalidArgument if there is no codestream, or its components are not 1 to 4 (Pillow refuses those
