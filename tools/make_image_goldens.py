@@ -609,6 +609,9 @@ def avif_files():
     FILES["exif_wrong_offset.avif"] = whole[:at - 1] + b"\0" + whole[at:]
     FILES["exif_no_header.avif"] = whole[:at + 6] + b"XX" + whole[at + 8:]
     FILES["exif_junk_before.avif"] = whole[:at] + b"Axif" + whole[at + 4:]
+    for name, before, value in [("nclx_reserved_bits", b"colrnclx", (14, 0x81)), ("pixi_no_planes", b"pixi", (8, 0))]:
+        at = grey.index(before) + value[0]
+        FILES[f"{name}.avif"] = grey[:at] + bytes([value[1]]) + grey[at + 1:]
 
 
 def verdict(name, data):
