@@ -384,7 +384,7 @@ def webp_files():
     FILES["junk_after.webp"] = FILES["lossy.webp"] + b"junk"
 
 
-TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I"}
+TIFF_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
 
 def tiff(width, height, tags, data, big=False, tiles=False, absolute=False):
@@ -530,6 +530,12 @@ def odd_tiff_files():
         packed = zlib.compress(noise(195))
         FILES[f"sizes_of_directory_type{'_be' * big}.tif"] = tiff(13, 5, {**rgb, 259: [8], 256: (13, [13]), 257: (13, [5]), 278: (13, [5]), 279: (13, [len(packed)])}, packed, big)
     FILES["bits_of_directory_type.tif"] = tiff(13, 5, {**rgb, 259: [8], 258: (13, [8] * 3)}, packed)
+    for name, tags in [("compressions_too_few", {259: [8] * 2}), ("compressions_unlike", {259: [8, 5]}), ("data_types_too_few", {32996: [1] * 2}),
+                       ("largest_values_too_few", {281: (16, [255] * 2)}), ("depth_of_directory_type", {32997: (13, [1])}),
+                       ("sizes_of_directory8_type", {278: (18, [5]), 279: (18, [len(packed)])}), ("tile_offsets_of_directory8_type", {324: (18, [1] * 6)})]:
+        FILES[f"{name}.tif"] = tiff(13, 5, {**rgb, 259: [8], **tags}, packed)
+    # The strip is the directory, its own type with it.
+    FILES["directory_is_data.tif"] = tiff(5, 3, {**grey, 259: [32773], 273: (13, [70]), 279: (4, [40])}, b"", absolute=True)
     for rows in (2**31 // 52 - 1, 2**31 // 52 + 1):  # of 13 pixels of 4 bytes
         FILES[f"ycbcr_strip_of_{rows}_rows.tif"] = tiff(13, 5, {258: [8] * 3, 262: [6], 277: [3], 259: [8], 530: [1, 1], 278: (4, [rows]), 279: (4, [len(packed)])}, packed)
     # Pillow's libtiff is built without WebP.
@@ -538,6 +544,12 @@ def odd_tiff_files():
 
 def box(kind, body):
     return struct.pack(">I", len(body) + 8) + kind + body
+
+
+def boxed(width, height, components, colors, stream):
+    """A JP2 file of 8 bits around a codestream."""
+    head = box(b"ihdr", struct.pack(">IIHBBBB", height, width, components, 7, 7, 0, 0)) + colors
+    return b"\0\0\0\x0cjP  \r\n\x87\n" + box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + box(b"jp2h", head) + box(b"jp2c", stream)
 
 
 def jp2_files():
@@ -564,6 +576,21 @@ def jp2_files():
         FILES[f"{name}.jp2"] = whole[:at] + struct.pack(">I", size + len(resolution)) + whole[at + 4:at + size] + resolution + whole[at + size:]
     between = box(b"free", b"abcd")
     FILES["free_box.jp2"] = whole[:at + size] + between + whole[at + size:]
+    # OpenJPEG takes the first colour box that names a space or holds a profile; Pillow reads all.
+    srgb, cmyk = (box(b"colr", b"\1\0\0" + struct.pack(">I", space)) for space in (16, 12))
+    profile = box(b"colr", b"\2\0\0" + bytes(9))
+    rgb_stream, grey_stream = (save(i, "JPEG2000", no_jp2=True) for i in (rgb, rgb.convert("L")))
+    for name, colors in [("profile_then_space", profile + cmyk), ("space_then_profile", cmyk + profile), ("unknown_then_space", box(b"colr", b"\3\0\0" + bytes(9)) + srgb)]:
+        FILES[f"{name}.jp2"] = boxed(31, 22, 3, colors, rgb_stream)
+    # Palettes as ImagePalette.getcolor() fills them.
+    entries = np.random.default_rng(14).integers(0, 256, 2000, np.uint8).tobytes()
+    for channels, count, space in [(0, 3, srgb), (1, 9, srgb), (2, 9, srgb), (4, 256, srgb), (4, 256, cmyk), (5, 255, srgb), (5, 257, srgb), (6, 128, srgb), (6, 129, srgb), (7, 128, cmyk)]:
+        palette = box(b"pclr", struct.pack(">HB", count, channels) + b"\7" * channels + entries[:count * channels])
+        FILES[f"palette_of_{count}_by_{channels}{'_cmyk' * (space == cmyk)}.jp2"] = boxed(31, 22, 1, space + palette, grey_stream)
+    # Tables of tile-part lengths (TLM) whose size does not fit.
+    at = grey_stream.index(b"\xff\x52")
+    for size in (1, 2, 3, 9):
+        FILES[f"tile_part_lengths_{size}.j2k"] = grey_stream[:at] + b"\xff\x55" + struct.pack(">H", 2 + size) + (b"\0\x50" + bytes(size))[:size] + grey_stream[at:]
 
 
 def avif_files():
@@ -582,6 +609,9 @@ def avif_files():
     FILES["exif_wrong_offset.avif"] = whole[:at - 1] + b"\0" + whole[at:]
     FILES["exif_no_header.avif"] = whole[:at + 6] + b"XX" + whole[at + 8:]
     FILES["exif_junk_before.avif"] = whole[:at] + b"Axif" + whole[at + 4:]
+    for name, before, value in [("nclx_reserved_bits", b"colrnclx", (14, 0x81)), ("pixi_no_planes", b"pixi", (8, 0))]:
+        at = grey.index(before) + value[0]
+        FILES[f"{name}.avif"] = grey[:at] + bytes([value[1]]) + grey[at + 1:]
 
 
 def verdict(name, data):

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -94,6 +95,55 @@ absl::Status CheckExif(std::string_view exif, const std::vector<std::string_view
   return IsExif(exif) ? absl::OkStatus() : invalid;
 }
 
+struct Box {
+  std::string_view type;
+  std::string_view body;
+};
+
+std::optional<Box> NextBox(ByteReader& reader) {
+  const std::optional<std::string_view> head = reader.ReadExactly(8);
+  if (!head) return std::nullopt;
+  std::uint64_t size = U32Be(*head, 0);
+  std::uint64_t head_bytes = 8;
+  if (size == 1) {
+    const std::optional<std::string_view> wide = reader.ReadExactly(8);
+    if (!wide) return std::nullopt;
+    size = std::uint64_t{U32Be(*wide, 0)} << 32 | U32Be(*wide, 4);
+    head_bytes = 16;
+  } else if (size == 0) {
+    size = head_bytes + reader.remaining();
+  }
+  if (size < head_bytes || size - head_bytes > reader.remaining()) return std::nullopt;
+  return Box{head->substr(4), reader.Read(static_cast<std::size_t>(size - head_bytes))};
+}
+
+// The body of the first box of a type; empty if there is none.
+std::string_view FindBox(std::string_view boxes, std::string_view type) {
+  ByteReader reader(boxes);
+  while (const std::optional<Box> box = NextBox(reader)) {
+    if (box->type == type) return box->body;
+  }
+  return {};
+}
+
+// What libavif 1.4 (Pillow's) checks of the items' properties and 0.11 does not: reserved bits
+// behind the range of colours, and that samples have planes.
+absl::Status CheckProperties(std::string_view file) {
+  const std::string_view meta = FindBox(file, "meta");
+  if (meta.size() < 4) return absl::OkStatus();
+  ByteReader reader(FindBox(FindBox(meta.substr(4), "iprp"), "ipco"));
+  while (const std::optional<Box> box = NextBox(reader)) {
+    const std::string_view s = box->body;
+    if (box->type == "colr" && s.substr(0, 4) == "nclx" && s.size() > 10 && (U8(s, 10) & 127)) {
+      return BadImage(kFormat, "reserved bits of the colour information are set");
+    }
+    if (box->type == "pixi" && s.size() > 4 && s[4] == 0) {
+      return BadImage(kFormat, "samples of no planes");
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Not assigned to: the decoder looks at its reader to the last.
 struct Parsed {
   std::unique_ptr<Reader> reader;  // outlives the decoder
@@ -113,6 +163,7 @@ absl::StatusOr<Parsed> Parse(std::string_view bytes,
   avifDecoderSetIO(decoder, &parsed.reader->io);
   const avifResult result = avifDecoderParse(decoder);
   if (result != AVIF_RESULT_OK) return Broken(result);
+  SIGLIP_RETURN_IF_ERROR(CheckProperties(bytes));
   const avifRWData& exif = decoder->image->exif;
   if (exif.size > 0) {
     const std::string_view data(reinterpret_cast<const char*>(exif.data), exif.size);

@@ -31,9 +31,10 @@ constexpr std::int64_t kMaxTileBytes = std::int64_t{1} << 32;
 // The largest picture in precincts of 32x32 has 5 million in 5 layers. Pillow has no limit: this is
 // a stated exception.
 constexpr std::int64_t kMaxPackets = 30'000'000;
-// More than most tiles have, each with a style of its own and one for each other component. Files
-// that repeat them without end are for Decode: a door's thread asks for the header.
-constexpr std::int64_t kMaxHeaderStyles = 300'000;
+// Coding styles and tables of lengths, more than most tiles have, each with a style of its own and
+// one for each other component. Files that repeat them without end are for Decode: a door's thread
+// asks for the header.
+constexpr std::int64_t kMaxHeaderSegments = 300'000;
 // What such a file counts as: all that a decoder may take.
 constexpr std::int64_t kUnknownBytes = std::int64_t{4} << 30;
 
@@ -304,11 +305,12 @@ absl::Status DecodeTiles(const Decompressor& codec, opj_stream_t* stream, const 
   }
 }
 
-// OpenJPEG 2.5.0 counts tiles in signed 32 bits and refuses tiles of 2^31 or more; 2.5.4 does not.
-// A copy of the file whose tiles end where the picture does, or nothing if no tile is that large.
-std::string WithTilesClipped(std::string_view bytes, std::size_t xsiz_offset) {
+// A copy of the file as OpenJPEG 2.5.0 takes it where 2.5.4 takes the file itself, or nothing if it
+// need not differ. 2.5.0 counts tiles in signed 32 bits and refuses tiles of 2^31 or more: they end
+// where the picture does. Broken tables of tile-part lengths become comments.
+std::string Repaired(std::string_view bytes, const Jp2Codestream& codestream) {
   std::string copy;
-  for (std::size_t at = xsiz_offset; at <= xsiz_offset + 4; at += 4) {
+  for (std::size_t at = codestream.xsiz_offset; at <= codestream.xsiz_offset + 4; at += 4) {
     const std::uint32_t size = U32Be(bytes, at);
     const std::uint32_t first = U32Be(bytes, at + 24);
     if (U32Be(bytes, at + 16) <= INT32_MAX || size <= first) continue;
@@ -316,6 +318,11 @@ std::string WithTilesClipped(std::string_view bytes, std::size_t xsiz_offset) {
     for (std::size_t i = 0; i < 4; ++i) {
       copy[at + 16 + i] = static_cast<char>((size - first) >> (24 - 8 * i));
     }
+  }
+  constexpr char kComment = 0x64;
+  for (const std::size_t at : codestream.broken_lengths) {
+    if (copy.empty()) copy = std::string(bytes);
+    copy[at] = kComment;
   }
   return copy;
 }
@@ -328,7 +335,7 @@ absl::StatusOr<ImageHeader> ReadHeader(std::string_view bytes) {
   header.height = jp2.height;
   if (jp2.width <= kPillowMaxPixels && jp2.height <= kPillowMaxPixels) {
     SIGLIP_ASSIGN_OR_RETURN(const Jp2Codestream codestream,
-                            ReadJp2Codestream(bytes, jp2.is_codestream, kMaxHeaderStyles));
+                            ReadJp2Codestream(bytes, jp2.is_codestream, kMaxHeaderSegments));
     // OpenJPEG holds every component of a tile as int32, once more while it is transformed.
     header.working_set_bytes = header.width * header.height * 40 + (4 << 20) +
                                (codestream.is_whole ? codestream.structure_bytes : kUnknownBytes);
@@ -344,8 +351,8 @@ absl::StatusOr<RgbImage> Decode(std::string_view bytes) {
   if (codestream.packets > kMaxPackets) {
     return BadImage(kFormat, absl::StrCat("more than ", kMaxPackets, " packets declared"));
   }
-  const std::string clipped = WithTilesClipped(bytes, codestream.xsiz_offset);
-  Memory memory{clipped.empty() ? bytes : std::string_view(clipped)};
+  const std::string repaired = Repaired(bytes, codestream);
+  Memory memory{repaired.empty() ? bytes : std::string_view(repaired)};
   const Stream stream(memory);
   const Decompressor codec(header.is_codestream);
   if (stream.get() == nullptr || codec.get() == nullptr) {

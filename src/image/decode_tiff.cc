@@ -559,19 +559,23 @@ absl::StatusOr<Unpacker> ChooseUnpacker(TIFF* tiff, const MemoryFile& file,
 
 absl::StatusOr<RgbImage> DecodeCompressed(std::string_view bytes, const TiffLayout& layout) {
   if (layout.has_odd_counts) return BadImage(kFormat, "offsets and sizes of unlike numbers");
+  MemoryFile file;
+  file.bytes = bytes;
   std::string repaired;
   if (!layout.repairs.empty()) {
     repaired.assign(bytes);
     for (const TiffRepair& repair : layout.repairs) {
       repaired.replace(repair.at, repair.bytes.size(), repair.bytes);
     }
-    bytes = repaired;
+    file.bytes = repaired;
   }
-  MemoryFile file;
-  file.bytes = bytes;
   const TiffHandle tiff = OpenTiff(file);
   if (tiff == nullptr || TIFFSetSubDirectory(tiff.get(), layout.directory_offset) == 0) {
     return Broken(file);
+  }
+  // The directory is read; image data may lie upon it.
+  for (const TiffRepair& repair : layout.repairs) {
+    repaired.replace(repair.at, repair.bytes.size(), bytes.substr(repair.at, repair.bytes.size()));
   }
   std::uint32_t width = 0;
   std::uint32_t height = 0;

@@ -15,6 +15,8 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <utility>
+#include <vector>
 
 namespace siglip {
 namespace {
@@ -33,12 +35,13 @@ constexpr int kMaxLevels = 32;
 constexpr std::uint32_t kSiz = 0xFF51;
 constexpr std::uint32_t kCod = 0xFF52;
 constexpr std::uint32_t kCoc = 0xFF53;
+constexpr std::uint32_t kTlm = 0xFF55;
 constexpr std::uint32_t kSot = 0xFF90;
 constexpr std::uint32_t kSod = 0xFF93;
 
 bool IsKnown(std::uint32_t marker) {
   constexpr std::uint32_t kMarkers[] = {
-      kSot,   kCod,   kCoc,   0xFF5E, 0xFF5C, 0xFF5D, 0xFF5F, kSiz,   0xFF55, 0xFF57, 0xFF58,
+      kSot,   kCod,   kCoc,   0xFF5E, 0xFF5C, 0xFF5D, 0xFF5F, kSiz,   kTlm,   0xFF57, 0xFF58,
       0xFF60, 0xFF61, 0xFF91, 0xFF63, 0xFF64, 0xFF74, 0xFF78, 0xFF50, 0xFF59, 0xFF75, 0xFF77};
   return std::find(std::begin(kMarkers), std::end(kMarkers), marker) != std::end(kMarkers);
 }
@@ -76,8 +79,9 @@ struct Cost {
   std::int64_t blocks = 0;
   std::int64_t bands = 0;  // precincts of all bands
   std::int64_t layers = 1;
-  std::int64_t packet_slots = 0;  // resolutions times the most precincts of one
-  std::int64_t styles_left = 0;   // to look at; -1: there are more
+  std::int64_t packet_slots = 0;   // resolutions times the most precincts of one
+  std::int64_t segments_left = 0;  // to look at; -1: there are more
+  std::vector<std::size_t> broken_lengths;
 };
 
 std::int64_t CeilShift(std::int64_t value, int shift) {
@@ -125,13 +129,20 @@ void AddStyle(std::string_view s, bool has_precincts, const Geometry& geometry, 
 }
 
 void AddSegment(std::uint32_t marker, std::string_view s, const Geometry& geometry, Cost& cost) {
-  if ((marker == kCod || marker == kCoc) && --cost.styles_left < 0) return;
   if (marker == kCod && s.size() >= 5) {
     cost.layers = std::max<std::int64_t>(cost.layers, U16Be(s, 2));
     AddStyle(s.substr(5), (U8(s, 0) & 1) != 0, geometry, cost);
   } else if (marker == kCoc && s.size() >= 2) {
     AddStyle(s.substr(2), (U8(s, 1) & 1) != 0, geometry, cost);
   }
+}
+
+// Ztlm, Stlm, and lengths of the size that Stlm tells. Of less than two bytes both versions refuse.
+bool IsBrokenTlm(std::string_view s) {
+  if (s.size() < 2) return false;
+  const std::uint32_t sizes = U8(s, 1);
+  const std::size_t entry = (((sizes >> 6) & 1) + 1) * 2 + ((sizes >> 4) & 3);
+  return (s.size() - 2) % entry != 0;
 }
 
 absl::StatusOr<Geometry> ReadGeometry(std::string_view s) {
@@ -161,7 +172,7 @@ absl::StatusOr<Geometry> ReadGeometry(std::string_view s) {
 
 // Marker segments up to `end`, and behind it those known to OpenJPEG after two-byte steps over what
 // is unknown. Leaves the reader behind the marker `end`; false if there is none, or there are too
-// many styles.
+// many segments to look at.
 bool AddSegmentsUntil(std::uint32_t end, bool skips_unknown, ByteReader& reader,
                       const Geometry& geometry, Cost& cost) {
   while (true) {
@@ -175,8 +186,12 @@ bool AddSegmentsUntil(std::uint32_t end, bool skips_unknown, ByteReader& reader,
     }
     const std::optional<std::string_view> length = reader.ReadExactly(2);
     if (!length || U16Be(*length, 0) < 2) return false;
-    AddSegment(marker, reader.Read(U16Be(*length, 0) - 2), geometry, cost);
-    if (cost.styles_left < 0) return false;
+    const std::size_t low_byte = reader.position() - 3;
+    const std::string_view segment = reader.Read(U16Be(*length, 0) - 2);
+    if ((marker == kCod || marker == kCoc || marker == kTlm) && --cost.segments_left < 0)
+      return false;
+    AddSegment(marker, segment, geometry, cost);
+    if (marker == kTlm && IsBrokenTlm(segment)) cost.broken_lengths.push_back(low_byte);
   }
 }
 
@@ -199,7 +214,7 @@ void AddTileParts(std::string_view bytes, ByteReader& reader, const Geometry& ge
 }  // namespace
 
 absl::StatusOr<Jp2Codestream> ReadJp2Codestream(std::string_view bytes, bool is_codestream,
-                                                std::int64_t max_styles) {
+                                                std::int64_t max_segments) {
   const std::optional<std::size_t> start =
       is_codestream ? std::optional<std::size_t>(0) : FindCodestream(bytes);
   if (!start) return BadImage(kFormat, "no codestream");
@@ -216,16 +231,21 @@ absl::StatusOr<Jp2Codestream> ReadJp2Codestream(std::string_view bytes, bool is_
   codestream.xsiz_offset = reader.position() + 2;
   SIGLIP_ASSIGN_OR_RETURN(const Geometry geometry,
                           ReadGeometry(reader.Read(U16Be(*length, 0) - 2)));
-  Cost cost = {.styles_left = max_styles};
+  Cost cost = {.segments_left = max_segments};
   if (AddSegmentsUntil(kSot, true, reader, geometry, cost)) {
     AddTileParts(bytes, reader, geometry, cost);
   }
-  codestream.is_whole = cost.styles_left >= 0;
+  codestream.is_whole = cost.segments_left >= 0;
   const std::int64_t n = geometry.components;
   codestream.structure_bytes =
       geometry.tiles * (kTileBytes + n * kTileComponentBytes) +
       n * (cost.bands * kPrecinctBytes + cost.blocks * kBlockBytes) +
       n * cost.packet_slots * cost.layers * std::int64_t{sizeof(std::int16_t)};
+  codestream.broken_lengths = std::move(cost.broken_lengths);
+  if (!codestream.broken_lengths.empty()) {  // the list, while it grows, and a copy of the file
+    codestream.structure_bytes += static_cast<std::int64_t>(
+        codestream.broken_lengths.size() * 3 * sizeof(std::size_t) + bytes.size());
+  }
   codestream.packets = CheckedMul(geometry.tiles * n * cost.layers, cost.precincts)
                            .value_or(std::numeric_limits<std::int64_t>::max());
   return codestream;

@@ -91,7 +91,8 @@ absl::StatusOr<Box> ReadBox(ByteReader& reader, bool must_fit) {
 
 struct ColorState {
   std::uint32_t components = 0;
-  char color = '\0';  // '1', 'L', 'K' (CMYK) or nothing known
+  char color = '\0';     // '1', 'L', 'K' (CMYK) or nothing known
+  bool is_told = false;  // by the first colour box that counts
 };
 
 absl::Status ReadImageHeaderBox(std::string_view s, Jp2Header& header, ColorState& state) {
@@ -121,9 +122,13 @@ absl::Status ReadImageHeaderBox(std::string_view s, Jp2Header& header, ColorStat
 
 absl::Status ReadColorBox(std::string_view s, Jp2Header& header, ColorState& state) {
   if (s.size() < 7) return Cut();
-  if (U8(s, 0) != 1) return absl::OkStatus();
+  const std::uint32_t method = U8(s, 0);
+  // OpenJPEG takes the first box that names a space or holds a profile.
+  const bool counts = !state.is_told && (method == 1 || method == 2);
+  state.is_told = state.is_told || counts;
+  if (method != 1) return absl::OkStatus();
   const std::uint32_t space = U32Be(s, 3);
-  if (!header.color_space) header.color_space = space;
+  if (counts) header.color_space = space;
   if (space == 0 || space == 15) {
     state.color = '1';
   } else if (space == 12) {
@@ -134,6 +139,40 @@ absl::Status ReadColorBox(std::string_view s, Jp2Header& header, ColorState& sta
   }
   return absl::OkStatus();
 }
+
+// Pillow's ImagePalette of colours of so many bytes each. An entry has 4 of them or 3, of which the
+// first 3 become red, green and blue, be they CMYK.
+class PaletteBuilder {
+ public:
+  explicit PaletteBuilder(std::size_t channels) : entry_(channels == 4 ? 4 : 3) {}
+
+  // getcolor(): false if there is no room. Colours that are known share an entry, so later ones
+  // move down; the palette may come after each of many image headers, so each is looked up once.
+  bool Add(std::string_view color) {
+    if (!known_.insert(color).second) return true;
+    const std::size_t entry = bytes_.size() / entry_;
+    if (entry >= 256) return false;
+    // An entry that is begun is overwritten, and the colours are told anew, entry by entry.
+    if (entry * entry_ < bytes_.size()) known_ = {color};
+    bytes_.replace(entry * entry_, std::string::npos, color);
+    return true;
+  }
+
+  // False if it has grown too large.
+  bool CopyTo(Palette& palette) const {
+    const std::size_t entries = bytes_.size() / entry_;
+    if (entries > 256) return false;
+    for (std::size_t i = 0; i < entries; ++i) {
+      std::memcpy(palette.rgb[i], bytes_.data() + i * entry_, 3);
+    }
+    return true;
+  }
+
+ private:
+  const std::size_t entry_;
+  std::string bytes_;
+  absl::flat_hash_set<std::string_view> known_;
+};
 
 absl::Status ReadPaletteBox(std::string_view s, Jp2Header& header, const ColorState& state) {
   if ((header.mode != "L" && header.mode != "LA") || state.color == '1' || state.color == 'L') {
@@ -146,20 +185,15 @@ absl::Status ReadPaletteBox(std::string_view s, Jp2Header& header, const ColorSt
   for (std::size_t i = 0; i < channels; ++i) {
     if (U8(s, 3 + i) > 8) return absl::OkStatus();
   }
-  if (channels != 3 && (channels != 4 || state.color == 'K')) {
-    return BadImage(kFormat, absl::StrCat("palette of ", channels, " channels"));
-  }
   s.remove_prefix(3 + channels);
   if (s.size() < entries * channels) return Cut();
-  // Equal colours share one entry, so later ones move down: Pillow's getcolor(). A palette may come
-  // after each of many image headers, so each colour is looked up once.
-  absl::flat_hash_set<std::string_view> seen;
+  PaletteBuilder builder(channels);
   for (std::size_t i = 0; i < entries; ++i) {
-    const std::string_view color = s.substr(i * channels, channels);
-    if (!seen.insert(color).second) continue;
-    if (seen.size() > 256) return BadImage(kFormat, "palette of more than 256 colours");
-    std::memcpy(header.palette.rgb[seen.size() - 1], color.data(), 3);
+    if (!builder.Add(s.substr(i * channels, channels))) {
+      return BadImage(kFormat, "palette of more than 256 colours");
+    }
   }
+  if (!builder.CopyTo(header.palette)) return BadImage(kFormat, "palette of too many bytes");
   header.mode = header.mode == "L" ? "P" : "PA";
   return absl::OkStatus();
 }

@@ -19,7 +19,7 @@ struct Jp2Header {
   std::int64_t height = 0;
   std::string_view mode;
   Palette palette;
-  // EnumCS of the first colour box that has one (OpenJPEG 2.5.0 does not tell before it decodes).
+  // EnumCS, unless a profile comes first (OpenJPEG 2.5.0 does not tell before it decodes).
   std::optional<std::uint32_t> color_space;
 };
 

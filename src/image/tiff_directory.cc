@@ -36,6 +36,8 @@ enum Tag : std::uint32_t {
   kSamplesPerPixel = 277,
   kRowsPerStrip = 278,
   kStripByteCounts = 279,
+  kMinSampleValue = 280,
+  kMaxSampleValue = 281,
   kXResolution = 282,
   kYResolution = 283,
   kPlanarConfiguration = 284,
@@ -48,6 +50,9 @@ enum Tag : std::uint32_t {
   kExtraSamples = 338,
   kSampleFormat = 339,
   kXmp = 700,
+  kDataType = 32996,
+  kImageDepth = 32997,
+  kTileDepth = 32998,
   kExifDirectory = 34665,
   kGpsDirectory = 34853,
   kInteropDirectory = 40965,
@@ -64,7 +69,22 @@ enum Type : std::uint32_t {
   kFloatType = 11,
   kDoubleType = 12,
   kDirectoryType = 13,
+  kLong8Type = 16,
+  kSignedLong8Type = 17,
+  kDirectory8Type = 18,
 };
+
+// Types of BigTIFF that the plugin skips and libtiff reads.
+bool IsOfLibtiffAlone(std::uint32_t type) {
+  return type == kSignedLong8Type || type == kDirectory8Type;
+}
+
+bool IsSizeOrOffset(std::uint32_t tag) {
+  constexpr std::uint32_t kTags[] = {kImageWidth,      kImageLength, kStripOffsets, kRowsPerStrip,
+                                     kStripByteCounts, kTileWidth,   kTileLength,   kTileOffsets,
+                                     kTileByteCounts,  kImageDepth,  kTileDepth};
+  return std::find(std::begin(kTags), std::end(kTags), tag) != std::end(kTags);
+}
 
 // Python's reading of the three types that are no numbers.
 bool IsText(std::uint32_t type) {
@@ -194,29 +214,27 @@ class Directory {
   }
 
   // What libtiff 4.7 (Pillow's) reads and 4.5 does not, as 4.5 reads it: sizes and offsets of the
-  // type of directories, and a sample format of several values, though fewer than there are
-  // samples.
+  // types of directories, and values of the samples, all alike, that are fewer than the samples.
   std::vector<TiffRepair> Repairs() const {
     std::vector<TiffRepair> repairs;
-    for (const std::uint32_t tag :
-         {kImageWidth, kImageLength, kStripOffsets, kRowsPerStrip, kStripByteCounts, kTileWidth,
-          kTileLength, kTileOffsets, kTileByteCounts}) {
-      const Entry* entry = Find(tag);
-      if (entry != nullptr && entry->type == kDirectoryType) {
-        repairs.push_back({entry->at + 2, Number(kLongType, 2)});
-      }
-    }
+    for (const auto& [tag, repair] : retyped_) repairs.push_back(repair);
     const std::uint64_t samples =
         static_cast<std::uint64_t>(Value(kSamplesPerPixel, 1).value_or(1));
-    const Entry* format = Find(kSampleFormat);
-    if (format == nullptr) return repairs;
-    const std::size_t unit = static_cast<std::size_t>(UnitSize(format->type));
-    const std::size_t count = format->data.size() / unit;
-    if (count > 1 && count < samples) {
+    for (const std::uint32_t tag : {kBitsPerSample, kCompression, kMinSampleValue, kMaxSampleValue,
+                                    kSampleFormat, kDataType}) {
+      const Entry* entry = Find(tag);
+      if (entry == nullptr) continue;
+      const std::string_view s = entry->data;
+      const std::size_t unit = static_cast<std::size_t>(UnitSize(entry->type));
+      const std::size_t count = s.size() / unit;
+      if (count < 2 || count >= samples || s.substr(unit) != s.substr(0, s.size() - unit)) continue;
       const std::size_t width = is_big_tiff_ ? 8 : 4;
-      std::string value(format->data.substr(0, unit));
-      value.resize(width);
-      repairs.push_back({format->at + 4, Number(1, width) + value});
+      std::string bytes = Number(1, width);
+      if (unit <= width) {  // else the offset of the first stays
+        bytes += s.substr(0, unit);
+        bytes.resize(2 * width);
+      }
+      repairs.push_back({entry->at + 4, std::move(bytes)});
     }
     return repairs;
   }
@@ -304,6 +322,13 @@ class Directory {
     return number;
   }
 
+  // Gives an entry of a type of directories that of numbers. The plugin may not have read it.
+  void Retype(std::uint32_t tag, const Entry& entry) {
+    if (entry.type != kDirectoryType && entry.type != kDirectory8Type) return;
+    const char type = entry.type == kDirectoryType ? kLongType : kLong8Type;
+    retyped_.try_emplace(tag, TiffRepair{entry.at + 2, Number(type, 2)});
+  }
+
   void ReadEntries(std::string_view bytes) {
     ByteReader reader(bytes);
     if (offset_ > bytes.size()) return;
@@ -327,8 +352,12 @@ class Directory {
     entry.type = U16(s, 2);
     entry.at = static_cast<std::size_t>(s.data() - bytes.data());
     const std::uint64_t unit = UnitSize(entry.type);
-    if (Has(tag) || unit == 0) return true;
     const std::uint64_t count = is_big_tiff_ ? U64(s, 4) : U32(s, 4);
+    if (IsSizeOrOffset(tag)) {
+      Retype(tag, entry);
+      if (IsOfLibtiffAlone(entry.type)) counts_.try_emplace(tag, count);
+    }
+    if (Has(tag) || unit == 0) return true;
     counts_.try_emplace(tag, count);
     const std::string_view in_line = s.substr(is_big_tiff_ ? 12 : 8);
     std::uint64_t size = 0;
@@ -356,6 +385,7 @@ class Directory {
   std::uint64_t next_ = 0;
   std::map<std::uint32_t, Entry> entries_;
   std::map<std::uint32_t, std::uint64_t> counts_;
+  std::map<std::uint32_t, TiffRepair> retyped_;
 };
 
 // One row of the plugin's OPEN_INFO. endian: I, M or * for both. Extra samples: the first as given,
