@@ -81,7 +81,7 @@ struct Cost {
   std::int64_t layers = 1;
   std::int64_t packet_slots = 0;   // resolutions times the most precincts of one
   std::int64_t segments_left = 0;  // to look at; -1: there are more
-  std::vector<std::size_t> broken_lengths;
+  std::vector<std::size_t> broken_lengths = {};
 };
 
 std::int64_t CeilShift(std::int64_t value, int shift) {
