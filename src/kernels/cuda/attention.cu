@@ -3,6 +3,7 @@
 #include "kernels/cuda/attention_tile.h"
 #include "kernels/cuda/device_warp.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace siglip::cuda {
 namespace {
@@ -15,15 +16,6 @@ struct Params {
   float scale;
 };
 
-SIGLIP_DEVICE void CopyAsync(std::uint16_t* to, const std::uint16_t* from, bool inside) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
-  const int bytes = inside ? 16 : 0;  // what is left of 16 becomes zero
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
-               : "memory");
-}
-SIGLIP_DEVICE void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-SIGLIP_DEVICE void WaitForCopies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
-
 // Rows [first, first + kRows) of one head, `limit` of which exist.
 template <class Shape, int kRows>
 SIGLIP_DEVICE void CopyTile(std::uint16_t* to, const std::uint16_t* from, std::int64_t stride,
@@ -32,8 +24,8 @@ SIGLIP_DEVICE void CopyTile(std::uint16_t* to, const std::uint16_t* from, std::i
     const TileVector vector = VectorOfTile<Shape>(i);
     const int row = first + vector.row;
     const bool inside = row < limit && vector.column < head_dim;
-    CopyAsync(to + vector.row * Shape::kStride + vector.column,
-              inside ? from + row * stride + vector.column : from, inside);
+    ptx::CopyAsync(to + vector.row * Shape::kStride + vector.column,
+                   inside ? from + row * stride + vector.column : from, inside);
   }
 }
 
@@ -58,7 +50,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 2) AttentionKernel(Params p) 
                                   p.tokens, p.head_dim);
     CopyTile<Shape, Shape::kKeys>(shared + Shape::ValueOffset(tile % 2), v, p.row_stride, first,
                                   p.tokens, p.head_dim);
-    CommitCopies();
+    ptx::CommitCopies();
   };
   CopyTile<Shape, Shape::kQueries>(shared, q, p.row_stride, first_query, p.query_count, p.head_dim);
   copy_keys(0);
@@ -66,7 +58,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 2) AttentionKernel(Params p) 
   Warp warp(shared);
   const int tiles = (p.tokens + Shape::kKeys - 1) / Shape::kKeys;
   for (int tile = 0; tile < tiles; ++tile) {
-    WaitForCopies();
+    ptx::WaitForCopies();
     // The tile is there for all, and no warp reads the stage that is filled next.
     __syncthreads();
     if (tile + 1 < tiles) copy_keys(tile + 1);

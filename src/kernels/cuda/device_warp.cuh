@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_code.h"
+#include "kernels/cuda/ptx.cuh"
 
 namespace siglip::cuda {
 
@@ -44,7 +45,7 @@ class DeviceWarp {
   using Lane = LaneType;
 
   SIGLIP_DEVICE explicit DeviceWarp(std::uint16_t* shared)
-      : shared_(shared), address_(static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))) {}
+      : shared_(shared), address_(ptx::SharedAddress(shared)) {}
 
   template <class F>
   SIGLIP_DEVICE void ForEachLane(F f) {
@@ -53,74 +54,20 @@ class DeviceWarp {
 
   template <bool kTrans, class Address, class To>
   SIGLIP_DEVICE void LdMatrix4(Address address, To to) {
-    std::uint32_t* r = to(lane_);
-    const std::uint32_t from = address_ + 2 * address(LaneId());
-    if constexpr (kTrans) {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                   : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                   : "r"(from)
-                   : "memory");
-    } else {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                   : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                   : "r"(from)
-                   : "memory");
-    }
+    ptx::LdMatrix<4, kTrans>(to(lane_), address_ + 2 * address(LaneId()));
   }
   template <bool kTrans, class Address, class To>
   SIGLIP_DEVICE void LdMatrix2(Address address, To to) {
-    std::uint32_t* r = to(lane_);
-    const std::uint32_t from = address_ + 2 * address(LaneId());
-    if constexpr (kTrans) {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-                   : "=r"(r[0]), "=r"(r[1])
-                   : "r"(from)
-                   : "memory");
-    } else {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-                   : "=r"(r[0]), "=r"(r[1])
-                   : "r"(from)
-                   : "memory");
-    }
+    ptx::LdMatrix<2, kTrans>(to(lane_), address_ + 2 * address(LaneId()));
   }
 
   template <class C, class A, class B>
   SIGLIP_DEVICE void Mma16(C c_of, A a_of, B b_of) {
-    float* c = c_of(lane_);
-    const std::uint32_t* a = a_of(lane_);
-    const std::uint32_t* b = b_of(lane_);
-    if constexpr (kType == HalfType::kBf16) {
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-          "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-    } else {
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-          "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-    }
+    ptx::Mma<kType, 16>(c_of(lane_), a_of(lane_), b_of(lane_));
   }
   template <class C, class A, class B>
   SIGLIP_DEVICE void Mma8(C c_of, A a_of, B b_of) {
-    float* c = c_of(lane_);
-    const std::uint32_t* a = a_of(lane_);
-    const std::uint32_t* b = b_of(lane_);
-    if constexpr (kType == HalfType::kBf16) {
-      asm volatile(
-          "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 "
-          "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-          : "r"(a[0]), "r"(a[1]), "r"(b[0]));
-    } else {
-      asm volatile(
-          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
-          "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-          : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-          : "r"(a[0]), "r"(a[1]), "r"(b[0]));
-    }
+    ptx::Mma<kType, 8>(c_of(lane_), a_of(lane_), b_of(lane_));
   }
 
   template <class Value>
@@ -139,12 +86,8 @@ class DeviceWarp {
   static SIGLIP_DEVICE std::uint32_t Pack(float low, float high) {
     return Half<kType>::Pack(low, high);
   }
-  // Within 2 units in the last place of float32: far below the type of the weights.
-  static SIGLIP_DEVICE float Exp2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
+  // Its error is far below the type of the weights.
+  static SIGLIP_DEVICE float Exp2(float x) { return ptx::Exp2(x); }
   SIGLIP_DEVICE void Store(int offset, std::uint32_t pair) {
     *reinterpret_cast<std::uint32_t*>(shared_ + offset) = pair;
   }
