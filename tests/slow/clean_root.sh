@@ -43,6 +43,7 @@ CPP
 # What runs in the root, as its root.
 cat >"$work/in/use.sh" <<'USE'
 set -eux
+unset CMAKE_C_COMPILER_LAUNCHER CMAKE_CXX_COMPILER_LAUNCHER  # of the machine outside
 cd /in
 siglip --version
 siglip classify --model model --labels seven,star,circle --top 1 --format csv seven.png | grep '^seven.png,1,seven,'
