@@ -1,6 +1,7 @@
 // AVIF through libavif, as Pillow's _avif.c: the first frame, 8-bit RGB, alpha dropped; rotation
 // and mirror properties are not applied.
 
+#include "image/box.h"
 #include "image/byte_reader.h"
 #include "image/codec.h"
 #include "image/convert_rgb.h"
@@ -101,20 +102,12 @@ struct Box {
 };
 
 std::optional<Box> NextBox(ByteReader& reader) {
-  const std::optional<std::string_view> head = reader.ReadExactly(8);
+  const std::optional<BoxHead> head = ReadBoxHead(reader);
   if (!head) return std::nullopt;
-  std::uint64_t size = U32Be(*head, 0);
-  std::uint64_t head_bytes = 8;
-  if (size == 1) {
-    const std::optional<std::string_view> wide = reader.ReadExactly(8);
-    if (!wide) return std::nullopt;
-    size = std::uint64_t{U32Be(*wide, 0)} << 32 | U32Be(*wide, 4);
-    head_bytes = 16;
-  } else if (size == 0) {
-    size = head_bytes + reader.remaining();
-  }
-  if (size < head_bytes || size - head_bytes > reader.remaining()) return std::nullopt;
-  return Box{head->substr(4), reader.Read(static_cast<std::size_t>(size - head_bytes))};
+  const bool to_end = head->size == 0 && head->head_bytes == 8;
+  const std::uint64_t size = to_end ? head->head_bytes + reader.remaining() : head->size;
+  if (size < head->head_bytes || size - head->head_bytes > reader.remaining()) return std::nullopt;
+  return Box{head->type, reader.Read(static_cast<std::size_t>(size - head->head_bytes))};
 }
 
 // The body of the first box of a type; empty if there is none.

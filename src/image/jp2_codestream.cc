@@ -4,6 +4,7 @@
 
 #include "image/jp2_codestream.h"
 
+#include "image/box.h"
 #include "image/byte_reader.h"
 #include "image/codec.h"
 
@@ -50,19 +51,13 @@ bool IsKnown(std::uint32_t marker) {
 std::optional<std::size_t> FindCodestream(std::string_view bytes) {
   ByteReader reader(bytes);
   while (true) {
-    const std::optional<std::string_view> head = reader.ReadExactly(8);
-    if (!head) return std::nullopt;
-    std::uint64_t length = U32Be(*head, 0);
-    std::uint64_t head_bytes = 8;
-    if (length == 1) {
-      const std::optional<std::string_view> wide = reader.ReadExactly(8);
-      if (!wide || U32Be(*wide, 0) != 0) return std::nullopt;
-      length = U32Be(*wide, 4);
-      head_bytes = 16;
-    }
-    if (head->substr(4) == "jp2c") return reader.position();
-    if (length < head_bytes || length - head_bytes > reader.remaining()) return std::nullopt;
-    reader.Read(static_cast<std::size_t>(length - head_bytes));
+    const std::optional<BoxHead> head = ReadBoxHead(reader);
+    if (!head || head->size > UINT32_MAX) return std::nullopt;
+    if (head->type == "jp2c") return reader.position();
+    if (head->size < head->head_bytes) return std::nullopt;
+    const std::uint64_t length = head->size - head->head_bytes;
+    if (length > reader.remaining()) return std::nullopt;
+    reader.Read(static_cast<std::size_t>(length));
   }
 }
 

@@ -1,5 +1,6 @@
 #include "image/jp2_header.h"
 
+#include "image/box.h"
 #include "image/byte_reader.h"
 #include "image/codec.h"
 
@@ -68,24 +69,15 @@ struct Box {
 
 // The next box; its body ends at `end` at most.
 absl::StatusOr<Box> ReadBox(ByteReader& reader, bool must_fit) {
-  const std::optional<std::string_view> head = reader.ReadExactly(8);
+  const std::optional<BoxHead> head = ReadBoxHead(reader);
   if (!head) return Cut();
-  std::uint64_t length = U32Be(*head, 0);
-  std::uint64_t head_size = 8;
-  if (length == 1) {
-    const std::optional<std::string_view> wide = reader.ReadExactly(8);
-    if (!wide) return Cut();
-    length = std::uint64_t{U32Be(*wide, 0)} << 32 | U32Be(*wide, 4);
-    head_size = 16;
-  }
-  if (length < head_size || (must_fit && length - head_size > reader.remaining())) {
-    return BadImage(kFormat, "invalid box length");
-  }
+  if (head->size < head->head_bytes) return BadImage(kFormat, "invalid box length");
+  const std::uint64_t length = head->size - head->head_bytes;
+  if (must_fit && length > reader.remaining()) return BadImage(kFormat, "invalid box length");
   Box box;
-  box.type = head->substr(4);
-  box.body =
-      reader.Read(static_cast<std::size_t>(std::min<std::uint64_t>(length - head_size, SIZE_MAX)));
-  if (box.type == "jp2h" && box.body.size() < length - head_size) return Cut();
+  box.type = head->type;
+  box.body = reader.Read(static_cast<std::size_t>(std::min<std::uint64_t>(length, SIZE_MAX)));
+  if (box.type == "jp2h" && box.body.size() < length) return Cut();
   return box;
 }
 
