@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "base/json_text.h"
 #include "base/sha256.h"
@@ -190,21 +191,18 @@ void UiHandler::AnswerLater(std::shared_ptr<HttpExchange> exchange,
     waiting_.fetch_sub(1);
     return Answer(*exchange, OverloadResponse("too many searches wait"));
   }
-  try {
-    pool_.Submit([this, exchange = std::move(exchange), make = std::move(make)] {
-      HttpResponse response;
-      try {
-        response = make();
-      } catch (const std::bad_alloc&) {
-        response = OverloadResponse("no memory for the search");
-      }
-      waiting_.fetch_sub(1);
-      Answer(*exchange, std::move(response));
-    });
-  } catch (const std::bad_alloc&) {
+  absl::Cleanup leave = [this] { waiting_.fetch_sub(1); };
+  pool_.Submit([this, exchange = std::move(exchange), make = std::move(make)] {
+    HttpResponse response;
+    try {
+      response = make();
+    } catch (const std::bad_alloc&) {
+      response = OverloadResponse("no memory for the search");
+    }
     waiting_.fetch_sub(1);
-    throw;
-  }
+    Answer(*exchange, std::move(response));
+  });
+  std::move(leave).Cancel();
 }
 
 HttpResponse UiHandler::PageResponse() const {

@@ -56,6 +56,24 @@ bool RunWithout(int number, Batcher& batcher, const ManualClock& clock) {
   return failed;
 }
 
+struct Queue {
+  explicit Queue(DynamicBatching batching)
+      : batcher({.config = std::make_shared<const ModelConfig>(ConfigWith(std::move(batching))),
+                 .step = std::make_shared<AddOneStep>(),
+                 .clock = &clock,
+                 .statistics = &statistics}) {}
+
+  static ModelConfig ConfigWith(DynamicBatching batching) {
+    ModelConfig config = FloatConfig();
+    config.dynamic_batching = std::move(batching);
+    return config;
+  }
+
+  ManualClock clock;
+  StatisticsRecorder statistics{"m", "1", clock, {}};
+  Batcher batcher;
+};
+
 // Each allocation of a batch's way fails once: nobody is left without an answer, nobody gets two,
 // and the next batch runs.
 TEST(BatchMemoryTest, ABatchWithoutMemoryIsAnsweredAndTheNextRuns) {
@@ -63,30 +81,24 @@ TEST(BatchMemoryTest, ABatchWithoutMemoryIsAnsweredAndTheNextRuns) {
   for (bool failed = true; failed;) {
     SCOPED_TRACE(++number);
     ASSERT_LT(number, 1000);
-    ManualClock clock;
-    ModelConfig config = FloatConfig();
-    config.dynamic_batching = DynamicBatching{.preserve_ordering = true};
-    StatisticsRecorder statistics("m", "1", clock, {});
-    Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
-                     .step = std::make_shared<AddOneStep>(),
-                     .clock = &clock,
-                     .statistics = &statistics});
+    Queue queue({.preserve_ordering = true});
     std::vector<InferResponse> answers;
     answers.reserve(8);
-    for (int i = 0; i < 3; ++i) batcher.Enqueue(FloatRequest({1, 2}, &answers));
-    failed = RunWithout(number, batcher, clock);
-    batcher.Execute(batcher.TakeBatch(clock.NowNs()));  // what memory did not suffice to take out
+    for (int i = 0; i < 3; ++i) queue.batcher.Enqueue(FloatRequest({1, 2}, &answers));
+    failed = RunWithout(number, queue.batcher, queue.clock);
+    // What memory did not suffice to take out.
+    queue.batcher.Execute(queue.batcher.TakeBatch(queue.clock.NowNs()));
     EXPECT_EQ(answers.size(), 3u);
     for (const InferResponse& answer : answers) {
       const bool no_memory =
           absl::IsResourceExhausted(answer.status) || absl::IsInternal(answer.status);
       EXPECT_TRUE(answer.status.ok() || (failed && no_memory)) << answer.status;
     }
-    batcher.Enqueue(FloatRequest({1, 2}, &answers));
-    batcher.Execute(batcher.TakeBatch(clock.NowNs()));
+    queue.batcher.Enqueue(FloatRequest({1, 2}, &answers));
+    queue.batcher.Execute(queue.batcher.TakeBatch(queue.clock.NowNs()));
     ASSERT_EQ(answers.size(), 4u);
     EXPECT_TRUE(answers.back().status.ok()) << answers.back().status;
-    EXPECT_EQ(statistics.Snapshot().pending_requests, 0);
+    EXPECT_EQ(queue.statistics.Snapshot().pending_requests, 0);
   }
   EXPECT_GT(number, 10);
 }
@@ -103,15 +115,9 @@ TEST(BatchMemoryTest, RequestsThatExpireWithoutMemoryAreAnsweredAndOthersMayCome
   for (bool failed = true; failed;) {
     SCOPED_TRACE(++number);
     ASSERT_LT(number, 1000);
-    ManualClock clock;
-    ModelConfig config = FloatConfig();
-    config.dynamic_batching = DynamicBatching();
-    config.dynamic_batching->default_queue_policy.default_timeout_us = 1;
-    StatisticsRecorder statistics("m", "1", clock, {});
-    Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
-                     .step = std::make_shared<AddOneStep>(),
-                     .clock = &clock,
-                     .statistics = &statistics});
+    DynamicBatching batching;
+    batching.default_queue_policy.default_timeout_us = 1;
+    Queue queue(batching);
     std::vector<InferResponse> others;
     others.reserve(8);
     std::vector<absl::Status> answers;
@@ -120,17 +126,17 @@ TEST(BatchMemoryTest, RequestsThatExpireWithoutMemoryAreAnsweredAndOthersMayCome
       auto request = FloatRequest({1, 2});
       request->done = [&](const InferResponse& response) {
         answers.push_back(response.status);
-        AskAgain(batcher, others);
+        AskAgain(queue.batcher, others);
       };
-      batcher.Enqueue(std::move(request));
+      queue.batcher.Enqueue(std::move(request));
     }
-    clock.Advance(1'000'000);
-    failed = RunWithout(number, batcher, clock);
-    for (int i = 0; i < 3; ++i) batcher.Execute(batcher.TakeBatch(clock.NowNs()));
+    queue.clock.Advance(1'000'000);
+    failed = RunWithout(number, queue.batcher, queue.clock);
+    for (int i = 0; i < 3; ++i) queue.batcher.Execute(queue.batcher.TakeBatch(queue.clock.NowNs()));
     EXPECT_EQ(answers.size(), 3u);
     EXPECT_EQ(others.size(), 3u);
     for (const InferResponse& answer : others) EXPECT_TRUE(answer.status.ok()) << answer.status;
-    EXPECT_EQ(statistics.Snapshot().pending_requests, 0);
+    EXPECT_EQ(queue.statistics.Snapshot().pending_requests, 0);
   }
   EXPECT_GT(number, 3);
 }
@@ -141,33 +147,27 @@ TEST(BatchMemoryTest, TheGoneOfAFullQueueAreCountedWithoutMemory) {
   for (bool failed = true; failed;) {
     SCOPED_TRACE(++number);
     ASSERT_LT(number, 1000);
-    ManualClock clock;
-    ModelConfig config = FloatConfig();
-    config.dynamic_batching = DynamicBatching();
-    config.dynamic_batching->default_queue_policy.max_queue_size = 3;
-    StatisticsRecorder statistics("m", "1", clock, {});
-    Batcher batcher({.config = std::make_shared<const ModelConfig>(config),
-                     .step = std::make_shared<AddOneStep>(),
-                     .clock = &clock,
-                     .statistics = &statistics});
+    DynamicBatching batching;
+    batching.default_queue_policy.max_queue_size = 3;
+    Queue queue(batching);
     std::vector<InferResponse> answers;
     answers.reserve(8);
     for (int i = 0; i < 3; ++i) {
       auto request = FloatRequest({1, 2}, &answers);
       request->is_cancelled = [] { return true; };
-      batcher.Enqueue(std::move(request));
+      queue.batcher.Enqueue(std::move(request));
     }
     auto request = FloatRequest({1, 2}, &answers);
     failing = number;
     try {
-      batcher.Enqueue(std::move(request));
+      queue.batcher.Enqueue(std::move(request));
     } catch (const std::bad_alloc&) {  // as a door
     }
     failed = failing == 0;
     failing = 0;
-    for (int i = 0; i < 4; ++i) batcher.Execute(batcher.TakeBatch(clock.NowNs()));
+    for (int i = 0; i < 4; ++i) queue.batcher.Execute(queue.batcher.TakeBatch(queue.clock.NowNs()));
     EXPECT_EQ(answers.size(), 4u);
-    EXPECT_EQ(statistics.Snapshot().pending_requests, 0);
+    EXPECT_EQ(queue.statistics.Snapshot().pending_requests, 0);
   }
   EXPECT_GT(number, 10);
 }

@@ -99,9 +99,8 @@ absl::Status Cancelled() {
 // A block of an arena, which lives as long as its last block.
 class BlockOwner {
  public:
-  BlockOwner(std::shared_ptr<SharedArena> arena, std::size_t bytes, bool waits)
-      : arena_(std::move(arena)),
-        block_(waits ? arena_->AllocateToKeep(bytes) : arena_->Allocate(bytes)) {}
+  BlockOwner(std::shared_ptr<SharedArena> arena, std::size_t bytes, SharedArena::Stay stay)
+      : arena_(std::move(arena)), block_(arena_->Allocate(bytes, stay)) {}
   ~BlockOwner() {
     if (block_ != nullptr) arena_->Free(block_);
   }
@@ -116,8 +115,9 @@ class BlockOwner {
   std::byte* const block_;
 };
 
-PixelMemory AllocateFrom(const std::shared_ptr<SharedArena>& arena, std::size_t bytes, bool waits) {
-  auto owner = std::make_shared<BlockOwner>(arena, bytes, waits);
+PixelMemory AllocateFrom(const std::shared_ptr<SharedArena>& arena, std::size_t bytes,
+                         SharedArena::Stay stay) {
+  auto owner = std::make_shared<BlockOwner>(arena, bytes, stay);
   if (owner->block() == nullptr) return {};
   return {.bytes = {owner->block(), bytes}, .owner = std::move(owner)};
 }
@@ -186,11 +186,10 @@ std::size_t DecodeWorkers::ChooseSlot() const {
   return best;
 }
 
-DecodeWorkers::Reserved DecodeWorkers::Reserve(std::size_t bytes, Stay stay) {
+DecodeWorkers::Reserved DecodeWorkers::Reserve(std::size_t bytes, SharedArena::Stay stay) {
   MutexLock lock(mu_);
   const auto reserve = [&](std::size_t slot) {
-    return Reserved{.slot = slot,
-                    .memory = AllocateFrom(arenas_[slot], bytes, stay == Stay::kWaits)};
+    return Reserved{.slot = slot, .memory = AllocateFrom(arenas_[slot], bytes, stay)};
   };
   Reserved reserved = reserve(ChooseSlot());
   for (std::size_t i = 0; reserved.memory.owner == nullptr && i < header_slot(); ++i) {
@@ -200,7 +199,7 @@ DecodeWorkers::Reserved DecodeWorkers::Reserve(std::size_t bytes, Stay stay) {
 }
 
 PixelMemory DecodeWorkers::Allocate(std::size_t bytes) {
-  return Reserve(bytes, Stay::kWaits).memory;
+  return Reserve(bytes, SharedArena::Stay::kWaits).memory;
 }
 
 absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preprocessor,
@@ -218,7 +217,7 @@ absl::StatusOr<PixelSize> DecodeWorkers::Preprocess(const Preprocessor& preproce
     if (!absl::IsUnavailable(size.status()) || !Readiness().ok()) return size;
     break;
   }
-  const auto [slot, memory] = Reserve(pixel_bytes, Stay::kPasses);
+  const auto [slot, memory] = Reserve(pixel_bytes, SharedArena::Stay::kPasses);
   if (memory.owner == nullptr) {
     return WithReason(absl::ResourceExhaustedError("image: no memory for its pixels"), "no_memory");
   }
@@ -247,8 +246,8 @@ absl::StatusOr<DecodedPicture> DecodeWorkers::Decode(const Preprocessor& preproc
                                                      std::string_view bytes,
                                                      const ImageHeader& header,
                                                      const WaitLimit& limit, StageTimes& times) {
-  const auto [slot, memory] =
-      Reserve(static_cast<std::size_t>(header.width * header.height * 3), Stay::kPasses);
+  const auto [slot, memory] = Reserve(static_cast<std::size_t>(header.width * header.height * 3),
+                                      SharedArena::Stay::kPasses);
   if (memory.owner == nullptr) {
     return WithReason(absl::ResourceExhaustedError("image: no memory for its pixels"), "no_memory");
   }

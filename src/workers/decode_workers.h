@@ -20,11 +20,10 @@
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "image/preprocess.h"
+#include "workers/shared_arena.h"
 #include "workers/worker_process.h"
 
 namespace siglip {
-
-class SharedArena;
 
 struct DecodeWorkersOptions {
   int count = 1;  // that decode; one more reads the heads that a library must read
@@ -105,14 +104,12 @@ class DecodeWorkers {
   absl::StatusOr<WorkerProcess*> Acquire(std::size_t slot, const WaitLimit& limit);
   void Release(std::size_t slot, bool replace);
   // Memory of the worker that is likeliest to be free, or of the next one that has any; `slot` is
-  // which. One step: whoever comes at the same time sees it taken. For pixels that wait, or that
-  // are copied at once.
+  // which. One step: whoever comes at the same time sees it taken.
   struct Reserved {
     std::size_t slot = 0;
     PixelMemory memory = {};
   };
-  enum class Stay { kWaits, kPasses };
-  Reserved Reserve(std::size_t bytes, Stay stay);
+  Reserved Reserve(std::size_t bytes, SharedArena::Stay stay);
   std::size_t ChooseSlot() const SIGLIP_REQUIRES(mu_);
   // Sends the picture and waits. Errors are those of Preprocess, with payload.
   absl::StatusOr<Reply> Exchange(const Request& request);

@@ -81,15 +81,8 @@ void SharedArena::GiveBackUnused() {
   give_back_until(kPixelAreaBytes);
 }
 
-std::byte* SharedArena::Allocate(std::size_t bytes) {
-  return AllocateWithin(bytes, kPixelAreaBytes);
-}
-
-std::byte* SharedArena::AllocateToKeep(std::size_t bytes) {
-  return AllocateWithin(bytes, kPixelAreaBytes - kPassingBytes);
-}
-
-std::byte* SharedArena::AllocateWithin(std::size_t bytes, std::size_t limit) {
+std::byte* SharedArena::Allocate(std::size_t bytes, Stay stay) {
+  const std::size_t limit = kPixelAreaBytes - (stay == Stay::kWaits ? kPassingBytes : 0);
   if (bytes > limit) return nullptr;
   const std::size_t wanted = RoundUp(bytes, kBlockAlignment);
   MutexLock lock(mu_);

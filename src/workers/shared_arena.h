@@ -36,11 +36,11 @@ class SharedArena {
   // touched any of it. REQUIRES: nobody has the worker.
   void GiveBackUnused();
 
-  // A place for `bytes` of pixels, at a page's beginning; null if none is free.
-  std::byte* Allocate(std::size_t bytes);
-  // The same for pixels that wait for the encoder, however long: they leave kPassingBytes to those
-  // that only pass.
-  std::byte* AllocateToKeep(std::size_t bytes);
+  // How long pixels stay: until they are copied at once, or as long as the encoder lets them wait.
+  enum class Stay { kPasses, kWaits };
+  // A place for `bytes` of pixels, at a page's beginning; null if none is free. Those that wait
+  // leave kPassingBytes to those that pass.
+  std::byte* Allocate(std::size_t bytes, Stay stay = Stay::kPasses);
   void Free(std::byte* block);
   // Where in the pixel area it begins, if all of it is in one block.
   std::optional<std::size_t> OffsetOf(const std::byte* begin, std::size_t bytes) const;
@@ -57,8 +57,6 @@ class SharedArena {
   using Blocks = std::map<std::size_t, Block>;  // by offset
 
   SharedArena(int descriptor, std::byte* memory) : descriptor_(descriptor), memory_(memory) {}
-  // Within so many bytes of the pixel area.
-  std::byte* AllocateWithin(std::size_t bytes, std::size_t limit);
   std::byte* pixel_area() const;
   Blocks::const_iterator BlockAt(std::size_t offset) const SIGLIP_REQUIRES(mu_);
 

@@ -44,18 +44,18 @@ TEST(SharedArenaTest, WhatDoesNotFitIsRefused) {
 
 TEST(SharedArenaTest, WhatIsKeptLeavesRoomForWhatPasses) {
   const auto arena = NewArena();
-  EXPECT_EQ(arena->AllocateToKeep(kPixelAreaBytes), nullptr);
-  std::byte* kept = arena->AllocateToKeep(kPixelAreaBytes - kPassingBytes);
+  EXPECT_EQ(arena->Allocate(kPixelAreaBytes, SharedArena::Stay::kWaits), nullptr);
+  std::byte* kept = arena->Allocate(kPixelAreaBytes - kPassingBytes, SharedArena::Stay::kWaits);
   ASSERT_NE(kept, nullptr);
-  EXPECT_EQ(arena->AllocateToKeep(1), nullptr);
+  EXPECT_EQ(arena->Allocate(1, SharedArena::Stay::kWaits), nullptr);
   std::byte* passing = arena->Allocate(kPassingBytes);
   ASSERT_NE(passing, nullptr);
   arena->Free(kept);
-  EXPECT_EQ(arena->AllocateToKeep(kPixelAreaBytes - kPassingBytes), kept);
+  EXPECT_EQ(arena->Allocate(kPixelAreaBytes - kPassingBytes, SharedArena::Stay::kWaits), kept);
   arena->Free(kept);
   std::byte* low = arena->Allocate(1);
   EXPECT_EQ(low, kept);
-  EXPECT_EQ(arena->AllocateToKeep(kPixelAreaBytes - kPassingBytes), nullptr);
+  EXPECT_EQ(arena->Allocate(kPixelAreaBytes - kPassingBytes, SharedArena::Stay::kWaits), nullptr);
 }
 
 TEST(SharedArenaTest, OffsetsAreThoseOfWholeBlocksAlone) {
