@@ -30,6 +30,32 @@ inline float FromHalf(HalfType type, std::uint16_t bits) {
   return static_cast<float>(std::bit_cast<_Float16>(bits));
 }
 
+// Value `half` of register r of a lane.
+struct FragmentPlace {
+  int lane = 0, r = 0, half = 0;
+};
+
+// PTX ISA, "Matrix fragments for mma.m16n8k8" and "...m16n8k16": A[row][k], B[k][column].
+constexpr FragmentPlace PlaceInA(int row, int k) {
+  return {.lane = row % 8 * 4 + k % 8 / 2, .r = row / 8 + k / 8 * 2, .half = k % 2};
+}
+constexpr FragmentPlace PlaceInB(int k, int column) {
+  return {.lane = column * 4 + k % 8 / 2, .r = k / 8, .half = k % 2};
+}
+// Of register r of C.
+constexpr int RowInC(int lane, int r) { return lane / 4 + 8 * (r / 2); }
+constexpr int ColumnInC(int lane, int r) { return 2 * (lane % 4) + r % 2; }
+
+// What ldmatrix gives a lane of a matrix, of which element(row, column) are the bits: row lane / 4,
+// columns 2 (lane % 4) and the next; transposed: column and rows.
+template <bool kTrans, class Element>
+std::uint32_t LoadedPair(int lane, Element element) {
+  const int i = lane / 4, j = 2 * (lane % 4);
+  const std::uint32_t low = kTrans ? element(j, i) : element(i, j);
+  const std::uint32_t high = kTrans ? element(j + 1, i) : element(i, j + 1);
+  return high << 16 | low;
+}
+
 template <HalfType kType, class LaneType>
 class HostWarp {
  public:
@@ -42,8 +68,7 @@ class HostWarp {
     for (int i = 0; i < 32; ++i) f(i, lanes_[i]);
   }
 
-  // Register r of lane l is row l / 4, columns 2 (l % 4) and the next, of matrix r; transposed:
-  // column and rows. Row i of matrix r is at lane 8 r + i's address.
+  // Register r is of matrix r, whose row i is at lane 8 r + i's address.
   template <bool kTrans, class Address, class To>
   void LdMatrix4(Address address, To to) {
     LdMatrix<kTrans, 4>(address, to);
@@ -89,42 +114,30 @@ class HostWarp {
   void LdMatrix(Address address, To to) {
     for (int l = 0; l < 32; ++l) {
       for (int r = 0; r < kCount; ++r) {
-        const auto element = [&](int row, int column) -> std::uint32_t {
+        to(lanes_[l])[r] = LoadedPair<kTrans>(l, [&](int row, int column) {
           const int at = address(8 * r + row);
           misaligned_ |= at % 8 != 0;  // 16 bytes
           return shared_.at(at + column);
-        };
-        const int i = l / 4, j = 2 * (l % 4);
-        to(lanes_[l])[r] = kTrans ? element(j + 1, i) << 16 | element(j, i)
-                                  : element(i, j + 1) << 16 | element(i, j);
+        });
       }
     }
   }
 
-  // PTX ISA, "Matrix fragments for mma.m16n8k8" and "...m16n8k16".
   template <int kDepth, class C, class A, class B>
   void Mma(C c, A a, B b) {
     std::array<std::array<float, kDepth>, 16> left = {};
-    std::array<std::array<float, 8>, kDepth> right = {};
-    for (int l = 0; l < 32; ++l) {
-      const int group = l / 4, in_group = l % 4;
-      for (int r = 0; r < kDepth / 4; ++r) {
-        for (int i = 0; i < 2; ++i) {
-          left[group + 8 * (r % 2)][2 * in_group + i + 8 * (r / 2)] = Element(a(lanes_[l])[r], i);
-        }
-      }
-      for (int r = 0; r < kDepth / 8; ++r) {
-        for (int i = 0; i < 2; ++i) {
-          right[2 * in_group + i + 8 * r][group] = Element(b(lanes_[l])[r], i);
-        }
-      }
+    std::array<std::array<float, kDepth>, 8> right = {};  // by column
+    const auto at = [this](auto registers, FragmentPlace place) {
+      return Element(registers(lanes_[place.lane])[place.r], place.half);
+    };
+    for (int k = 0; k < kDepth; ++k) {
+      for (int row = 0; row < 16; ++row) left[row][k] = at(a, PlaceInA(row, k));
+      for (int column = 0; column < 8; ++column) right[column][k] = at(b, PlaceInB(k, column));
     }
     for (int l = 0; l < 32; ++l) {
-      for (int e = 0; e < 4; ++e) {
-        const int row = l / 4 + 8 * (e / 2), column = 2 * (l % 4) + e % 2;
-        float sum = c(lanes_[l])[e];
-        for (int k = 0; k < kDepth; ++k) sum += left[row][k] * right[k][column];
-        c(lanes_[l])[e] = sum;
+      for (int r = 0; r < 4; ++r) {
+        float& sum = c(lanes_[l])[r];
+        for (int k = 0; k < kDepth; ++k) sum += left[RowInC(l, r)][k] * right[ColumnInC(l, r)][k];
       }
     }
   }

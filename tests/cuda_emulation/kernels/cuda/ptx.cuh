@@ -4,6 +4,7 @@
 
 #include "emulated_device.h"
 #include "kernels/cuda/device_code.h"
+#include "kernels/cuda/host_warp_for_test.h"
 
 namespace siglip::cuda::ptx {
 
@@ -17,36 +18,21 @@ void LdMatrix(std::uint32_t* r, std::uint32_t from) {
   if (lane < 8 * kCount && from % 16 != 0) emulation::Fail("a row of a matrix is not aligned");
   emulation::Words(lane)[0] = from;
   emulation::SyncWarp();
-  const auto value = [&](int matrix, int row, int column) -> std::uint32_t {
-    const std::size_t at =
-        emulation::Words(8 * matrix + row)[0] + static_cast<std::size_t>(2 * column);
-    if (at + 2 > emulation::DynamicSharedBytes()) emulation::Fail("a matrix outside shared memory");
-    std::uint16_t bits;
-    std::memcpy(&bits, emulation::DynamicShared() + at, 2);
-    return bits;
-  };
-  const int i = lane / 4;
-  const int j = 2 * (lane % 4);
   for (int matrix = 0; matrix < kCount; ++matrix) {
-    r[matrix] = kTrans ? value(matrix, j + 1, i) << 16 | value(matrix, j, i)
-                       : value(matrix, i, j + 1) << 16 | value(matrix, i, j);
+    r[matrix] = LoadedPair<kTrans>(lane, [matrix](int row, int column) {
+      const std::size_t at =
+          emulation::Words(8 * matrix + row)[0] + static_cast<std::size_t>(2 * column);
+      if (at + 2 > emulation::DynamicSharedBytes()) {
+        emulation::Fail("a matrix outside shared memory");
+      }
+      std::uint16_t bits;
+      std::memcpy(&bits, emulation::DynamicShared() + at, 2);
+      return bits;
+    });
   }
   emulation::SyncWarp();
 }
 
-template <HalfType kType>
-float HalfOf(std::uint32_t pair, int which) {
-  const auto bits = static_cast<std::uint16_t>(pair >> (16 * which));
-  if constexpr (kType == HalfType::kBf16) {
-    return __bfloat162float(__nv_bfloat16(__nv_bfloat16_raw{bits}));
-  } else {
-    return __half2float(__half(__half_raw{bits}));
-  }
-}
-
-// A[row][k] is in lane 4 * (row % 8) + k % 8 / 2, register row / 8 + 2 * (k / 8); B[k][column] in
-// lane 4 * column + k % 8 / 2, register k / 8; C[row][column] in lane 4 * (row % 8) + column / 2,
-// register 2 * (row / 8) + column % 2.
 template <HalfType kType, int kDepth>
 void Mma(float* c, const std::uint32_t* a, const std::uint32_t* b) {
   constexpr int kAWords = kDepth / 4;
@@ -55,14 +41,14 @@ void Mma(float* c, const std::uint32_t* a, const std::uint32_t* b) {
   for (int i = 0; i < kAWords; ++i) words[i] = a[i];
   for (int i = 0; i < kDepth / 8; ++i) words[kAWords + i] = b[i];
   emulation::SyncWarp();
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + 8 * (i / 2);
-    const int column = 2 * (lane % 4) + i % 2;
+  const auto at = [](FragmentPlace place, int first) {
+    const std::uint32_t pair = emulation::Words(place.lane)[first + place.r];
+    return FromHalf(kType, static_cast<std::uint16_t>(pair >> 16 * place.half));
+  };
+  for (int r = 0; r < 4; ++r) {
+    const int row = RowInC(lane, r), column = ColumnInC(lane, r);
     for (int k = 0; k < kDepth; ++k) {
-      const int part = k % 8 / 2;
-      const std::uint32_t a_pair = emulation::Words(row % 8 * 4 + part)[row / 8 + 2 * (k / 8)];
-      const std::uint32_t b_pair = emulation::Words(column * 4 + part)[kAWords + k / 8];
-      c[i] += HalfOf<kType>(a_pair, k % 2) * HalfOf<kType>(b_pair, k % 2);
+      c[r] += at(PlaceInA(row, k), 0) * at(PlaceInB(k, column), kAWords);
     }
   }
   emulation::SyncWarp();
