@@ -2,16 +2,23 @@
 """What e4m3 costs in the blocks' linear layers, simulated in torch: 1 - cosine to float32, by the layers that have it.
 
     .venv/oracle/bin/python tools/simulate_fp8.py CHECKPOINT        (of tools/make_random_checkpoint.py, say)
+    .venv/oracle/bin/python tools/simulate_fp8.py --demo            predictions of the demo's pictures that change instead
 
 Factors are rounded as the GPU engine rounds them, a scale for each token and each output; sums are float32. The table of
-docs/adr/0007-gpu-engine.md.
+docs/adr/0007-gpu-engine.md. With --demo torch's own bfloat16 beside it.
 """
 
 import argparse
 import copy
+import pathlib
+import sys
 
 import torch
 import transformers
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests/oracle"))
+import validate_oracle  # noqa: E402
 
 GROUPS = {"all": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"), "query, key, value": ("q_proj", "k_proj", "v_proj"),
           "output projection": ("out_proj",), "MLP": ("fc1", "fc2"), "fc1": ("fc1",), "fc2": ("fc2",)}
@@ -27,7 +34,7 @@ def rounded(rows):
 def with_fp8(model, names):
     model = copy.deepcopy(model)
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and ".encoder.layers." in name and name.rsplit(".", 1)[1] in names:
+        if isinstance(module, torch.nn.Linear) and "encoder.layers." in name and name.rsplit(".", 1)[1] in names:
             module.weight.data = rounded(module.weight.data)
             module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]),))
     return model
@@ -39,11 +46,42 @@ def embeddings(model, pixels, ids):
             model.text_model(input_ids=ids).pooler_output.double())
 
 
+def demo_predictions(oracle, data):
+    """Labels of the valid pictures, by neighbours and by each template."""
+    train, valid = oracle.images(data.files["train"]), oracle.images(data.files["valid"])
+    fits = [(train, data.label_of["train"])]
+    fits += [(oracle.texts(data.texts(template)), data.labels) for template in validate_oracle.TEMPLATES]
+    predictions = []
+    for rows, labels in fits:
+        scores, classes = validate_oracle.knn(rows, labels, valid)
+        predictions.append(classes[scores.argmax(1)])
+    return predictions
+
+
+def print_demo_changes():
+    oracle = validate_oracle.Oracle(ROOT / "models/demo")
+    data = validate_oracle.Dataset(ROOT / "data/demo")
+    exact = demo_predictions(oracle, data)
+    model = oracle.model
+    bf16, fp8 = copy.deepcopy(model).bfloat16(), copy.deepcopy(model)
+    fp8.vision_model = with_fp8(model.vision_model, GROUPS["MLP"])
+    for name, other in (("torch bfloat16", bf16), ("e4m3 in the vision tower's MLP", fp8)):
+        oracle.model = other
+        changes = [int((got != want).sum()) for got, want in zip(demo_predictions(oracle, data), exact)]
+        print(f"{name}: of {len(exact[0])} predictions {changes[0]} change by neighbours, {changes[1:]} by texts", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", nargs="?")
+    parser.add_argument("--demo", action="store_true")
     parser.add_argument("--seed", type=int, default=1, help="of pictures and texts")
     args = parser.parse_args()
+    if args.demo == bool(args.checkpoint):
+        parser.error("expected CHECKPOINT or --demo")
+    if args.demo:
+        print_demo_changes()
+        return
     model = transformers.SiglipModel.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
     text, side = model.config.text_config, model.config.vision_config.image_size
     generator = torch.Generator().manual_seed(args.seed)

@@ -45,8 +45,8 @@ class Oracle:
                        for p in paths[start:start + BATCH]]
             pixels = (np.stack(squares).astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
             with torch.no_grad():
-                output = self.model.vision_model(pixel_values=torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
-            rows.append(output.pooler_output.numpy())
+                planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(self.model.dtype)
+                rows.append(self.model.vision_model(pixel_values=planes).pooler_output.float().numpy())
         return np.concatenate(rows).astype(np.float64)
 
     def texts(self, texts, padded=True):
@@ -56,7 +56,7 @@ class Oracle:
             options = {"padding": "max_length"} if padded else {}
             ids = self.tokenizer([text], truncation=True, max_length=length, return_tensors="pt", **options)
             with torch.no_grad():
-                rows.append(self.model.text_model(input_ids=ids["input_ids"]).pooler_output.numpy()[0])
+                rows.append(self.model.text_model(input_ids=ids["input_ids"]).pooler_output.float().numpy()[0])
         return np.stack(rows).astype(np.float64)
 
 
@@ -64,6 +64,20 @@ def knn(fit, labels, valid):
     """Probabilities [images,classes] in the order of np.unique(labels)."""
     classifier = KNeighborsClassifier(min(10, len(fit)), weights="distance", metric="cosine").fit(fit, labels)
     return classifier.predict_proba(valid), classifier.classes_
+
+
+class Dataset:
+    """An ImageNet folder: names of its labels, files of each split and their labels."""
+
+    def __init__(self, folder):
+        words = [line.split() for line in (folder / "LOC_synset_mapping.txt").read_text(encoding="utf-8").splitlines()]
+        self.names = dict(sorted((line[0], " ".join(line[1:])) for line in words if line))
+        self.labels = np.array(list(self.names))
+        self.files = {split: sorted((folder / split).glob("*/*")) for split in ("train", "valid")}
+        self.label_of = {split: np.array([path.parent.name for path in paths]) for split, paths in self.files.items()}
+
+    def texts(self, template):
+        return [template.replace("{label}", c).replace("{text}", t) for c, t in self.names.items()]
 
 
 def compare(name, mine, truth, scores, classes):
@@ -101,28 +115,21 @@ def main():
         predictions = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
     oracle = Oracle(args.model)
-    words = [line.split() for line in (args.data / "LOC_synset_mapping.txt").read_text(encoding="utf-8").splitlines()]
-    names = dict(sorted((line[0], " ".join(line[1:])) for line in words if line))
-    labels = np.array(list(names))
-    files = {split: sorted((args.data / split).glob("*/*")) for split in ("train", "valid")}
-    images = {split: oracle.images(paths) for split, paths in files.items()}
-    label_of = {split: np.array([path.parent.name for path in paths]) for split, paths in files.items()}
-
-    def texts(template, padded=True):
-        return oracle.texts([template.replace("{label}", c).replace("{text}", t) for c, t in names.items()], padded)
-
-    padded = [texts(template) for template in TEMPLATES]
-    valid, truth = images["valid"], label_of["valid"]
-    tables = [("few-shot", *knn(images["train"], label_of["train"], valid))]
+    data = Dataset(args.data)
+    labels = data.labels
+    images = {split: oracle.images(paths) for split, paths in data.files.items()}
+    padded = [oracle.texts(data.texts(template)) for template in TEMPLATES]
+    valid, truth = images["valid"], data.label_of["valid"]
+    tables = [("few-shot", *knn(images["train"], data.label_of["train"], valid))]
     tables += [(f"zero-shot {template!r}", *knn(rows, labels, valid)) for template, rows in zip(TEMPLATES, padded)]
-    tables.append(("no padding", *knn(texts(TEMPLATES[0], padded=False), labels, valid)))
+    tables.append(("no padding", *knn(oracle.texts(data.texts(TEMPLATES[0]), padded=False), labels, valid)))
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     tables.append(("sigmoid", unit(valid) @ unit(sum(map(unit, padded))).T, labels))
 
     failed = 0
     for number, (name, scores, classes) in enumerate(tables):
         mine = predictions[number * len(valid):(number + 1) * len(valid)]
-        assert [row["path"] for row in mine] == [str(path) for path in files["valid"]]
+        assert [row["path"] for row in mine] == [str(path) for path in data.files["valid"]]
         failed += compare(name, mine, truth, scores, classes)
     return 1 if failed else 0
 
